@@ -1,0 +1,184 @@
+"""Fine-tune a LoRA adapter on instructions.
+
+    python finetune.py --data_path sample/instruct/data_sample.jsonl
+    torchrun --standalone --nproc_per_node=2 finetune.py --bits 4 --output_path out
+
+Reads --data_path, prints the plan, trains, and writes the adapter, run_args.json, loss.png, session.log and
+checkpoint-N/ to --output_path. `python finetune.py --help` lists every flag.
+"""
+
+import os
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from vicuna.args import DataFlags, LoraFlags, ModelFlags, RunFlags, parse
+from vicuna.errors import UserError, run
+
+
+def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, run_flags: RunFlags) -> None:
+    """Train as the flags say."""
+    rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    gpus = one_gpu_per_process(os.environ)
+    output = Path(run_flags.output_path)
+    if output.is_file():
+        raise UserError(f"--output_path {output} is a file; expected a folder, new or old.")
+
+    # Imported here so that --help and a mistyped flag answer at once.
+    from vicuna.data import hold_out, read_records, tokenise
+
+    # 1. data
+    records = read_records(data_flags.data_path, data_flags.prompt_type, data_flags.skip_bad_rows, data_flags.encoding)
+    train_ids, held_ids = hold_out(len(records.dialogues), data_flags.test_size)
+
+    import torch
+    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+    from transformers import PrinterCallback, TrainingArguments, set_seed
+
+    from vicuna import adapter, model, training
+    from vicuna.checkpoint import starting_point
+    from vicuna.plan import make_plan, versions
+
+    log = training.set_up_logging(None if run_flags.plan_only else output, rank)
+    if gpus > 1:
+        log.info(
+            "%d GPUs are visible, this run uses the first; all of them: torchrun --standalone --nproc_per_node=%d finetune.py …",
+            gpus,
+            gpus,
+        )
+
+    # 2. base and adapter, as far as they can be checked without loading weights
+    base = model.check_base(model_flags.model_path)
+    dtype, _ = model.compute_dtype(model_flags.bits)
+    start = starting_point(run_flags)
+    if start.adapter:
+        tensors = adapter.read_tensors(adapter.weight_file(start.adapter))
+        lora, warning = adapter.read_config(start.adapter, tensors)
+        if warning:
+            log.warning(warning)
+        adapter.check_fit(tensors, model.skeleton(base.config), model_flags.model_path)
+        lora_flags = replace(
+            lora_flags, lora_r=lora.r, lora_alpha=lora.lora_alpha, lora_target_modules=sorted(lora.target_modules)
+        )
+    else:
+        lora = LoraConfig(
+            task_type="CAUSAL_LM",
+            r=lora_flags.lora_r,
+            lora_alpha=lora_flags.lora_alpha,
+            lora_dropout=lora_flags.lora_dropout,
+            target_modules=lora_flags.lora_target_modules,
+        )
+
+    # 3. examples and the plan
+    def tokenised(ids):
+        options = (data_flags.prompt_type, data_flags.cutoff_len, data_flags.train_on_inputs)
+        return tokenise(base.tokenizer, records, ids, *options) if ids else None
+
+    train, held_out = tokenised(train_ids), tokenised(held_ids) if run_flags.eval_steps else None
+    batches = training.StepBatches(
+        train.lengths, run_flags.seed, run_flags.total_batch, run_flags.micro_batch, world_size, rank
+    )
+    parameters = adapter.count_parameters(model.skeleton(base.config), lora)
+    flags = (model_flags, data_flags, lora_flags, run_flags)
+    plan = make_plan(base, records, train, held_out, batches, parameters, flags, start.text)
+    log.info("%s", plan)
+    if run_flags.plan_only:
+        return
+
+    # 4. model: each process loads its own copy onto its own device
+    if run_flags.wandb and rank == 0:
+        training.start_wandb(output)
+    set_seed(run_flags.seed)  # before the adapter draws its first values
+    loaded = model.load_base(base, model_flags.bits)
+    loaded.config.use_cache = False
+    checkpointing = {"use_reentrant": False}
+    if loaded.is_quantized:
+        loaded = prepare_model_for_kbit_training(loaded, run_flags.gradient_checkpointing, checkpointing)
+    if start.adapter:
+        peft_model, _ = adapter.attach(loaded, start.adapter, model_flags.model_path, trainable=True)
+    else:
+        peft_model = get_peft_model(loaded, lora)
+
+    # 5. train
+    on_cpu = model.device().type == "cpu"
+    arguments = TrainingArguments(
+        output_dir=output,
+        num_train_epochs=run_flags.num_epoch,
+        max_steps=plan.steps,
+        per_device_train_batch_size=run_flags.micro_batch,
+        per_device_eval_batch_size=run_flags.micro_batch,
+        gradient_accumulation_steps=batches.accumulation,
+        learning_rate=run_flags.learning_rate,
+        lr_scheduler_type=run_flags.lr_scheduler,
+        warmup_steps=plan.warmup,
+        weight_decay=run_flags.weight_decay,
+        max_grad_norm=run_flags.max_grad_norm,
+        optim=run_flags.optim,
+        seed=run_flags.seed,
+        bf16=dtype is torch.bfloat16,
+        fp16=dtype is torch.float16,
+        activation_checkpointing=run_flags.gradient_checkpointing,
+        activation_checkpointing_kwargs=checkpointing,
+        average_tokens_across_devices=True,
+        eval_strategy="steps" if held_out else "no",
+        eval_steps=run_flags.eval_steps or None,
+        save_strategy="steps" if run_flags.save_steps else "no",
+        save_steps=run_flags.save_steps or 1,
+        save_total_limit=run_flags.save_total_limit,
+        logging_steps=run_flags.log_steps,
+        logging_first_step=True,
+        logging_nan_inf_filter=False,
+        report_to=["wandb"] if run_flags.wandb else [],
+        ignore_data_skip=run_flags.ignore_data_skip,
+        remove_unused_columns=False,
+        disable_tqdm=True,
+        ddp_backend="gloo" if on_cpu and world_size > 1 else None,
+        ddp_find_unused_parameters=False,
+        use_cpu=on_cpu,
+    )
+    facts = {
+        "flags": {name: value for group in flags for name, value in asdict(group).items()},
+        "prompt_type": data_flags.prompt_type,
+        "plan": plan.facts,
+        "base_fingerprint": model.fingerprint(base.path),
+        "versions": versions(),
+    }
+    trainer = training.AdapterTrainer(
+        model=peft_model,
+        args=arguments,
+        batches=batches,
+        train=train,
+        held_out=held_out,
+        callbacks=[training.Progress(plan.facts["tokens_train"]), training.Outputs(output, facts)],
+    )
+    trainer.remove_callback(PrinterCallback)  # Progress speaks instead
+    training.train(trainer, start.resume)
+
+    # 6. save
+    if trainer.is_world_process_zero():
+        adapter.save_adapter(peft_model, output)
+        training.write_run_args(output, facts, step=trainer.state.global_step)
+        training.draw_losses(trainer.state.log_history, output / "loss.png")
+        log.info(
+            "the adapter is in %s; talk to it: python generate.py --model_path %s --lora_path %s",
+            output,
+            base.path,
+            output,
+        )
+
+
+def one_gpu_per_process(environ) -> int:
+    """Let a plain `python finetune.py` see the first GPU only, before torch counts them; how many there were.
+
+    The Trainer would otherwise spread every batch with DataParallel, which is slow and breaks quantised bases.
+    """
+    if "LOCAL_RANK" in environ:
+        return 1
+    chosen = environ.get("CUDA_VISIBLE_DEVICES")
+    names = chosen.split(",") if chosen else [str(i) for i, _ in enumerate(Path("/proc/driver/nvidia/gpus").glob("*"))]
+    if len(names) > 1:
+        environ["CUDA_VISIBLE_DEVICES"] = names[0]
+    return len(names)
+
+
+if __name__ == "__main__":
+    run(lambda: main(*parse(__doc__, ModelFlags, DataFlags, LoraFlags, RunFlags)))

@@ -1,0 +1,148 @@
+"""Ask a base model, with or without an adapter, one instruction at a time.
+
+    python generate.py --lora_path lora-Vicuna                 # opens a page on 127.0.0.1:7860
+    python generate.py --lora_path lora-Vicuna --text "你好"    # prints one answer, and nothing else
+
+Reads the base and the adapter; writes nothing. `python generate.py --help` lists every flag.
+"""
+
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from vicuna.args import DecodingFlags, ModelFlags, ServeFlags, parse
+from vicuna.errors import UserError, run
+
+EXAMPLES = Path(__file__).parent / "sample/instruct/quickstart.json"
+
+
+def main(model_flags: ModelFlags, serve: ServeFlags, decoding: DecodingFlags) -> None:
+    """Answer --text in the terminal, or open the page."""
+    if serve.text is not None and not serve.text.strip():
+        raise UserError("--text is empty; give it a question, or leave it out to open the page.")
+    # Imported here so that --help and a mistyped flag answer at once.
+    from vicuna.serving import load
+    from vicuna.stream import settings
+    from vicuna.training import set_up_logging
+
+    log = set_up_logging(None, rank=0)
+    assistant = load(model_flags, serve)
+    for warning in assistant.warnings:
+        log.warning("WARNING %s", warning)
+    if serve.text is not None:
+        messages = [{"role": "user", "content": serve.text, "input": serve.input}]
+        *_, last = assistant.stream(assistant.prompt_ids(messages), settings(decoding), decoding.seed)
+        print(last.text)
+        return
+    import gradio as gr
+
+    from vicuna.ui import TRANSLATIONS
+
+    i18n = gr.I18n(**TRANSLATIONS)
+    page(assistant, serve, decoding, i18n).queue().launch(
+        server_name=serve.host,
+        server_port=serve.port,
+        share=serve.share_link,
+        i18n=i18n,
+        footer_links=[],
+        run_history=False,
+    )
+
+
+def page(assistant: Any, serve: ServeFlags, decoding: DecodingFlags, i18n: Any) -> Any:
+    """The page: question and settings on the left, the streamed answer on the right."""
+    import gradio as gr
+
+    from vicuna import ui
+    from vicuna.stream import settings
+
+    running: dict[str, threading.Event] = {}  # browser session -> what its Stop button sets
+
+    def answer(
+        question: str, extra: str, before: list[int], all_beams: bool, *values: Any, request: gr.Request
+    ) -> Iterator[list]:
+        strings = ui.words(request)
+        if not question.strip():
+            yield [gr.skip(), strings["empty"], gr.skip(), gr.skip(), []]
+            return
+        messages = [{"role": "user", "content": question, "input": extra}]
+        text = assistant.base.tokenizer.decode_continuation
+        stop = running[request.session_hash] = threading.Event()
+        try:
+            prompt_ids = assistant.prompt_ids(messages)
+            sent = f"{strings['tokens'].format(tokens=len(prompt_ids))}\n\n{text(prompt_ids)}"
+            for update in assistant.stream(prompt_ids + before, ui.chosen(values), decoding.seed, stop):
+                if not (serve.use_typewriter or update.finish):
+                    continue
+                shown = ui.show_answer(strings, update, text(before), all_beams)
+                ids = [*before, *update.beams[0].ids] if update.finish == "length" else []
+                yield [shown, ui.stats_line(strings, update), sent, gr.update(visible=bool(ids)), ids]
+        except UserError as error:
+            yield [gr.skip(), f"⚠ {error}", gr.skip(), gr.update(visible=False), []]
+        finally:
+            stop.set()
+
+    def stop_running(request: gr.Request) -> None:
+        if request.session_hash in running:
+            running[request.session_hash].set()
+
+    def forget(request: gr.Request) -> None:
+        stop_running(request)
+        running.pop(request.session_hash, None)
+
+    values = {**ui.preset_values(decoding.preset), **settings(decoding)}
+    values = {name: values[name] for name in ("do_sample", *ui.SLIDERS)}
+    with gr.Blocks(title="Chinese-Vicuna", analytics_enabled=False) as blocks:
+        gr.Markdown(f"## Chinese-Vicuna 中文小羊驼\n\n{assistant.status}", elem_id="status")
+        before, none = gr.State([]), gr.State([])
+        with gr.Row():
+            with gr.Column(scale=2):
+                question = gr.Textbox(
+                    label=i18n("question"),
+                    placeholder=i18n("question_hint"),
+                    lines=2,
+                    elem_id="question",
+                    autofocus=True,
+                )
+                with gr.Row():
+                    generate = gr.Button(i18n("generate"), variant="primary", elem_id="generate")
+                    stop = gr.Button(i18n("stop"), elem_id="stop")
+                controls = ui.Decoding(i18n, decoding.preset, values)
+                with gr.Accordion(i18n("extra"), open=False):
+                    extra = gr.Textbox(show_label=False, placeholder=i18n("extra_hint"), lines=2, elem_id="extra")
+                gr.Examples(_examples(), [question, extra], label=i18n("examples"), examples_per_page=6)
+            with gr.Column(scale=3):
+                all_beams = gr.Checkbox(serve.show_beam, label=i18n("show_beam"), elem_id="show_beam")
+                output = gr.Markdown(
+                    label=i18n("output"),
+                    show_label=True,
+                    container=True,
+                    min_height=320,
+                    buttons=["copy"],
+                    elem_id="output",
+                    line_breaks=True,
+                )
+                stats = gr.Markdown(elem_id="stats")
+                go_on = gr.Button(i18n("continue"), visible=False, elem_id="continue")
+                with gr.Accordion(i18n("prompt"), open=False, elem_id="sent"):
+                    sent = gr.Textbox(show_label=False, lines=6, interactive=False, elem_id="prompt")
+        outputs = [output, stats, sent, go_on, before]
+        tail = [all_beams, *controls.inputs]
+        ask = {"fn": answer, "outputs": outputs, "concurrency_limit": 1, "concurrency_id": "model"}
+        gr.on([generate.click, question.submit], inputs=[question, extra, none, *tail], api_name="predict", **ask)
+        go_on.click(inputs=[question, extra, before, *tail], api_name="continue", **ask)
+        stop.click(stop_running, queue=False, api_name=False)
+        blocks.unload(forget)
+        controls.on_load(blocks)
+    return blocks
+
+
+def _examples() -> list[list[str]]:
+    rows = json.loads(EXAMPLES.read_text(encoding="utf-8"))
+    return [[row["instruction"], row["input"]] for row in rows[:6]]
+
+
+if __name__ == "__main__":
+    run(lambda: main(*parse(__doc__, ModelFlags, ServeFlags, DecodingFlags)))

@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Fine-tune an 8-bit base on instructions; LLaMA-7B at 256 tokens is made for one 11 GB card.
+#
+#   bash scripts/finetune.sh                                    # the sample data, every GPU, or the CPU
+#   DATA_PATH=my.jsonl bash scripts/finetune.sh --num_epoch 1   # whatever follows goes to finetune.py
+#   TOT_CUDA=0,1 MODEL_PATH=/data/llama-7b bash scripts/finetune.sh
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/environment.sh
+
+flags=()
+add() { if [ -n "$2" ]; then flags+=("$1" "$2"); fi; }
+add --data_path "${DATA_PATH:-}"
+add --output_path "${OUTPUT_PATH:-}"
+add --model_path "${MODEL_PATH:-}"
+add --test_size "${TEST_SIZE:-}"
+add --resume_from_checkpoint "${lora_checkpoint:-}"
+add --lora_remote_checkpoint "${lora_remote_checkpoint:-}"
+add --ignore_data_skip "${from_data_beginning:-}"
+
+if [ -n "${TOT_CUDA:-}" ]; then export CUDA_VISIBLE_DEVICES=$TOT_CUDA; fi
+gpus=${CUDA_VISIBLE_DEVICES-$(nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null | paste -sd, || true)}
+NUM_PROCESSES=${NUM_PROCESSES:-$(printf %s "$gpus" | tr , '\n' | grep -c . || true)}
+
+if [ "$NUM_PROCESSES" -le 1 ]; then
+    exec "$PYTHON" finetune.py "${flags[@]}" "$@"
+fi
+# A mistake is answered once, before many processes start.
+"$PYTHON" finetune.py "${flags[@]}" "$@" --plan_only >/dev/null
+rendezvous=(--standalone)
+if [ -n "${PORT:-}" ]; then rendezvous=(--nnodes=1 --master_port="$PORT"); fi
+exec "$PYTHON" -m torch.distributed.run "${rendezvous[@]}" --nproc_per_node="$NUM_PROCESSES" finetune.py "${flags[@]}" "$@"

@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# From nothing to a fine-tuned model: install, make the embedded base, fine-tune an 8-bit LoRA, compare the answers.
+#
+#   bash scripts/quickstart.sh              # no GPU and no model hub needed; a second run reuses what is there
+#   SERVE=1 bash scripts/quickstart.sh      # and open the page at the end
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+bash scripts/install.sh requirements.txt
+. scripts/environment.sh
+export HF_HUB_OFFLINE=1 # everything needed is here
+base=models/tiny-llama-zh
+adapter=lora-Vicuna
+
+if [ ! -d "$base" ]; then "$PYTHON" tools/make_tiny_llama.py --output_path "$base"; fi
+if [ ! -f "$adapter/adapter_model.safetensors" ]; then
+    # Few records and a small base: small batches, a high learning rate and every linear layer.
+    MODEL_PATH=$base OUTPUT_PATH=$adapter TEST_SIZE=12 NUM_PROCESSES=1 bash scripts/finetune.sh \
+        --total_batch 16 --micro_batch 16 --num_epoch 24 --learning_rate 3e-3 --warmup_ratio 0.05 --lora_dropout 0 \
+        --lora_target_modules q_proj k_proj v_proj o_proj gate_proj up_proj down_proj --gradient_checkpointing False
+fi
+"$PYTHON" tools/compare_answers.py --model_path "$base" --lora_path "$adapter"
+echo
+echo "Open the page:  bash scripts/generate.sh"
+if [ "${SERVE:-0}" = 1 ]; then exec bash scripts/generate.sh; fi

@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Install what the tests need, then lint and test everything; anything that follows goes to pytest.
+#
+#   bash scripts/test.sh
+#   bash scripts/test.sh -k stream
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+bash scripts/install.sh requirements.txt requirements_dev.txt
+. scripts/environment.sh
+export HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false GRADIO_ANALYTICS_ENABLED=0
+
+"$PYTHON" -m ruff check .
+"$PYTHON" -m ruff format --check .
+if command -v shellcheck >/dev/null; then
+    shellcheck -x scripts/*.sh .ci/run
+else
+    echo "shellcheck is not installed: the launchers are not linted" >&2
+fi
+exec "$PYTHON" -m pytest -m "not gpu" "$@"

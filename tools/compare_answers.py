@@ -1,0 +1,69 @@
+"""Ask the base alone and the base with its adapter the same questions, and print the answers side by side.
+
+    python tools/compare_answers.py --model_path models/tiny-llama-zh --lora_path lora-Vicuna
+
+Reads questions with their expected answers (instruction, optional input, output) from --questions. An answer is
+right when it begins as the expected one does, for its first 8 characters. Answers are greedy.
+"""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from vicuna.args import DecodingFlags, ModelFlags, ServeFlags, flag, parse
+from vicuna.data import read_records
+from vicuna.errors import UserError, run
+
+BEGINNING = 8  # characters that decide
+
+
+@dataclass
+class CompareFlags:
+    """What is asked, and what is demanded."""
+
+    lora_path: str = flag("lora-Vicuna", "adapter: a folder or a hub id")
+    questions: str = flag("sample/instruct/quickstart.json", "records whose instruction is asked")
+    at_least: int = flag(0, "end with status 1 when the adapter has fewer right answers")
+    json_path: str = flag("", "also write the answers to this file")
+
+
+def main(model_flags: ModelFlags, flags: CompareFlags) -> None:
+    """Ask, compare, print."""
+    records = read_records(flags.questions, "instruct")
+    from tqdm import tqdm
+
+    from vicuna.serving import load
+    from vicuna.stream import settings
+    from vicuna.training import set_up_logging
+
+    log = set_up_logging(None, rank=0)
+    assistant = load(model_flags, ServeFlags(lora_path=flags.lora_path))
+    for warning in assistant.warnings:
+        log.warning("WARNING %s", warning)
+    chosen = settings(DecodingFlags(repetition_penalty=1.0, max_new_tokens=64))
+    rows = []
+    for *question, expected in tqdm(records.dialogues, desc="Asking", unit="question", disable=None, leave=False):
+        prompt_ids = assistant.prompt_ids(question)
+        row = {"question": question[0]["content"], "expected": expected["content"]}
+        for who, with_adapter in (("base", False), ("adapter", True)):
+            *_, last = assistant.stream(prompt_ids, chosen, with_adapter=with_adapter)
+            row[who] = last.text
+            row[f"{who}_right"] = last.text.startswith(expected["content"][:BEGINNING])
+        rows.append(row)
+    for row in rows:
+        print(f"\n{row['question']}")
+        for who in ("base", "adapter"):
+            mark = "✓" if row[f"{who}_right"] else "✗"
+            print(f"  {who:<8}{mark}  {row[who].strip()[:60]!r}")
+    right = {who: sum(row[f"{who}_right"] for row in rows) for who in ("base", "adapter")}
+    print(f"\nright answers of {len(rows)}: base {right['base']}, adapter {right['adapter']}")
+    if flags.json_path:
+        Path(flags.json_path).write_text(json.dumps(rows, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    if right["adapter"] < flags.at_least:
+        raise UserError(f"the adapter has {right['adapter']} right answers, --at_least {flags.at_least} were asked for.")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    run(lambda: main(*parse(__doc__, ModelFlags, CompareFlags)))

@@ -1,0 +1,195 @@
+"""Make the embedded base model: a small Chinese LLaMA that any tool can open, from the text in sample/.
+
+    python tools/make_tiny_llama.py --output_path models/tiny-llama-zh
+
+Trains a SentencePiece BPE tokenizer with byte fallback, then a LlamaForCausalLM of about six million parameters,
+on sample/text and on the instruction records as plain text (question, then answer, without any template). It
+knows the language and the facts of the sample, and nothing of instructions: that is what fine-tuning adds.
+The same machine and version give the same files.
+"""
+
+import io
+import math
+import os
+import random
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from vicuna.args import flag, parse
+from vicuna.data import read_records
+from vicuna.errors import UserError, run
+from vicuna.prompt import TEMPLATES, Message
+
+ROOT = Path(__file__).resolve().parent.parent
+SEED = 42
+
+
+@dataclass
+class MakeFlags:
+    """Where to, and how large."""
+
+    output_path: str = flag("models/tiny-llama-zh", "folder to write; an existing one is left alone")
+    vocab_size: int = flag(2600, "pieces of the tokenizer")
+    hidden_size: int = flag(256, "width of the model")
+    num_layers: int = flag(6, "decoder blocks")
+    steps: int = flag(300, "optimizer steps")
+    batch: int = flag(16, "sequences a step")
+    context: int = flag(512, "longest sequence in tokens; training takes shorter ones")
+
+
+def main(flags: MakeFlags) -> None:
+    """Make the tokenizer, the model, and move the finished folder into place."""
+    output = Path(flags.output_path)
+    if output.exists():
+        raise UserError(f"--output_path {output} exists; remove it or name another folder.")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    documents = corpus()
+    with tempfile.TemporaryDirectory(prefix=".making-", dir=output.parent) as aside:
+        folder = Path(aside) / output.name
+        folder.mkdir()
+        (folder / "tokenizer.model").write_bytes(train_tokenizer(documents, flags.vocab_size))
+        train_model(documents, folder, flags)
+        write_tokenizer_json(folder, flags.context)
+        os.replace(folder, output)
+    print(f"made {output}")
+
+
+def corpus() -> list[str]:
+    """The documents of sample/text, and every instruction record as plain text."""
+    documents = []
+    for file in sorted((ROOT / "sample/text").glob("*.txt")):
+        documents += [plain(messages) for messages in read_records(file, "text").dialogues]
+    records = read_records(ROOT / "sample/instruct/data_sample.jsonl", "instruct")
+    return documents + [plain(messages) for messages in records.dialogues]
+
+
+def plain(messages: list[Message]) -> str:
+    """The words of a dialogue, a line each, without a template."""
+    return "\n".join(part for message in messages for part in (message["content"], message.get("input")) if part)
+
+
+def train_tokenizer(documents: list[str], vocab_size: int) -> bytes:
+    """A SentencePiece model with LLaMA's settings; the templates' words are frequent, so each is one piece."""
+    from sentencepiece import SentencePieceTrainer
+
+    wording = [line for template in TEMPLATES.values() for part in vars(template).values() for line in part.split("\n")]
+    lines = [line for document in documents for line in document.split("\n")]
+    model = io.BytesIO()
+    SentencePieceTrainer.train(
+        sentence_iterator=iter(lines + wording * 40),
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=vocab_size,
+        character_coverage=1.0,
+        byte_fallback=True,
+        split_digits=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        allow_whitespace_only_pieces=True,
+        unk_id=0,
+        bos_id=1,
+        eos_id=2,
+        pad_id=-1,
+        num_threads=1,
+        minloglevel=2,
+    )
+    return model.getvalue()
+
+
+def train_model(documents: list[str], folder: Path, flags: MakeFlags) -> None:
+    """Train on the documents and save config, weights and generation config."""
+    import torch
+    from tqdm import tqdm
+    from transformers import LlamaConfig, LlamaForCausalLM, get_cosine_schedule_with_warmup
+
+    from vicuna.prompt import encode
+    from vicuna.tokenizer import TextTokenizer
+    from vicuna.training import collate, token_losses
+
+    tokenizer = TextTokenizer(folder)
+    torch.manual_seed(SEED)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=tokenizer.size,
+            hidden_size=flags.hidden_size,
+            intermediate_size=flags.hidden_size * 3,
+            num_hidden_layers=flags.num_layers,
+            num_attention_heads=flags.hidden_size // 32,
+            max_position_embeddings=flags.context,
+            bos_token_id=tokenizer.bos_id,
+            eos_token_id=tokenizer.eos_id,
+            tie_word_embeddings=False,
+        )
+    )
+    rows = [encode(tokenizer, "text", [{"role": "assistant", "content": text}], flags.context) for text in documents]
+    examples = [vars(row) for row in rows]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.01)
+    schedule = get_cosine_schedule_with_warmup(optimizer, 20, flags.steps)
+    draw = random.Random(SEED)
+    queue: list[dict] = []
+    model.train()
+    bar = tqdm(range(flags.steps), desc="Training the base", unit="step", disable=None)
+    for _ in bar:
+        if len(queue) < flags.batch:
+            queue = length_grouped(examples, flags.batch, draw)
+        batch = collate(queue[-flags.batch :])
+        del queue[-flags.batch :]
+        labels = batch.pop("labels")
+        loss = token_losses(model(**batch).logits, labels).mean()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        bar.set_postfix(loss=f"{loss.item():.3f}")
+    print(
+        f"base: {model.num_parameters() / 1e6:.1f} M parameters, loss {loss.item():.3f}, perplexity {math.exp(loss.item()):.1f}"
+    )
+    model.save_pretrained(folder)
+
+
+def length_grouped(examples: list[dict], batch: int, draw: random.Random) -> list[dict]:
+    """All examples in random batches of like length."""
+    order = sorted(draw.sample(examples, len(examples)), key=lambda row: len(row["input_ids"]))
+    batches = [order[start : start + batch] for start in range(0, len(order), batch)]
+    draw.shuffle(batches)
+    return [row for rows in batches for row in rows]
+
+
+def write_tokenizer_json(folder: Path, context: int) -> None:
+    """tokenizer.json and tokenizer_config.json with the ids of tokenizer.model, for tools that read only these.
+
+    Pieces merge in the order of their scores; no two pieces of this model share one, so ranks say the same.
+    """
+    from sentencepiece import sentencepiece_model_pb2
+    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
+    from tokenizers.processors import TemplateProcessing
+    from transformers import PreTrainedTokenizerFast
+
+    proto = sentencepiece_model_pb2.ModelProto.FromString((folder / "tokenizer.model").read_bytes())
+    vocabulary = {piece.piece: i for i, piece in enumerate(proto.pieces)}
+    ranked = sorted((piece for piece in proto.pieces if piece.type == piece.NORMAL), key=lambda piece: -piece.score)
+    normal = {piece.piece for piece in ranked}
+    merges = [
+        (piece.piece[:i], piece.piece[i:])
+        for piece in ranked
+        for i in range(1, len(piece.piece))
+        if piece.piece[:i] in normal and piece.piece[i:] in normal
+    ]
+    tokenizer = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    tokenizer.post_processor = TemplateProcessing(single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", 1)])
+    tokenizer.add_special_tokens(
+        [AddedToken(name, special=True, normalized=False) for name in ("<unk>", "<s>", "</s>")]
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>", model_max_length=context
+    ).save_pretrained(folder)
+
+
+if __name__ == "__main__":
+    run(lambda: main(*parse(__doc__, MakeFlags)))

@@ -1,0 +1,229 @@
+"""Adapters on disk: finding, reading, checking, attaching and saving them.
+
+Adapters of every age are read the same way, without executing a pickle and without renaming or copying a file
+of the user. What is saved is PEFT's own format; it is written aside, opened again and checked, then moved into place.
+"""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import load_file
+from torch import nn
+
+from vicuna.errors import UserError
+from vicuna.model import local_folder
+
+# Today's name first, then the two that the original wrote.
+WEIGHT_FILES = ("adapter_model.safetensors", "adapter_model.bin", "pytorch_model.bin")
+CONFIG_FILE = "adapter_config.json"
+RUN_ARGS = "run_args.json"
+HUB_FILES = [*WEIGHT_FILES, CONFIG_FILE, RUN_ARGS]
+SAMPLE_CONFIG = Path(__file__).parent.parent / "config-sample" / CONFIG_FILE
+_PREFIX = "base_model.model."  # how PEFT names the base's modules in a file
+
+
+def adapter_folder(name: str, use_local: bool | None = None) -> Path:
+    """The folder of `--lora_path`: a path, or a hub id. `use_local` forbids the one or the other."""
+    if use_local and not Path(name).expanduser().is_dir():
+        raise UserError(f"--lora_path {name} does not exist here, and --use_local 1 forbids asking the hub.")
+    if use_local is False and Path(name).is_dir():
+        raise UserError(f"--lora_path {name} is a folder here, but --use_local 0 means a hub id; drop --use_local.")
+    return local_folder(name, "--lora_path", HUB_FILES)
+
+
+def weight_file(folder: Path) -> Path:
+    """The adapter weights in `folder`.
+
+    Raises:
+        UserError: none of the known names is there.
+    """
+    for name in WEIGHT_FILES:
+        if (folder / name).is_file():
+            return folder / name
+    found = ", ".join(sorted(file.name for file in folder.iterdir())[:12]) or "nothing"
+    raise UserError(f"{folder} has no adapter: expected one of {', '.join(WEIGHT_FILES)}, found {found}.")
+
+
+def read_tensors(file: Path) -> dict[str, torch.Tensor]:
+    """The LoRA tensors of a weight file by PEFT's names; no pickle is executed.
+
+    Raises:
+        UserError: not a weight file, or one without LoRA tensors.
+    """
+    try:
+        if file.suffix == ".safetensors":
+            tensors = load_file(file)
+        else:
+            tensors = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises whatever the broken archive makes it stumble over
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"{file} can not be read as plain tensors ({reason[:160]}). It is broken, or a pickle of program objects, which is never opened."
+        ) from error
+    if not isinstance(tensors, dict) or not any("lora_" in str(name) for name in tensors):
+        raise UserError(f"{file} holds no LoRA tensors; expected names such as …q_proj.lora_A.weight.")
+    return tensors
+
+
+def modules_of(tensors: dict[str, torch.Tensor]) -> dict[str, tuple[int, int, int]]:
+    """Module name in the base -> (rank, in features, out features), read from the tensors' shapes."""
+    found = {}
+    for name, lora_a in tensors.items():
+        if name.endswith(".lora_A.weight"):
+            module = name.removesuffix(".lora_A.weight")
+            lora_b = tensors.get(f"{module}.lora_B.weight")
+            if lora_b is None:
+                raise UserError(f"the adapter has {name} but no lora_B beside it; the file is incomplete.")
+            found[module.removeprefix(_PREFIX)] = (lora_a.shape[0], lora_a.shape[1], lora_b.shape[0])
+    return found
+
+
+def read_config(folder: Path, tensors: dict[str, torch.Tensor]) -> tuple[LoraConfig, str]:
+    """The adapter's config, and a warning ("" if none) where it had to be inferred.
+
+    Without an adapter_config.json, rank and modules are read from the tensors, alpha from config-sample/.
+
+    Raises:
+        UserError: a config that can not be read, is not LoRA's, or does not describe the tensors.
+    """
+    file = folder / CONFIG_FILE
+    modules = modules_of(tensors)
+    names = sorted({module.rsplit(".", 1)[-1] for module in modules})
+    ranks = sorted({rank for rank, _, _ in modules.values()})
+    if not file.is_file():
+        sample = json.loads(SAMPLE_CONFIG.read_text(encoding="utf-8"))
+        alpha, dropout = sample["lora_alpha"], sample["lora_dropout"]
+        if len(ranks) != 1:
+            raise UserError(
+                f"{folder} has no {CONFIG_FILE}, and its tensors have the ranks {ranks}: add the config it was trained with."
+            )
+        config = LoraConfig(
+            r=ranks[0], lora_alpha=alpha, lora_dropout=dropout, target_modules=names, task_type="CAUSAL_LM"
+        )
+        return config, (
+            f"{folder} has no {CONFIG_FILE}: rank {ranks[0]} and modules {', '.join(names)} are read from its tensors, "
+            f"alpha {alpha} is assumed from {SAMPLE_CONFIG.parent.name}/{CONFIG_FILE}. Put the right config beside it if alpha differs."
+        )
+    try:
+        config = PeftConfig.from_pretrained(folder)
+    except (ValueError, OSError, KeyError, TypeError) as error:
+        raise UserError(f"{file} can not be read as an adapter config ({str(error)[:160]}).") from error
+    if not isinstance(config, LoraConfig):
+        raise UserError(f"{file} describes a {config.peft_type} adapter; expected LORA.")
+    declared = {config.r, *config.rank_pattern.values()}
+    if not set(ranks) <= declared:
+        raise UserError(
+            f"{file} says r {config.r}, but the tensors beside it have rank {ranks}: it belongs to another adapter."
+        )
+    targets = config.target_modules
+    if isinstance(targets, (set, list)) and not set(names) <= {target.rsplit(".", 1)[-1] for target in targets}:
+        raise UserError(
+            f"{file} names the modules {', '.join(sorted(targets))}, but the tensors beside it are for {', '.join(names)}: "
+            "part of the adapter would be ignored. Put the config it was trained with beside it."
+        )
+    return config, ""
+
+
+def check_fit(tensors: dict[str, torch.Tensor], base: nn.Module, base_name: str) -> None:
+    """Refuse an adapter that was trained on a base of another architecture, size or vocabulary.
+
+    Args:
+        base: the base, or its skeleton without weights.
+    """
+    modules = dict(base.named_modules())
+    for name, (_, inside, outside) in modules_of(tensors).items():
+        layer = modules.get(name)
+        if layer is None:
+            raise UserError(
+                f"the adapter changes {name}, which {base_name} does not have: it was trained on another kind of base."
+            )
+        shape = (layer.in_features, layer.out_features)
+        if shape != (inside, outside):
+            raise UserError(
+                f"the adapter was trained on a base whose {name} is {inside} -> {outside}, but in {base_name} it is "
+                f"{shape[0]} -> {shape[1]}: use the base it was trained on."
+            )
+
+
+def count_parameters(skeleton: nn.Module, config: LoraConfig) -> tuple[int, int]:
+    """Trainable and all parameters with a new adapter on top; `skeleton` has no weights and is used up.
+
+    Raises:
+        UserError: target modules the base does not have.
+    """
+    try:
+        return get_peft_model(skeleton, config).get_nb_trainable_parameters()
+    except ValueError as error:
+        names = sorted(
+            {name.rsplit(".", 1)[-1] for name, layer in skeleton.named_modules() if isinstance(layer, nn.Linear)}
+        )
+        raise UserError(
+            f"--lora_target_modules {' '.join(sorted(config.target_modules))} are not in this base; its linear layers are {', '.join(names)}."
+        ) from error
+
+
+def attach(base: nn.Module, folder: Path, base_name: str, trainable: bool = False) -> tuple[PeftModel, str]:
+    """The adapter in `folder` on top of `base`, every tensor of it used; and a warning, "" if none.
+
+    Raises:
+        UserError: an adapter that can not be read or does not fit.
+    """
+    tensors = read_tensors(weight_file(folder))
+    config, warning = read_config(folder, tensors)
+    check_fit(tensors, base, base_name)
+    config.inference_mode = not trainable
+    config.base_model_name_or_path = base_name
+    model = get_peft_model(base, config)
+    expected = set(get_peft_model_state_dict(model))
+    if expected != set(tensors):
+        odd = sorted(expected ^ set(tensors))
+        raise UserError(
+            f"{folder} and its config do not describe the same adapter: {len(odd)} tensors differ, such as {odd[0]}."
+        )
+    set_peft_model_state_dict(model, tensors)
+    return model, warning
+
+
+def run_args(folder: Path) -> dict[str, Any]:
+    """What training wrote beside the adapter, or beside the checkpoint's parent; {} for an adapter from elsewhere."""
+    for file in (folder / RUN_ARGS, folder.parent / RUN_ARGS):
+        if file.is_file() and (file.parent == folder or folder.name.startswith("checkpoint-")):
+            try:
+                return json.loads(file.read_text(encoding="utf-8"))
+            except json.JSONDecodeError as error:
+                raise UserError(
+                    f"{file} is not JSON ({error.msg} in line {error.lineno}). Delete it, or train again."
+                ) from error
+    return {}
+
+
+def save_adapter(model: PeftModel, folder: Path) -> None:
+    """Write the adapter to `folder`: aside first, opened again and checked, then moved into place.
+
+    Raises:
+        RuntimeError: what was written is not what was trained; the folder is as it was.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    expected = get_peft_model_state_dict(model)
+    with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as aside:
+        model.save_pretrained(aside)
+        _verify(load_file(Path(aside) / WEIGHT_FILES[0]), expected)
+        for name in (WEIGHT_FILES[0], CONFIG_FILE):
+            os.replace(Path(aside) / name, folder / name)
+
+
+def _verify(written: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    if not written or set(written) != set(expected):
+        raise RuntimeError(f"the adapter file has {len(written)} tensors, the adapter {len(expected)}")
+    for name, tensor in expected.items():
+        if written[name].shape != tensor.shape:
+            raise RuntimeError(f"{name} was written as {tuple(written[name].shape)}, it is {tuple(tensor.shape)}")
+        if not torch.isfinite(written[name]).all():
+            raise RuntimeError(f"{name} has values that are not finite: the run has diverged")
+    if not any(written[name].any() for name in written if ".lora_B." in name):
+        raise RuntimeError("every lora_B is zero: nothing was learnt")

@@ -1,0 +1,239 @@
+"""Every flag of the programs: its default, its meaning, its unit; and the checks between flags.
+
+A flag means the same in every program, because the programs combine the same small dataclasses. The parser is
+transformers' HfArgumentParser, which takes `--x True`, `--x 1` and a bare `--x` alike; torch is not imported.
+"""
+
+from argparse import RawDescriptionHelpFormatter
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from typing import Any, Literal
+
+from transformers import HfArgumentParser
+
+from vicuna.errors import UserError
+from vicuna.prompt import PROMPT_TYPES
+
+INSTRUCT_MODULES = ["q_proj", "v_proj"]
+PRESETS = ("precise", "balanced", "creative", "beam", "original")
+
+
+def flag(default: Any, text: str) -> Any:
+    """A dataclass field whose help text ends with its default."""
+    if default not in (None, ""):
+        shown = " ".join(default) if isinstance(default, list) else default
+        text = f"{text} (default: {shown})"
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata={"help": text})
+    return field(default=default, metadata={"help": text})
+
+
+def switch(text: str) -> Any:
+    """A bool that is None until it is given: `--x`, `--x 1` and `--x False` all work."""
+    return field(default=None, metadata={"help": text, "nargs": "?", "const": True})
+
+
+@dataclass
+class ModelFlags:
+    """Which base model, and how precise."""
+
+    model_path: str = flag(
+        "models/tiny-llama-zh", "base model: a folder in Hugging Face format, or a hub id owner/name"
+    )
+    bits: Literal[4, 8, 16, 32] | None = flag(
+        None,
+        "precision of the base's weights: 8 and 4 through bitsandbytes (4 is NF4, double quantised), 16, 32; default 8",
+    )
+    int8: bool | None = switch("the original's spelling: 1 is --bits 8, 0 is --bits 16")
+
+    def __post_init__(self) -> None:
+        if self.int8 is not None:
+            meant = 8 if self.int8 else 16
+            if self.bits not in (None, meant):
+                raise UserError(
+                    f"--int8 {int(self.int8)} means --bits {meant}, but --bits {self.bits} was given; drop --int8."
+                )
+            self.bits = meant
+        self.bits = self.bits or 8
+
+
+@dataclass
+class DataFlags:
+    """What is learnt, and how it becomes tokens."""
+
+    data_path: str = flag(
+        "sample/instruct/data_sample.jsonl",
+        "records: .json or .jsonl with instruction, optional input, output; or a field text; or a .txt of documents "
+        "separated by blank lines",
+    )
+    prompt_type: Literal[PROMPT_TYPES] = flag("instruct", "template around a record; text adds nothing")
+    cutoff_len: int = flag(256, "longest example in tokens; the end of a longer answer is cut")
+    train_on_inputs: bool = flag(False, "learn the prompt too, as the original in effect did")
+    test_size: int | None = flag(
+        None,
+        "records held out for evaluation, the same ones for every seed; 0 for none; default 5 %% of the records, at most 200",
+    )
+    skip_bad_rows: bool = flag(False, "leave malformed records out, and count them, instead of stopping")
+    encoding: str | None = flag(
+        None, "text encoding of the data file; default: found out among UTF-8, UTF-16 and GB18030"
+    )
+
+    def __post_init__(self) -> None:
+        _at_least("--cutoff_len", self.cutoff_len, 8)
+        if self.test_size is not None:
+            _at_least("--test_size", self.test_size, 0)
+
+
+@dataclass
+class LoraFlags:
+    """The adapter."""
+
+    lora_r: int = flag(8, "rank of the adapter")
+    lora_alpha: int = flag(16, "scaling: the update is multiplied by alpha / r")
+    lora_dropout: float = flag(0.05, "dropout in front of the adapter, 0 to 1")
+    lora_target_modules: list[str] = flag(INSTRUCT_MODULES, "linear layers that get an adapter")
+
+    def __post_init__(self) -> None:
+        _at_least("--lora_r", self.lora_r, 1)
+        _at_least("--lora_alpha", self.lora_alpha, 1)
+        if not 0 <= self.lora_dropout < 1:
+            raise UserError(f"--lora_dropout {self.lora_dropout} is not a probability: expected 0 <= dropout < 1.")
+
+
+@dataclass
+class RunFlags:
+    """How long, how fast, where to."""
+
+    output_path: str = flag(
+        "lora-Vicuna", "folder for the adapter, run_args.json, loss.png, session.log and checkpoint-N/"
+    )
+    num_epoch: float = flag(3, "passes over the training records")
+    total_batch: int = flag(128, "records per optimizer step over all devices together")
+    micro_batch: int = flag(4, "records a device takes at once; lower it when memory runs out, nothing else changes")
+    learning_rate: float = flag(3e-4, "peak learning rate")
+    lr_scheduler: Literal["linear", "cosine", "constant_with_warmup"] = flag(
+        "linear", "shape of the learning rate over the steps"
+    )
+    warmup_steps: int | None = flag(None, "optimizer steps of rising learning rate; default 100")
+    warmup_ratio: float | None = flag(None, "the same as a share of all steps, instead of --warmup_steps")
+    weight_decay: float = flag(0.0, "AdamW's weight decay")
+    max_grad_norm: float = flag(1.0, "gradients are scaled down to this norm")
+    optim: str = flag("adamw_torch", "optimizer by transformers' name, e.g. adamw_torch, paged_adamw_8bit")
+    gradient_checkpointing: bool = flag(
+        True, "recompute activations in the backward pass: less memory, a third more time"
+    )
+    seed: int = flag(42, "fixes the order of the records, the adapter's beginning and dropout")
+    eval_steps: int = flag(200, "optimizer steps between evaluations; 0 for none")
+    save_steps: int = flag(200, "optimizer steps between checkpoints; 0 for none")
+    save_total_limit: int = flag(30, "checkpoints to keep")
+    log_steps: int = flag(20, "optimizer steps between log lines")
+    resume_from_checkpoint: str | None = flag(
+        None,
+        "checkpoint-N of the same run to go on from; a folder with only an adapter is started from with a new schedule",
+    )
+    lora_remote_checkpoint: str | None = flag(
+        None, "the same from the hub, when the folder above is not given or not there"
+    )
+    ignore_data_skip: bool = flag(False, "on resume, begin the data anew instead of where it stopped")
+    wandb: bool = flag(False, "report to Weights & Biases")
+    plan_only: bool = flag(False, "check flags, records and base, print the plan and stop")
+    local_rank: int | None = flag(None, "accepted and unused: torchrun sets the environment")
+
+    def __post_init__(self) -> None:
+        for name in ("total_batch", "micro_batch", "log_steps", "save_total_limit"):
+            _at_least(f"--{name}", getattr(self, name), 1)
+        for name in ("eval_steps", "save_steps", "seed", "weight_decay", "max_grad_norm"):
+            _at_least(f"--{name}", getattr(self, name), 0)
+        for name in ("num_epoch", "learning_rate"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"--{name} {getattr(self, name)} must be above 0.")
+        if self.warmup_ratio is not None and self.warmup_steps is not None:
+            raise UserError("--warmup_steps and --warmup_ratio are two ways to say the same; give one of them.")
+        if self.warmup_ratio is not None and not 0 <= self.warmup_ratio < 1:
+            raise UserError(f"--warmup_ratio {self.warmup_ratio} is not a share of the steps: expected 0 <= ratio < 1.")
+        if self.warmup_steps is not None:
+            _at_least("--warmup_steps", self.warmup_steps, 0)
+
+
+@dataclass
+class ServeFlags:
+    """The page, or one answer in the terminal."""
+
+    lora_path: str = flag("", "adapter: a folder or a hub id; empty for the base alone")
+    prompt_type: Literal[PROMPT_TYPES] | None = flag(
+        None, "template around the question; default: what the adapter was trained with, else instruct"
+    )
+    text: str | None = flag(None, "answer this, print the answer and nothing else, and end")
+    input: str = flag("", "the record's second field, with --text")
+    use_typewriter: bool = flag(True, "stream the answer; 0 shows it when it is complete")
+    show_beam: bool = flag(True, "show all beams while they grow")
+    use_local: bool | None = switch("1: --lora_path is a folder here, never a hub id; 0: it is a hub id")
+    host: str = flag("127.0.0.1", "address the page listens on")
+    port: int = flag(7860, "port the page listens on")
+    share_link: bool = flag(False, "also open a public link through Gradio's service")
+
+
+@dataclass
+class DecodingFlags:
+    """How tokens are chosen, by GenerationConfig's names. Unset ones come from --preset, then from the base."""
+
+    preset: Literal[PRESETS] = flag("precise", "decoding settings to start from")
+    do_sample: bool | None = switch("draw tokens at random; default: on when a temperature, top-p or top-k is given")
+    num_beams: int | None = flag(None, "beams of beam search, 1 to 10")
+    temperature: float | None = flag(None, "0 is greedy; higher is more random")
+    top_p: float | None = flag(None, "draw from the likeliest tokens that together reach this probability")
+    top_k: int | None = flag(None, "draw from this many likeliest tokens; 0 for all")
+    max_new_tokens: int | None = flag(None, "longest answer in tokens; default 256")
+    min_new_tokens: int | None = flag(None, "shortest answer in tokens; default 1")
+    repetition_penalty: float | None = flag(None, "above 1 makes tokens already present less likely")
+    seed: int | None = flag(None, "fixes what sampling draws")
+
+    def __post_init__(self) -> None:
+        bounds = {
+            "num_beams": (1, 10), "temperature": (0, 10), "top_p": (0, 1), "top_k": (0, 1000),
+            "max_new_tokens": (1, 32768), "min_new_tokens": (0, 32768), "repetition_penalty": (0.1, 10),
+        }  # fmt: skip
+        for name, (low, high) in bounds.items():
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise UserError(f"--{name} {value} is out of range: expected {low} to {high}.")
+        drawing = [name for name in ("temperature", "top_p", "top_k") if getattr(self, name)]
+        if self.do_sample is False and drawing:
+            raise UserError(
+                f"--do_sample False does not draw, so --{drawing[0]} {getattr(self, drawing[0])} would have no effect; drop one."
+            )
+        if self.do_sample and self.temperature == 0:
+            raise UserError("--temperature 0 is greedy, which --do_sample True is not; drop one of them.")
+
+
+def _at_least(name: str, value: float, low: float) -> None:
+    if value < low:
+        raise UserError(f"{name} {value} is too small: expected {low} or more.")
+
+
+def parse(description: str, *groups: type, argv: list[str] | None = None, **defaults: Any) -> tuple:
+    """The flags of a program, one dataclass instance for each of `groups`.
+
+    A flag that does not exist, a value of the wrong kind and a contradiction end the program with status 2 and
+    a sentence. `defaults` replace the groups' own.
+    """
+    parser = HfArgumentParser(
+        groups,
+        description=description,
+        formatter_class=RawDescriptionHelpFormatter,
+        usage="%(prog)s [flags]        (python %(prog)s --help lists them)",
+        allow_abbrev=False,
+    )
+    parser.set_defaults(**defaults)
+    try:
+        *flags, unknown = parser.parse_args_into_dataclasses(
+            args=argv, look_for_args_file=False, return_remaining_strings=True
+        )
+    except UserError as error:
+        parser.error(str(error))
+    if unknown:
+        names = [f"--{one.name}" for group in groups for one in fields(group)]
+        near = get_close_matches(unknown[0].split("=")[0].replace("-", "_").replace("__", "--", 1), names, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"python {parser.prog} --help lists the flags."
+        parser.error(f"{unknown[0]!r} is not a flag of {parser.prog}; {hint}")
+    return tuple(flags)

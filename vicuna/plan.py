@@ -1,0 +1,163 @@
+"""The plan: what a run is going to do, in numbers, before the first step; the same facts go into run_args.json."""
+
+import math
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+from vicuna import __version__
+from vicuna.args import DataFlags, LoraFlags, ModelFlags, RunFlags
+from vicuna.data import Examples, Records
+from vicuna.model import Base, compute_dtype, device
+from vicuna.prompt import IGNORE_INDEX
+from vicuna.training import StepBatches
+
+FEW_STEPS = 50  # fewer optimizer steps than this rarely change a model visibly
+MUCH_UNKNOWN = 0.05
+
+
+@dataclass
+class Plan:
+    """Facts by subject, printed in this order.
+
+    Attributes:
+        steps: optimizer steps of the run; warmup: how many of them raise the learning rate.
+        facts: the numbers, as run_args.json keeps them.
+        lines: subject -> one line of text.
+        warnings: what is probably a mistake, with the way out.
+    """
+
+    steps: int
+    warmup: int
+    facts: dict[str, Any]
+    lines: dict[str, str]
+    warnings: list[str]
+
+    def __str__(self) -> str:
+        return "\n".join(
+            [f"{name:<9} {text}" for name, text in self.lines.items()] + [f"WARNING   {text}" for text in self.warnings]
+        )
+
+
+def make_plan(
+    base: Base,
+    records: Records,
+    train: Examples,
+    held_out: Examples | None,
+    batches: StepBatches,
+    parameters: tuple[int, int],
+    flags: tuple[ModelFlags, DataFlags, LoraFlags, RunFlags],
+    start: str,
+) -> Plan:
+    """Work the plan out.
+
+    Args:
+        parameters: trainable and all parameters, adapter included.
+        start: how the run begins, e.g. "new run".
+    """
+    model, data, lora, run = flags
+    trainable, total = parameters
+    dtype, reason = compute_dtype(model.bits)
+    per_epoch = batches.steps_per_epoch
+    steps = math.ceil(run.num_epoch * per_epoch)
+    warmup = 100 if run.warmup_steps is None else run.warmup_steps
+    if run.warmup_ratio is not None:
+        warmup = math.ceil(run.warmup_ratio * steps)
+    tokens = sum(train.lengths)
+    lengths = sorted(train.lengths)
+    left_out = train.left_out + (held_out.left_out if held_out else 0)
+    cut = train.cut + (held_out.cut if held_out else 0)
+    held = len(held_out.lengths) if held_out else 0
+    rows = len(train.lengths) + held + left_out + records.bad.total()
+    weights_gib = (total - trainable) * model.bits / 8 / 2**30
+    # float32 adapter, gradient, and AdamW's two moments
+    adapter_gib = trainable * 16 / 2**30
+    facts = {
+        "rows": rows, "rows_train": len(train.lengths), "rows_eval": held, "rows_left_out": left_out,
+        "rows_bad": dict(records.bad), "rows_cut": cut, "encoding": records.encoding,
+        "tokens_train": tokens, "tokens_supervised": train.supervised, "longest": lengths[-1],
+        "median": lengths[len(lengths) // 2], "tokens_unknown": train.unknown,
+        "trainable_parameters": trainable, "all_parameters": total,
+        "total_batch": run.total_batch, "world_size": batches.world_size, "accumulation": batches.accumulation,
+        "steps": steps, "steps_per_epoch": per_epoch, "warmup_steps": warmup,
+        "compute_dtype": str(dtype).removeprefix("torch."), "compute_dtype_reason": reason,
+        "device": str(device()), "start": start,
+    }  # fmt: skip
+    bad = "".join(f"; {count} malformed ({why})" for why, count in sorted(records.bad.items()))
+    cut_text = f"{cut} cut at {data.cutoff_len} tokens" + (" (they get no EOS)" if cut else "")
+    how = "bitsandbytes, " if model.bits < 16 else ""
+    lines = {
+        "base": f"{base.path}  {type(base.config).__name__.removesuffix('Config')}  {_millions(total - trainable)}  {model.bits} bit "
+        f"({how}{device().type.upper()})   compute {facts['compute_dtype']}: {reason}",
+        "data": f"{records.path}  {rows} rows ({records.encoding}): {len(train.lengths)} train, {held} eval, {left_out} left out "
+        f"(no answer within the cut), {cut_text}{bad}",
+        "tokens": f"{tokens:,} train, {train.supervised:,} trained on ({train.supervised / tokens:.0%}); longest {lengths[-1]}, "
+        f"median {facts['median']}; prompt type {data.prompt_type}",
+        "adapter": f"r {lora.lora_r}, alpha {lora.lora_alpha} on {' '.join(lora.lora_target_modules)}: {trainable:,} trainable "
+        f"({trainable / total:.2%})",
+        "batch": f"{run.total_batch} a step, exactly: {run.micro_batch} a device x {batches.world_size} "
+        f"{'device' if batches.world_size == 1 else 'devices'} x {batches.accumulation} accumulated",
+        "steps": f"{steps} = {run.num_epoch:g} epochs x {per_epoch}; learning rate {run.learning_rate:g}, {run.lr_scheduler}, "
+        f"{warmup} warm-up steps",
+        "memory": f"weights {weights_gib:.2f} GiB, adapter with gradients and optimizer {adapter_gib:.2f} GiB; activations on top",
+        "saves": _saves(run, held),
+        "example": _example(base, train),
+        "start": start,
+    }  # fmt: skip
+    return Plan(steps, warmup, facts, lines, _warnings(facts, data, run, base))
+
+
+def versions() -> dict[str, str]:
+    """Versions that can change a result."""
+    names = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "sentencepiece")
+    return {"chinese-vicuna": __version__, **{name: version(name) for name in names}}
+
+
+def _warnings(facts: dict[str, Any], data: DataFlags, run: RunFlags, base: Base) -> list[str]:
+    found = []
+    if facts["steps"] < FEW_STEPS:
+        found.append(
+            f"{facts['steps']} optimizer steps are few (under {FEW_STEPS}): lower --total_batch from {run.total_batch}, or raise --num_epoch."
+        )
+    if facts["warmup_steps"] >= facts["steps"]:
+        found.append(
+            f"the {facts['warmup_steps']} warm-up steps are not over when the {facts['steps']} steps are: the learning rate never reaches "
+            f"{run.learning_rate:g}. Lower --warmup_steps, or take --warmup_ratio 0.05."
+        )
+    if facts["rows_train"] < run.total_batch:
+        found.append(f"a step takes all {facts['rows_train']} records, not {run.total_batch}: lower --total_batch.")
+    if data.cutoff_len > base.context:
+        found.append(f"--cutoff_len {data.cutoff_len} is above the base's context of {base.context} tokens: lower it.")
+    if facts["tokens_unknown"] > MUCH_UNKNOWN * facts["tokens_train"]:
+        share = facts["tokens_unknown"] / facts["tokens_train"]
+        found.append(
+            f"{share:.0%} of the tokens are unknown to this base's tokenizer: it does not know the language of the data."
+        )
+    return found
+
+
+def _saves(run: RunFlags, held: int) -> str:
+    steps = f"every {run.save_steps} steps and " if run.save_steps else ""
+    best = "; best/ by evaluation loss" if held and run.eval_steps else ""
+    return f"{steps}at the end, to {run.output_path}{best}"
+
+
+def _example(base: Base, train: Examples) -> str:
+    """The first example on one line, what is trained on in brackets."""
+    row = train.rows[0]
+    supervised = [i for i, label in enumerate(row["labels"]) if label != IGNORE_INDEX]
+    first = supervised[0]
+    prompt, answer = row["input_ids"][1:first], row["input_ids"][first:]
+    end = "</s>" if answer[-1] == base.tokenizer.eos_id else " (cut)"
+    text = base.tokenizer.decode_continuation
+    return f"{_short(text(prompt), -60)} [trained on: {_short(text(answer), 60)}{end}]".replace("\n", "⏎")
+
+
+def _short(text: str, width: int) -> str:
+    if len(text) <= abs(width):
+        return text
+    return f"{text[:width]}…" if width > 0 else f"…{text[width:]}"
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e9:.2f} B" if count >= 1e9 else f"{count / 1e6:.2f} M"

@@ -1,0 +1,134 @@
+"""Text to token ids and back, exactly as the base model's own tokenizer defines it.
+
+Where the base has a `tokenizer.model`, SentencePiece itself does the work: converters to the tokenizers library
+rank merges, and so differ wherever pieces share a score (runs of spaces in LLaMA's, every Chinese piece of the
+enlarged vocabularies). Only a base without that file is read from its `tokenizer.json`.
+"""
+
+import codecs
+import json
+from pathlib import Path
+
+from vicuna.errors import UserError
+
+# Begins every decoding, and is cut off again: decoders treat the first piece of a text specially.
+_ANCHOR = "a"
+
+
+class TextTokenizer:
+    """Ids of a text's beginning and of its continuation; decoding of what follows other text.
+
+    Text never becomes a control id: `</s>` typed by somebody is five ordinary characters. BOS and EOS are the
+    caller's to add.
+
+    Attributes:
+        bos_id, eos_id, unk_id: as the tokenizer itself declares them; `unk_id` is None where it has none.
+        size: number of pieces.
+        source: the file the ids come from.
+    """
+
+    def __init__(self, path: Path):
+        self.source = next(
+            (path / name for name in ("tokenizer.model", "tokenizer.json") if (path / name).is_file()), None
+        )
+        if self.source is None:
+            found = ", ".join(sorted(file.name for file in path.iterdir())[:12]) or "nothing"
+            raise UserError(
+                f"{path} has no tokenizer: expected tokenizer.model or tokenizer.json, found {found}. "
+                "Copy the base's tokenizer.model into the folder."
+            )
+        if self.source.suffix == ".model":
+            self._read_sentencepiece()
+        else:
+            self._read_json()
+        if self.bos_id is None or self.eos_id is None:
+            raise UserError(
+                f"{self.source} declares bos id {self.bos_id} and eos id {self.eos_id}: both are needed. "
+                "Use the tokenizer that belongs to the base."
+            )
+
+    def _read_sentencepiece(self) -> None:
+        from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
+
+        proto = sentencepiece_model_pb2.ModelProto()
+        try:
+            proto.ParseFromString(self.source.read_bytes())
+            beginning = SentencePieceProcessor(model_proto=proto.SerializeToString())
+        except Exception as error:  # protobuf's and sentencepiece's own error types share no base class
+            raise UserError(f"{self.source} is not a SentencePiece model ({error}). Copy the file again.") from error
+        proto.normalizer_spec.add_dummy_prefix = False
+        continuation = SentencePieceProcessor(model_proto=proto.SerializeToString())
+        self.encode, self.encode_continuation = beginning.encode, continuation.encode
+        self._decode = beginning.decode
+        self._byte_value = lambda i: _byte_of(beginning.id_to_piece(i)) if i < beginning.vocab_size() else None
+        self.bos_id, self.eos_id, self.unk_id = (
+            None if i < 0 else i for i in (beginning.bos_id(), beginning.eos_id(), beginning.unk_id())
+        )
+        self.size = beginning.vocab_size()
+        self._control_ids = {i for i in range(self.size) if beginning.is_control(i)}
+
+    def _read_json(self) -> None:
+        from tokenizers import Tokenizer
+        from transformers import AutoTokenizer
+
+        try:
+            hf = AutoTokenizer.from_pretrained(self.source.parent)
+            beginning = hf.backend_tokenizer
+        except (ValueError, OSError, AttributeError) as error:
+            raise UserError(f"{self.source} cannot be read as a tokenizer ({error}).") from error
+        beginning.encode_special_tokens = True
+        continuation = Tokenizer.from_str(_without_prefix(beginning.to_str()))
+        continuation.encode_special_tokens = True
+        self.encode = lambda text: beginning.encode(text, add_special_tokens=False).ids
+        self.encode_continuation = lambda text: continuation.encode(text, add_special_tokens=False).ids
+        self._decode = beginning.decode
+        self._byte_value = lambda i: _byte_of(beginning.id_to_token(i))
+        self.bos_id, self.eos_id, self.unk_id = hf.bos_token_id, hf.eos_token_id, hf.unk_token_id
+        self.size = beginning.get_vocab_size()
+        self._control_ids = {i for i, token in beginning.get_added_tokens_decoder().items() if token.special}
+
+    def decode_continuation(self, ids: list[int]) -> str:
+        """The text of `ids` that follow other text: a leading space is kept, control ids are not text."""
+        anchor = self.encode(_ANCHOR)
+        text_ids = [i for i in ids if i < self.size and i not in self._control_ids]
+        return self._decode(anchor + text_ids)[len(self._decode(anchor)) :]
+
+    def complete(self, ids: list[int]) -> list[int]:
+        """`ids` without a last character of which only some bytes are there yet."""
+        run = []
+        for i in reversed(ids):
+            if (value := self._byte_value(i)) is None:
+                break
+            run.insert(0, value)
+        if run:
+            decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+            decoder.decode(bytes(run))
+            pending, _ = decoder.getstate()
+            return ids[: len(ids) - len(pending)]
+        for missing in range(min(4, len(ids) + 1)):
+            kept = ids[: len(ids) - missing]
+            if not self.decode_continuation(kept).endswith("\ufffd"):
+                return kept
+        return ids
+
+
+def _byte_of(piece: str | None) -> int | None:
+    """The value of a byte-fallback piece such as `<0xE4>`, None for any other piece."""
+    return int(piece[3:5], 16) if piece and len(piece) == 6 and piece.startswith("<0x") else None
+
+
+def _without_prefix(tokenizer_json: str) -> str:
+    """A tokenizer.json that puts no space before the text: neither a Prepend normaliser nor a Metaspace prefix."""
+    spec = json.loads(tokenizer_json)
+
+    def strip(part: dict | None) -> dict | None:
+        if part is None or part["type"] == "Prepend":
+            return None
+        if part["type"] == "Metaspace":
+            return {**part, "prepend_scheme": "never"}
+        if part["type"] == "Sequence":
+            key = "normalizers" if "normalizers" in part else "pretokenizers"
+            return {**part, key: [kept for kept in map(strip, part[key]) if kept is not None]}
+        return part
+
+    return json.dumps({**spec, "normalizer": strip(spec["normalizer"]), "pre_tokenizer": strip(spec["pre_tokenizer"])})
