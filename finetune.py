@@ -8,9 +8,10 @@ checkpoint-N/ to --output_path. `python finetune.py --help` lists every flag.
 """
 
 import os
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
+from vicuna import log
 from vicuna.args import DataFlags, LoraFlags, ModelFlags, RunFlags, parse
 from vicuna.errors import UserError, run
 
@@ -23,6 +24,7 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
     if output.is_file():
         raise UserError(f"--output_path {output} is a file; expected a folder, new or old.")
 
+    say = log.set_up(rank)
     # Imported here so that --help and a mistyped flag answer at once.
     from vicuna.data import hold_out, read_records, tokenise
 
@@ -31,17 +33,17 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
     train_ids, held_ids = hold_out(len(records.dialogues), data_flags.test_size)
 
     import torch
-    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+    from peft import get_peft_model, prepare_model_for_kbit_training
     from transformers import PrinterCallback, TrainingArguments, set_seed
 
     from vicuna import adapter, model, training
     from vicuna.checkpoint import starting_point
     from vicuna.plan import make_plan, versions
 
-    log = training.set_up_logging(None if run_flags.plan_only else output, rank)
     if gpus > 1:
-        log.info(
-            "%d GPUs are visible, this run uses the first; all of them: torchrun --standalone --nproc_per_node=%d finetune.py …",
+        say.info(
+            "%d GPUs are visible, this run uses the first; all of them: torchrun --standalone --nproc_per_node=%d "
+            "finetune.py …",
             gpus,
             gpus,
         )
@@ -50,23 +52,9 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
     base = model.check_base(model_flags.model_path)
     dtype, _ = model.compute_dtype(model_flags.bits)
     start = starting_point(run_flags)
-    if start.adapter:
-        tensors = adapter.read_tensors(adapter.weight_file(start.adapter))
-        lora, warning = adapter.read_config(start.adapter, tensors)
-        if warning:
-            log.warning(warning)
-        adapter.check_fit(tensors, model.skeleton(base.config), model_flags.model_path)
-        lora_flags = replace(
-            lora_flags, lora_r=lora.r, lora_alpha=lora.lora_alpha, lora_target_modules=sorted(lora.target_modules)
-        )
-    else:
-        lora = LoraConfig(
-            task_type="CAUSAL_LM",
-            r=lora_flags.lora_r,
-            lora_alpha=lora_flags.lora_alpha,
-            lora_dropout=lora_flags.lora_dropout,
-            target_modules=lora_flags.lora_target_modules,
-        )
+    lora, lora_flags, warning = adapter.planned(base, lora_flags, start.adapter)
+    if warning:
+        say.warning(warning)
 
     # 3. examples and the plan
     def tokenised(ids):
@@ -80,9 +68,11 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
     parameters = adapter.count_parameters(model.skeleton(base.config), lora)
     flags = (model_flags, data_flags, lora_flags, run_flags)
     plan = make_plan(base, records, train, held_out, batches, parameters, flags, start.text)
-    log.info("%s", plan)
     if run_flags.plan_only:
+        print(plan)
         return
+    log.to_file(output)
+    say.info("%s", plan)
 
     # 4. model: each process loads its own copy onto its own device
     if run_flags.wandb and rank == 0:
@@ -91,7 +81,7 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
     loaded = model.load_base(base, model_flags.bits)
     loaded.config.use_cache = False
     checkpointing = {"use_reentrant": False}
-    if loaded.is_quantized:
+    if getattr(loaded, "is_quantized", False):
         loaded = prepare_model_for_kbit_training(loaded, run_flags.gradient_checkpointing, checkpointing)
     if start.adapter:
         peft_model, _ = adapter.attach(loaded, start.adapter, model_flags.model_path, trainable=True)
@@ -158,7 +148,7 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
         adapter.save_adapter(peft_model, output)
         training.write_run_args(output, facts, step=trainer.state.global_step)
         training.draw_losses(trainer.state.log_history, output / "loss.png")
-        log.info(
+        say.info(
             "the adapter is in %s; talk to it: python generate.py --model_path %s --lora_path %s",
             output,
             base.path,

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from vicuna import log
 from vicuna.args import DecodingFlags, ModelFlags, ServeFlags, parse
 from vicuna.errors import UserError, run
 
@@ -22,15 +23,14 @@ def main(model_flags: ModelFlags, serve: ServeFlags, decoding: DecodingFlags) ->
     """Answer --text in the terminal, or open the page."""
     if serve.text is not None and not serve.text.strip():
         raise UserError("--text is empty; give it a question, or leave it out to open the page.")
+    log.set_up()
     # Imported here so that --help and a mistyped flag answer at once.
     from vicuna.serving import load
     from vicuna.stream import settings
-    from vicuna.training import set_up_logging
 
-    log = set_up_logging(None, rank=0)
     assistant = load(model_flags, serve)
     for warning in assistant.warnings:
-        log.warning("WARNING %s", warning)
+        log.log.warning("WARNING %s", warning)
     if serve.text is not None:
         messages = [{"role": "user", "content": serve.text, "input": serve.input}]
         *_, last = assistant.stream(assistant.prompt_ids(messages), settings(decoding), decoding.seed)

@@ -16,7 +16,7 @@ if [ ! -d "$base" ]; then "$PYTHON" tools/make_tiny_llama.py --output_path "$bas
 if [ ! -f "$adapter/adapter_model.safetensors" ]; then
     # Few records and a small base: small batches, a high learning rate and every linear layer.
     MODEL_PATH=$base OUTPUT_PATH=$adapter TEST_SIZE=12 NUM_PROCESSES=1 bash scripts/finetune.sh \
-        --total_batch 16 --micro_batch 16 --num_epoch 24 --learning_rate 3e-3 --warmup_ratio 0.05 --lora_dropout 0 \
+        --total_batch 16 --micro_batch 16 --num_epoch 16 --learning_rate 3e-3 --warmup_ratio 0.05 --lora_dropout 0 \
         --lora_target_modules q_proj k_proj v_proj o_proj gate_proj up_proj down_proj --gradient_checkpointing False
 fi
 "$PYTHON" tools/compare_answers.py --model_path "$base" --lora_path "$adapter"

@@ -11,6 +11,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from vicuna import log
 from vicuna.args import DecodingFlags, ModelFlags, ServeFlags, flag, parse
 from vicuna.data import read_records
 from vicuna.errors import UserError, run
@@ -30,17 +31,16 @@ class CompareFlags:
 
 def main(model_flags: ModelFlags, flags: CompareFlags) -> None:
     """Ask, compare, print."""
+    log.set_up()
     records = read_records(flags.questions, "instruct")
     from tqdm import tqdm
 
     from vicuna.serving import load
     from vicuna.stream import settings
-    from vicuna.training import set_up_logging
 
-    log = set_up_logging(None, rank=0)
     assistant = load(model_flags, ServeFlags(lora_path=flags.lora_path))
     for warning in assistant.warnings:
-        log.warning("WARNING %s", warning)
+        log.log.warning("WARNING %s", warning)
     chosen = settings(DecodingFlags(repetition_penalty=1.0, max_new_tokens=64))
     rows = []
     for *question, expected in tqdm(records.dialogues, desc="Asking", unit="question", disable=None, leave=False):
@@ -61,7 +61,9 @@ def main(model_flags: ModelFlags, flags: CompareFlags) -> None:
     if flags.json_path:
         Path(flags.json_path).write_text(json.dumps(rows, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
     if right["adapter"] < flags.at_least:
-        raise UserError(f"the adapter has {right['adapter']} right answers, --at_least {flags.at_least} were asked for.")
+        raise UserError(
+            f"the adapter has {right['adapter']} right answers, --at_least {flags.at_least} were asked for."
+        )
     sys.stdout.flush()
 
 

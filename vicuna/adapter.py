@@ -7,6 +7,7 @@ of the user. What is saved is PEFT's own format; it is written aside, opened aga
 import json
 import os
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_mod
 from safetensors.torch import load_file
 from torch import nn
 
+from vicuna.args import LoraFlags
 from vicuna.errors import UserError
-from vicuna.model import local_folder
+from vicuna.model import Base, local_folder, skeleton
 
 # Today's name first, then the two that the original wrote.
 WEIGHT_FILES = ("adapter_model.safetensors", "adapter_model.bin", "pytorch_model.bin")
@@ -63,7 +65,8 @@ def read_tensors(file: Path) -> dict[str, torch.Tensor]:
     except Exception as error:  # torch.load raises whatever the broken archive makes it stumble over
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"{file} can not be read as plain tensors ({reason[:160]}). It is broken, or a pickle of program objects, which is never opened."
+            f"{file} can not be read as plain tensors ({reason[:160]}). It is broken, or a pickle of program objects, "
+            "which is never opened."
         ) from error
     if not isinstance(tensors, dict) or not any("lora_" in str(name) for name in tensors):
         raise UserError(f"{file} holds no LoRA tensors; expected names such as …q_proj.lora_A.weight.")
@@ -100,14 +103,16 @@ def read_config(folder: Path, tensors: dict[str, torch.Tensor]) -> tuple[LoraCon
         alpha, dropout = sample["lora_alpha"], sample["lora_dropout"]
         if len(ranks) != 1:
             raise UserError(
-                f"{folder} has no {CONFIG_FILE}, and its tensors have the ranks {ranks}: add the config it was trained with."
+                f"{folder} has no {CONFIG_FILE}, and its tensors have the ranks {ranks}: add the config it was "
+                "trained with."
             )
         config = LoraConfig(
             r=ranks[0], lora_alpha=alpha, lora_dropout=dropout, target_modules=names, task_type="CAUSAL_LM"
         )
         return config, (
             f"{folder} has no {CONFIG_FILE}: rank {ranks[0]} and modules {', '.join(names)} are read from its tensors, "
-            f"alpha {alpha} is assumed from {SAMPLE_CONFIG.parent.name}/{CONFIG_FILE}. Put the right config beside it if alpha differs."
+            f"alpha {alpha} is assumed from {SAMPLE_CONFIG.parent.name}/{CONFIG_FILE}. Put the right config beside it "
+            "if alpha differs."
         )
     try:
         config = PeftConfig.from_pretrained(folder)
@@ -123,7 +128,8 @@ def read_config(folder: Path, tensors: dict[str, torch.Tensor]) -> tuple[LoraCon
     targets = config.target_modules
     if isinstance(targets, (set, list)) and not set(names) <= {target.rsplit(".", 1)[-1] for target in targets}:
         raise UserError(
-            f"{file} names the modules {', '.join(sorted(targets))}, but the tensors beside it are for {', '.join(names)}: "
+            f"{file} names the modules {', '.join(sorted(targets))}, but the tensors beside it are for "
+            f"{', '.join(names)}: "
             "part of the adapter would be ignored. Put the config it was trained with beside it."
         )
     return config, ""
@@ -150,21 +156,44 @@ def check_fit(tensors: dict[str, torch.Tensor], base: nn.Module, base_name: str)
             )
 
 
+def planned(base: Base, flags: LoraFlags, folder: Path | None) -> tuple[LoraConfig, LoraFlags, str]:
+    """The config a run will train, the flags that say the same, and a warning, "" if none.
+
+    Args:
+        folder: where an adapter to start from lies; its rank, alpha and modules then replace the flags'.
+    """
+    if folder is None:
+        config = LoraConfig(
+            task_type="CAUSAL_LM",
+            r=flags.lora_r,
+            lora_alpha=flags.lora_alpha,
+            lora_dropout=flags.lora_dropout,
+            target_modules=flags.lora_target_modules,
+        )
+        return config, flags, ""
+    tensors = read_tensors(weight_file(folder))
+    config, warning = read_config(folder, tensors)
+    check_fit(tensors, skeleton(base.config), str(base.path))
+    names = sorted({module.rsplit(".", 1)[-1] for module in modules_of(tensors)})
+    config.lora_dropout = flags.lora_dropout
+    same = replace(flags, lora_r=config.r, lora_alpha=config.lora_alpha, lora_target_modules=names)
+    return config, same, warning
+
+
 def count_parameters(skeleton: nn.Module, config: LoraConfig) -> tuple[int, int]:
     """Trainable and all parameters with a new adapter on top; `skeleton` has no weights and is used up.
 
     Raises:
         UserError: target modules the base does not have.
     """
-    try:
-        return get_peft_model(skeleton, config).get_nb_trainable_parameters()
-    except ValueError as error:
-        names = sorted(
-            {name.rsplit(".", 1)[-1] for name, layer in skeleton.named_modules() if isinstance(layer, nn.Linear)}
-        )
+    names = {name.rsplit(".", 1)[-1] for name, layer in skeleton.named_modules() if isinstance(layer, nn.Linear)}
+    unknown = sorted(set(config.target_modules) - names) if not isinstance(config.target_modules, str) else []
+    if unknown:
         raise UserError(
-            f"--lora_target_modules {' '.join(sorted(config.target_modules))} are not in this base; its linear layers are {', '.join(names)}."
-        ) from error
+            f"--lora_target_modules {' '.join(unknown)}: no such linear layers in this base; it has "
+            f"{', '.join(sorted(names))}."
+        )
+    return get_peft_model(skeleton, config).get_nb_trainable_parameters()
 
 
 def attach(base: nn.Module, folder: Path, base_name: str, trainable: bool = False) -> tuple[PeftModel, str]:

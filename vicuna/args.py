@@ -14,7 +14,6 @@ from transformers import HfArgumentParser
 from vicuna.errors import UserError
 from vicuna.prompt import PROMPT_TYPES
 
-INSTRUCT_MODULES = ["q_proj", "v_proj"]
 PRESETS = ("precise", "balanced", "creative", "beam", "original")
 
 
@@ -71,7 +70,8 @@ class DataFlags:
     train_on_inputs: bool = flag(False, "learn the prompt too, as the original in effect did")
     test_size: int | None = flag(
         None,
-        "records held out for evaluation, the same ones for every seed; 0 for none; default 5 %% of the records, at most 200",
+        "records held out for evaluation, the same ones for every seed; 0 for none; default 5 %% of the records, at "
+        "most 200",
     )
     skip_bad_rows: bool = flag(False, "leave malformed records out, and count them, instead of stopping")
     encoding: str | None = flag(
@@ -91,7 +91,7 @@ class LoraFlags:
     lora_r: int = flag(8, "rank of the adapter")
     lora_alpha: int = flag(16, "scaling: the update is multiplied by alpha / r")
     lora_dropout: float = flag(0.05, "dropout in front of the adapter, 0 to 1")
-    lora_target_modules: list[str] = flag(INSTRUCT_MODULES, "linear layers that get an adapter")
+    lora_target_modules: list[str] = flag(["q_proj", "v_proj"], "linear layers that get an adapter")
 
     def __post_init__(self) -> None:
         _at_least("--lora_r", self.lora_r, 1)
@@ -200,7 +200,8 @@ class DecodingFlags:
         drawing = [name for name in ("temperature", "top_p", "top_k") if getattr(self, name)]
         if self.do_sample is False and drawing:
             raise UserError(
-                f"--do_sample False does not draw, so --{drawing[0]} {getattr(self, drawing[0])} would have no effect; drop one."
+                f"--do_sample False does not draw, so --{drawing[0]} {getattr(self, drawing[0])} would have no "
+                "effect; drop one."
             )
         if self.do_sample and self.temperature == 0:
             raise UserError("--temperature 0 is greedy, which --do_sample True is not; drop one of them.")

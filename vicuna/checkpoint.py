@@ -40,7 +40,8 @@ def starting_point(run: RunFlags) -> Start:
     if all((folder / file).is_file() for file in CHECKPOINT_FILES):
         if not (folder / WEIGHT_FILES[0]).is_file():
             raise UserError(
-                f"{flag} {name} was written by another program: it has an optimizer, but no {WEIGHT_FILES[0]}. To start from its "
+                f"{flag} {name} was written by another program: it has an optimizer, but no {WEIGHT_FILES[0]}. To "
+                "start from its "
                 "weights with a new schedule, copy them without optimizer.pt into a folder of their own."
             )
         data = "the data starts at its beginning" if run.ignore_data_skip else "the data goes on where it stopped"

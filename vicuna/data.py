@@ -77,7 +77,8 @@ def read_records(
         shown = "\n  ".join(problems[:SHOWN_BAD_ROWS])
         more = f"\n  … and {len(problems) - SHOWN_BAD_ROWS} more" if len(problems) > SHOWN_BAD_ROWS else ""
         raise UserError(
-            f"{len(problems)} of {len(problems) + len(records.lines)} rows of {path} can not be used:\n  {shown}{more}\n"
+            f"{len(problems)} of {len(problems) + len(records.lines)} rows of {path} can not be used:\n  "
+            f"{shown}{more}\n"
             "Mend them, or leave them out with --skip_bad_rows."
         )
     if not records.dialogues:
@@ -208,7 +209,8 @@ def hold_out(count: int, test_size: int | None) -> tuple[list[int], list[int]]:
         test_size = min(200, count * 5 // 100)
     if test_size >= count:
         raise UserError(
-            f"--test_size {test_size} leaves nothing to train on: there are {count} records. Lower it, or pass --test_size 0."
+            f"--test_size {test_size} leaves nothing to train on: there are {count} records. Lower it, or pass "
+            "--test_size 0."
         )
     held = set(random.Random(SPLIT_SEED).sample(range(count), test_size))
     return [i for i in range(count) if i not in held], sorted(held)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig, PreTrainedModel
 
@@ -45,9 +45,10 @@ def local_folder(name: str, flag: str, allow_patterns: list[str]) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=allow_patterns))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = _first_line(error).split(". ")[0]
         raise UserError(
-            f"{flag} {name} is no folder here, and the hub did not give it ({reason}). Check the spelling, or the network."
+            f"{flag} {name} is no folder here, and the hub did not give it ({reason}). Check the spelling, or the "
+            "network."
         ) from error
 
 
@@ -109,7 +110,8 @@ def _check_ids(path: Path, config: Any, generation_config: GenerationConfig, tok
             ids = declared if isinstance(declared, list) else [declared]
             if declared is not None and own not in ids:
                 raise UserError(
-                    f"{path / source} says {name} {declared}, but {tokenizer.source.name} beside it says {own}: answers "
+                    f"{path / source} says {name} {declared}, but {tokenizer.source.name} beside it says {own}: "
+                    "answers "
                     f"would not end. Correct {name} in {source} if the tokenizer is the right one."
                 )
     if tokenizer.size > config.vocab_size:

@@ -87,19 +87,25 @@ def make_plan(
     cut_text = f"{cut} cut at {data.cutoff_len} tokens" + (" (they get no EOS)" if cut else "")
     how = "bitsandbytes, " if model.bits < 16 else ""
     lines = {
-        "base": f"{base.path}  {type(base.config).__name__.removesuffix('Config')}  {_millions(total - trainable)}  {model.bits} bit "
+        "base": f"{base.path}  {type(base.config).__name__.removesuffix('Config')}  {_millions(total - trainable)}  "
+        f"{model.bits} bit "
         f"({how}{device().type.upper()})   compute {facts['compute_dtype']}: {reason}",
-        "data": f"{records.path}  {rows} rows ({records.encoding}): {len(train.lengths)} train, {held} eval, {left_out} left out "
+        "data": f"{records.path}  {rows} rows ({records.encoding}): {len(train.lengths)} train, {held} eval, "
+        f"{left_out} left out "
         f"(no answer within the cut), {cut_text}{bad}",
-        "tokens": f"{tokens:,} train, {train.supervised:,} trained on ({train.supervised / tokens:.0%}); longest {lengths[-1]}, "
+        "tokens": f"{tokens:,} train, {train.supervised:,} trained on ({train.supervised / tokens:.0%}); longest "
+        f"{lengths[-1]}, "
         f"median {facts['median']}; prompt type {data.prompt_type}",
-        "adapter": f"r {lora.lora_r}, alpha {lora.lora_alpha} on {' '.join(lora.lora_target_modules)}: {trainable:,} trainable "
+        "adapter": f"r {lora.lora_r}, alpha {lora.lora_alpha} on {' '.join(lora.lora_target_modules)}: {trainable:,} "
+        "trainable "
         f"({trainable / total:.2%})",
         "batch": f"{run.total_batch} a step, exactly: {run.micro_batch} a device x {batches.world_size} "
         f"{'device' if batches.world_size == 1 else 'devices'} x {batches.accumulation} accumulated",
-        "steps": f"{steps} = {run.num_epoch:g} epochs x {per_epoch}; learning rate {run.learning_rate:g}, {run.lr_scheduler}, "
+        "steps": f"{steps} = {run.num_epoch:g} epochs x {per_epoch}; learning rate {run.learning_rate:g}, "
+        f"{run.lr_scheduler}, "
         f"{warmup} warm-up steps",
-        "memory": f"weights {weights_gib:.2f} GiB, adapter with gradients and optimizer {adapter_gib:.2f} GiB; activations on top",
+        "memory": f"weights {_size(weights_gib)}, adapter with gradients and optimizer {_size(adapter_gib)}; "
+        "activations on top",
         "saves": _saves(run, held),
         "example": _example(base, train),
         "start": start,
@@ -117,11 +123,13 @@ def _warnings(facts: dict[str, Any], data: DataFlags, run: RunFlags, base: Base)
     found = []
     if facts["steps"] < FEW_STEPS:
         found.append(
-            f"{facts['steps']} optimizer steps are few (under {FEW_STEPS}): lower --total_batch from {run.total_batch}, or raise --num_epoch."
+            f"{facts['steps']} optimizer steps are few (under {FEW_STEPS}): lower --total_batch from "
+            f"{run.total_batch}, or raise --num_epoch."
         )
     if facts["warmup_steps"] >= facts["steps"]:
         found.append(
-            f"the {facts['warmup_steps']} warm-up steps are not over when the {facts['steps']} steps are: the learning rate never reaches "
+            f"the {facts['warmup_steps']} warm-up steps are not over when the {facts['steps']} steps are: the "
+            "learning rate never reaches "
             f"{run.learning_rate:g}. Lower --warmup_steps, or take --warmup_ratio 0.05."
         )
     if facts["rows_train"] < run.total_batch:
@@ -131,7 +139,8 @@ def _warnings(facts: dict[str, Any], data: DataFlags, run: RunFlags, base: Base)
     if facts["tokens_unknown"] > MUCH_UNKNOWN * facts["tokens_train"]:
         share = facts["tokens_unknown"] / facts["tokens_train"]
         found.append(
-            f"{share:.0%} of the tokens are unknown to this base's tokenizer: it does not know the language of the data."
+            f"{share:.0%} of the tokens are unknown to this base's tokenizer: it does not know the language of the "
+            "data."
         )
     return found
 
@@ -157,6 +166,10 @@ def _short(text: str, width: int) -> str:
     if len(text) <= abs(width):
         return text
     return f"{text[:width]}…" if width > 0 else f"…{text[width:]}"
+
+
+def _size(gib: float) -> str:
+    return f"{gib:.2f} GiB" if gib >= 0.1 else f"{gib * 1024:.1f} MiB"
 
 
 def _millions(count: int) -> str:

@@ -69,7 +69,8 @@ def load(model_flags: ModelFlags, serve: ServeFlags) -> Assistant:
     prompt_type = serve.prompt_type or trained.get("prompt_type", "instruct")
     if prompt_type not in PROMPT_TYPES:
         raise UserError(
-            f"the adapter was trained with prompt type {prompt_type!r}, which this version does not know; name one with --prompt_type."
+            f"the adapter was trained with prompt type {prompt_type!r}, which this version does not know; name one "
+            "with --prompt_type."
         )
     if trained and prompt_type != trained.get("prompt_type", prompt_type):
         warnings.append(
@@ -91,4 +92,5 @@ def _status(flags: ModelFlags, base: Base, folder: Any, trained: dict, model: An
         step = f"step {trained['step']}, " if "step" in trained else ""
         name = f"{folder.name} ({step}r {model.peft_config['default'].r})"
     dtype = str(compute_dtype(flags.bits)[0]).removeprefix("torch.")
-    return f"base {base.path.name} · adapter {name} · {flags.bits} bit, {dtype} · {device().type.upper()} · prompt {prompt_type}"
+    where = f"{flags.bits} bit, {dtype} · {device().type.upper()}"
+    return f"base {base.path.name} · adapter {name} · {where} · prompt {prompt_type}"

@@ -3,12 +3,10 @@ and the files a run leaves behind.
 """
 
 import json
-import logging
 import math
 import os
 import sys
 import time
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,9 +20,8 @@ from transformers import EvalPrediction, Trainer, TrainerCallback, TrainerContro
 from vicuna.adapter import RUN_ARGS, save_adapter
 from vicuna.data import Examples, epoch_order, rank_batches
 from vicuna.errors import UserError
+from vicuna.log import log
 from vicuna.prompt import IGNORE_INDEX
-
-log = logging.getLogger("vicuna")
 
 NO_ROW = -1  # a rank with no row in a slot takes one of ignored labels, so that all ranks step together
 
@@ -197,7 +194,8 @@ class Progress(TrainerCallback):
         value = logs.get("loss", logs.get("eval_loss", 0.0))
         if not math.isfinite(value):
             raise UserError(
-                f"the loss is {value} at step {state.global_step}: the run has diverged. Lower --learning_rate, or look at the "
+                f"the loss is {value} at step {state.global_step}: the run has diverged. Lower --learning_rate, or "
+                "look at the "
                 "records; the last checkpoint stands."
             )
         if self.bar is None:
@@ -277,25 +275,6 @@ def draw_losses(history: list[dict[str, Any]], file: Path) -> None:
     figure.savefig(file, dpi=120)
 
 
-def set_up_logging(output: Path | None, rank: int) -> logging.Logger:
-    """The logger `vicuna`: to stderr, and on rank 0 to output/session.log; other ranks speak up for warnings only."""
-    # Notices of libraries about each other, which the reader of a run can do nothing about.
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    log.handlers.clear()
-    log.propagate = False
-    log.setLevel(logging.INFO if rank == 0 else logging.WARNING)
-    console = logging.StreamHandler(sys.stderr)
-    console.setFormatter(logging.Formatter("%(message)s" if rank == 0 else f"rank {rank}: %(message)s"))
-    log.addHandler(console)
-    if output is not None and rank == 0:
-        output.mkdir(parents=True, exist_ok=True)
-        file = logging.FileHandler(output / "session.log", encoding="utf-8")
-        file.setFormatter(logging.Formatter("%(asctime)s | %(levelname)s %(message)s"))
-        log.addHandler(file)
-    return log
-
-
 def start_wandb(output: Path) -> None:
     """Begin the Weights & Biases run before any time is spent; the Trainer goes on with it.
 
@@ -308,7 +287,8 @@ def start_wandb(output: Path) -> None:
         wandb.init(project=os.environ.get("WANDB_PROJECT", "chinese-vicuna"), name=output.name, dir=output)
     except wandb.Error as error:
         raise UserError(
-            f"--wandb: {str(error).strip().splitlines()[0]}. Log in with `wandb login`, or record without network: WANDB_MODE=offline."
+            f"--wandb: {str(error).strip().splitlines()[0]}. Log in with `wandb login`, or record without network: "
+            "WANDB_MODE=offline."
         ) from error
 
 
@@ -323,5 +303,6 @@ def train(trainer: Trainer, resume: Path | None) -> None:
     except torch.OutOfMemoryError as error:
         flag = "--micro_batch" if trainer.args.per_device_train_batch_size > 1 else "--cutoff_len"
         raise UserError(
-            f"out of memory at step {trainer.state.global_step}. Lower {flag} (the result stays the same for --micro_batch), or take --bits 4."
+            f"out of memory at step {trainer.state.global_step}. Lower {flag} (the result stays the same for "
+            "--micro_batch), or take --bits 4."
         ) from error
