@@ -147,6 +147,7 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
     if trainer.is_world_process_zero():
         adapter.save_adapter(peft_model, output)
         training.write_run_args(output, facts, step=trainer.state.global_step)
+        trainer.save_state()  # trainer_state.json: every logged loss
         training.draw_losses(trainer.state.log_history, output / "loss.png")
         say.info(
             "the adapter is in %s; talk to it: python generate.py --model_path %s --lora_path %s",

@@ -38,7 +38,7 @@ def main(model_flags: ModelFlags, serve: ServeFlags, decoding: DecodingFlags) ->
         return
     import gradio as gr
 
-    from vicuna.ui import TRANSLATIONS
+    from vicuna.ui import CSS, TRANSLATIONS
 
     i18n = gr.I18n(**TRANSLATIONS)
     page(assistant, serve, decoding, i18n).queue().launch(
@@ -46,6 +46,7 @@ def main(model_flags: ModelFlags, serve: ServeFlags, decoding: DecodingFlags) ->
         server_port=serve.port,
         share=serve.share_link,
         i18n=i18n,
+        css=CSS,
         footer_links=[],
         run_history=False,
     )
@@ -61,7 +62,7 @@ def page(assistant: Any, serve: ServeFlags, decoding: DecodingFlags, i18n: Any) 
     running: dict[str, threading.Event] = {}  # browser session -> what its Stop button sets
 
     def answer(
-        question: str, extra: str, before: list[int], all_beams: bool, *values: Any, request: gr.Request
+        request: gr.Request, question: str, extra: str, before: list[int], all_beams: bool, *values: Any
     ) -> Iterator[list]:
         strings = ui.words(request)
         if not question.strip():
@@ -97,32 +98,24 @@ def page(assistant: Any, serve: ServeFlags, decoding: DecodingFlags, i18n: Any) 
     with gr.Blocks(title="Chinese-Vicuna", analytics_enabled=False) as blocks:
         gr.Markdown(f"## Chinese-Vicuna 中文小羊驼\n\n{assistant.status}", elem_id="status")
         before, none = gr.State([]), gr.State([])
-        with gr.Row():
-            with gr.Column(scale=2):
-                question = gr.Textbox(
-                    label=i18n("question"),
-                    placeholder=i18n("question_hint"),
-                    lines=2,
-                    elem_id="question",
-                    autofocus=True,
-                )
-                with gr.Row():
-                    generate = gr.Button(i18n("generate"), variant="primary", elem_id="generate")
-                    stop = gr.Button(i18n("stop"), elem_id="stop")
-                controls = ui.Decoding(i18n, decoding.preset, values)
-                with gr.Accordion(i18n("extra"), open=False):
-                    extra = gr.Textbox(show_label=False, placeholder=i18n("extra_hint"), lines=2, elem_id="extra")
-                gr.Examples(_examples(), [question, extra], label=i18n("examples"), examples_per_page=6)
-            with gr.Column(scale=3):
-                all_beams = gr.Checkbox(serve.show_beam, label=i18n("show_beam"), elem_id="show_beam")
+        with gr.Row(elem_id="columns"):
+            with gr.Column(scale=2, elem_id="left"):
+                with gr.Column(elem_id="ask"):
+                    question = gr.Textbox(
+                        label=i18n("question"), placeholder=i18n("question_hint"), lines=2, elem_id="question"
+                    )
+                    with gr.Row():
+                        generate = gr.Button(i18n("generate"), variant="primary", elem_id="generate")
+                        stop = gr.Button(i18n("stop"), elem_id="stop")
+                with gr.Column(elem_id="controls"):
+                    controls = ui.Decoding(i18n, decoding.preset, values)
+                    all_beams = gr.Checkbox(serve.show_beam, label=i18n("show_beam"), elem_id="show_beam")
+                    with gr.Accordion(i18n("extra"), open=False):
+                        extra = gr.Textbox(show_label=False, placeholder=i18n("extra_hint"), lines=2, elem_id="extra")
+                    gr.Examples(_examples(), question, label=i18n("examples"))
+            with gr.Column(scale=3, elem_id="right"):
                 output = gr.Markdown(
-                    label=i18n("output"),
-                    show_label=True,
-                    container=True,
-                    min_height=320,
-                    buttons=["copy"],
-                    elem_id="output",
-                    line_breaks=True,
+                    container=True, min_height=320, buttons=["copy"], elem_id="output", line_breaks=True
                 )
                 stats = gr.Markdown(elem_id="stats")
                 go_on = gr.Button(i18n("continue"), visible=False, elem_id="continue")
@@ -139,9 +132,9 @@ def page(assistant: Any, serve: ServeFlags, decoding: DecodingFlags, i18n: Any) 
     return blocks
 
 
-def _examples() -> list[list[str]]:
+def _examples() -> list[str]:
     rows = json.loads(EXAMPLES.read_text(encoding="utf-8"))
-    return [[row["instruction"], row["input"]] for row in rows[:6]]
+    return [row["instruction"] for row in rows if not row["input"]][:6]
 
 
 if __name__ == "__main__":

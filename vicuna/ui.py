@@ -12,6 +12,15 @@ from vicuna.stream import DEFAULTS, PRESETS, Update, effective, mode
 
 CURSOR = " ▌"
 
+# On a phone: question, answer, then the settings.
+CSS = """
+@media (max-width: 640px) {
+    #columns { flex-direction: column; }
+    #left { display: contents; }
+    #ask { order: 1; } #right { order: 2; } #controls { order: 3; }
+}
+"""
+
 STRINGS = {
     "en": {
         "question": "Input",
@@ -181,7 +190,7 @@ def _fill(name: str) -> list[Any]:
     return list(preset_values(name).values())
 
 
-def _describe(*values: Any, request: gr.Request) -> list[Any]:
+def _describe(request: gr.Request, *values: Any) -> list[Any]:
     chosen = dict(zip(("do_sample", *SLIDERS), values, strict=True))
     usable = not (chosen["do_sample"] and chosen["temperature"] == 0)
     return [mode_line(words(request), chosen), gr.update(interactive=usable), gr.update(interactive=usable)]
