@@ -165,7 +165,8 @@ def one_gpu_per_process(environ) -> int:
     if "LOCAL_RANK" in environ:
         return 1
     chosen = environ.get("CUDA_VISIBLE_DEVICES")
-    names = chosen.split(",") if chosen else [str(i) for i, _ in enumerate(Path("/proc/driver/nvidia/gpus").glob("*"))]
+    here = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
+    names = [str(i) for i in range(here)] if chosen is None else chosen.split(",")
     if len(names) > 1:
         environ["CUDA_VISIBLE_DEVICES"] = names[0]
     return len(names)

@@ -9,8 +9,8 @@ cd "$(dirname "$0")/.."
 bash scripts/install.sh requirements.txt
 . scripts/environment.sh
 export HF_HUB_OFFLINE=1 # everything needed is here
-base=models/tiny-llama-zh
-adapter=lora-Vicuna
+base=${MODEL_PATH:-models/tiny-llama-zh}
+adapter=${OUTPUT_PATH:-lora-Vicuna}
 
 if [ ! -d "$base" ]; then "$PYTHON" tools/make_tiny_llama.py --output_path "$base"; fi
 if [ ! -f "$adapter/adapter_model.safetensors" ]; then
@@ -21,5 +21,5 @@ if [ ! -f "$adapter/adapter_model.safetensors" ]; then
 fi
 "$PYTHON" tools/compare_answers.py --model_path "$base" --lora_path "$adapter"
 echo
-echo "Open the page:  bash scripts/generate.sh"
-if [ "${SERVE:-0}" = 1 ]; then exec bash scripts/generate.sh; fi
+echo "Open the page:  BASE_MODEL=$base LORA_PATH=$adapter bash scripts/generate.sh"
+if [ "${SERVE:-0}" = 1 ]; then BASE_MODEL=$base LORA_PATH=$adapter exec bash scripts/generate.sh; fi

@@ -14,6 +14,10 @@ from transformers import HfArgumentParser
 from vicuna.errors import UserError
 from vicuna.prompt import PROMPT_TYPES
 
+OPTIMIZERS = (
+    *("adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit"),
+    *("adafactor", "lion_8bit", "paged_lion_8bit", "sgd"),
+)
 PRESETS = ("precise", "balanced", "creative", "beam", "original")
 
 
@@ -118,7 +122,7 @@ class RunFlags:
     warmup_ratio: float | None = flag(None, "the same as a share of all steps, instead of --warmup_steps")
     weight_decay: float = flag(0.0, "AdamW's weight decay")
     max_grad_norm: float = flag(1.0, "gradients are scaled down to this norm")
-    optim: str = flag("adamw_torch", "optimizer by transformers' name, e.g. adamw_torch, paged_adamw_8bit")
+    optim: Literal[OPTIMIZERS] = flag("adamw_torch", "optimizer, by transformers' name")
     gradient_checkpointing: bool = flag(
         True, "recompute activations in the backward pass: less memory, a third more time"
     )

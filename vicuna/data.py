@@ -44,7 +44,11 @@ class Records:
 
 
 class BadRow(Exception):
-    """Why a row can not be used: `field` and what was found there."""
+    """Why a row can not be used: what was found in which field, and the reason in a word or two for counting."""
+
+    def __init__(self, message: str, reason: str):
+        super().__init__(message)
+        self.reason = reason
 
 
 def read_records(
@@ -72,7 +76,7 @@ def read_records(
             records.lines.append(line)
         except BadRow as problem:
             problems.append(f"{path} line {line}: {problem}")
-            records.bad[str(problem.args[1]) if len(problem.args) > 1 else str(problem)] += 1
+            records.bad[problem.reason] += 1
     if problems and not skip_bad_rows:
         shown = "\n  ".join(problems[:SHOWN_BAD_ROWS])
         more = f"\n  … and {len(problems) - SHOWN_BAD_ROWS} more" if len(problems) > SHOWN_BAD_ROWS else ""

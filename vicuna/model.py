@@ -140,9 +140,18 @@ def fingerprint(path: Path) -> str:
 
 
 def device() -> torch.device:
-    """The device of this process: its own GPU under torchrun, the first visible one otherwise, else the CPU."""
+    """The device of this process: its own GPU under torchrun, the first visible one otherwise, else the CPU.
+
+    Raises:
+        UserError: CUDA_VISIBLE_DEVICES names GPUs, and there is none.
+    """
     if torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    if (named := os.environ.get("CUDA_VISIBLE_DEVICES", "")) not in ("", "-1"):
+        raise UserError(
+            f"CUDA_VISIBLE_DEVICES={named} names no GPU that this PyTorch can use; nvidia-smi lists them. "
+            "Unset it (or TOT_CUDA) to run on the CPU."
+        )
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
