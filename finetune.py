@@ -8,7 +8,6 @@ checkpoint-N/ to --output_path. `python finetune.py --help` lists every flag.
 """
 
 import os
-from dataclasses import asdict
 from pathlib import Path
 
 from vicuna import log
@@ -30,14 +29,15 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
 
     # 1. data
     records = read_records(data_flags.data_path, data_flags.prompt_type, data_flags.skip_bad_rows, data_flags.encoding)
-    train_ids, held_ids = hold_out(len(records.dialogues), data_flags.test_size)
+    test_size = data_flags.test_size if run_flags.eval_steps else 0
+    train_ids, held_ids = hold_out(len(records.dialogues), test_size)
 
     import torch
     from peft import get_peft_model, prepare_model_for_kbit_training
     from transformers import PrinterCallback, TrainingArguments, set_seed
 
     from vicuna import adapter, model, training
-    from vicuna.checkpoint import starting_point
+    from vicuna.checkpoint import best_loss, starting_point
     from vicuna.plan import make_plan, versions
 
     if gpus > 1:
@@ -51,7 +51,8 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
     # 2. base and adapter, as far as they can be checked without loading weights
     base = model.check_base(model_flags.model_path)
     dtype, _ = model.compute_dtype(model_flags.bits)
-    start = starting_point(run_flags)
+    all_flags = {**vars(model_flags), **vars(data_flags), **vars(lora_flags), **vars(run_flags)}
+    start = starting_point(run_flags, all_flags)
     lora, lora_flags, warning = adapter.planned(base, lora_flags, start.adapter)
     if warning:
         say.warning(warning)
@@ -61,7 +62,7 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
         options = (data_flags.prompt_type, data_flags.cutoff_len, data_flags.train_on_inputs)
         return tokenise(base.tokenizer, records, ids, *options) if ids else None
 
-    train, held_out = tokenised(train_ids), tokenised(held_ids) if run_flags.eval_steps else None
+    train, held_out = tokenised(train_ids), tokenised(held_ids)
     batches = training.StepBatches(
         train.lengths, run_flags.seed, run_flags.total_batch, run_flags.micro_batch, world_size, rank
     )
@@ -126,7 +127,7 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
         use_cpu=on_cpu,
     )
     facts = {
-        "flags": {name: value for group in flags for name, value in asdict(group).items()},
+        "flags": {**all_flags, **vars(lora_flags)},  # on a warm start the adapter's own rank and modules
         "prompt_type": data_flags.prompt_type,
         "plan": plan.facts,
         "base_fingerprint": model.fingerprint(base.path),
@@ -138,7 +139,10 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
         batches=batches,
         train=train,
         held_out=held_out,
-        callbacks=[training.Progress(plan.facts["tokens_train"]), training.Outputs(output, facts)],
+        callbacks=[
+            training.Progress(plan.facts["tokens_train"]),
+            training.Outputs(output, facts, best_loss(output, start)),
+        ],
     )
     trainer.remove_callback(PrinterCallback)  # Progress speaks instead
     training.train(trainer, start.resume)

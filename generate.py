@@ -33,7 +33,9 @@ def main(model_flags: ModelFlags, serve: ServeFlags, decoding: DecodingFlags) ->
         log.log.warning("WARNING %s", warning)
     if serve.text is not None:
         messages = [{"role": "user", "content": serve.text, "input": serve.input}]
-        *_, last = assistant.stream(assistant.prompt_ids(messages), settings(decoding), decoding.seed)
+        *_, last = assistant.stream(
+            assistant.prompt_ids(messages), settings(decoding, assistant.base.generation_config), decoding.seed
+        )
         print(last.text)
         return
     import gradio as gr
@@ -73,7 +75,8 @@ def page(assistant: Any, serve: ServeFlags, decoding: DecodingFlags, i18n: Any) 
         stop = running[request.session_hash] = threading.Event()
         try:
             prompt_ids = assistant.prompt_ids(messages)
-            sent = f"{strings['tokens'].format(tokens=len(prompt_ids))}\n\n{text(prompt_ids)}"
+            sent = f"{strings['tokens'].format(tokens=len(prompt_ids))}\n\n{assistant.prompt_text(messages)}"
+            yield [ui.CURSOR, "", sent, gr.update(visible=False), []]
             for update in assistant.stream(prompt_ids + before, ui.chosen(values), decoding.seed, stop):
                 if not (serve.use_typewriter or update.finish):
                     continue
@@ -93,7 +96,7 @@ def page(assistant: Any, serve: ServeFlags, decoding: DecodingFlags, i18n: Any) 
         stop_running(request)
         running.pop(request.session_hash, None)
 
-    values = {**ui.preset_values(decoding.preset), **settings(decoding)}
+    values = {**ui.preset_values(decoding.preset), **settings(decoding, assistant.base.generation_config)}
     values = {name: values[name] for name in ("do_sample", *ui.SLIDERS)}
     with gr.Blocks(title="Chinese-Vicuna", analytics_enabled=False) as blocks:
         gr.Markdown(f"## Chinese-Vicuna 中文小羊驼\n\n{assistant.status}", elem_id="status")
@@ -123,7 +126,13 @@ def page(assistant: Any, serve: ServeFlags, decoding: DecodingFlags, i18n: Any) 
                     sent = gr.Textbox(show_label=False, lines=6, interactive=False, elem_id="prompt")
         outputs = [output, stats, sent, go_on, before]
         tail = [all_beams, *controls.inputs]
-        ask = {"fn": answer, "outputs": outputs, "concurrency_limit": 1, "concurrency_id": "model"}
+        ask = {
+            "fn": answer,
+            "outputs": outputs,
+            "show_progress": "hidden",
+            "concurrency_limit": 1,
+            "concurrency_id": "model",
+        }
         gr.on([generate.click, question.submit], inputs=[question, extra, none, *tail], api_name="predict", **ask)
         go_on.click(inputs=[question, extra, before, *tail], api_name="continue", **ask)
         stop.click(stop_running, queue=False, api_name=False)

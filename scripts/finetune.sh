@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Fine-tune an 8-bit base on instructions; LLaMA-7B at 256 tokens is made for one 11 GB card.
+# Fine-tune an 8-bit base on instructions; the defaults are the recipe for LLaMA-7B at 256 tokens.
 #
 #   bash scripts/finetune.sh                                    # the sample data, every GPU, or the CPU
 #   DATA_PATH=my.jsonl bash scripts/finetune.sh --num_epoch 1   # whatever follows goes to finetune.py

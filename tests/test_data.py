@@ -54,7 +54,9 @@ def test_input_and_history_may_be_missing_or_empty(row):
 
 
 def test_other_fields_are_allowed(tmp_path):
-    assert len(read_records(write(tmp_path / "a.jsonl", [{**GOOD, "kind": "knowledge", "id": 7}]), "instruct").lines) == 1
+    assert (
+        len(read_records(write(tmp_path / "a.jsonl", [{**GOOD, "kind": "knowledge", "id": 7}]), "instruct").lines) == 1
+    )
 
 
 @pytest.mark.parametrize("indent", [None, 2])

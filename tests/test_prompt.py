@@ -22,7 +22,17 @@ def assistant(content: str) -> dict:
 HELLO = [user("你好"), assistant("你好！有什么可以帮你？")]
 LLAMA = [user("What is a llama?"), assistant("An animal.")]
 QUESTION = [user("写一句关于春天的话。")]
-ANSWERS = ["春风吹来。", "Spring.", " a space first", '"quoted"', "# heading", "\nnew line", "🦙𠮷 é", "1+1=2", "\ttab  x"]
+ANSWERS = [
+    "春风吹来。",
+    "Spring.",
+    " a space first",
+    '"quoted"',
+    "# heading",
+    "\nnew line",
+    "🦙𠮷 é",
+    "1+1=2",
+    "\ttab  x",
+]
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +75,9 @@ def test_the_text_prompt_type_adds_nothing():
 
 
 @pytest.mark.parametrize("prompt_type", PROMPT_TYPES)
-@pytest.mark.parametrize("text", ["{content}", "f'{x}' {{y}} {0}", "%s %d \\n", "User:\n\nAssistant:", "### Response:\n"])
+@pytest.mark.parametrize(
+    "text", ["{content}", "f'{x}' {{y}} {0}", "%s %d \\n", "User:\n\nAssistant:", "### Response:\n"]
+)
 def test_braces_and_template_words_of_a_user_stay_as_they_are(prompt_type, text):
     assert text.strip() in render(prompt_type, [user(text)])
 

@@ -4,12 +4,14 @@ import threading
 
 import pytest
 import torch
+from transformers import GenerationConfig
 
 from vicuna.args import DecodingFlags, ModelFlags, ServeFlags
 from vicuna.errors import UserError
 from vicuna.serving import load
 from vicuna.stream import mode, settings, stream
 
+BARE = GenerationConfig()  # a base that declares nothing
 MODES = {
     "greedy": {"num_beams": 1, "do_sample": False},
     "sampling": {"temperature": 0.9, "top_p": 0.9, "top_k": 30},
@@ -28,13 +30,13 @@ def prompt_ids(assistant):
     return assistant.prompt_ids([{"role": "user", "content": "春天的花有哪些？"}])
 
 
-def flags(name: str, **more) -> DecodingFlags:
-    return DecodingFlags(**{"max_new_tokens": 24, "repetition_penalty": 1.2, **MODES[name], **more})
+def chosen_for(name: str, **more) -> dict:
+    return settings(DecodingFlags(**{"max_new_tokens": 24, "repetition_penalty": 1.2, **MODES[name], **more}), BARE)
 
 
 @pytest.mark.parametrize("name", MODES)
 def test_the_streamed_answer_is_what_generate_returns(assistant, prompt_ids, name):
-    chosen = settings(flags(name))
+    chosen = chosen_for(name)
     assert mode(chosen) == name
     *_, last = stream(assistant.model, assistant.base.tokenizer, prompt_ids, chosen, 512, seed=7)
     torch.manual_seed(7)
@@ -51,23 +53,23 @@ def test_the_streamed_answer_is_what_generate_returns(assistant, prompt_ids, nam
 
 @pytest.mark.parametrize("name", MODES)
 def test_every_step_is_seen_and_growing(assistant, prompt_ids, name):
-    updates = list(assistant.stream(prompt_ids, settings(flags(name)), seed=7))
+    updates = list(assistant.stream(prompt_ids, chosen_for(name), seed=7))
     lengths = [update.tokens for update in updates]
     assert lengths[:5] == [1, 2, 3, 4, 5]
     assert all(not update.finish for update in updates[:-1])
     assert updates[-1].finish in ("eos", "length")
-    assert len(updates[3].beams) <= settings(flags(name))["num_beams"]
+    assert len(updates[3].beams) <= chosen_for(name)["num_beams"]
 
 
 def test_running_beams_are_scored_best_first(assistant, prompt_ids):
-    update = list(assistant.stream(prompt_ids, settings(flags("beam search"))))[10]
+    update = list(assistant.stream(prompt_ids, chosen_for("beam search")))[10]
     scores = [beam.score for beam in update.beams]
     assert scores == sorted(scores, reverse=True)
     model, ids = assistant.model, torch.tensor([prompt_ids + update.beams[0].ids])
     with torch.inference_mode():
         logs = model(ids).logits[0, len(prompt_ids) - 1 : -1].log_softmax(-1)
     plain = logs.gather(1, torch.tensor(update.beams[0].ids)[:, None]).sum().item()
-    without_penalty = settings(flags("beam search", repetition_penalty=1.0))
+    without_penalty = chosen_for("beam search", repetition_penalty=1.0)
     unpenalised = list(assistant.stream(prompt_ids, without_penalty))[10]
     with torch.inference_mode():
         ids = torch.tensor([prompt_ids + unpenalised.beams[0].ids])
@@ -81,7 +83,7 @@ def test_running_beams_are_scored_best_first(assistant, prompt_ids):
 def test_stop_ends_within_one_more_token(assistant, prompt_ids, name):
     stop = threading.Event()
     seen = []
-    for update in assistant.stream(prompt_ids, settings(flags(name, max_new_tokens=200)), seed=1, stop=stop):
+    for update in assistant.stream(prompt_ids, chosen_for(name, max_new_tokens=200), seed=1, stop=stop):
         seen.append(update)
         if len(seen) == 3:
             stop.set()
@@ -91,7 +93,7 @@ def test_stop_ends_within_one_more_token(assistant, prompt_ids, name):
 
 def test_closing_the_iterator_ends_the_thread(assistant, prompt_ids):
     before = threading.active_count()
-    answers = assistant.stream(prompt_ids, settings(flags("greedy", max_new_tokens=300)))
+    answers = assistant.stream(prompt_ids, chosen_for("greedy", max_new_tokens=300))
     next(answers)
     answers.close()
     assert threading.active_count() == before
@@ -99,22 +101,22 @@ def test_closing_the_iterator_ends_the_thread(assistant, prompt_ids):
 
 def test_an_error_in_the_thread_reaches_the_caller(assistant):
     with pytest.raises(IndexError):
-        list(assistant.stream([1, 10**6], settings(flags("greedy"))))
+        list(assistant.stream([1, 10**6], chosen_for("greedy")))
 
 
 def test_a_prompt_that_fills_the_context_is_refused(assistant):
     with pytest.raises(UserError, match="the prompt has 512 tokens, the base's context is 512"):
-        next(assistant.stream([5] * 512, settings(flags("greedy"))))
+        next(assistant.stream([5] * 512, chosen_for("greedy")))
 
 
 def test_the_answer_never_passes_the_context(assistant):
-    *_, last = assistant.stream([5] * 505, settings(flags("greedy", max_new_tokens=100, min_new_tokens=100)))
+    *_, last = assistant.stream([5] * 505, chosen_for("greedy", max_new_tokens=100, min_new_tokens=100))
     assert last.tokens == 7
     assert last.finish == "length"
 
 
 def test_no_update_shows_half_a_character(assistant, prompt_ids):
-    hot = settings(flags("sampling", temperature=5.0, top_p=1.0, top_k=0, max_new_tokens=200))
+    hot = chosen_for("sampling", temperature=5.0, top_p=1.0, top_k=0, max_new_tokens=200)
     tokenizer = assistant.base.tokenizer
     for update in assistant.stream(prompt_ids, hot, seed=3):
         ids = tokenizer.complete(update.beams[0].ids)
@@ -124,13 +126,13 @@ def test_no_update_shows_half_a_character(assistant, prompt_ids):
 
 
 def test_the_same_seed_draws_the_same_answer(assistant, prompt_ids):
-    chosen = settings(flags("sampling"))
+    chosen = chosen_for("sampling")
     answers = [list(assistant.stream(prompt_ids, chosen, seed=seed))[-1].text for seed in (1, 1, 2)]
     assert answers[0] == answers[1] != answers[2]
 
 
 def test_what_the_base_suppresses_never_appears(tiny_base, assistant, prompt_ids):
-    chosen = settings(flags("greedy"))
+    chosen = chosen_for("greedy")
     first = list(assistant.stream(prompt_ids, chosen))[-1].beams[0].ids[0]
     assistant.model.generation_config.suppress_tokens = [first]
     try:
@@ -157,10 +159,19 @@ def test_what_the_base_suppresses_never_appears(tiny_base, assistant, prompt_ids
     ],
 )
 def test_a_flag_wins_over_the_preset_and_the_preset_over_the_default(given, expected):
-    chosen = settings(DecodingFlags(**given))
+    chosen = settings(DecodingFlags(**given), BARE)
     assert {name: chosen[name] for name in expected} == expected
     if not chosen["do_sample"]:
         assert not {"temperature", "top_p", "top_k"} & set(chosen)
+
+
+def test_what_the_base_declares_stands_between_the_preset_and_the_default():
+    base = GenerationConfig(max_new_tokens=33, repetition_penalty=1.7, top_k=7)
+    chosen = settings(DecodingFlags(preset="precise"), base)
+    assert chosen["max_new_tokens"] == 33  # the preset leaves it open
+    assert chosen["repetition_penalty"] == 1.1  # the preset's
+    assert settings(DecodingFlags(max_new_tokens=5, temperature=0.5), base)["max_new_tokens"] == 5
+    assert settings(DecodingFlags(temperature=0.5), base)["top_k"] == 7
 
 
 def test_real_adapters_of_every_layout_give_the_recorded_poem(shared):
@@ -168,7 +179,7 @@ def test_real_adapters_of_every_layout_give_the_recorded_poem(shared):
 
     folder = shared / "lora/poem-zh-lora-generated"
     recorded = json.loads((folder / "expected.json").read_text(encoding="utf-8"))["r8-qv"]
-    chosen = settings(DecodingFlags(repetition_penalty=1.0))
+    chosen = settings(DecodingFlags(repetition_penalty=1.0), BARE)
     base = str(shared / "models/poem-zh-750k-hf")
     for bits in (32, 8):
         for layout in ("peft-safetensors", "peft-bin", "checkpoint-200"):

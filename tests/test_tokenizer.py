@@ -220,7 +220,9 @@ def test_a_tokenizer_json_alone_gives_the_ids_of_its_tokenizer_model_on_real_tex
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
     (tmp_path / "config.json").write_text("{}", encoding="utf-8")
 
-    with pytest.raises(UserError, match=r"has no tokenizer: expected tokenizer\.model or tokenizer\.json, found config"):
+    with pytest.raises(
+        UserError, match=r"has no tokenizer: expected tokenizer\.model or tokenizer\.json, found config"
+    ):
         TextTokenizer(tmp_path)
 
 

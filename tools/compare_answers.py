@@ -41,7 +41,7 @@ def main(model_flags: ModelFlags, flags: CompareFlags) -> None:
     assistant = load(model_flags, ServeFlags(lora_path=flags.lora_path))
     for warning in assistant.warnings:
         log.log.warning("WARNING %s", warning)
-    chosen = settings(DecodingFlags(repetition_penalty=1.0, max_new_tokens=64))
+    chosen = settings(DecodingFlags(repetition_penalty=1.0, max_new_tokens=64), assistant.base.generation_config)
     rows = []
     for *question, expected in tqdm(records.dialogues, desc="Asking", unit="question", disable=None, leave=False):
         prompt_ids = assistant.prompt_ids(question)

@@ -2,7 +2,7 @@
 
     python tools/make_tiny_llama.py --output_path models/tiny-llama-zh
 
-Trains a SentencePiece BPE tokenizer with byte fallback, then a LlamaForCausalLM of about six million parameters,
+Trains a SentencePiece BPE tokenizer with byte fallback, then a LlamaForCausalLM of about five million parameters,
 on sample/text and on the instruction records as plain text (question, then answer, without any template). It
 knows the language and the facts of the sample, and nothing of instructions: that is what fine-tuning adds.
 The same machine and version give the same files.
@@ -31,11 +31,17 @@ class MakeFlags:
 
     output_path: str = flag("models/tiny-llama-zh", "folder to write; an existing one is left alone")
     vocab_size: int = flag(2600, "pieces of the tokenizer")
-    hidden_size: int = flag(256, "width of the model")
+    hidden_size: int = flag(256, "width of the model, a multiple of 32")
     num_layers: int = flag(4, "decoder blocks")
     steps: int = flag(500, "optimizer steps")
     batch: int = flag(8, "sequences a step")
     context: int = flag(512, "longest sequence in tokens; training takes shorter ones")
+
+    def __post_init__(self) -> None:
+        if self.hidden_size < 32 or self.hidden_size % 32:
+            raise UserError(
+                f"--hidden_size {self.hidden_size} does not divide into heads of 32: take a multiple of 32."
+            )
 
 
 def main(flags: MakeFlags) -> None:

@@ -7,7 +7,7 @@ of the user. What is saved is PEFT's own format; it is written aside, opened aga
 import json
 import os
 import tempfile
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -180,20 +180,40 @@ def planned(base: Base, flags: LoraFlags, folder: Path | None) -> tuple[LoraConf
     return config, same, warning
 
 
-def count_parameters(skeleton: nn.Module, config: LoraConfig) -> tuple[int, int]:
-    """Trainable and all parameters with a new adapter on top; `skeleton` has no weights and is used up.
+@dataclass(frozen=True)
+class Parameters:
+    """Numbers of parameters: trainable ones, those of the linear layers bitsandbytes quantises, and all."""
+
+    trainable: int
+    quantisable: int
+    total: int
+
+    def weight_bytes(self, bits: int, dtype: torch.dtype) -> float:
+        """What the frozen weights take. On a quantised base all but the linear layers is float32 while training."""
+        frozen = self.total - self.trainable
+        if bits >= 16:
+            return frozen * dtype.itemsize
+        return self.quantisable * bits / 8 + (frozen - self.quantisable) * torch.float32.itemsize
+
+
+def count_parameters(skeleton: nn.Module, config: LoraConfig) -> Parameters:
+    """Count with a new adapter on top; `skeleton` has no weights and is used up.
 
     Raises:
         UserError: target modules the base does not have.
     """
-    names = {name.rsplit(".", 1)[-1] for name, layer in skeleton.named_modules() if isinstance(layer, nn.Linear)}
+    layers = {name: layer for name, layer in skeleton.named_modules() if isinstance(layer, nn.Linear)}
+    names = {name.rsplit(".", 1)[-1] for name in layers}
     unknown = sorted(set(config.target_modules) - names) if not isinstance(config.target_modules, str) else []
     if unknown:
         raise UserError(
             f"--lora_target_modules {' '.join(unknown)}: no such linear layers in this base; it has "
             f"{', '.join(sorted(names))}."
         )
-    return get_peft_model(skeleton, config).get_nb_trainable_parameters()
+    head = skeleton.get_output_embeddings()
+    quantisable = sum(layer.weight.numel() for layer in layers.values() if layer is not head)
+    trainable, total = get_peft_model(skeleton, config).get_nb_trainable_parameters()
+    return Parameters(trainable, quantisable, total)
 
 
 def attach(base: nn.Module, folder: Path, base_name: str, trainable: bool = False) -> tuple[PeftModel, str]:

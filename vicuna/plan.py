@@ -6,6 +6,7 @@ from importlib.metadata import version
 from typing import Any
 
 from vicuna import __version__
+from vicuna.adapter import Parameters
 from vicuna.args import DataFlags, LoraFlags, ModelFlags, RunFlags
 from vicuna.data import Examples, Records
 from vicuna.model import Base, compute_dtype, device
@@ -45,18 +46,18 @@ def make_plan(
     train: Examples,
     held_out: Examples | None,
     batches: StepBatches,
-    parameters: tuple[int, int],
+    parameters: Parameters,
     flags: tuple[ModelFlags, DataFlags, LoraFlags, RunFlags],
     start: str,
 ) -> Plan:
     """Work the plan out.
 
     Args:
-        parameters: trainable and all parameters, adapter included.
+        parameters: counted on the model without weights.
         start: how the run begins, e.g. "new run".
     """
     model, data, lora, run = flags
-    trainable, total = parameters
+    trainable, total = parameters.trainable, parameters.total
     dtype, reason = compute_dtype(model.bits)
     per_epoch = batches.steps_per_epoch
     steps = math.ceil(run.num_epoch * per_epoch)
@@ -69,7 +70,7 @@ def make_plan(
     cut = train.cut + (held_out.cut if held_out else 0)
     held = len(held_out.lengths) if held_out else 0
     rows = len(train.lengths) + held + left_out + records.bad.total()
-    weights_gib = (total - trainable) * model.bits / 8 / 2**30
+    weights_gib = parameters.weight_bytes(model.bits, dtype) / 2**30
     # float32 adapter, gradient, and AdamW's two moments
     adapter_gib = trainable * 16 / 2**30
     facts = {

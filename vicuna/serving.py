@@ -30,9 +30,13 @@ class Assistant:
     status: str
     warnings: list[str]
 
+    def prompt_text(self, messages: Sequence[Message]) -> str:
+        """The prompt for the last message, as text."""
+        return render(self.prompt_type, messages)
+
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """Ids of the prompt for the last message, BOS included: the same that training saw."""
-        return [self.base.tokenizer.bos_id, *self.base.tokenizer.encode(render(self.prompt_type, messages))]
+        return [self.base.tokenizer.bos_id, *self.base.tokenizer.encode(self.prompt_text(messages))]
 
     def stream(
         self,

@@ -13,7 +13,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList, set_seed
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+    set_seed,
+)
 
 from vicuna.args import DecodingFlags
 from vicuna.errors import UserError
@@ -33,14 +40,15 @@ DEFAULTS = {"max_new_tokens": 256, "min_new_tokens": 1}
 DRAWING = ("temperature", "top_p", "top_k")  # what only sampling looks at
 
 
-def settings(flags: DecodingFlags) -> dict[str, Any]:
-    """generate()'s arguments: an explicit flag, then the preset, then our default; the rest is the base's.
+def settings(flags: DecodingFlags, base: GenerationConfig) -> dict[str, Any]:
+    """generate()'s arguments: an explicit flag, then the preset, then the base's generation config, then our default.
 
     A temperature, top-p or top-k turns sampling on unless `do_sample` says otherwise; temperature 0 is greedy.
     """
     names = ("num_beams", *DRAWING, "max_new_tokens", "min_new_tokens", "repetition_penalty")
+    declared = {name: value for name, value in base.to_diff_dict().items() if name in names and value is not None}
     given = {name: value for name in names if (value := getattr(flags, name)) is not None}
-    chosen = {**DEFAULTS, **PRESETS[flags.preset], **given}
+    chosen = {**DEFAULTS, **declared, **PRESETS[flags.preset], **given}
     if flags.do_sample is not None:
         chosen["do_sample"] = flags.do_sample
     elif any(name in given for name in DRAWING):

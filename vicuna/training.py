@@ -222,9 +222,8 @@ class Progress(TrainerCallback):
 class Outputs(TrainerCallback):
     """Keeps run_args.json in every checkpoint, and the adapter with the lowest evaluation loss in `best/`."""
 
-    def __init__(self, output: Path, facts: dict[str, Any]):
-        self.output, self.facts = output, facts
-        self.best_loss = math.inf
+    def __init__(self, output: Path, facts: dict[str, Any], best_loss: float):
+        self.output, self.facts, self.best_loss = output, facts, best_loss
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if args.eval_strategy != "no" and state.global_step >= state.max_steps:
@@ -301,8 +300,7 @@ def train(trainer: Trainer, resume: Path | None) -> None:
     try:
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     except torch.OutOfMemoryError as error:
-        flag = "--micro_batch" if trainer.args.per_device_train_batch_size > 1 else "--cutoff_len"
-        raise UserError(
-            f"out of memory at step {trainer.state.global_step}. Lower {flag} (the result stays the same for "
-            "--micro_batch), or take --bits 4."
-        ) from error
+        remedy = "--cutoff_len, or take fewer --bits or a smaller base"
+        if trainer.args.per_device_train_batch_size > 1:
+            remedy = "--micro_batch, which changes no result"
+        raise UserError(f"out of memory at step {trainer.state.global_step}. Lower {remedy}.") from error

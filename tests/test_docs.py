@@ -1,0 +1,187 @@
+"""The documents against each other and against the code: languages, links, paths, flags, messages."""
+
+import ast
+import importlib.util
+import re
+from dataclasses import MISSING, Field, fields
+from pathlib import Path
+
+import pytest
+
+from vicuna import args
+
+ROOT = Path(__file__).resolve().parent.parent
+PAIRS = [
+    ("README.md", "docs/zh/README.md"),
+    *((f"docs/en/{page.name}", f"docs/zh/{page.name}") for page in sorted((ROOT / "docs/en").glob("*.md"))),
+]
+PAGES = sorted(
+    [
+        *ROOT.glob("*.md"),
+        *ROOT.glob("docs/**/*.md"),
+        *ROOT.glob("config-sample/*.md"),
+        *ROOT.glob("sample/*.md"),
+    ]
+)
+README_LINES = 250
+
+
+def read(path: str | Path) -> str:
+    return (ROOT / path).read_text(encoding="utf-8")
+
+
+def code_blocks(text: str) -> list[str]:
+    return re.findall(r"^```.*?^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def prose(text: str) -> str:
+    """A page without its code blocks."""
+    return re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def headings(text: str) -> list[tuple[int, str]]:
+    return [(len(marks), name) for marks, name in re.findall(r"^(#+) (.+)$", prose(text), re.MULTILINE)]
+
+
+def tool(name: str, flags: str) -> type:
+    """The dataclass of a tool's own flags."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / f"tools/{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return getattr(module, flags)
+
+
+def program_fields(name: str) -> list[Field]:
+    groups = {
+        "finetune.py": (args.ModelFlags, args.DataFlags, args.LoraFlags, args.RunFlags),
+        "generate.py": (args.ModelFlags, args.ServeFlags, args.DecodingFlags),
+        "tools/compare_answers.py": (args.ModelFlags, tool("compare_answers", "CompareFlags")),
+        "tools/make_tiny_llama.py": (tool("make_tiny_llama", "MakeFlags"),),
+    }[name]
+    return [one for group in groups for one in fields(group)]
+
+
+def default_text(one: Field) -> str:
+    """A flag's default as the table shows it; – where there is none."""
+    value = one.default_factory() if one.default is MISSING else one.default
+    if value in (None, ""):
+        return "–"
+    return f"`{' '.join(value) if isinstance(value, list) else value}`"
+
+
+def sections(text: str) -> dict[str, str]:
+    """Heading of the second level -> what lies under it."""
+    return dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL))
+
+
+def flag_rows(section: str) -> list[tuple[str, str]]:
+    """(flag, default) of every row of a table of flags."""
+    return re.findall(r"^\| `--(\w+)` \| (.+?) \|", section, re.MULTILINE)
+
+
+def messages() -> list[str]:
+    """Every text in the programs' source; a value in it is written …"""
+    found = []
+    for file in [*ROOT.glob("*.py"), *ROOT.glob("vicuna/*.py"), *ROOT.glob("tools/*.py")]:
+        for node in ast.walk(ast.parse(read(file))):
+            if isinstance(node, ast.JoinedStr):
+                found.append("".join(p.value if isinstance(p, ast.Constant) else "…" for p in node.values))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value)
+    return found
+
+
+def program_paths(text: str) -> list[str]:
+    """Paths of this repository's files in code blocks and in backticks."""
+    code = "\n".join([*code_blocks(text), *re.findall(r"`([^`\n]+)`", prose(text))])
+    path = r"(?:scripts|tools|vicuna|tests)/[\w./-]*\w|\w+\.(?:py|sh)"
+    return re.findall(rf"(?<![\w./-])(?:{path})(?![\w/])", code)
+
+
+def test_english_and_chinese_have_the_same_pages():
+    english = {page.name for page in (ROOT / "docs/en").glob("*.md")}
+    chinese = {page.name for page in (ROOT / "docs/zh").glob("*.md")} - {"README.md"}
+    assert len(english) >= 7
+    assert english == chinese
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: Path(pair[0]).stem)
+def test_both_languages_have_the_same_heading_levels(pair):
+    english, chinese = (headings(read(page)) for page in pair)
+    assert english
+    assert [level for level, _ in english] == [level for level, _ in chinese]
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: Path(pair[0]).stem)
+def test_both_languages_have_identical_code_blocks(pair):
+    english, chinese = (code_blocks(read(page)) for page in pair)
+    assert english
+    assert english == chinese
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_relative_link_leads_somewhere(page):
+    links = re.findall(r"\]\(([^)\s]+)\)", prose(read(page)))
+    relative = [link.split("#")[0] for link in links if not re.match(r"[a-z]+:|#", link)]
+    assert [link for link in relative if not (page.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if p.name != "CHANGELOG.md"], ids=lambda p: str(p.relative_to(ROOT)))
+def test_every_script_that_a_page_names_exists(page):
+    missing = [path for path in program_paths(read(page)) if not (ROOT / path.rstrip("/")).exists()]
+    assert missing == []
+
+
+def test_the_readme_names_every_program_and_module():
+    named = set(program_paths("\n".join(code_blocks(read("README.md")))))
+    files = [file for pattern in ("*.py", "vicuna/*.py", "scripts/*.sh", "tools/*.py") for file in ROOT.glob(pattern)]
+    here = {str(file.relative_to(ROOT)) for file in files if file.name != "__init__.py"}
+    assert len(here) > 20
+    assert here - named == set()
+
+
+def test_the_readme_is_short_and_links_the_other_language_first():
+    lines = read("README.md").splitlines()
+    assert len(lines) < README_LINES
+    assert "(docs/zh/README.md)" in next(line for line in lines[1:] if line)
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+@pytest.mark.parametrize(
+    "program", ["finetune.py", "generate.py", "tools/compare_answers.py", "tools/make_tiny_llama.py"]
+)
+def test_the_table_of_a_program_has_its_flags_in_order_with_their_defaults(program, language):
+    documented = flag_rows(sections(read(f"docs/{language}/flags.md"))[program])
+    assert documented == [(one.name, default_text(one)) for one in program_fields(program)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_flag_that_a_page_names_exists(page):
+    programs = ("finetune.py", "generate.py", "tools/compare_answers.py", "tools/make_tiny_llama.py")
+    known = {one.name for program in programs for one in program_fields(program)}
+    known |= {f"no_{name}" for name in ("gradient_checkpointing", "use_typewriter", "show_beam")}
+    others = {"help", "standalone", "nproc_per_node", "deepspeed"}  # argparse's, torchrun's, the original's
+    text = re.sub(r"--lora_…", "", read(page))
+    named = {name.replace("-", "_") for name in re.findall(r"(?<![\w-])--([a-z][\w-]*)", text)}
+    assert named - known - others == set()
+
+
+@pytest.mark.parametrize("script", ["scripts/finetune.sh", "scripts/generate.sh"])
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_the_launcher_variables_are_those_of_the_script(script, language):
+    section = re.search(rf"^### {script}\n(.*?)(?=^#|\Z)", read(f"docs/{language}/flags.md"), re.M | re.S)[1]
+    documented = set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE))
+    taken = set(re.findall(r"\$\{(\w+):?-", read(script))) - {"CUDA_VISIBLE_DEVICES"}
+    assert documented == taken
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_every_heading_of_the_faq_is_a_text_of_the_programs(language):
+    entries = [name for level, name in headings(read(f"docs/{language}/faq.md")) if level == 2]
+    texts = messages()
+    assert len(entries) >= 10
+    assert [entry for entry in entries if not any(entry in text for text in texts)] == []
+
+
+def test_no_page_names_a_folder_of_somebodys_machine():
+    assert [page for page in PAGES if re.search(r"(?<![\w.])/(?:work|tmp|root|home)/", read(page))] == []

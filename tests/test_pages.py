@@ -1,0 +1,305 @@
+"""generate.py in headless Chromium: type, watch the answer grow, stop it, move a slider; in both languages."""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from vicuna.stream import Beam, Update
+from vicuna.ui import SLIDERS, STRINGS, mode_line, preset_values, safe_markdown, show_answer, stats_line
+
+ROOT = Path(__file__).resolve().parent.parent
+CHROMIUM_FLAGS = [
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+]
+
+
+def find_chromium() -> str | None:
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    return next((path for name in names if (path := shutil.which(name))), None)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import Error, sync_playwright
+
+    with sync_playwright() as playwright:
+        try:
+            browser = playwright.chromium.launch(executable_path=find_chromium(), args=CHROMIUM_FLAGS)
+        except Error as error:
+            reason = f"no Chromium to drive the page with: {str(error).splitlines()[0]}"
+            if os.environ.get("VICUNA_REQUIRE_BROWSER"):
+                pytest.fail(reason)
+            pytest.skip(reason)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def address(tiny_base):
+    """generate.py serving the tiny base, whose random weights talk until the length limit."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    argv = [sys.executable, "generate.py", "--model_path", tiny_base, "--bits", "32", "--port", str(port)]
+    server = subprocess.Popen(argv, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    url = f"http://127.0.0.1:{port}/"
+    for _ in range(240):
+        try:
+            urllib.request.urlopen(url, timeout=2)
+            break
+        except OSError:
+            assert server.poll() is None, server.stderr.read()
+            time.sleep(0.5)
+    yield url
+    server.terminate()
+    server.wait(timeout=20)
+
+
+@pytest.fixture
+def open_page(browser, address):
+    contexts = []
+
+    def open_page(language: str = "en-US", width: int = 1280):
+        context = browser.new_context(locale=language, viewport={"width": width, "height": 900})
+        contexts.append(context)
+        page = context.new_page()
+        page.requested = []
+        page.on("request", lambda request: page.requested.append(request.url))
+        page.goto(address)
+        page.wait_for_selector("#question textarea")
+        # The page says the mode in the visitor's language once its events are connected.
+        own = "当前解码" if language.startswith("zh") else "Decoding now"
+        page.wait_for_function("own => document.querySelector('#mode').innerText.includes(own)", arg=own)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+
+
+def ask(page, question: str) -> None:
+    page.fill("#question textarea", question)
+    page.click("#generate")
+
+
+def shown(page) -> str:
+    """The answer, without the hidden progress text that Gradio keeps beside it."""
+    return page.evaluate("document.querySelector('#output .md')?.innerText ?? ''")
+
+
+def set_slider(page, name: str, value: float) -> None:
+    page.locator(f"#{name} input[type=number]").fill(str(value))
+    page.locator(f"#{name} input[type=number]").press("Tab")
+
+
+def open_settings(page) -> None:
+    page.locator("#settings button").first.click()
+    page.wait_for_selector("#temperature input[type=number]")
+
+
+def wait_for_stats(page, pattern: str) -> str:
+    page.wait_for_function(
+        "pattern => new RegExp(pattern).test(document.querySelector('#stats').innerText)", arg=pattern, timeout=60000
+    )
+    return page.inner_text("#stats")
+
+
+@pytest.mark.browser
+def test_the_answer_grows_and_ends_without_a_cursor(open_page):
+    page = open_page()
+    ask(page, "春天的花有哪些？")
+    lengths = []
+    while not re.search("length limit|eos", page.inner_text("#stats")) and len(lengths) < 600:
+        lengths.append(len(shown(page)))
+        page.wait_for_timeout(50)
+    grown = [length for length in dict.fromkeys(lengths) if length]
+    assert len(grown) >= 4
+    assert grown == sorted(grown)
+    assert "▌" not in shown(page)
+
+
+@pytest.mark.browser
+def test_stop_ends_an_answer_and_says_so(open_page):
+    page = open_page()
+    open_settings(page)
+    set_slider(page, "max_new_tokens", 440)
+    ask(page, "讲一个很长的故事。")
+    wait_for_stats(page, r"\d+ tokens")
+    page.click("#stop")
+    line = wait_for_stats(page, "stopped by you")
+    assert 0 < int(re.match(r"(\d+) tokens", line).group(1)) < 440
+    assert shown(page).strip()
+
+
+@pytest.mark.browser
+def test_moving_the_temperature_switches_sampling_on_and_the_page_says_so(open_page):
+    page = open_page()
+    assert "greedy" in page.inner_text("#mode")
+    open_settings(page)
+    set_slider(page, "max_new_tokens", 20)
+    set_slider(page, "temperature", 0.9)
+    page.wait_for_function("document.querySelector('#mode').innerText.includes('sampling.')")
+    assert page.locator("#do_sample input").is_checked()
+    assert page.locator("#preset input[value=custom]").is_checked()
+    answers = set()
+    for _ in range(2):
+        ask(page, "你好")
+        page.wait_for_timeout(300)
+        wait_for_stats(page, "length limit|eos")
+        answers.add(shown(page))
+    assert len(answers) == 2  # no seed: two draws differ
+
+
+@pytest.mark.browser
+def test_temperature_zero_is_greedy_and_greys_what_has_no_effect(open_page):
+    page = open_page()
+    open_settings(page)
+    set_slider(page, "temperature", 0)
+    page.wait_for_function("document.querySelector('#mode').innerText.includes('Temperature 0 is greedy')")
+    page.wait_for_selector("#top_p input[type=number]:disabled")
+    set_slider(page, "temperature", 0.5)
+    page.wait_for_selector("#top_p input[type=number]:enabled")
+
+
+@pytest.mark.browser
+def test_the_beam_preset_fills_the_sliders_and_shows_every_beam(open_page):
+    page = open_page()
+    page.locator("#preset input[value=beam]").click()
+    page.wait_for_function("document.querySelector('#mode').innerText.includes('beam search')")
+    open_settings(page)
+    assert page.locator("#num_beams input[type=number]").input_value() == "4"
+    set_slider(page, "max_new_tokens", 12)
+    ask(page, "你好")
+    wait_for_stats(page, "length limit|eos")
+    text = shown(page)
+    assert [f"Beam {n} ·" in text for n in range(1, 6)] == [True] * 4 + [False]
+    assert text.count("final") == 1
+
+
+@pytest.mark.browser
+def test_the_exact_prompt_is_shown(open_page):
+    page = open_page()
+    open_settings(page)
+    set_slider(page, "max_new_tokens", 3)
+    ask(page, "你好")
+    wait_for_stats(page, "length limit|eos")
+    page.locator("#sent button").first.click()
+    page.wait_for_selector("#prompt textarea")
+    sent = page.locator("#prompt textarea").input_value()
+    assert sent.endswith("### Instruction:\n你好\n\n### Response:\n")
+    assert re.match(r"\d+ tokens\n\nBelow is an instruction", sent)
+
+
+@pytest.mark.browser
+def test_continue_goes_on_where_the_limit_cut(open_page):
+    page = open_page()
+    open_settings(page)
+    set_slider(page, "max_new_tokens", 10)
+    set_slider(page, "repetition_penalty", 1)
+    ask(page, "你好")
+    wait_for_stats(page, "length limit")
+    first = shown(page).strip()
+    page.click("#continue")
+    page.wait_for_function(
+        "first => document.querySelector('#output .md').innerText.length > first.length + 3", arg=first, timeout=30000
+    )
+    assert shown(page).replace("▌", "").startswith(first)
+
+
+@pytest.mark.browser
+def test_an_empty_question_is_answered_with_a_hint(open_page):
+    page = open_page()
+    page.click("#generate")
+    wait_for_stats(page, "Please type a question first")
+
+
+@pytest.mark.browser
+def test_a_question_beyond_the_context_is_refused_and_kept(open_page):
+    page = open_page()
+    ask(page, "问" * 2000)
+    assert "the base's context is 512" in wait_for_stats(page, "⚠")
+    assert page.locator("#question textarea").input_value() == "问" * 2000
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("language", ["zh-CN", "zh-TW", "en-US"])
+def test_the_page_speaks_the_browsers_language(open_page, language):
+    page = open_page(language)
+    strings = STRINGS["zh" if language.startswith("zh") else "en"]
+    assert page.inner_text("#generate") == strings["generate"]
+    assert page.inner_text("#stop") == strings["stop"]
+    assert "__i18n__" not in page.inner_text("body")
+
+
+@pytest.mark.browser
+def test_the_page_fits_a_phone_with_the_answer_before_the_settings(open_page):
+    page = open_page("zh-CN", width=390)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    top = {name: page.locator(f"#{name}").bounding_box()["y"] for name in ("question", "output", "preset")}
+    assert top["question"] < top["output"] < top["preset"]
+
+
+@pytest.mark.browser
+def test_the_page_asks_no_other_server(open_page, address):
+    page = open_page()
+    ask(page, "你好 ![x](http://example.com/x.png) <img src=http://example.com/y.png>")
+    wait_for_stats(page, "tokens")
+    page.click("#stop")
+    assert [url for url in page.requested if not url.startswith((address, "data:", "blob:"))] == []
+
+
+def test_the_sliders_have_the_originals_ranges():
+    assert SLIDERS["temperature"][:2] == (0, 1)
+    assert SLIDERS["top_k"] == (0, 100, 1)
+    assert SLIDERS["num_beams"] == (1, 10, 1)
+    assert SLIDERS["max_new_tokens"] == (1, 2000, 1)
+    assert SLIDERS["min_new_tokens"] == (1, 300, 1)
+    assert SLIDERS["repetition_penalty"] == (0.1, 10, 0.1)
+    original = preset_values("original")
+    assert [original[name] for name in SLIDERS] == [0.1, 0.75, 40, 4, 256, 1, 2.0]
+
+
+def test_both_languages_have_the_same_strings():
+    assert STRINGS["en"].keys() == STRINGS["zh"].keys()
+    for key, english in STRINGS["en"].items():
+        assert re.findall(r"\{\w+", english) == re.findall(r"\{\w+", STRINGS["zh"][key]), key
+
+
+def test_html_and_images_of_an_answer_are_text_and_code_stays_code():
+    shown = safe_markdown("<b>x</b> a&b ![i](http://h/i.png)\n```cpp\nvector<int> x; a<b\n```\nsee `a<b` & <i>")
+    assert "<b>" not in shown
+    assert "<i>" not in shown
+    assert "![" not in shown
+    assert "```cpp\nvector<int> x; a<b\n```" in shown
+    assert "`a<b`" in shown
+    assert "&lt;b&gt;" in shown or "&lt;b>" in shown
+
+
+def test_an_unfinished_code_block_is_still_code():
+    assert safe_markdown("```py\nif a<b:") == "```py\nif a<b:"
+
+
+def test_the_lines_of_an_update_name_speed_reason_and_beams():
+    update = Update([Beam([5, 6], "甲", -0.5), Beam([5, 7], "乙", -0.9)], 2, 1.2, 0.2, "length", cut_character=True)
+    line = stats_line(STRINGS["en"], update)
+    assert line.startswith("2 tokens · 1.0 tokens/s · first token 0.20 s · length limit reached")
+    assert "incomplete" in line
+    shown = show_answer(STRINGS["zh"], update)
+    assert "第 1 束 · -0.50 · 最终" in shown
+    assert "第 2 束 · -0.90**" in shown
+    assert show_answer(STRINGS["zh"], update, all_beams=False) == "甲"
+
+
+def test_the_mode_line_says_what_has_no_effect():
+    greedy = preset_values("precise")
+    assert mode_line(STRINGS["en"], greedy).endswith("moving one switches sampling on.")
+    assert mode_line(STRINGS["en"], {**greedy, "do_sample": True}) == "Decoding now: **sampling**."

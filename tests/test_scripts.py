@@ -1,0 +1,270 @@
+"""The launchers: what each variable becomes on the command line, and that every flag they pass exists."""
+
+import os
+import re
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from vicuna.args import DataFlags, DecodingFlags, LoraFlags, ModelFlags, RunFlags, ServeFlags, parse
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPTS = sorted((ROOT / "scripts").glob("*.sh"))
+TRAIN = (ModelFlags, DataFlags, LoraFlags, RunFlags)
+SERVE = (ModelFlags, ServeFlags, DecodingFlags)
+# Stands in for python: notes CUDA_VISIBLE_DEVICES and its arguments, one call a line, and ends with $STATUS.
+PYTHON = """#!/usr/bin/env bash
+{ printf '%s' "${CUDA_VISIBLE_DEVICES-unset}"; printf '\\037%s' "$@"; printf '\\n'; } >>"$CALLS"
+exit "${STATUS:-0}"
+"""
+
+
+@dataclass
+class Call:
+    """One call of python by a launcher."""
+
+    visible: str
+    argv: list[str]
+
+
+@dataclass
+class Launched:
+    status: int
+    calls: list[Call]
+
+    @property
+    def only(self) -> Call:
+        (call,) = self.calls
+        return call
+
+
+@pytest.fixture
+def launch(tmp_path) -> Callable[..., Launched]:
+    """launch("finetune.sh", "--bits", "4", DATA_PATH="x"): run a launcher from elsewhere, with a stand-in for python."""
+    python, calls = tmp_path / "python", tmp_path / "calls"
+    python.write_text(PYTHON, encoding="utf-8")
+    python.chmod(0o755)
+
+    def run(name: str, *argv: str, **variables: str) -> Launched:
+        calls.write_text("", encoding="utf-8")
+        env = {"PATH": os.environ["PATH"], "PYTHON": str(python), "CALLS": str(calls), "CUDA_VISIBLE_DEVICES": ""}
+        done = subprocess.run(
+            ["bash", str(ROOT / "scripts" / name), *argv],
+            cwd=tmp_path, env=env | variables, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        lines = [line.split("\x1f") for line in calls.read_text(encoding="utf-8").splitlines()]
+        return Launched(done.returncode, [Call(visible, argv) for visible, *argv in lines])
+
+    return run
+
+
+def flags(groups: tuple[type, ...], argv: list[str]) -> dict:
+    """What the program itself makes of the arguments a launcher passes."""
+    return {name: value for group in parse("test", *groups, argv=argv) for name, value in vars(group).items()}
+
+
+@pytest.mark.parametrize("script", [*SCRIPTS, ROOT / ".ci/run"], ids=lambda script: script.name)
+def test_a_script_is_valid_bash(script):
+    if not script.is_file():
+        pytest.skip(f"{script.name} is not there")
+    done = subprocess.run(["bash", "-n", str(script)], capture_output=True, text=True, timeout=60)
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
+def test_a_script_stops_at_the_first_error(script):
+    if script.name == "environment.sh":
+        pytest.skip("it is sourced")
+    text = script.read_text(encoding="utf-8")
+
+    assert text.startswith("#!/usr/bin/env bash\n")
+    assert "\nset -euo pipefail\n" in text
+
+
+# --- finetune -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "name", "meant"),
+    [
+        ("DATA_PATH", "my data.jsonl", "data_path", "my data.jsonl"),
+        ("MODEL_PATH", "/data/llama-7b", "model_path", "/data/llama-7b"),
+        ("OUTPUT_PATH", "out", "output_path", "out"),
+        ("TEST_SIZE", "0", "test_size", 0),
+        ("lora_checkpoint", "out/checkpoint-10", "resume_from_checkpoint", "out/checkpoint-10"),
+        ("lora_remote_checkpoint", "owner/name", "lora_remote_checkpoint", "owner/name"),
+        ("from_data_beginning", "True", "ignore_data_skip", True),
+        ("from_data_beginning", "False", "ignore_data_skip", False),
+    ],
+)
+@pytest.mark.parametrize("name_of_script", ["finetune.sh", "finetune_4bit.sh", "finetune_fp16.sh"])
+def test_a_variable_of_finetune_reaches_its_flag(launch, name_of_script, variable, value, name, meant):
+    program, *argv = launch(name_of_script, **{variable: value}).only.argv
+
+    assert program == "finetune.py"
+    assert flags(TRAIN, argv)[name] == meant
+
+
+def test_without_variables_finetune_gets_no_flags(launch):
+    assert launch("finetune.sh").only.argv == ["finetune.py"]
+
+
+def test_an_empty_variable_is_no_variable(launch):
+    assert launch("finetune.sh", DATA_PATH="", TOT_CUDA="", lora_checkpoint="").only.argv == ["finetune.py"]
+
+
+def test_what_follows_goes_to_finetune_behind_the_variables_flags(launch):
+    argv = launch("finetune.sh", "--data_path", "b c", "--num_epoch", "1", DATA_PATH="a").only.argv
+
+    assert argv == ["finetune.py", "--data_path", "a", "--data_path", "b c", "--num_epoch", "1"]
+    assert flags(TRAIN, argv[1:])["data_path"] == "b c"
+
+
+@pytest.mark.parametrize(
+    ("name", "argv", "bits"),
+    [
+        ("finetune.sh", [], 8),
+        ("finetune_4bit.sh", [], 4),
+        ("finetune_fp16.sh", [], 16),
+        ("finetune_4bit.sh", ["--bits", "8"], 8),
+    ],
+)
+def test_each_launcher_of_finetune_has_its_precision(launch, name, argv, bits):
+    assert flags(TRAIN, launch(name, *argv).only.argv[1:])["bits"] == bits
+
+
+def test_one_card_is_plain_python_on_that_card(launch):
+    call = launch("finetune.sh", TOT_CUDA="3").only
+
+    assert call.visible == "3"
+    assert call.argv == ["finetune.py"]
+
+
+def test_several_cards_are_validated_once_and_then_run_by_torchrun(launch):
+    first, second = launch("finetune.sh", "--seed", "1", TOT_CUDA="0,1,3", DATA_PATH="a").calls
+
+    assert first.argv == ["finetune.py", "--data_path", "a", "--seed", "1", "--plan_only"]
+    assert second.argv == [
+        *["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=3"],
+        *["finetune.py", "--data_path", "a", "--seed", "1"],
+    ]
+    assert first.visible == second.visible == "0,1,3"
+
+
+def test_the_port_reaches_torchrun(launch):
+    _, second = launch("finetune.sh", TOT_CUDA="0,1", PORT="12345").calls
+    torchrun = second.argv[: second.argv.index("finetune.py")]
+
+    assert "--master_port=12345" in torchrun
+    assert "--nproc_per_node=2" in torchrun
+    assert "--standalone" not in torchrun  # it would choose a port of its own
+
+
+def test_cards_named_by_cuda_itself_count_too(launch):
+    *_, last = launch("finetune.sh", CUDA_VISIBLE_DEVICES="2,5").calls
+
+    assert "--nproc_per_node=2" in last.argv
+
+
+def test_the_number_of_processes_can_be_given(launch):
+    assert launch("finetune.sh", TOT_CUDA="0,1", NUM_PROCESSES="1").only.argv == ["finetune.py"]
+    *_, last = launch("finetune.sh", NUM_PROCESSES="2").calls
+    assert "--nproc_per_node=2" in last.argv
+
+
+def test_a_mistake_ends_before_many_processes_start_and_keeps_its_status(launch):
+    launched = launch("finetune.sh", TOT_CUDA="0,1", STATUS="2")
+
+    assert launched.status == 2
+    assert "--plan_only" in launched.only.argv
+
+
+def test_a_single_run_keeps_the_status_of_its_program(launch):
+    assert launch("finetune_4bit.sh", STATUS="143").status == 143
+
+
+# --- generate -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "name", "meant"),
+    [
+        ("BASE_MODEL", "/data/my llama", "model_path", "/data/my llama"),
+        ("LORA_PATH", "owner/name", "lora_path", "owner/name"),
+        ("LORA_PATH", "", "lora_path", ""),
+        ("USE_LOCAL", "1", "use_local", True),
+        ("USE_LOCAL", "0", "use_local", False),
+        ("TYPE_WRITER", "0", "use_typewriter", False),
+        ("TYPE_WRITER", "1", "use_typewriter", True),
+    ],
+)
+@pytest.mark.parametrize("name_of_script", ["generate.sh", "generate_4bit.sh"])
+def test_a_variable_of_generate_reaches_its_flag(launch, name_of_script, variable, value, name, meant):
+    program, *argv = launch(name_of_script, **{variable: value}).only.argv
+
+    assert program == "generate.py"
+    assert flags(SERVE, argv)[name] == meant
+
+
+def test_without_variables_generate_opens_what_the_quickstart_made(launch):
+    argv = launch("generate.sh").only.argv
+
+    assert argv == ["generate.py", "--model_path", "models/tiny-llama-zh", "--lora_path", "lora-Vicuna"]
+
+
+def test_generate_runs_on_the_cards_that_are_named(launch):
+    assert launch("generate.sh", TOT_CUDA="2").only.visible == "2"
+
+
+def test_what_follows_goes_to_generate(launch):
+    assert launch("generate.sh", "--text", "你 好").only.argv[-2:] == ["--text", "你 好"]
+
+
+@pytest.mark.parametrize(("name", "bits"), [("generate.sh", 8), ("generate_4bit.sh", 4)])
+def test_each_launcher_of_generate_has_its_precision(launch, name, bits):
+    assert flags(SERVE, launch(name).only.argv[1:])["bits"] == bits
+
+
+# --- flags --------------------------------------------------------------------------------------------------------
+
+PROGRAM = re.compile(r"(?:scripts/)?((?:tools/)?(?:finetune|generate|make_tiny_llama|compare_answers))\w*\.(?:py|sh)\b")
+
+
+def flags_passed(script: Path) -> dict[str, set[str]]:
+    """Program -> flags that a line of the script, comments included, passes to it.
+
+    Flags belong to the program named before them; on a line that names none, to that of the script's own name.
+    """
+    own = PROGRAM.match(script.name)
+    found: dict[str, set[str]] = {}
+    for line in script.read_text(encoding="utf-8").replace("\\\n", " ").split("\n"):
+        if re.search(r"rendezvous=|nvidia-smi", line):
+            continue
+        named = list(PROGRAM.finditer(line))
+        ends = [*(match.start() for match in named[1:]), len(line)]
+        parts = [(match[1], line[match.end() : end]) for match, end in zip(named, ends, strict=False)]
+        for name, rest in parts or ([(own[1], line)] if own else []):
+            found.setdefault(f"{name}.py", set()).update(re.findall(r"(?<![\w-])--\w+", rest))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "at_least"),
+    [("finetune.sh", 9), ("finetune_4bit.sh", 1), ("finetune_fp16.sh", 1), ("generate.sh", 4), ("generate_4bit.sh", 1)],
+)
+def test_the_reader_of_the_test_below_finds_the_flags(name, at_least):
+    (found,) = flags_passed(ROOT / "scripts" / name).values()
+
+    assert len(found) >= at_least
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
+def test_every_flag_that_a_script_passes_exists_in_the_program(program, script):
+    for name, passed in flags_passed(script).items():
+        known = set(re.findall(r"--\w+", program(name, "--help").stdout))
+        assert len(known) > 3
+        assert passed - known == set()
