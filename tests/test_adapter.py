@@ -261,9 +261,7 @@ def test_a_pickle_of_program_objects_is_refused_and_not_executed(tiny_base, tmp_
     folder.mkdir()
     write({"base_model.model.x.lora_A.weight": torch.ones(1), "bomb": Bomb(target)}, folder / name)
 
-    with pytest.raises(
-        UserError, match=r"can not be read as plain tensors .* a pickle of program objects, which is nev"
-    ):
+    with pytest.raises(UserError, match=r"can not be read as plain tensors .* a pickle of program objects"):
         adapter.attach(base_model(tiny_base), folder, "tiny")
 
     assert not target.exists()
@@ -279,9 +277,7 @@ def test_the_bomb_of_the_test_above_would_go_off(tmp_path):
 def test_a_folder_without_an_adapter_is_refused(tmp_path):
     (tmp_path / "optimizer.pt").touch()
 
-    with pytest.raises(
-        UserError, match=r"has no adapter: expected one of adapter_model\.safetensors, .* found optimizer"
-    ):
+    with pytest.raises(UserError, match=r"has no adapter: expected one of adapter_model\.safetensors, .*found opt"):
         adapter.weight_file(tmp_path)
 
 
@@ -318,9 +314,7 @@ def test_a_lora_a_without_its_lora_b_is_refused(copy):
     tensors = load_file(copy / "adapter_model.safetensors")
     tensors.pop(next(name for name in tensors if "lora_B" in name))
 
-    with pytest.raises(
-        UserError, match=r"the adapter has .*lora_A\.weight but no lora_B beside it; the file is incompl"
-    ):
+    with pytest.raises(UserError, match=r"the adapter has .*lora_A\.weight but no lora_B beside it; the file is"):
         adapter.modules_of(tensors)
 
 
@@ -329,9 +323,7 @@ def test_an_adapter_that_lacks_a_module_its_config_promises_is_refused(tiny_base
     kept = {name: value for name, value in tensors.items() if "layers.1.self_attn.v_proj" not in name}
     save_file(kept, copy / "adapter_model.safetensors")
 
-    with pytest.raises(
-        UserError, match="do not describe the same adapter: 2 tensors differ, such as .*layers.1.*v_proj"
-    ):
+    with pytest.raises(UserError, match=r"do not describe the same adapter: 2 tensors differ, such as .*\.1\..*v_proj"):
         adapter.attach(base_model(tiny_base), copy, "tiny")
 
 
@@ -339,9 +331,7 @@ def test_an_adapter_that_lacks_a_module_its_config_promises_is_refused(tiny_base
 def test_a_config_of_another_rank_is_refused(tiny_base, edit, rank):
     folder = edit(r=rank)
 
-    with pytest.raises(
-        UserError, match=rf"config\.json says r {rank}, but the tensors beside it have rank \[8\]: it bel"
-    ):
+    with pytest.raises(UserError, match=rf"config\.json says r {rank}, but the tensors beside it have rank \[8\]"):
         adapter.attach(base_model(tiny_base), folder, "tiny")
 
 
@@ -387,9 +377,7 @@ def test_tensors_of_several_ranks_without_a_config_are_refused(tiny_base, tmp_pa
     model = new_adapter(tiny_base, rank_pattern={"q_proj": 4})
     save_file(get_peft_model_state_dict(model), tmp_path / "adapter_model.safetensors")
 
-    with pytest.raises(
-        UserError, match=r"has no adapter_config\.json, and its tensors have the ranks \[4, 8\]: add the"
-    ):
+    with pytest.raises(UserError, match=r"has no adapter_config\.json, and its tensors have the ranks \[4, 8\]: add"):
         adapter.attach(base_model(tiny_base), tmp_path, "tiny")
 
 
@@ -403,9 +391,7 @@ def test_a_rank_pattern_in_the_config_is_honoured(tiny_base, tmp_path):
 def test_an_adapter_of_another_architecture_is_refused(tiny_base, shared):
     folder = shared / "lora/pythia70m-lora-alpaca"
 
-    with pytest.raises(
-        UserError, match=r"the adapter changes gpt_neox\..*query_key_value, which tiny does not have: it"
-    ):
+    with pytest.raises(UserError, match=r"the adapter changes gpt_neox\..*query_key_value, which tiny does not have"):
         adapter.attach(base_model(tiny_base), folder, "tiny")
 
 
@@ -421,9 +407,7 @@ def test_an_adapter_of_another_hidden_size_is_refused(tiny_base, tmp_path):
     tensors = {f"{prefix}.lora_A.weight": torch.ones(8, 64), f"{prefix}.lora_B.weight": torch.ones(64, 8)}
     save_file(tensors, tmp_path / "adapter_model.safetensors")
 
-    with pytest.raises(
-        UserError, match=r"a base whose model\.layers\.0\.self_attn\.q_proj is 64 -> 64, but in tiny it is"
-    ):
+    with pytest.raises(UserError, match=r"a base whose model\.layers\.0\.self_attn\.q_proj is 64 -> 64, but in tiny"):
         adapter.attach(base_model(tiny_base), tmp_path, "tiny")
 
 
@@ -431,9 +415,7 @@ def test_an_adapter_of_more_layers_is_refused(tiny_base, tmp_path):
     prefix = "base_model.model.model.layers.2.self_attn.q_proj"
     tensors = {f"{prefix}.lora_A.weight": torch.ones(8, 32), f"{prefix}.lora_B.weight": torch.ones(32, 8)}
 
-    with pytest.raises(
-        UserError, match=r"the adapter changes model\.layers\.2\.self_attn\.q_proj, which tiny does not"
-    ):
+    with pytest.raises(UserError, match=r"the adapter changes model\.layers\.2\.self_attn\.q_proj, which tiny does"):
         adapter.check_fit(tensors, skeleton(check_base(str(tiny_base)).config), "tiny")
 
 
@@ -471,9 +453,7 @@ def test_target_modules_that_the_base_lacks_are_refused(tiny_base):
     base = check_base(str(tiny_base))
     config, _, _ = adapter.planned(base, LoraFlags(lora_target_modules=["q_proj", "query_key_value"]), None)
 
-    with pytest.raises(
-        UserError, match=r"--lora_target_modules query_key_value: no such linear layers .* it has down_proj"
-    ):
+    with pytest.raises(UserError, match=r"--lora_target_modules query_key_value: no such linear layers .*it has down"):
         adapter.count_parameters(skeleton(base.config), config)
 
 

@@ -253,3 +253,18 @@ def test_a_diverged_run_stops_with_a_sentence(program, tiny_base, records, tmp_p
     assert done.returncode == 1
     assert "the run has diverged" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_resuming_with_another_flag_is_refused_by_name(program, tiny_base, records, straight, tmp_path):
+    good = ["--model_path", tiny_base, "--data_path", records, "--output_path", tmp_path / "out", *STEPS, *TWO_EPOCHS]
+    resume = ["--resume_from_checkpoint", straight / "checkpoint-6"]
+    done = program("finetune.py", *good, *resume, "--learning_rate", "5e-3")
+    assert done.returncode == 1
+    assert "was begun with --learning_rate 0.01, this run has 0.005" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_no_evaluation_holds_nothing_out(program, tiny_base, records):
+    argv = ["--model_path", tiny_base, "--data_path", records, "--plan_only", "--eval_steps", 0]
+    done = program("finetune.py", *argv)
+    assert "41 rows (utf-8): 41 train, 0 eval" in done.stdout

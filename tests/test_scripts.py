@@ -43,7 +43,7 @@ class Launched:
 
 @pytest.fixture
 def launch(tmp_path) -> Callable[..., Launched]:
-    """launch("finetune.sh", "--bits", "4", DATA_PATH="x"): run a launcher from elsewhere, with a stand-in for python."""
+    """launch("finetune.sh", "--bits", "4", DATA_PATH="x"): run a launcher with a stand-in for python."""
     python, calls = tmp_path / "python", tmp_path / "calls"
     python.write_text(PYTHON, encoding="utf-8")
     python.chmod(0o755)
