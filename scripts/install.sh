@@ -6,34 +6,38 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-if [ -z "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ] && [ ! -x .venv/bin/python ]; then
-    python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
-        echo "Python 3.11 or newer is needed, this is $(python3 -V). Install one, and make it python3 or a virtual environment." >&2
+new_enough() {
+    "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+        echo "Python 3.11 or newer is needed, $1 is $("$1" -V). Install one, or activate an environment that has it." >&2
         exit 1
     }
+}
+if [ -z "${PYTHON:-}${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ] && [ ! -x .venv/bin/python ]; then
+    new_enough python3
     python3 -m venv .venv
 fi
 . scripts/environment.sh
-"$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
-    echo "Python 3.11 or newer is needed, this environment has $("$PYTHON" -V). Make one with a newer Python." >&2
-    exit 1
-}
+new_enough "$PYTHON"
+pip() { "$PYTHON" -m pip --quiet --disable-pip-version-check "$@"; }
 
-stamp=$("$PYTHON" -c 'import sys; print(sys.prefix)')/.chinese-vicuna-installed
-wanted=$(pwd; cat pyproject.toml "$@")
-if [ -f "$stamp" ] && grep -qF "$(printf %s "$wanted" | cksum)" "$stamp"; then exit 0; fi
-
+has_gpu() { nvidia-smi >/dev/null 2>&1; }
+has_torch() { "$PYTHON" -c 'import importlib.util as u, sys; sys.exit(u.find_spec("torch") is None)'; }
 torch=$(grep -h '^torch==' requirements.txt)
-if ! "$PYTHON" -c 'import torch' 2>/dev/null && ! nvidia-smi >/dev/null 2>&1; then
-    # Without a GPU the CPU build is a tenth of the size; many mirrors offer it already, PyTorch's index always does.
-    if [ -z "${TORCH_INDEX_URL:-}" ] && "$PYTHON" -m pip install --quiet --no-deps --dry-run --report - "$torch" 2>/dev/null | grep -qF '+cpu'; then
-        "$PYTHON" -m pip install --quiet --no-deps "$torch"
+if ! has_gpu && ! has_torch; then
+    # The CPU build is a tenth of the size. Some indexes offer it themselves, PyTorch's own always does.
+    echo "installing $torch for the CPU …"
+    if [ -z "${TORCH_INDEX_URL:-}" ] && pip install --no-deps --dry-run --report - "$torch" 2>/dev/null | grep -qF '+cpu'; then
+        pip install "$torch"
     else
-        "$PYTHON" -m pip install --quiet --no-deps --index-url "${TORCH_INDEX_URL:-https://download.pytorch.org/whl/cpu}" "$torch"
+        pip install --index-url "${TORCH_INDEX_URL:-https://download.pytorch.org/whl/cpu}" "$torch"
     fi
 fi
+
+stamps=$("$PYTHON" -c 'import sys; print(sys.prefix)')/.chinese-vicuna-installed
 for file in "$@"; do
+    stamp=$(pwd | cat - pyproject.toml "$file" | cksum)
+    if [ -f "$stamps" ] && grep -qxF "$stamp" "$stamps"; then continue; fi
     echo "installing $file …"
-    "$PYTHON" -m pip install --quiet --disable-pip-version-check -r "$file"
+    pip install -r "$file"
+    echo "$stamp" >>"$stamps"
 done
-printf %s "$wanted" | cksum >>"$stamp"

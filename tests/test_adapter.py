@@ -445,8 +445,11 @@ def test_parameters_are_counted_without_weights(tiny_base):
     config, _, _ = adapter.planned(base, LoraFlags(), None)
     whole = sum(value.numel() for value in load_file(tiny_base / "model.safetensors").values())
 
-    # 2 blocks x (q, v) x (A and B) x 8 x 32
-    assert adapter.count_parameters(skeleton(base.config), config) == (2048, whole + 2048)
+    found = adapter.count_parameters(skeleton(base.config), config)
+
+    assert found.trainable == 2 * 2 * (8 * 32 + 32 * 8)  # blocks x (q, v) x (A + B)
+    assert found.quantisable == 2 * (4 * 32 * 32 + 3 * 32 * 64)  # every linear layer but the head
+    assert found.total == whole + found.trainable
 
 
 def test_target_modules_that_the_base_lacks_are_refused(tiny_base):
