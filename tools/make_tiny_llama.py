@@ -83,7 +83,9 @@ def train_tokenizer(documents: list[str], vocab_size: int) -> bytes:
     lines = [line for document in documents for line in document.split("\n")]
     least = len(set("".join(lines + wording))) + 256 + 3  # every character, every byte, and the control pieces
     if vocab_size <= least:
-        raise UserError(f"--vocab_size {vocab_size} is too small: the text alone needs {least}. Take a few hundred more.")
+        raise UserError(
+            f"--vocab_size {vocab_size} is too small: the text alone needs {least}. Take a few hundred more."
+        )
     model = io.BytesIO()
     SentencePieceTrainer.train(
         sentence_iterator=iter(lines + wording * 40),

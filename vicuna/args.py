@@ -4,6 +4,7 @@ A flag means the same in every program, because the programs combine the same sm
 transformers' HfArgumentParser, which takes `--x True`, `--x 1` and a bare `--x` alike; torch is not imported.
 """
 
+import math
 from argparse import RawDescriptionHelpFormatter
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
@@ -144,11 +145,12 @@ class RunFlags:
     def __post_init__(self) -> None:
         for name in ("total_batch", "micro_batch", "log_steps", "save_total_limit"):
             _at_least(f"--{name}", getattr(self, name), 1)
-        for name in ("eval_steps", "save_steps", "seed", "weight_decay", "max_grad_norm"):
+        for name in ("eval_steps", "save_steps", "weight_decay", "max_grad_norm"):
             _at_least(f"--{name}", getattr(self, name), 0)
         for name in ("num_epoch", "learning_rate"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"--{name} {getattr(self, name)} must be above 0.")
+            if not 0 < getattr(self, name) < math.inf:
+                raise UserError(f"--{name} {getattr(self, name)} is out of range: expected a number above 0.")
+        _seed(self.seed)
         if self.warmup_ratio is not None and self.warmup_steps is not None:
             raise UserError("--warmup_steps and --warmup_ratio are two ways to say the same; give one of them.")
         if self.warmup_ratio is not None and not 0 <= self.warmup_ratio < 1:
@@ -199,6 +201,8 @@ class DecodingFlags:
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
                 raise UserError(f"--{name} {value} is out of range: expected {low} to {high}.")
+        if self.seed is not None:
+            _seed(self.seed)
         drawing = [name for name in ("temperature", "top_p", "top_k") if getattr(self, name)]
         if self.do_sample is False and drawing:
             raise UserError(
@@ -210,8 +214,13 @@ class DecodingFlags:
 
 
 def _at_least(name: str, value: float, low: float) -> None:
-    if value < low:
-        raise UserError(f"{name} {value} is too small: expected {low} or more.")
+    if not low <= value < math.inf:
+        raise UserError(f"{name} {value} is out of range: expected {low} or more.")
+
+
+def _seed(value: int) -> None:
+    if not 0 <= value < 2**32:
+        raise UserError(f"--seed {value} is out of range: expected 0 to {2**32 - 1}.")
 
 
 def parse(description: str, *groups: type, argv: list[str] | None = None, **defaults: Any) -> tuple:

@@ -116,14 +116,14 @@ def _rows(text: str, suffix: str) -> Iterator[tuple[int, Any]]:
             if line.strip():
                 try:
                     yield number, json.loads(line)
-                except json.JSONDecodeError as error:
-                    yield number, BadRow(f"is not a JSON object: {error.msg} at column {error.colno}", "not JSON")
+                except ValueError as error:  # not JSON, or a number of thousands of digits
+                    yield number, BadRow(f"is not a JSON object: {error}", "not JSON")
 
 
 def _documents(text: str) -> Iterator[tuple[int, dict]]:
     """Blocks of a plain text that blank lines separate."""
     block, start = [], 1
-    for number, line in enumerate([*text.splitlines(), ""], 1):
+    for number, line in enumerate([*text.replace("\r\n", "\n").split("\n"), ""], 1):
         if line.strip():
             start = start if block else number
             block.append(line)
@@ -149,8 +149,9 @@ def _array_items(text: str) -> Iterator[tuple[int, Any]]:
             return
         try:
             item, end = decoder.raw_decode(text, at)
-        except json.JSONDecodeError as error:
-            yield error.lineno, BadRow(f"is not JSON: {error.msg} at column {error.colno}", "not JSON")
+        except ValueError as error:
+            where = error.lineno if isinstance(error, json.JSONDecodeError) else line
+            yield where, BadRow(f"is not JSON: {error}", "not JSON")
             return
         yield line, item
         at, separator = end, ","
@@ -174,7 +175,7 @@ def dialogue(row: Any, prompt_type: str) -> list[Message]:
     if row.get("history"):
         raise BadRow("field history holds earlier turns, which an instruction record can not keep", "history")
     question: Message = {"role": "user", "content": _string(row, "instruction")}
-    if row.get("input") not in (None, ""):
+    if not (row.get("input") is None or (isinstance(row["input"], str) and not row["input"].strip())):
         question["input"] = _string(row, "input")
     return [question, {"role": "assistant", "content": _string(row, "output")}]
 

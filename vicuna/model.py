@@ -210,7 +210,11 @@ def load_base(base: Base, bits: int) -> PreTrainedModel:
         )
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
-            base.path, device_map={"": where}, output_loading_info=True, **load_kwargs(bits, dtype)
+            base.path,
+            device_map={"": where},
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused below, by name
+            **load_kwargs(bits, dtype),
         )
     except torch.OutOfMemoryError as error:
         raise UserError(

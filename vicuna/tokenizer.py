@@ -54,10 +54,10 @@ class TextTokenizer:
         try:
             proto.ParseFromString(self.source.read_bytes())
             beginning = SentencePieceProcessor(model_proto=proto.SerializeToString())
+            proto.normalizer_spec.add_dummy_prefix = False
+            continuation = SentencePieceProcessor(model_proto=proto.SerializeToString())
         except Exception as error:  # protobuf's and sentencepiece's own error types share no base class
             raise UserError(f"{self.source} is not a SentencePiece model ({error}). Copy the file again.") from error
-        proto.normalizer_spec.add_dummy_prefix = False
-        continuation = SentencePieceProcessor(model_proto=proto.SerializeToString())
         self.encode, self.encode_continuation = beginning.encode, continuation.encode
         self._decode = beginning.decode
         self._byte_value = lambda i: _byte_of(beginning.id_to_piece(i)) if i < beginning.vocab_size() else None
@@ -74,7 +74,7 @@ class TextTokenizer:
         try:
             hf = AutoTokenizer.from_pretrained(self.source.parent)
             beginning = hf.backend_tokenizer
-        except (ValueError, OSError, AttributeError) as error:
+        except (ValueError, OSError, AttributeError, KeyError, TypeError) as error:
             raise UserError(f"{self.source} cannot be read as a tokenizer ({error}).") from error
         beginning.encode_special_tokens = True
         continuation = Tokenizer.from_str(_without_prefix(beginning.to_str()))
@@ -105,9 +105,11 @@ class TextTokenizer:
             decoder.decode(bytes(run))
             pending, _ = decoder.getstate()
             return ids[: len(ids) - len(pending)]
+        # Byte-level pieces hold several bytes: drop pieces until the text ends well, or in a U+FFFD that was meant.
+        meant = self.encode_continuation("\ufffd")
         for missing in range(min(4, len(ids) + 1)):
             kept = ids[: len(ids) - missing]
-            if not self.decode_continuation(kept).endswith("\ufffd"):
+            if not self.decode_continuation(kept).endswith("\ufffd") or kept[-len(meant) :] == meant:
                 return kept
         return ids
 
