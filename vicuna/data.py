@@ -117,7 +117,11 @@ def _rows(text: str, suffix: str) -> Iterator[tuple[int, Any]]:
                 try:
                     yield number, json.loads(line)
                 except ValueError as error:  # not JSON, or a number of thousands of digits
-                    yield number, BadRow(f"is not a JSON object: {error}", "not JSON")
+                    yield number, BadRow(f"is not a JSON object: {_where(error)}", "not JSON")
+
+
+def _where(error: ValueError) -> str:
+    return f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
 
 
 def _documents(text: str) -> Iterator[tuple[int, dict]]:
@@ -151,7 +155,7 @@ def _array_items(text: str) -> Iterator[tuple[int, Any]]:
             item, end = decoder.raw_decode(text, at)
         except ValueError as error:
             where = error.lineno if isinstance(error, json.JSONDecodeError) else line
-            yield where, BadRow(f"is not JSON: {error}", "not JSON")
+            yield where, BadRow(f"is not JSON: {_where(error)}", "not JSON")
             return
         yield line, item
         at, separator = end, ","
