@@ -70,7 +70,7 @@ def page(assistant: Any, serve: ServeFlags, decoding: DecodingFlags, i18n: Any) 
         if not question.strip():
             yield [gr.skip(), strings["empty"], gr.skip(), gr.skip(), []]
             return
-        messages = [{"role": "user", "content": question, "input": extra}]
+        messages = [{"role": "user", "content": question, "input": extra or ""}]
         text = assistant.base.tokenizer.decode_continuation
         stop = running[request.session_hash] = threading.Event()
         try:

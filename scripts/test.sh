@@ -10,6 +10,11 @@ bash scripts/install.sh requirements.txt requirements_dev.txt
 . scripts/environment.sh
 export HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false GRADIO_ANALYTICS_ENABLED=0
 
+browser=$(command -v chromium || command -v chromium-browser || command -v google-chrome || true)
+if [ -z "$browser" ] && ! timeout 300 "$PYTHON" -m playwright install chromium >/dev/null 2>&1; then
+    echo "no Chromium, and none could be downloaded: the tests that drive the page will say so" >&2
+fi
+
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
 if command -v shellcheck >/dev/null; then

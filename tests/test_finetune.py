@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -268,3 +269,47 @@ def test_no_evaluation_holds_nothing_out(program, tiny_base, records):
     argv = ["--model_path", tiny_base, "--data_path", records, "--plan_only", "--eval_steps", 0]
     done = program("finetune.py", *argv)
     assert "41 rows (utf-8): 41 train, 0 eval" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("environment", "count", "left"),
+    [
+        ({"CUDA_VISIBLE_DEVICES": "2,3"}, 2, "2"),
+        ({"CUDA_VISIBLE_DEVICES": "2"}, 1, "2"),
+        ({"CUDA_VISIBLE_DEVICES": ""}, 1, ""),
+        ({"CUDA_VISIBLE_DEVICES": "2,3", "LOCAL_RANK": "1"}, 1, "2,3"),
+    ],
+)
+def test_a_plain_run_sees_the_first_gpu_only(environment, count, left):
+    from finetune import one_gpu_per_process
+
+    assert one_gpu_per_process(environment) == count
+    assert environment["CUDA_VISIBLE_DEVICES"] == left
+
+
+def test_base_and_adapter_come_from_the_hubs_cache_by_their_ids(program, tiny_base, straight, tmp_path):
+    """The hub's own cache layout, filled by hand: what a finished download leaves, read without a network."""
+    for name, folder, files in (
+        ("models--owner--base", tiny_base, ["config.json", "model.safetensors", "tokenizer.model"]),
+        ("models--owner--adapter", straight, ["adapter_model.safetensors", "adapter_config.json", "run_args.json"]),
+    ):
+        snapshot = tmp_path / "hub" / name / "snapshots" / ("a" * 40)
+        snapshot.mkdir(parents=True)
+        (tmp_path / "hub" / name / "refs").mkdir()
+        (tmp_path / "hub" / name / "refs/main").write_text("a" * 40, encoding="utf-8")
+        for file in files:
+            shutil.copy(folder / file, snapshot / file)
+    argv = ["--text", "你好", "--max_new_tokens", 8, "--bits", 32]
+    here = program("generate.py", "--model_path", tiny_base, "--lora_path", straight, *argv)
+    env = {"HF_HOME": str(tmp_path)}
+    there = program("generate.py", "--model_path", "owner/base", "--lora_path", "owner/adapter", *argv, env=env)
+    assert there.returncode == 0, there.stderr
+    assert there.stdout == here.stdout
+
+
+def test_use_local_decides_between_folder_and_hub(program, tiny_base, straight):
+    argv = ["--model_path", tiny_base, "--text", "你好"]
+    done = program("generate.py", *argv, "--lora_path", "owner/adapter", "--use_local", 1)
+    assert "--lora_path owner/adapter does not exist here, and --use_local 1 forbids asking the hub" in done.stderr
+    done = program("generate.py", *argv, "--lora_path", straight, "--use_local", 0)
+    assert "is a folder here, but --use_local 0 means a hub id" in done.stderr

@@ -44,12 +44,28 @@ def browser():
 
 
 @pytest.fixture(scope="module")
-def address(tiny_base):
-    """generate.py serving the tiny base, whose random weights talk until the length limit."""
+def slow_base(tiny_base, tmp_path_factory):
+    """The tiny base's tokenizer with random weights that take some 20 ms a token: slow enough to watch and to stop."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("slow") / "base"
+    shutil.copytree(tiny_base, folder)
+    config = LlamaConfig.from_pretrained(folder)
+    config.update({"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 8, "head_dim": 128})
+    config.initializer_range = 0.1
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def address(slow_base):
+    """generate.py serving the slow base."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    argv = [sys.executable, "generate.py", "--model_path", tiny_base, "--bits", "32", "--port", str(port)]
+    argv = [sys.executable, "generate.py", "--model_path", slow_base, "--bits", "32", "--port", str(port)]
     server = subprocess.Popen(argv, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     url = f"http://127.0.0.1:{port}/"
     for _ in range(240):
@@ -116,6 +132,9 @@ def wait_for_stats(page, pattern: str) -> str:
 @pytest.mark.browser
 def test_the_answer_grows_and_ends_without_a_cursor(open_page):
     page = open_page()
+    open_settings(page)
+    set_slider(page, "min_new_tokens", 60)
+    set_slider(page, "max_new_tokens", 60)
     ask(page, "春天的花有哪些？")
     lengths = []
     while not re.search("length limit|eos", page.inner_text("#stats")) and len(lengths) < 600:
@@ -131,12 +150,13 @@ def test_the_answer_grows_and_ends_without_a_cursor(open_page):
 def test_stop_ends_an_answer_and_says_so(open_page):
     page = open_page()
     open_settings(page)
-    set_slider(page, "max_new_tokens", 440)
+    set_slider(page, "max_new_tokens", 400)
+    set_slider(page, "min_new_tokens", 300)
     ask(page, "讲一个很长的故事。")
     wait_for_stats(page, r"\d+ tokens")
     page.click("#stop")
     line = wait_for_stats(page, "stopped by you")
-    assert 0 < int(re.match(r"(\d+) tokens", line).group(1)) < 440
+    assert 0 < int(re.match(r"(\d+) tokens", line).group(1)) < 300
     assert shown(page).strip()
 
 

@@ -92,6 +92,7 @@ def render(prompt_type: str, messages: Sequence[Message]) -> str:
         for user, assistant in zip(history[::2], history[1::2], strict=True)
     )
     content, extra = last["content"], last.get("input", "")
+    extra = extra if extra.strip() else ""  # a blank input is no input, as in training
     if template.turn_last and (turns or not template.user):
         # The dialogue is one block; under `instruct` it stands where the instruction stands.
         question = f"{content}\n{extra}" if extra else content
