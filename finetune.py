@@ -57,6 +57,8 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
     if warning:
         say.warning(warning)
 
+    training.check_deepspeed(run_flags.deepspeed, model_flags.bits)
+
     # 3. examples and the plan
     def tokenised(ids):
         options = (data_flags.prompt_type, data_flags.cutoff_len, data_flags.train_on_inputs)
@@ -76,8 +78,7 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
     say.info("%s", plan)
 
     # 4. model: each process loads its own copy onto its own device
-    if run_flags.wandb and rank == 0:
-        training.start_wandb(output)
+    training.start_wandb(output, run_flags.wandb and rank == 0)
     set_seed(run_flags.seed)  # before the adapter draws its first values
     loaded = model.load_base(base, model_flags.bits)
     loaded.config.use_cache = False
@@ -120,6 +121,7 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
         logging_nan_inf_filter=False,
         report_to=["wandb"] if run_flags.wandb else [],
         ignore_data_skip=run_flags.ignore_data_skip,
+        deepspeed=run_flags.deepspeed,
         remove_unused_columns=False,
         disable_tqdm=True,
         ddp_backend="gloo" if on_cpu and world_size > 1 else None,
@@ -148,8 +150,10 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
     training.train(trainer, start.resume)
 
     # 6. save
+    with adapter.whole(peft_model):
+        if trainer.is_world_process_zero():
+            adapter.save_adapter(peft_model, output)
     if trainer.is_world_process_zero():
-        adapter.save_adapter(peft_model, output)
         training.write_run_args(output, facts, step=trainer.state.global_step)
         trainer.save_state()  # trainer_state.json: every logged loss
         training.draw_losses(trainer.state.log_history, output / "loss.png")

@@ -4,9 +4,11 @@ Adapters of every age are read the same way, without executing a pickle and with
 of the user. What is saved is PEFT's own format; it is written aside, opened again and checked, then moved into place.
 """
 
+import contextlib
 import json
 import os
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -249,6 +251,19 @@ def run_args(folder: Path) -> dict[str, Any]:
                     f"{file} is not JSON ({error.msg} in line {error.lineno}). Delete it, or train again."
                 ) from error
     return {}
+
+
+@contextlib.contextmanager
+def whole(model: nn.Module) -> Iterator[None]:
+    """Make trainable tensors whole that DeepSpeed ZeRO-3 keeps in parts; every rank must enter together."""
+    parts = [parameter for parameter in model.parameters() if parameter.requires_grad and hasattr(parameter, "ds_id")]
+    if not parts:
+        yield
+        return
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters(parts):
+        yield
 
 
 def save_adapter(model: PeftModel, folder: Path) -> None:

@@ -19,6 +19,7 @@ OPTIMIZERS = (
     *("adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit"),
     *("adafactor", "lion_8bit", "paged_lion_8bit", "sgd"),
 )
+DEEPSPEED_CONFIG = "config-sample/ds_zero3.json"
 PRESETS = ("precise", "balanced", "creative", "beam", "original")
 
 
@@ -138,6 +139,14 @@ class RunFlags:
         None, "the same from the hub, when the folder above is not given or not there"
     )
     ignore_data_skip: bool = flag(False, "on resume, begin the data anew instead of where it stopped")
+    deepspeed: str | None = field(
+        default=None,
+        metadata={
+            "help": f"DeepSpeed config file for bases that outgrow one card; bare: {DEEPSPEED_CONFIG}",
+            "nargs": "?",
+            "const": DEEPSPEED_CONFIG,
+        },
+    )
     wandb: bool = flag(False, "report to Weights & Biases")
     plan_only: bool = flag(False, "check flags, records and base, print the plan and stop")
     local_rank: int | None = flag(None, "accepted and unused: torchrun sets the environment")

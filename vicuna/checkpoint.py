@@ -59,6 +59,10 @@ def starting_point(run: RunFlags, flags: dict[str, Any]) -> Start:
         data = "the data starts at its beginning" if run.ignore_data_skip else "the data goes on where it stopped"
         _compare(run_args(folder), flags, folder)
         return Start(folder, None, f"resumes {folder}: {data}")
+    if any(folder.glob("global_step*")):
+        raise UserError(
+            f"{flag} {name} is a DeepSpeed checkpoint, which can not be resumed; start from an adapter folder."
+        )
     return Start(None, folder, f"starts from the adapter in {folder}, with a new schedule")
 
 

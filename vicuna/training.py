@@ -2,6 +2,7 @@
 and the files a run leaves behind.
 """
 
+import importlib.util
 import json
 import math
 import os
@@ -17,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
 from transformers import EvalPrediction, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from vicuna.adapter import RUN_ARGS, save_adapter
+from vicuna.adapter import RUN_ARGS, save_adapter, whole
 from vicuna.data import Examples, epoch_order, rank_batches
 from vicuna.errors import UserError
 from vicuna.log import log
@@ -245,9 +246,10 @@ class Outputs(TrainerCallback):
         loss = metrics["eval_loss"]
         if loss < self.best_loss:
             self.best_loss = loss
-            if state.is_world_process_zero:
-                save_adapter(model, self.output / "best")
-                write_run_args(self.output / "best", self.facts, step=state.global_step, eval_loss=loss)
+            with whole(model):
+                if state.is_world_process_zero:
+                    save_adapter(model, self.output / "best")
+                    write_run_args(self.output / "best", self.facts, step=state.global_step, eval_loss=loss)
 
 
 def write_run_args(folder: Path, facts: dict[str, Any], **more: Any) -> None:
@@ -274,12 +276,34 @@ def draw_losses(history: list[dict[str, Any]], file: Path) -> None:
     figure.savefig(file, dpi=120)
 
 
-def start_wandb(output: Path) -> None:
-    """Begin the Weights & Biases run before any time is spent; the Trainer goes on with it.
+def check_deepspeed(file: str | None, bits: int) -> None:
+    """Refuse a DeepSpeed config that can not be used, before time is spent.
+
+    Raises:
+        UserError: DeepSpeed is not installed, the file is no JSON, or it would cut a quantised base in parts.
+    """
+    if file is None:
+        return
+    if importlib.util.find_spec("deepspeed") is None:
+        raise UserError("--deepspeed needs DeepSpeed, which is not installed: pip install deepspeed ninja.")
+    try:
+        config = json.loads(Path(file).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"--deepspeed {file} can not be read as JSON ({error}).") from error
+    if config.get("zero_optimization", {}).get("stage") == 3 and bits < 16:
+        raise UserError(
+            f"--deepspeed {file} is ZeRO-3, which can not cut a base of {bits} bits in parts; take --bits 16."
+        )
+
+
+def start_wandb(output: Path, wanted: bool) -> None:
+    """Begin the Weights & Biases run, if one is wanted, before any time is spent; the Trainer goes on with it.
 
     Raises:
         UserError: no login, or no way to reach the service.
     """
+    if not wanted:
+        return
     import wandb
 
     try:
