@@ -56,7 +56,6 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
     lora, lora_flags, warning = adapter.planned(base, lora_flags, start.adapter)
     if warning:
         say.warning(warning)
-
     training.check_deepspeed(run_flags.deepspeed, model_flags.bits)
 
     # 3. examples and the plan
@@ -74,7 +73,7 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
     if run_flags.plan_only:
         print(plan)
         return
-    log.to_file(output)
+    log.to_file(output, rank)
     say.info("%s", plan)
 
     # 4. model: each process loads its own copy onto its own device

@@ -43,15 +43,20 @@ def main(model_flags: ModelFlags, serve: ServeFlags, decoding: DecodingFlags) ->
     from vicuna.ui import CSS, TRANSLATIONS
 
     i18n = gr.I18n(**TRANSLATIONS)
-    page(assistant, serve, decoding, i18n).queue().launch(
-        server_name=serve.host,
-        server_port=serve.port,
-        share=serve.share_link,
-        i18n=i18n,
-        css=CSS,
-        footer_links=[],
-        run_history=False,
-    )
+    try:
+        page(assistant, serve, decoding, i18n).queue().launch(
+            server_name=serve.host,
+            server_port=serve.port,
+            share=serve.share_link,
+            i18n=i18n,
+            css=CSS,
+            footer_links=[],
+            run_history=False,
+        )
+    except OSError as error:
+        raise UserError(
+            f"--host {serve.host} --port {serve.port} can not be listened on; is the port taken?"
+        ) from error
 
 
 def page(assistant: Any, serve: ServeFlags, decoding: DecodingFlags, i18n: Any) -> Any:

@@ -1,10 +1,13 @@
 """Flags: every spelling the original took, every refusal with its sentence, and --help without torch."""
 
+import errno
+import os
 import sys
 
 import pytest
 
 from vicuna.args import DataFlags, DecodingFlags, LoraFlags, ModelFlags, RunFlags, ServeFlags, parse
+from vicuna.errors import run
 
 TRAIN = (ModelFlags, DataFlags, LoraFlags, RunFlags)
 SERVE = (ModelFlags, ServeFlags, DecodingFlags)
@@ -227,3 +230,22 @@ def test_every_flag_has_a_help_text(group):
     lacking = [name for name, field in group.__dataclass_fields__.items() if not field.metadata.get("help")]
 
     assert lacking == []
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS])
+def test_what_the_machine_refuses_is_a_sentence_and_status_1(number, capsys):
+    def program():
+        raise OSError(number, os.strerror(number), "/some/file")
+
+    with pytest.raises(SystemExit) as stopped:
+        run(program)
+    assert stopped.value.code == 1
+    assert f"error: {os.strerror(number)}: /some/file. Free it, or name another place." in capsys.readouterr().err
+
+
+def test_an_error_of_the_program_itself_keeps_its_traceback():
+    def program():
+        raise OSError(errno.EBADF, "a bug")
+
+    with pytest.raises(OSError, match="a bug"):
+        run(program)

@@ -356,3 +356,13 @@ def test_an_evaluation_between_two_steps_does_not_change_the_training(wide_base,
 
     assert train_losses(wide_base, bits, evaluate=True) == straight
     assert straight[-1] < straight[0]
+
+
+def test_a_base_that_does_not_continue_text_is_refused(tiny_base, tmp_path):
+    from transformers import T5Config
+
+    folder = tmp_path / "t5"
+    shutil.copytree(tiny_base, folder)
+    T5Config(vocab_size=1800).save_pretrained(folder)
+    with pytest.raises(UserError, match="the base is of type T5, which does not continue text"):
+        check_base(str(folder))

@@ -146,6 +146,17 @@ def test_the_answer_grows_and_ends_without_a_cursor(open_page):
     assert "▌" not in shown(page)
 
 
+def test_a_port_that_is_taken_is_named(program, tiny_base):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = program("generate.py", "--model_path", tiny_base, "--bits", 32, "--port", port)
+    assert done.returncode == 1
+    assert f"--port {port} can not be listened on; is the port taken?" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.browser
 def test_stop_ends_an_answer_and_says_so(open_page):
     page = open_page()

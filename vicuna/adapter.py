@@ -131,8 +131,7 @@ def read_config(folder: Path, tensors: dict[str, torch.Tensor]) -> tuple[LoraCon
     if isinstance(targets, (set, list)) and not set(names) <= {target.rsplit(".", 1)[-1] for target in targets}:
         raise UserError(
             f"{file} names the modules {', '.join(sorted(targets))}, but the tensors beside it are for "
-            f"{', '.join(names)}: "
-            "part of the adapter would be ignored. Put the config it was trained with beside it."
+            f"{', '.join(names)}: part of the adapter would be ignored. Put the config it was trained with beside it."
         )
     return config, ""
 

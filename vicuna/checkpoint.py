@@ -47,14 +47,13 @@ def starting_point(run: RunFlags, flags: dict[str, Any]) -> Start:
     if run.lora_remote_checkpoint and not (name and Path(name).is_dir()):
         name, flag = run.lora_remote_checkpoint, "--lora_remote_checkpoint"
     if not name:
-        return Start(None, None, "new run")
+        return Start(None, None, f"new run{_earlier(Path(run.output_path))}")
     folder = local_folder(name, flag, [*HUB_FILES, *CHECKPOINT_FILES, "rng_state*.pth"])
     if all((folder / file).is_file() for file in CHECKPOINT_FILES) and any(folder.glob("rng_state*.pth")):
         if not (folder / WEIGHT_FILES[0]).is_file():
             raise UserError(
                 f"{flag} {name} was written by another program: it has an optimizer, but no {WEIGHT_FILES[0]}. To "
-                "start from its "
-                "weights with a new schedule, copy them without optimizer.pt into a folder of their own."
+                "start from its weights with a new schedule, copy them without optimizer.pt into a folder of their own."
             )
         data = "the data starts at its beginning" if run.ignore_data_skip else "the data goes on where it stopped"
         _compare(run_args(folder), flags, folder)
@@ -64,6 +63,13 @@ def starting_point(run: RunFlags, flags: dict[str, Any]) -> Start:
             f"{flag} {name} is a DeepSpeed checkpoint, which can not be resumed; start from an adapter folder."
         )
     return Start(None, folder, f"starts from the adapter in {folder}, with a new schedule")
+
+
+def _earlier(output: Path) -> str:
+    """What a new run finds in its output folder."""
+    if (output / WEIGHT_FILES[0]).is_file():
+        return f"; {output} holds an earlier one, whose adapter is replaced at the end"
+    return f"; {output} holds checkpoints of an earlier one" if any(output.glob("checkpoint-*")) else ""
 
 
 def best_loss(output: Path, start: Start) -> float:

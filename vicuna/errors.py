@@ -4,9 +4,13 @@ Whatever a user can cause is raised as `UserError`, whose text says what is wron
 expected and what to do; `run` prints it as a sentence. Everything else is a bug and keeps its traceback.
 """
 
+import errno
 import sys
 from collections.abc import Callable
 from pathlib import Path
+
+# What the machine refuses: no room, no right to write, a read-only disk.
+REFUSED_BY_THE_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 class UserError(Exception):
@@ -18,8 +22,16 @@ def run(program: Callable[[], None]) -> None:
     try:
         program()
     except UserError as error:
-        print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
-        sys.exit(1)
+        _end(f"error: {error}", 1)
+    except OSError as error:
+        if error.errno not in REFUSED_BY_THE_MACHINE:
+            raise
+        where = f": {error.filename}" if error.filename else ""
+        _end(f"error: {error.strerror}{where}. Free it, or name another place.", 1)
     except KeyboardInterrupt:
-        print(f"{Path(sys.argv[0]).name}: stopped by Ctrl-C", file=sys.stderr)
-        sys.exit(130)
+        _end("stopped by Ctrl-C", 130)
+
+
+def _end(text: str, status: int) -> None:
+    print(f"{Path(sys.argv[0]).name}: {text}", file=sys.stderr)
+    sys.exit(status)

@@ -29,8 +29,10 @@ def set_up(rank: int = 0) -> logging.Logger:
     return log
 
 
-def to_file(folder: Path) -> None:
-    """Also append to session.log in `folder`, which is made if need be."""
+def to_file(folder: Path, rank: int) -> None:
+    """On rank 0, also append to session.log in `folder`, which is made if need be."""
+    if rank:
+        return
     folder.mkdir(parents=True, exist_ok=True)
     file = logging.FileHandler(folder / "session.log", encoding="utf-8")
     file.setFormatter(logging.Formatter("%(asctime)s | %(levelname)s %(message)s"))

@@ -5,6 +5,7 @@ The four precisions are one value, `bits`; `load_kwargs` is the only code that n
 
 import hashlib
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,8 +64,8 @@ class Base:
 
     @property
     def context(self) -> int:
-        """Longest sequence the base was made for, in tokens."""
-        return self.config.max_position_embeddings
+        """Longest sequence the base was made for, in tokens; without end where its config names none."""
+        return getattr(self.config, "max_position_embeddings", sys.maxsize)
 
 
 def check_base(name: str) -> Base:
@@ -87,6 +88,7 @@ def check_base(name: str) -> Base:
         raise UserError(
             f"--model_path {name} has no weights: expected *.safetensors or pytorch_model*.bin beside config.json."
         )
+    skeleton(config)
     tokenizer = TextTokenizer(path)
     generation_config = _generation_config(path, config)
     _check_ids(path, config, generation_config, tokenizer)
@@ -111,8 +113,7 @@ def _check_ids(path: Path, config: Any, generation_config: GenerationConfig, tok
             if declared is not None and own not in ids:
                 raise UserError(
                     f"{path / source} says {name} {declared}, but {tokenizer.source.name} beside it says {own}: "
-                    "answers "
-                    f"would not end. Correct {name} in {source} if the tokenizer is the right one."
+                    f"answers would not end. Correct {name} in {source} if the tokenizer is the right one."
                 )
     if tokenizer.size > config.vocab_size:
         raise UserError(
@@ -191,9 +192,19 @@ def load_kwargs(bits: int, dtype: torch.dtype) -> dict[str, Any]:
 
 
 def skeleton(config: Any) -> PreTrainedModel:
-    """The model without weights: names and shapes only, at no cost."""
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config)
+    """The model without weights: names and shapes only, at no cost.
+
+    Raises:
+        UserError: a model that does not continue text.
+    """
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config)
+    except ValueError as error:
+        kind = type(config).__name__.removesuffix("Config")
+        raise UserError(
+            f"the base is of type {kind}, which does not continue text; expected one like LLaMA."
+        ) from error
 
 
 def load_base(base: Base, bits: int) -> PreTrainedModel:

@@ -89,22 +89,17 @@ def make_plan(
     how = "bitsandbytes, " if model.bits < 16 else ""
     lines = {
         "base": f"{base.path}  {type(base.config).__name__.removesuffix('Config')}  {_millions(total - trainable)}  "
-        f"{model.bits} bit "
-        f"({how}{device().type.upper()})   compute {facts['compute_dtype']}: {reason}",
+        f"{model.bits} bit ({how}{device().type.upper()})   compute {facts['compute_dtype']}: {reason}",
         "data": f"{records.path}  {rows} rows ({records.encoding}): {len(train.lengths)} train, {held} eval, "
-        f"{left_out} left out "
-        f"(no answer within the cut), {cut_text}{bad}",
+        f"{left_out} left out (no answer within the cut), {cut_text}{bad}",
         "tokens": f"{tokens:,} train, {train.supervised:,} trained on ({train.supervised / tokens:.0%}); longest "
-        f"{lengths[-1]}, "
-        f"median {facts['median']}; prompt type {data.prompt_type}",
+        f"{lengths[-1]}, median {facts['median']}; prompt type {data.prompt_type}",
         "adapter": f"r {lora.lora_r}, alpha {lora.lora_alpha} on {' '.join(lora.lora_target_modules)}: {trainable:,} "
-        "trainable "
-        f"({trainable / total:.2%})",
+        f"trainable ({trainable / total:.2%})",
         "batch": f"{run.total_batch} a step, exactly: {run.micro_batch} a device x {batches.world_size} "
         f"{'device' if batches.world_size == 1 else 'devices'} x {batches.accumulation} accumulated",
         "steps": f"{steps} = {run.num_epoch:g} epochs x {per_epoch}; learning rate {run.learning_rate:g}, "
-        f"{run.lr_scheduler}, "
-        f"{warmup} warm-up steps",
+        f"{run.lr_scheduler}, {warmup} warm-up steps",
         "memory": f"weights {_size(weights_gib)}, adapter with gradients and optimizer {_size(adapter_gib)}; "
         "activations on top",
         "saves": _saves(run, held),

@@ -196,8 +196,7 @@ class Progress(TrainerCallback):
         if not math.isfinite(value):
             raise UserError(
                 f"the loss is {value} at step {state.global_step}: the run has diverged. Lower --learning_rate, or "
-                "look at the "
-                "records; the last checkpoint stands."
+                "look at the records; the last checkpoint stands."
             )
         if self.bar is None:
             return
