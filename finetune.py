@@ -37,7 +37,7 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
     from transformers import PrinterCallback, TrainingArguments, set_seed
 
     from vicuna import adapter, model, training
-    from vicuna.checkpoint import best_loss, starting_point
+    from vicuna.checkpoint import best_loss, run_id, starting_point
     from vicuna.plan import make_plan, versions
 
     if gpus > 1:
@@ -114,7 +114,6 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
         eval_steps=run_flags.eval_steps or None,
         save_strategy="steps" if run_flags.save_steps else "no",
         save_steps=run_flags.save_steps or 1,
-        save_total_limit=run_flags.save_total_limit,
         logging_steps=run_flags.log_steps,
         logging_first_step=True,
         logging_nan_inf_filter=False,
@@ -128,6 +127,7 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
         use_cpu=on_cpu,
     )
     facts = {
+        "run_id": run_id(start),
         "flags": {**all_flags, **vars(lora_flags)},  # on a warm start the adapter's own rank and modules
         "prompt_type": data_flags.prompt_type,
         "plan": plan.facts,
@@ -142,7 +142,7 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
         held_out=held_out,
         callbacks=[
             training.Progress(plan.facts["tokens_train"]),
-            training.Outputs(output, facts, best_loss(output, start)),
+            training.Outputs(output, facts, best_loss(output, start), run_flags.save_total_limit),
         ],
     )
     trainer.remove_callback(PrinterCallback)  # Progress speaks instead

@@ -133,7 +133,8 @@ class RunFlags:
     log_steps: int = flag(20, "optimizer steps between log lines")
     resume_from_checkpoint: str | None = flag(
         None,
-        "checkpoint-N of the same run to go on from; a folder with only an adapter is started from with a new schedule",
+        "checkpoint-N of the same run to go on from, or auto for the latest whole one in --output_path; a folder with "
+        "only an adapter is started from with a new schedule",
     )
     lora_remote_checkpoint: str | None = flag(
         None, "the same from the hub, when the folder above is not given or not there"

@@ -1,11 +1,21 @@
-"""Where a run begins: new, from an adapter, or from a checkpoint of the same run."""
+"""Checkpoints: sealing one when it is whole, telling a torn one, and where a run begins.
 
+A checkpoint counts once its manifest stands, which is written last, flushed, and renamed into place: whatever a
+kill leaves behind without a manifest is torn and never used.
+"""
+
+import hashlib
+import json
 import math
-from dataclasses import dataclass
+import os
+import re
+import shutil
+import uuid
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vicuna.adapter import HUB_FILES, WEIGHT_FILES, run_args
+from vicuna.adapter import HUB_FILES, RUN_ARGS, WEIGHT_FILES, run_args
 from vicuna.args import RunFlags
 from vicuna.errors import UserError
 from vicuna.model import local_folder
@@ -17,6 +27,68 @@ NO_EFFECT = {
     *("wandb", "plan_only", "local_rank", "skip_bad_rows", "encoding"),
 }
 CHECKPOINT_FILES = ("trainer_state.json", "optimizer.pt", "scheduler.pt")
+MANIFEST = "manifest.json"
+AUTO = "auto"
+
+
+def seal(folder: Path) -> None:
+    """Flush a checkpoint's files and write its manifest: name, size and SHA-256 of each."""
+    files = {}
+    for file in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST):
+        with file.open("rb") as opened:
+            os.fsync(opened.fileno())
+        files[file.relative_to(folder).as_posix()] = {"size": file.stat().st_size, "sha256": _sha256(file)}
+    aside = folder / f".{MANIFEST}"
+    with aside.open("w", encoding="utf-8") as opened:
+        json.dump({"files": files}, opened, indent=2)
+        opened.flush()
+        os.fsync(opened.fileno())
+    os.replace(aside, folder / MANIFEST)
+    for path in (folder, folder.parent):  # the new names, too, are on the disk
+        descriptor = os.open(path, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
+
+
+def torn(folder: Path) -> str:
+    """What is wrong with a checkpoint of this program; "" for a whole one."""
+    try:
+        files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+    except FileNotFoundError:
+        return f"{MANIFEST} is missing: the save did not end"
+    except (ValueError, KeyError, TypeError):
+        return f"{MANIFEST} can not be read"
+    for name, expected in files.items():
+        file = folder / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if file.stat().st_size != expected["size"] or _sha256(file) != expected["sha256"]:
+            return f"{name} is not what was saved"
+    return ""
+
+
+def checkpoints(output: Path) -> list[Path]:
+    """The checkpoint folders in `output`, latest step first, whole or torn."""
+    found = [(int(match[1]), path) for path in output.glob("checkpoint-*") if (match := _STEP.fullmatch(path.name))]
+    return [path for _, path in sorted(found, reverse=True)]
+
+
+def keep_latest(output: Path, run_id: str, limit: int) -> None:
+    """Remove the oldest sealed checkpoints of this run beyond `limit`; those of other runs are not touched."""
+    own = [
+        path for path in checkpoints(output) if (path / MANIFEST).is_file() and run_args(path).get("run_id") == run_id
+    ]
+    for old in own[limit:]:
+        (old / MANIFEST).unlink()  # from here on it is torn, however far the removal comes
+        shutil.rmtree(old)
+
+
+_STEP = re.compile(r"checkpoint-(\d+)")
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 @dataclass(frozen=True)
@@ -48,16 +120,20 @@ def starting_point(run: RunFlags, flags: dict[str, Any]) -> Start:
         name, flag = run.lora_remote_checkpoint, "--lora_remote_checkpoint"
     if not name:
         return Start(None, None, f"new run{_earlier(Path(run.output_path))}")
-    folder = local_folder(name, flag, [*HUB_FILES, *CHECKPOINT_FILES, "rng_state*.pth"])
+    if name == AUTO:
+        return _latest(run, flags)
+    folder = local_folder(name, flag, [*HUB_FILES, *CHECKPOINT_FILES, MANIFEST, "rng_state*.pth"])
+    if _STEP.fullmatch(folder.name) and (folder.parent / RUN_ARGS).is_file() and (problem := torn(folder)):
+        raise UserError(
+            f"{flag} {name} is torn: {problem}. Take the checkpoint before it, or --resume_from_checkpoint auto."
+        )
     if all((folder / file).is_file() for file in CHECKPOINT_FILES) and any(folder.glob("rng_state*.pth")):
         if not (folder / WEIGHT_FILES[0]).is_file():
             raise UserError(
                 f"{flag} {name} was written by another program: it has an optimizer, but no {WEIGHT_FILES[0]}. To "
                 "start from its weights with a new schedule, copy them without optimizer.pt into a folder of their own."
             )
-        data = "the data starts at its beginning" if run.ignore_data_skip else "the data goes on where it stopped"
-        _compare(run_args(folder), flags, folder)
-        return Start(folder, None, f"resumes {folder}: {data}")
+        return _resume(folder, run, flags)
     if any(folder.glob("global_step*")):
         raise UserError(
             f"{flag} {name} is a DeepSpeed checkpoint, which can not be resumed; start from an adapter folder."
@@ -65,11 +141,34 @@ def starting_point(run: RunFlags, flags: dict[str, Any]) -> Start:
     return Start(None, folder, f"starts from the adapter in {folder}, with a new schedule")
 
 
+def _latest(run: RunFlags, flags: dict[str, Any]) -> Start:
+    """The latest whole checkpoint in the output folder, or a new run where there is none."""
+    skipped = ""
+    for folder in checkpoints(Path(run.output_path)):
+        if problem := torn(folder):
+            skipped += f"; {folder.name} is passed over, {problem}"
+            continue
+        start = _resume(folder, run, flags)
+        return replace(start, text=start.text + skipped)
+    return Start(None, None, f"new run: {run.output_path} has no whole checkpoint to resume{skipped}")
+
+
+def _resume(folder: Path, run: RunFlags, flags: dict[str, Any]) -> Start:
+    _compare(run_args(folder), flags, folder)
+    data = "the data starts at its beginning" if run.ignore_data_skip else "the data goes on where it stopped"
+    return Start(folder, None, f"resumes {folder}: {data}")
+
+
 def _earlier(output: Path) -> str:
     """What a new run finds in its output folder."""
     if (output / WEIGHT_FILES[0]).is_file():
         return f"; {output} holds an earlier one, whose adapter is replaced at the end"
     return f"; {output} holds checkpoints of an earlier one" if any(output.glob("checkpoint-*")) else ""
+
+
+def run_id(start: Start) -> str:
+    """Names a run: a new one for a new run, that of the checkpoint for a resumed one."""
+    return (run_args(start.resume).get("run_id") if start.resume else None) or uuid.uuid4().hex
 
 
 def best_loss(output: Path, start: Start) -> float:

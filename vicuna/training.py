@@ -19,6 +19,7 @@ from tqdm import tqdm
 from transformers import EvalPrediction, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from vicuna.adapter import RUN_ARGS, save_adapter, whole
+from vicuna.checkpoint import keep_latest, seal
 from vicuna.data import Examples, epoch_order, rank_batches
 from vicuna.errors import UserError
 from vicuna.log import log
@@ -220,18 +221,32 @@ class Progress(TrainerCallback):
 
 
 class Outputs(TrainerCallback):
-    """Keeps run_args.json in every checkpoint, and the adapter with the lowest evaluation loss in `best/`."""
+    """Seals every checkpoint with run_args.json and a manifest, and keeps the best adapter in `best/`.
 
-    def __init__(self, output: Path, facts: dict[str, Any], best_loss: float):
-        self.output, self.facts, self.best_loss = output, facts, best_loss
+    Best is the lowest evaluation loss. At most `limit` checkpoints stay.
+    """
+
+    def __init__(self, output: Path, facts: dict[str, Any], best_loss: float, limit: int):
+        self.output, self.facts, self.best_loss, self.limit = output, facts, best_loss, limit
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.is_world_process_zero:
+            write_run_args(self.output, self.facts, step=state.global_step)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if args.eval_strategy != "no" and state.global_step >= state.max_steps:
             control.should_evaluate = True
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if torch.distributed.is_initialized():
+            torch.distributed.barrier()  # every rank has written its random state
         if state.is_world_process_zero:
-            write_run_args(self.output / f"checkpoint-{state.global_step}", self.facts, step=state.global_step)
+            folder = self.output / f"checkpoint-{state.global_step}"
+            write_run_args(folder, self.facts, step=state.global_step)
+            seal(folder)
+            keep_latest(self.output, self.facts["run_id"], self.limit)
 
     def on_evaluate(
         self,

@@ -1,0 +1,158 @@
+"""Checkpoints: a kill at any point, also inside a save, costs nothing but the steps since the last whole one."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from vicuna.args import RunFlags
+from vicuna.checkpoint import MANIFEST, checkpoints, keep_latest, seal, starting_point, torn
+from vicuna.errors import UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def folder_of(output: Path, step: int) -> Path:
+    folder = output / f"checkpoint-{step}"
+    folder.mkdir(parents=True)
+    for name in ("adapter_model.safetensors", "trainer_state.json", "optimizer.pt", "scheduler.pt", "rng_state.pth"):
+        (folder / name).write_text(f"{name} of step {step}", encoding="utf-8")
+    (output / "run_args.json").write_text("{}", encoding="utf-8")
+    return folder
+
+
+def resume(output: Path, name: object):
+    run = RunFlags(output_path=str(output), resume_from_checkpoint=str(name))
+    return starting_point(run, {})
+
+
+def test_a_sealed_checkpoint_is_whole(tmp_path):
+    folder = folder_of(tmp_path, 5)
+    seal(folder)
+    assert torn(folder) == ""
+    assert resume(tmp_path, folder).resume == folder
+    assert not (folder / f".{MANIFEST}").exists()
+
+
+@pytest.mark.parametrize(
+    ("damage", "problem"),
+    [
+        (lambda folder: (folder / MANIFEST).unlink(), "manifest.json is missing"),
+        (lambda folder: (folder / MANIFEST).write_text('{"files"', encoding="utf-8"), "manifest.json can not be read"),
+        (lambda folder: (folder / "optimizer.pt").unlink(), "optimizer.pt is missing"),
+        (lambda folder: (folder / "optimizer.pt").write_bytes(b"optimizer.pt of step 6"), "optimizer.pt is not what"),
+        (lambda folder: (folder / "rng_state.pth").write_bytes(b""), "rng_state.pth is not what"),
+    ],
+)
+def test_a_torn_checkpoint_is_refused_by_name_and_passed_over_by_auto(tmp_path, damage, problem):
+    before, last = folder_of(tmp_path, 5), folder_of(tmp_path, 10)
+    seal(before)
+    seal(last)
+    damage(last)
+    with pytest.raises(UserError, match=f"is torn: {problem}"):
+        resume(tmp_path, last)
+    start = resume(tmp_path, "auto")
+    assert start.resume == before
+    assert f"checkpoint-10 is passed over, {problem}" in start.text
+
+
+def test_a_torn_checkpoint_with_only_an_adapter_is_no_warm_start(tmp_path):
+    folder = tmp_path / "checkpoint-3"
+    folder.mkdir()
+    (folder / "adapter_model.safetensors").write_bytes(b"x")
+    (tmp_path / "run_args.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(UserError, match=r"is torn: manifest.json is missing: the save did not end"):
+        resume(tmp_path, folder)
+
+
+def test_auto_without_a_checkpoint_is_a_new_run_that_says_so(tmp_path):
+    start = resume(tmp_path, "auto")
+    assert start.resume is None
+    assert "has no whole checkpoint to resume" in start.text
+
+
+def test_steps_are_ordered_as_numbers(tmp_path):
+    for step in (9, 100, 20):
+        folder_of(tmp_path, step)
+    (tmp_path / "checkpoint-final").mkdir()
+    assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-100", "checkpoint-20", "checkpoint-9"]
+
+
+def test_old_checkpoints_go_and_those_of_another_run_stay(tmp_path):
+    for step in (1, 2, 3, 4, 50):
+        folder = folder_of(tmp_path, step)
+        owner = "this" if step in (2, 3, 4) else "another"
+        (folder / "run_args.json").write_text(json.dumps({"run_id": owner}), encoding="utf-8")
+        seal(folder)
+    keep_latest(tmp_path, "this", limit=2)
+    assert [path.name[11:] for path in checkpoints(tmp_path)] == ["50", "4", "3", "1"]
+
+
+def argv(base: Path, data: Path, output: Path) -> list[str]:
+    flags = [
+        "--bits",
+        32,
+        "--log_steps",
+        1,
+        "--total_batch",
+        5,
+        "--micro_batch",
+        2,
+        "--num_epoch",
+        2,
+        "--save_steps",
+        2,
+    ]
+    flags += ["--test_size", 5, "--eval_steps", 3, "--warmup_steps", 2, "--learning_rate", 1e-2]
+    flags += ["--model_path", base, "--data_path", data, "--output_path", output]
+    return [sys.executable, "finetune.py", *map(str, flags)]
+
+
+def kill_when(command: list[str], ready) -> bool:
+    """Start a run and kill -9 it as soon as `ready()`; True if it was killed before it ended by itself."""
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None:
+        if ready():
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+            return True
+        time.sleep(0.0005)
+    return False
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    file = tmp_path_factory.mktemp("data") / "records.jsonl"
+    lines = (ROOT / "sample/instruct/data_sample.jsonl").read_text(encoding="utf-8").splitlines()[:28]
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return file
+
+
+def outcome(output: Path) -> tuple[bytes, list[dict]]:
+    """The adapter's bytes, and every logged value but times."""
+    history = json.loads((output / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
+    keys = ("step", "loss", "grad_norm", "learning_rate", "eval_loss")
+    values = [{key: entry[key] for key in keys if key in entry} for entry in history]
+    weights = (output / "adapter_model.safetensors").read_bytes()
+    return weights, [entry for entry in values if "loss" in entry or "eval_loss" in entry]
+
+
+def test_a_run_killed_three_times_ends_as_the_one_that_was_not(tiny_base, data, tmp_path):
+    """Dropout on, evaluation on: killed in the first epoch, inside a save, and in the second epoch."""
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    subprocess.run(argv(tiny_base, data, straight), cwd=ROOT, check=True, capture_output=True)
+    command = [*argv(tiny_base, data, killed), "--resume_from_checkpoint", "auto"]
+    assert kill_when(command, (killed / "checkpoint-2" / MANIFEST).exists)
+    # Inside the save of step 6: its first files are there, its manifest is not.
+    assert kill_when(command, (killed / "checkpoint-6" / "adapter_model.safetensors").exists)
+    if not (killed / "checkpoint-6" / MANIFEST).exists():
+        assert torn(killed / "checkpoint-6")
+    assert kill_when(command, (killed / "checkpoint-8" / MANIFEST).exists)
+    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    assert "resumes" in done.stderr
+    assert outcome(killed) == outcome(straight)
