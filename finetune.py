@@ -52,7 +52,15 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
     base = model.check_base(model_flags.model_path)
     dtype, _ = model.compute_dtype(model_flags.bits)
     all_flags = {**vars(model_flags), **vars(data_flags), **vars(lora_flags), **vars(run_flags)}
-    start = starting_point(run_flags, all_flags)
+    exact = {
+        "data_sha256": records.sha256,
+        "base_fingerprint": model.fingerprint(base.path),
+        "versions": versions(),
+        "compute_dtype": str(dtype),
+        "threads": torch.get_num_threads(),
+        "world_size": world_size,
+    }
+    start = starting_point(run_flags, {**all_flags, **exact})
     lora, lora_flags, warning = adapter.planned(base, lora_flags, start.adapter)
     if warning:
         say.warning(warning)
@@ -131,8 +139,7 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
         "flags": {**all_flags, **vars(lora_flags)},  # on a warm start the adapter's own rank and modules
         "prompt_type": data_flags.prompt_type,
         "plan": plan.facts,
-        "base_fingerprint": model.fingerprint(base.path),
-        "versions": versions(),
+        "exact": exact,  # what a resumed run is compared with, beside the flags
     }
     trainer = training.AdapterTrainer(
         model=peft_model,

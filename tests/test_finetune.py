@@ -284,6 +284,29 @@ def test_resuming_with_another_flag_is_refused_by_name(program, tiny_base, recor
     assert "Traceback" not in done.stderr
 
 
+def test_resuming_on_other_data_is_refused_unless_the_data_begins_anew(program, tiny_base, records, straight, tmp_path):
+    other = tmp_path / "other.jsonl"
+    other.write_text(records.read_text(encoding="utf-8").replace("。", "！"), encoding="utf-8")
+    good = ["--model_path", tiny_base, "--data_path", other, "--output_path", tmp_path / "out", *STEPS, *TWO_EPOCHS]
+    resume = ["--resume_from_checkpoint", straight / "checkpoint-6", "--plan_only"]
+    done = program("finetune.py", *good, *resume)
+    assert done.returncode == 1
+    assert "was begun with data_sha256 " in done.stderr
+    assert "or pass --ignore_data_skip to begin the data anew" in done.stderr
+    done = program("finetune.py", *good, *resume, "--ignore_data_skip")
+    assert "the data starts at its beginning" in done.stdout
+
+
+def test_an_elastic_resumption_takes_the_same_rows_per_step(program, tiny_base, records, straight, tmp_path):
+    more = [*TWO_EPOCHS, "--resume_from_checkpoint", straight / "checkpoint-3", "--micro_batch", 3]
+    good = ["--model_path", tiny_base, "--data_path", records, "--output_path", tmp_path / "refused", *STEPS, *more]
+    done = program("finetune.py", *good)
+    assert "was begun with --micro_batch 2, this run has 3: pass --elastic to go on with another one" in done.stderr
+    output = train(program, tiny_base, records, tmp_path / "out", *more, "--elastic", processes=2)
+    assert losses(output) == pytest.approx(losses(straight), abs=1e-4)
+    assert losses(output, "eval_loss") == pytest.approx(losses(straight, "eval_loss"), abs=1e-4)
+
+
 def test_no_evaluation_holds_nothing_out(program, tiny_base, records):
     argv = ["--model_path", tiny_base, "--data_path", records, "--plan_only", "--eval_steps", 0]
     done = program("finetune.py", *argv)

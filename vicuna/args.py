@@ -139,6 +139,9 @@ class RunFlags:
     lora_remote_checkpoint: str | None = flag(
         None, "the same from the hub, when the folder above is not given or not there"
     )
+    elastic: bool = flag(
+        False, "resume on another number of devices or with another micro batch: the same rows per step"
+    )
     ignore_data_skip: bool = flag(False, "on resume, begin the data anew instead of where it stopped")
     deepspeed: str | None = field(
         default=None,

@@ -23,9 +23,13 @@ from vicuna.model import local_folder
 # Flags that change no result of a run, or not that of one already begun.
 NO_EFFECT = {
     *("model_path", "data_path", "output_path", "resume_from_checkpoint", "lora_remote_checkpoint", "ignore_data_skip"),
-    *("log_steps", "save_steps", "save_total_limit", "eval_steps", "micro_batch", "gradient_checkpointing", "int8"),
+    *("log_steps", "save_steps", "save_total_limit", "eval_steps", "gradient_checkpointing", "int8", "elastic"),
     *("wandb", "plan_only", "local_rank", "skip_bad_rows", "encoding"),
 }
+# What --elastic lets change: dropout draws and rounding differ, the rows of a step do not.
+ELASTIC = {"micro_batch", "world_size"}
+# What --ignore_data_skip lets change, since the data begins anew.
+DATA = {"data_sha256", "test_size"}
 CHECKPOINT_FILES = ("trainer_state.json", "optimizer.pt", "scheduler.pt")
 MANIFEST = "manifest.json"
 AUTO = "auto"
@@ -105,15 +109,15 @@ class Start:
     text: str
 
 
-def starting_point(run: RunFlags, flags: dict[str, Any]) -> Start:
+def starting_point(run: RunFlags, facts: dict[str, Any]) -> Start:
     """What --resume_from_checkpoint or --lora_remote_checkpoint mean.
 
     Args:
-        flags: every flag of this run by name.
+        facts: every flag of this run by name, and what else its result depends on.
 
     Raises:
         UserError: a folder that is neither a checkpoint of this program nor an adapter; a checkpoint of a run
-            with other flags.
+            with other flags, data, base or versions.
     """
     name, flag = run.resume_from_checkpoint, "--resume_from_checkpoint"
     if run.lora_remote_checkpoint and not (name and Path(name).is_dir()):
@@ -121,7 +125,7 @@ def starting_point(run: RunFlags, flags: dict[str, Any]) -> Start:
     if not name:
         return Start(None, None, f"new run{_earlier(Path(run.output_path))}")
     if name == AUTO:
-        return _latest(run, flags)
+        return _latest(run, facts)
     folder = local_folder(name, flag, [*HUB_FILES, *CHECKPOINT_FILES, MANIFEST, "rng_state*.pth"])
     if _STEP.fullmatch(folder.name) and (folder.parent / RUN_ARGS).is_file() and (problem := torn(folder)):
         raise UserError(
@@ -133,7 +137,7 @@ def starting_point(run: RunFlags, flags: dict[str, Any]) -> Start:
                 f"{flag} {name} was written by another program: it has an optimizer, but no {WEIGHT_FILES[0]}. To "
                 "start from its weights with a new schedule, copy them without optimizer.pt into a folder of their own."
             )
-        return _resume(folder, run, flags)
+        return _resume(folder, run, facts)
     if any(folder.glob("global_step*")):
         raise UserError(
             f"{flag} {name} is a DeepSpeed checkpoint, which can not be resumed; start from an adapter folder."
@@ -141,20 +145,20 @@ def starting_point(run: RunFlags, flags: dict[str, Any]) -> Start:
     return Start(None, folder, f"starts from the adapter in {folder}, with a new schedule")
 
 
-def _latest(run: RunFlags, flags: dict[str, Any]) -> Start:
+def _latest(run: RunFlags, facts: dict[str, Any]) -> Start:
     """The latest whole checkpoint in the output folder, or a new run where there is none."""
     skipped = ""
     for folder in checkpoints(Path(run.output_path)):
         if problem := torn(folder):
             skipped += f"; {folder.name} is passed over, {problem}"
             continue
-        start = _resume(folder, run, flags)
+        start = _resume(folder, run, facts)
         return replace(start, text=start.text + skipped)
     return Start(None, None, f"new run: {run.output_path} has no whole checkpoint to resume{skipped}")
 
 
-def _resume(folder: Path, run: RunFlags, flags: dict[str, Any]) -> Start:
-    _compare(run_args(folder), flags, folder)
+def _resume(folder: Path, run: RunFlags, facts: dict[str, Any]) -> Start:
+    _compare(run_args(folder), facts, run, folder)
     data = "the data starts at its beginning" if run.ignore_data_skip else "the data goes on where it stopped"
     return Start(folder, None, f"resumes {folder}: {data}")
 
@@ -177,12 +181,16 @@ def best_loss(output: Path, start: Start) -> float:
     return known.get("eval_loss", math.inf)
 
 
-def _compare(old: dict[str, Any], flags: dict[str, Any], folder: Path) -> None:
-    """Refuse to resume what was begun with other flags: the result would be neither run's."""
-    before = old.get("flags", {})
-    for name, value in flags.items():
-        if name not in NO_EFFECT and name in before and before[name] != value:
+def _compare(old: dict[str, Any], facts: dict[str, Any], run: RunFlags, folder: Path) -> None:
+    """Refuse to resume what was begun with other flags, data, base or versions: the result would be neither run's."""
+    before = {**old.get("flags", {}), **old.get("exact", {})}
+    allowed = NO_EFFECT | (ELASTIC if run.elastic else set()) | (DATA if run.ignore_data_skip else set())
+    for name, value in facts.items():
+        if name not in allowed and name in before and before[name] != value:
+            spelt = f"--{name}" if name in old.get("flags", {}) else name
+            way_out = "pass --elastic to go on with another one" if name in ELASTIC else "a resumed run must keep it"
+            way_out = "or pass --ignore_data_skip to begin the data anew" if name in DATA else way_out
             raise UserError(
-                f"{folder} was begun with --{name} {before[name]}, this run has {value}: a resumed run must keep it. "
-                "To begin a new schedule from its weights, pass the folder of its adapter instead."
+                f"{folder} was begun with {spelt} {before[name]}, this run has {value}: {way_out}. To begin a new "
+                "schedule from its weights, pass the folder of its adapter instead."
             )

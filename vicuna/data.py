@@ -5,6 +5,7 @@ its file, line and field, or left out and counted. The order of training is a pu
 lengths, total batch): ranks, micro batches and restarts can not change it.
 """
 
+import hashlib
 import json
 import random
 from collections import Counter
@@ -34,6 +35,7 @@ class Records:
         lines: line number of each record in the file, from 1.
         encoding: how the file's bytes became text.
         bad: reason -> how many malformed rows were left out for it.
+        sha256: of the file's bytes.
     """
 
     path: Path
@@ -41,6 +43,7 @@ class Records:
     lines: list[int] = field(default_factory=list)
     encoding: str = ""
     bad: Counter = field(default_factory=Counter)
+    sha256: str = ""
 
 
 class BadRow(Exception):
@@ -66,8 +69,9 @@ def read_records(
         raise UserError(f"--data_path {path} {what}; expected a .json, .jsonl or .txt file.")
     if path.suffix not in (".json", ".jsonl", ".txt"):
         raise UserError(f"--data_path {path} ends in {path.suffix!r}; expected a .json, .jsonl or .txt file.")
-    text, used = _decode(path, encoding)
-    records, problems = Records(path, encoding=used), []
+    raw = path.read_bytes()
+    text, used = _decode(raw, path, encoding)
+    records, problems = Records(path, encoding=used, sha256=hashlib.sha256(raw).hexdigest()), []
     for line, row in _rows(text, path.suffix):
         try:
             if isinstance(row, BadRow):
@@ -90,8 +94,7 @@ def read_records(
     return records
 
 
-def _decode(path: Path, encoding: str | None) -> tuple[str, str]:
-    raw = path.read_bytes()
+def _decode(raw: bytes, path: Path, encoding: str | None) -> tuple[str, str]:
     if encoding is None and raw.startswith((b"\xff\xfe", b"\xfe\xff")):
         encoding = "utf-16"
     for name in [encoding] if encoding else ENCODINGS:
