@@ -197,8 +197,10 @@ def test_temperature_zero_is_greedy_and_greys_what_has_no_effect(open_page):
     set_slider(page, "temperature", 0)
     page.wait_for_function("document.querySelector('#mode').innerText.includes('Temperature 0 is greedy')")
     page.wait_for_selector("#top_p input[type=number]:disabled")
+    assert page.locator("#top_k input[type=number]").is_disabled()
     set_slider(page, "temperature", 0.5)
     page.wait_for_selector("#top_p input[type=number]:enabled")
+    assert page.locator("#top_k input[type=number]").is_enabled()
 
 
 @pytest.mark.browser
@@ -250,7 +252,8 @@ def test_continue_goes_on_where_the_limit_cut(open_page):
 def test_an_empty_question_is_answered_with_a_hint(open_page):
     page = open_page()
     page.click("#generate")
-    wait_for_stats(page, "Please type a question first")
+    assert wait_for_stats(page, "question") == "Please type a question first."
+    assert shown(page) == ""
 
 
 @pytest.mark.browser

@@ -46,6 +46,8 @@ class TextTokenizer:
                 f"{self.source} declares bos id {self.bos_id} and eos id {self.eos_id}: both are needed. "
                 "Use the tokenizer that belongs to the base."
             )
+        self._anchor = self.encode(_ANCHOR)
+        self._anchor_width = len(self._decode(self._anchor))
 
     def _read_sentencepiece(self) -> None:
         from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
@@ -89,9 +91,8 @@ class TextTokenizer:
 
     def decode_continuation(self, ids: list[int]) -> str:
         """The text of `ids` that follow other text: a leading space is kept, control ids are not text."""
-        anchor = self.encode(_ANCHOR)
         text_ids = [i for i in ids if i < self.size and i not in self._control_ids]
-        return self._decode(anchor + text_ids)[len(self._decode(anchor)) :]
+        return self._decode(self._anchor + text_ids)[self._anchor_width :]
 
     def complete(self, ids: list[int]) -> list[int]:
         """`ids` without a last character of which only some bytes are there yet."""
