@@ -3,8 +3,8 @@
     python finetune.py --data_path sample/instruct/data_sample.jsonl
     torchrun --standalone --nproc_per_node=2 finetune.py --bits 4 --output_path out
 
-Reads --data_path, prints the plan, trains, and writes the adapter, run_args.json, loss.png, session.log and
-checkpoint-N/ to --output_path. `python finetune.py --help` lists every flag.
+Reads --data_path, prints the plan, trains, and writes the adapter, run_args.json, loss.png, steps.jsonl,
+session.log and checkpoint-N/ to --output_path. `python finetune.py --help` lists every flag.
 """
 
 import os
@@ -36,9 +36,10 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
     from peft import get_peft_model, prepare_model_for_kbit_training
     from transformers import PrinterCallback, TrainingArguments, set_seed
 
-    from vicuna import adapter, model, training
-    from vicuna.checkpoint import best_loss, run_id, starting_point
+    from vicuna import adapter, callbacks, model, training
+    from vicuna.checkpoint import best_loss, run_id, starting_point, write_run_args
     from vicuna.plan import make_plan, versions
+    from vicuna.stopping import Stopper
 
     if gpus > 1:
         say.info(
@@ -72,9 +73,8 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
         return tokenise(base.tokenizer, records, ids, *options) if ids else None
 
     train, held_out = tokenised(train_ids), tokenised(held_ids)
-    batches = training.StepBatches(
-        train.lengths, run_flags.seed, run_flags.total_batch, run_flags.micro_batch, world_size, rank
-    )
+    batches = training.StepBatches(train.lengths, run_flags, world_size, rank)
+    batches.first, batches.data_start = start.step, start.data_start
     parameters = adapter.count_parameters(model.skeleton(base.config), lora)
     flags = (model_flags, data_flags, lora_flags, run_flags)
     plan = make_plan(base, records, train, held_out, batches, parameters, flags, start.text)
@@ -101,7 +101,6 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
     on_cpu = model.device().type == "cpu"
     arguments = TrainingArguments(
         output_dir=output,
-        num_train_epochs=run_flags.num_epoch,
         max_steps=plan.steps,
         per_device_train_batch_size=run_flags.micro_batch,
         per_device_eval_batch_size=run_flags.micro_batch,
@@ -122,11 +121,10 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
         eval_steps=run_flags.eval_steps or None,
         save_strategy="steps" if run_flags.save_steps else "no",
         save_steps=run_flags.save_steps or 1,
-        logging_steps=run_flags.log_steps,
-        logging_first_step=True,
+        logging_steps=1,  # Progress shows the mean of --log_steps of them
         logging_nan_inf_filter=False,
         report_to=["wandb"] if run_flags.wandb else [],
-        ignore_data_skip=run_flags.ignore_data_skip,
+        ignore_data_skip=True,  # StepBatches itself begins where the run goes on
         deepspeed=run_flags.deepspeed,
         remove_unused_columns=False,
         disable_tqdm=True,
@@ -140,16 +138,22 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
         "prompt_type": data_flags.prompt_type,
         "plan": plan.facts,
         "exact": exact,  # what a resumed run is compared with, beside the flags
+        "data_start": start.data_start,
     }
+    stopper = Stopper(output, start.step, start.resume)
     trainer = training.AdapterTrainer(
         model=peft_model,
         args=arguments,
         batches=batches,
         train=train,
         held_out=held_out,
+        place=lambda record: f"{records.path} line {records.lines[record]}",
+        stopper=stopper,
+        record=callbacks.StepRecord(output, start.resume, start.step) if rank == 0 else None,
         callbacks=[
-            training.Progress(plan.facts["tokens_train"]),
-            training.Outputs(output, facts, best_loss(output, start), run_flags.save_total_limit),
+            callbacks.Progress(plan.facts["tokens_train"], run_flags.log_steps),
+            callbacks.Outputs(output, facts, best_loss(output, start), run_flags.save_total_limit),
+            stopper,
         ],
     )
     trainer.remove_callback(PrinterCallback)  # Progress speaks instead
@@ -160,9 +164,9 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
         if trainer.is_world_process_zero():
             adapter.save_adapter(peft_model, output)
     if trainer.is_world_process_zero():
-        training.write_run_args(output, facts, step=trainer.state.global_step)
+        write_run_args(output, facts, step=trainer.state.global_step)
         trainer.save_state()  # trainer_state.json: every logged loss
-        training.draw_losses(trainer.state.log_history, output / "loss.png")
+        callbacks.draw_losses(trainer.state.log_history, output / "loss.png")
         say.info(
             "the adapter is in %s; talk to it: python generate.py --model_path %s --lora_path %s",
             output,

@@ -22,6 +22,7 @@ def folder_of(output: Path, step: int) -> Path:
     folder.mkdir(parents=True)
     for name in ("adapter_model.safetensors", "trainer_state.json", "optimizer.pt", "scheduler.pt", "rng_state.pth"):
         (folder / name).write_text(f"{name} of step {step}", encoding="utf-8")
+    (folder / "trainer_state.json").write_text(json.dumps({"global_step": step}), encoding="utf-8")
     (output / "run_args.json").write_text("{}", encoding="utf-8")
     return folder
 
@@ -134,12 +135,9 @@ def data(tmp_path_factory) -> Path:
 
 
 def outcome(output: Path) -> tuple[bytes, list[dict]]:
-    """The adapter's bytes, and every logged value but times."""
-    history = json.loads((output / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
-    keys = ("step", "loss", "grad_norm", "learning_rate", "eval_loss")
-    values = [{key: entry[key] for key in keys if key in entry} for entry in history]
-    weights = (output / "adapter_model.safetensors").read_bytes()
-    return weights, [entry for entry in values if "loss" in entry or "eval_loss" in entry]
+    """The adapter's bytes; every step's loss, gradient norm, learning rate and records; every evaluation's loss."""
+    lines = (output / "steps.jsonl").read_text(encoding="utf-8").splitlines()
+    return (output / "adapter_model.safetensors").read_bytes(), [json.loads(line) for line in lines]
 
 
 def test_a_run_killed_three_times_ends_as_the_one_that_was_not(tiny_base, data, tmp_path):

@@ -35,6 +35,18 @@ MANIFEST = "manifest.json"
 AUTO = "auto"
 
 
+def write_text(file: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    aside = file.with_name(f".{file.name}")
+    aside.write_text(text, encoding="utf-8")
+    os.replace(aside, file)
+
+
+def write_run_args(folder: Path, facts: dict[str, Any], **more: Any) -> None:
+    """Write run_args.json: flags, plan and versions."""
+    write_text(folder / RUN_ARGS, json.dumps({**facts, **more}, ensure_ascii=False, indent=2) + "\n")
+
+
 def seal(folder: Path) -> None:
     """Flush a checkpoint's files and write its manifest: name, size and SHA-256 of each."""
     files = {}
@@ -102,11 +114,15 @@ class Start:
     Attributes:
         resume: checkpoint whose weights, optimizer, schedule, random state and data position go on, or None.
         adapter: folder whose adapter the run starts from with a new schedule, or None.
+        step: optimizer steps already done.
+        data_start: step at which the data began its first epoch.
     """
 
     resume: Path | None
     adapter: Path | None
     text: str
+    step: int = 0
+    data_start: int = 0
 
 
 def starting_point(run: RunFlags, facts: dict[str, Any]) -> Start:
@@ -158,9 +174,12 @@ def _latest(run: RunFlags, facts: dict[str, Any]) -> Start:
 
 
 def _resume(folder: Path, run: RunFlags, facts: dict[str, Any]) -> Start:
-    _compare(run_args(folder), facts, run, folder)
+    old = run_args(folder)
+    _compare(old, facts, run, folder)
+    step = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))["global_step"]
     data = "the data starts at its beginning" if run.ignore_data_skip else "the data goes on where it stopped"
-    return Start(folder, None, f"resumes {folder}: {data}")
+    data_start = step if run.ignore_data_skip else old.get("data_start", 0)
+    return Start(folder, None, f"resumes {folder} at step {step}: {data}", step, data_start)
 
 
 def _earlier(output: Path) -> str:

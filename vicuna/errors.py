@@ -17,6 +17,14 @@ class UserError(Exception):
     """Something the user can mend. The message is shown as it is, without a traceback."""
 
 
+class Stopped(Exception):
+    """The program ends early on a signal, as it was told: what was saved, and the exit status."""
+
+    def __init__(self, message: str, status: int):
+        super().__init__(message)
+        self.status = status
+
+
 def run(program: Callable[[], None]) -> None:
     """Run `program`; a `UserError` becomes a line on stderr and exit status 1, Ctrl-C status 130."""
     try:
@@ -28,6 +36,8 @@ def run(program: Callable[[], None]) -> None:
             raise
         where = f": {error.filename}" if error.filename else ""
         _end(f"error: {error.strerror}{where}. Free it, or name another place.", 1)
+    except Stopped as stopped:
+        _end(str(stopped), stopped.status)
     except KeyboardInterrupt:
         _end("stopped by Ctrl-C", 130)
 

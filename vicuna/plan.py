@@ -60,7 +60,7 @@ def make_plan(
     trainable, total = parameters.trainable, parameters.total
     dtype, reason = compute_dtype(model.bits)
     per_epoch = batches.steps_per_epoch
-    steps = math.ceil(run.num_epoch * per_epoch)
+    steps = batches.steps
     warmup = 100 if run.warmup_steps is None else run.warmup_steps
     if run.warmup_ratio is not None:
         warmup = math.ceil(run.warmup_ratio * steps)

@@ -6,60 +6,75 @@ import importlib.util
 import json
 import math
 import os
-import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset, Sampler
-from tqdm import tqdm
 from transformers import EvalPrediction, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from vicuna.adapter import RUN_ARGS, save_adapter, whole
-from vicuna.checkpoint import keep_latest, seal
+from vicuna.args import RunFlags
+from vicuna.callbacks import StepRecord
 from vicuna.data import Examples, epoch_order, rank_batches
 from vicuna.errors import UserError
-from vicuna.log import log
 from vicuna.prompt import IGNORE_INDEX
+from vicuna.stopping import Stopper
 
+SHOWN_RECORDS = 10
+MOST_SKIPS = 20  # from 65536 the scaler is down at 1/16 by then
+DIVERGED = "The run has diverged: lower --learning_rate, or look at the records; the last checkpoint stands."
 NO_ROW = -1  # a rank with no row in a slot takes one of ignored labels, so that all ranks step together
 
 
 class StepBatches(Sampler[list[int]]):
-    """Batch sampler of one rank: in every optimizer step all ranks together take exactly `total_batch` rows."""
+    """Batch sampler of one rank over a whole run: in every optimizer step all ranks together take exactly `total_batch`
+    rows, and in the last step of an epoch what is left.
 
-    def __init__(self, lengths: list[int], seed: int, total_batch: int, micro_batch: int, world_size: int, rank: int):
-        self.lengths, self.seed, self.total_batch = lengths, seed, total_batch
-        self.micro_batch, self.world_size, self.rank = micro_batch, world_size, rank
-        self.epoch = 0
+    Every step has `accumulation` slots; a slot without rows for this rank holds NO_ROW.
 
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
+    Attributes:
+        steps: optimizer steps of the run.
+        first: steps already done when this process begins.
+        data_start: step at which the data began its first epoch; above 0 where a schedule goes on with other data.
+    """
 
-    def slots(self, rows: int) -> int:
-        """Micro batches per rank for a step of `rows` rows."""
-        return math.ceil(rows / (self.micro_batch * self.world_size))
+    def __init__(self, lengths: list[int], run: RunFlags, world_size: int = 1, rank: int = 0):
+        self.lengths, self.seed, self.total_batch = lengths, run.seed, run.total_batch
+        self.micro_batch, self.world_size, self.rank = run.micro_batch, world_size, rank
+        self.steps = math.ceil(run.num_epoch * self.steps_per_epoch)
+        self.first = self.data_start = 0
+        self._epoch, self._order = -1, []
 
     @property
     def accumulation(self) -> int:
-        """Micro batches per rank in a full step."""
-        return self.slots(self.total_batch)
+        """Micro batches per rank in a step."""
+        return math.ceil(self.total_batch / (self.micro_batch * self.world_size))
 
     @property
     def steps_per_epoch(self) -> int:
         return math.ceil(len(self.lengths) / self.total_batch)
 
+    def rows(self, step: int) -> list[int]:
+        """Rows of one optimizer step over all ranks; steps count from 0."""
+        epoch, at = divmod(step - self.data_start, self.steps_per_epoch)
+        if epoch != self._epoch:
+            self._epoch, self._order = epoch, epoch_order(self.seed, epoch, self.lengths, self.total_batch)
+        return self._order[at]
+
+    def epochs(self, step: int) -> float:
+        """Passes over the data when `step` steps are done."""
+        return (step - self.data_start) / self.steps_per_epoch
+
     def __len__(self) -> int:
-        full, rest = divmod(len(self.lengths), self.total_batch)
-        return full * self.accumulation + self.slots(rest)
+        return self.steps * self.accumulation
 
     def __iter__(self) -> Iterator[list[int]]:
-        for step in epoch_order(self.seed, self.epoch, self.lengths, self.total_batch):
-            for batch in rank_batches(step, self.micro_batch, self.world_size, self.rank):
-                yield batch or [NO_ROW]
+        for step in range(self.first, self.steps):
+            batches = rank_batches(self.rows(step), self.micro_batch, self.world_size, self.rank)
+            for slot in range(self.accumulation):
+                yield (batches[slot] if slot < len(batches) else []) or [NO_ROW]
 
 
 class RowDataset(Dataset):
@@ -72,20 +87,14 @@ class RowDataset(Dataset):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return {"input_ids": [0], "labels": [IGNORE_INDEX]} if index == NO_ROW else self.rows[index]
-
-
-class StepLoader(DataLoader):
-    """A DataLoader that tells its batch sampler the epoch, which the Trainer announces."""
-
-    def set_epoch(self, epoch: int) -> None:
-        self.batch_sampler.set_epoch(epoch)
+        return {"input_ids": [0], "labels": [IGNORE_INDEX], "record": NO_ROW} if index == NO_ROW else self.rows[index]
 
 
 def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
     """Pad rows on the right to the longest, (B, T) each.
 
     `logits_to_keep` is True at the positions whose next token is supervised: the head is computed there alone.
+    `record`, (B,), names each row's record; the model does not take it.
     """
     width = max(len(row["input_ids"]) for row in rows)
     ids = torch.zeros(len(rows), width, dtype=torch.long)
@@ -96,7 +105,10 @@ def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         ids[i, :length] = torch.as_tensor(row["input_ids"])
         labels[i, :length] = torch.as_tensor(row["labels"])
         mask[i, :length] = 1
-    return {"input_ids": ids, "attention_mask": mask, "labels": labels, "logits_to_keep": kept(labels)}
+    record = torch.tensor([row["record"] for row in rows])
+    return {
+        "input_ids": ids, "attention_mask": mask, "labels": labels, "logits_to_keep": kept(labels), "record": record,
+    }  # fmt: skip
 
 
 def kept(labels: torch.Tensor) -> torch.Tensor:
@@ -129,9 +141,26 @@ def mean_token_loss(prediction: EvalPrediction) -> dict[str, float]:
 
 
 class AdapterTrainer(Trainer):
-    """The HF Trainer with our order of rows and an evaluation that does not depend on batch or world size."""
+    """The HF Trainer with our order of rows, an evaluation that does not depend on batch or world size, a record of
+    every step, and an end to a run that has diverged.
 
-    def __init__(self, *, batches: StepBatches, train: Examples, held_out: Examples | None, **kwargs: Any):
+    Args:
+        place: record -> where it stands, e.g. "data.jsonl line 7".
+        stopper: what can end the run early.
+        record: where the steps are written, on one rank only.
+    """
+
+    def __init__(
+        self,
+        *,
+        batches: StepBatches,
+        train: Examples,
+        held_out: Examples | None,
+        place: Callable[[int], str],
+        stopper: Stopper,
+        record: StepRecord | None,
+        **kwargs: Any,
+    ):
         super().__init__(
             train_dataset=RowDataset(train.rows),
             eval_dataset=RowDataset(held_out.rows) if held_out else None,
@@ -140,11 +169,73 @@ class AdapterTrainer(Trainer):
             compute_metrics=mean_token_loss,
             **kwargs,
         )
-        self.batches = batches
+        self.batches, self.place, self.stopper, self.record = batches, place, stopper, record
+        self.fed: list[tuple[list[int], torch.Tensor]] = []  # records and loss of this step's micro batches
+        self.skips_in_a_row = 0
 
-    def get_train_dataloader(self) -> StepLoader:
-        """Not sharded by accelerate, whose sharding repeats rows to fill the last batch of every rank."""
-        return StepLoader(self.train_dataset, batch_sampler=self.batches, collate_fn=collate)
+    def get_train_dataloader(self) -> DataLoader:
+        """Not sharded by accelerate, whose sharding repeats rows to fill the last batch of every rank.
+
+        It has a generator of its own: beginning to read must not move the random state of a run.
+        """
+        return DataLoader(
+            self.train_dataset, batch_sampler=self.batches, collate_fn=collate, generator=torch.Generator()
+        )
+
+    def training_step(
+        self, model: torch.nn.Module, inputs: dict[str, torch.Tensor], num_items_in_batch: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Gradients of one micro batch; notes which records it held."""
+        records = [record for record in inputs.pop("record").tolist() if record != NO_ROW]
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self.fed.append((records, loss))
+        return loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log a step with its records, all ranks', or an evaluation.
+
+        Raises:
+            UserError: the run has diverged; on every rank, before anything of this step is saved.
+        """
+        records: list[int] = []
+        if "loss" in logs:
+            self._check_step(logs)
+            records = sorted(_from_all_ranks([record for part, _ in self.fed for record in part]))
+            self.fed = []
+        if "eval_loss" in logs and not math.isfinite(logs["eval_loss"]):
+            if self.stopper.stopping:
+                return  # an evaluation that was not ended; it is made up for on resume
+            raise UserError(f"the evaluation loss is {logs['eval_loss']} at step {self.state.global_step}. {DIVERGED}")
+        if self.record and ("loss" in logs or "eval_loss" in logs):
+            self.record.add(self.state.global_step, logs, records)
+        super().log(logs, start_time)
+
+    def _check_step(self, logs: dict[str, float]) -> None:
+        skipped = self.accelerator.optimizer_step_was_skipped
+        self.skips_in_a_row = self.skips_in_a_row + 1 if skipped else 0
+        if skipped:
+            logs["skipped"] = 1
+        if math.isfinite(logs["loss"]) and (skipped or math.isfinite(logs.get("grad_norm", 0.0))):
+            if self.skips_in_a_row < MOST_SKIPS:
+                return
+            raise UserError(
+                f"the loss scaler skipped {MOST_SKIPS} steps in a row, up to step {self.state.global_step}: the "
+                f"gradients overflow float16 at any scale. {DIVERGED}"
+            )
+        fed = _from_all_ranks([(records, bool(loss.isfinite())) for records, loss in self.fed])
+        broken = [records for records, finite in fed if not finite] or [records for records, _ in fed]
+        places = [self.place(record) for records in broken for record in records]
+        more = f" and {len(places) - SHOWN_RECORDS} more" if len(places) > SHOWN_RECORDS else ""
+        raise UserError(
+            f"the loss is {logs['loss']} and the gradient's norm {logs.get('grad_norm')} at step "
+            f"{self.state.global_step}, on {', '.join(places[:SHOWN_RECORDS])}{more}. {DIVERGED}"
+        )
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Evaluate without moving the random state, so that --eval_steps changes no result."""
+        devices = [self.args.device] if self.args.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            return super().evaluate(*args, **kwargs)
 
     def prediction_step(
         self,
@@ -153,141 +244,48 @@ class AdapterTrainer(Trainer):
         prediction_loss_only: bool,
         ignore_keys: Any = None,
     ) -> tuple[None, torch.Tensor, torch.Tensor]:
-        """(None, (B, 2) sum and count of each row's token losses, (B,) zeros): no logits are gathered."""
-        inputs = {name: value.to(self.args.device) for name, value in inputs.items()}
+        """(None, (B, 2) sum and count of each row's token losses, (B,) zeros): no logits are gathered.
+
+        Once the run is to stop, the rest of the evaluation is passed over, and its loss is not a number.
+        """
+        inputs = {name: value.to(self.args.device) for name, value in inputs.items() if name != "record"}
         labels = inputs.pop("labels")
+        sums = torch.zeros(len(labels), 2, device=labels.device)
+        if self.stopper.agreed(self.args.device):
+            return None, sums.fill_(math.nan), sums[:, 0]
         with torch.no_grad(), self.compute_loss_context_manager():
             losses = token_losses(model(**inputs).logits, labels)
-        sums = torch.zeros(len(labels), 2, device=labels.device)
         row = inputs["logits_to_keep"].nonzero()[:, 0]
         sums.index_add_(0, row, torch.stack([losses, torch.ones_like(losses)], dim=1))
         return None, sums, torch.zeros(len(labels), device=labels.device)
 
 
-class Progress(TrainerCallback):
-    """A progress bar on a terminal, and log lines everywhere: loss, learning rate, tokens/s, time left."""
+class Position(TrainerCallback):
+    """Tells the Trainer where in the data a run is, and makes up for an evaluation that a stopped run left out."""
 
-    def __init__(self, tokens_per_epoch: int):
-        self.tokens_per_epoch = tokens_per_epoch
-        self.bar: tqdm | None = None
-        self.first_step, self.began = 0, 0.0
+    def __init__(self, trainer: AdapterTrainer):
+        self.trainer, self.batches = trainer, trainer.batches
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if state.is_world_process_zero:
-            self.first_step, self.began = state.global_step, time.monotonic()
-            self.bar = tqdm(
-                total=state.max_steps,
-                initial=state.global_step,
-                desc="Training",
-                unit="step",
-                disable=None,
-                file=sys.stderr,
-            )
+        step = state.global_step
+        state.epoch = self.batches.epochs(step)
+        due = args.eval_strategy != "no" and step and (step % args.eval_steps == 0 or step >= state.max_steps)
+        if due and not any(entry["step"] == step and "eval_loss" in entry for entry in state.log_history):
+            self.trainer.evaluate()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if self.bar is not None:
-            self.bar.update(1)
-
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict, **kwargs: Any
-    ) -> None:
-        value = logs.get("loss", logs.get("eval_loss", 0.0))
-        if not math.isfinite(value):
-            raise UserError(
-                f"the loss is {value} at step {state.global_step}: the run has diverged. Lower --learning_rate, or "
-                "look at the records; the last checkpoint stands."
-            )
-        if self.bar is None:
-            return
-        if "eval_loss" in logs:
-            log.info("step %d/%d  evaluation loss %.4f", state.global_step, state.max_steps, logs["eval_loss"])
-        elif "loss" in logs:
-            elapsed, steps = time.monotonic() - self.began, state.global_step - self.first_step
-            speed = self.tokens_per_epoch * state.epoch * steps / state.global_step / elapsed
-            left = elapsed / steps * (state.max_steps - state.global_step)
-            self.bar.set_postfix(loss=f"{logs['loss']:.3f}", tokens_per_s=f"{speed:.0f}")
-            log.info(
-                "step %d/%d  loss %.4f  learning rate %.3g  %.0f tokens/s  %.0f s left",
-                state.global_step, state.max_steps, logs["loss"], logs["learning_rate"], speed, left,
-            )  # fmt: skip
-
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        if self.bar is not None:
-            self.bar.close()
+        state.epoch = self.batches.epochs(state.global_step)
 
 
-class Outputs(TrainerCallback):
-    """Seals every checkpoint with run_args.json and a manifest, and keeps the best adapter in `best/`.
-
-    Best is the lowest evaluation loss. At most `limit` checkpoints stay.
-    """
-
-    def __init__(self, output: Path, facts: dict[str, Any], best_loss: float, limit: int):
-        self.output, self.facts, self.best_loss, self.limit = output, facts, best_loss, limit
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        if state.is_world_process_zero:
-            write_run_args(self.output, self.facts, step=state.global_step)
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if args.eval_strategy != "no" and state.global_step >= state.max_steps:
-            control.should_evaluate = True
-
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if torch.distributed.is_initialized():
-            torch.distributed.barrier()  # every rank has written its random state
-        if state.is_world_process_zero:
-            folder = self.output / f"checkpoint-{state.global_step}"
-            write_run_args(folder, self.facts, step=state.global_step)
-            seal(folder)
-            keep_latest(self.output, self.facts["run_id"], self.limit)
-
-    def on_evaluate(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        metrics: dict,
-        model: Any,
-        **kwargs: Any,
-    ) -> None:
-        loss = metrics["eval_loss"]
-        if loss < self.best_loss:
-            self.best_loss = loss
-            with whole(model):
-                if state.is_world_process_zero:
-                    save_adapter(model, self.output / "best")
-                    write_run_args(self.output / "best", self.facts, step=state.global_step, eval_loss=loss)
-
-
-def write_run_args(folder: Path, facts: dict[str, Any], **more: Any) -> None:
-    """Write run_args.json: flags, plan and versions, whole or not at all."""
-    aside = folder / f".{RUN_ARGS}"
-    aside.write_text(json.dumps({**facts, **more}, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-    os.replace(aside, folder / RUN_ARGS)
-
-
-def draw_losses(history: list[dict[str, Any]], file: Path) -> None:
-    """The loss curve of a run as a picture, from the Trainer's log history."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.subplots()
-    for key, name in (("loss", "training"), ("eval_loss", "evaluation")):
-        points = [(entry["step"], entry[key]) for entry in history if key in entry]
-        if points:
-            axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=name)
-    axes.set(xlabel="optimizer step", ylabel="loss per supervised token")
-    axes.grid(alpha=0.3)
-    if axes.has_data():
-        axes.legend()
-    figure.savefig(file, dpi=120)
+def _from_all_ranks(parts: list[Any]) -> list[Any]:
+    """The lists of all ranks, one after the other."""
+    if not torch.distributed.is_initialized():
+        return parts
+    gathered: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(gathered, parts)
+    return [part for parts in gathered for part in parts]
 
 
 def check_deepspeed(file: str | None, bits: int) -> None:
@@ -329,16 +327,20 @@ def start_wandb(output: Path, wanted: bool) -> None:
         ) from error
 
 
-def train(trainer: Trainer, resume: Path | None) -> None:
+def train(trainer: AdapterTrainer, resume: Path | None) -> None:
     """Run the training loop.
 
     Raises:
         UserError: out of memory, with the flag to lower.
+        Stopped: SIGTERM or Ctrl-C; the checkpoint is saved.
     """
+    trainer.add_callback(Position(trainer))
     try:
-        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+        with trainer.stopper.listening():
+            trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     except torch.OutOfMemoryError as error:
         remedy = "--cutoff_len, or take fewer --bits or a smaller base"
         if trainer.args.per_device_train_batch_size > 1:
             remedy = "--micro_batch, which changes no result"
         raise UserError(f"out of memory at step {trainer.state.global_step}. Lower {remedy}.") from error
+    trainer.stopper.end(trainer.state.global_step, trainer.state.max_steps)
