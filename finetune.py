@@ -39,6 +39,7 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
     from vicuna import adapter, callbacks, model, training
     from vicuna.checkpoint import best_loss, run_id, starting_point, write_run_args
     from vicuna.plan import make_plan, versions
+    from vicuna.schedule import as_checkpoint
     from vicuna.stopping import Stopper
 
     if gpus > 1:
@@ -62,6 +63,7 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
         "world_size": world_size,
     }
     start = starting_point(run_flags, {**all_flags, **exact})
+    lora_flags, run_flags = start.inherit(lora_flags), start.inherit(run_flags)
     lora, lora_flags, warning = adapter.planned(base, lora_flags, start.adapter)
     if warning:
         say.warning(warning)
@@ -74,10 +76,10 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
 
     train, held_out = tokenised(train_ids), tokenised(held_ids)
     batches = training.StepBatches(train.lengths, run_flags, world_size, rank)
-    batches.first, batches.data_start = start.step, start.data_start
+    batches.first, batches.data_start, batches.steps = start.step, start.data_start, max(batches.steps, start.at_least)
     parameters = adapter.count_parameters(model.skeleton(base.config), lora)
     flags = (model_flags, data_flags, lora_flags, run_flags)
-    plan = make_plan(base, records, train, held_out, batches, parameters, flags, start.text)
+    plan = make_plan(base, records, train, held_out, batches, parameters, flags, start)
     if run_flags.plan_only:
         print(plan)
         return
@@ -93,7 +95,8 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
     if getattr(loaded, "is_quantized", False):
         loaded = prepare_model_for_kbit_training(loaded, run_flags.gradient_checkpointing, checkpointing)
     if start.adapter:
-        peft_model, _ = adapter.attach(loaded, start.adapter, model_flags.model_path, trainable=True)
+        name, dropout = model_flags.model_path, lora_flags.lora_dropout
+        peft_model, _ = adapter.attach(loaded, start.adapter, name, trainable=True, dropout=dropout)
     else:
         peft_model = get_peft_model(loaded, lora)
 
@@ -134,11 +137,14 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
     )
     facts = {
         "run_id": run_id(start),
-        "flags": {**all_flags, **vars(lora_flags)},  # on a warm start the adapter's own rank and modules
+        "flags": {**all_flags, **vars(lora_flags), **vars(run_flags)},
         "prompt_type": data_flags.prompt_type,
         "plan": plan.facts,
         "exact": exact,  # what a resumed run is compared with, beside the flags
+        # what this run has from elsewhere, and a resumed one has to take over
         "data_start": start.data_start,
+        "at_least": start.at_least,
+        "inherited": {**start.inherited, **(vars(lora_flags) if start.adapter else {})},
     }
     stopper = Stopper(output, start.step, start.resume)
     trainer = training.AdapterTrainer(
@@ -157,7 +163,8 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
         ],
     )
     trainer.remove_callback(PrinterCallback)  # Progress speaks instead
-    training.train(trainer, start.resume)
+    with as_checkpoint(start.schedule, start.resume, peft_model, plan.next_rate, run_flags, arguments.fp16) as resume:
+        training.train(trainer, resume)
 
     # 6. save
     with adapter.whole(peft_model):

@@ -254,7 +254,9 @@ def test_a_diverged_run_stops_with_a_sentence(program, tiny_base, records, tmp_p
     argv = ["--model_path", tiny_base, "--data_path", records, "--output_path", tmp_path / "out", *STEPS]
     done = program("finetune.py", *argv, "--learning_rate", 1e20, "--total_batch", 4, "--num_epoch", 3)
     assert done.returncode == 1
-    assert "the run has diverged" in done.stderr
+    assert "The run has diverged: lower --learning_rate" in done.stderr
+    assert "records.jsonl line " in done.stderr
+    assert "Traceback" not in done.stderr
     assert "Traceback" not in done.stderr
 
 

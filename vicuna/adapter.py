@@ -217,8 +217,13 @@ def count_parameters(skeleton: nn.Module, config: LoraConfig) -> Parameters:
     return Parameters(trainable, quantisable, total)
 
 
-def attach(base: nn.Module, folder: Path, base_name: str, trainable: bool = False) -> tuple[PeftModel, str]:
+def attach(
+    base: nn.Module, folder: Path, base_name: str, trainable: bool = False, dropout: float | None = None
+) -> tuple[PeftModel, str]:
     """The adapter in `folder` on top of `base`, every tensor of it used; and a warning, "" if none.
+
+    Args:
+        dropout: in place of the one it was trained with.
 
     Raises:
         UserError: an adapter that can not be read or does not fit.
@@ -227,6 +232,7 @@ def attach(base: nn.Module, folder: Path, base_name: str, trainable: bool = Fals
     config, warning = read_config(folder, tensors)
     check_fit(tensors, base, base_name)
     config.inference_mode = not trainable
+    config.lora_dropout = config.lora_dropout if dropout is None else dropout
     config.base_model_name_or_path = base_name
     model = get_peft_model(base, config)
     expected = set(get_peft_model_state_dict(model))

@@ -139,6 +139,10 @@ class RunFlags:
     lora_remote_checkpoint: str | None = flag(
         None, "the same from the hub, when the folder above is not given or not there"
     )
+    continue_schedule: str | None = flag(
+        None,
+        "checkpoint-N whose weights, optimizer and learning rate go on with other data, which starts at its beginning",
+    )
     elastic: bool = flag(
         False, "resume on another number of devices or with another micro batch: the same rows per step"
     )
@@ -164,6 +168,12 @@ class RunFlags:
             if not 0 < getattr(self, name) < math.inf:
                 raise UserError(f"--{name} {getattr(self, name)} must be above 0, and finite.")
         _seed(self.seed)
+        if self.continue_schedule and (self.resume_from_checkpoint or self.lora_remote_checkpoint):
+            raise UserError(
+                "--continue_schedule goes on with other data, --resume_from_checkpoint with the same; give one of them."
+            )
+        if self.continue_schedule and self.deepspeed:
+            raise UserError("--continue_schedule does not work with --deepspeed; leave one of them out.")
         if self.warmup_ratio is not None and self.warmup_steps is not None:
             raise UserError("--warmup_steps and --warmup_ratio are two ways to say the same; give one of them.")
         if self.warmup_ratio is not None and not 0 <= self.warmup_ratio < 1:

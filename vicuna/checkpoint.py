@@ -11,20 +11,22 @@ import os
 import re
 import shutil
 import uuid
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from vicuna.adapter import HUB_FILES, RUN_ARGS, WEIGHT_FILES, run_args
 from vicuna.args import RunFlags
 from vicuna.errors import UserError
+from vicuna.log import log
 from vicuna.model import local_folder
+from vicuna.schedule import Schedule, check_complete, read_schedule
 
 # Flags that change no result of a run, or not that of one already begun.
 NO_EFFECT = {
     *("model_path", "data_path", "output_path", "resume_from_checkpoint", "lora_remote_checkpoint", "ignore_data_skip"),
     *("log_steps", "save_steps", "save_total_limit", "eval_steps", "gradient_checkpointing", "int8", "elastic"),
-    *("wandb", "plan_only", "local_rank", "skip_bad_rows", "encoding"),
+    *("continue_schedule", "wandb", "plan_only", "local_rank", "skip_bad_rows", "encoding"),
 }
 # What --elastic lets change: dropout draws and rounding differ, the rows of a step do not.
 ELASTIC = {"micro_batch", "world_size"}
@@ -116,6 +118,9 @@ class Start:
         adapter: folder whose adapter the run starts from with a new schedule, or None.
         step: optimizer steps already done.
         data_start: step at which the data began its first epoch.
+        at_least: optimizer steps of an earlier schedule that this run goes on with, 0 for none.
+        inherited: flags whose values the run has from its adapter or schedule.
+        schedule: place of a checkpoint whose weights, optimizer and learning rate go on, or None.
     """
 
     resume: Path | None
@@ -123,18 +128,27 @@ class Start:
     text: str
     step: int = 0
     data_start: int = 0
+    at_least: int = 0
+    inherited: dict[str, Any] = field(default_factory=dict)
+    schedule: Schedule | None = None
+
+    def inherit(self, flags: Any) -> Any:
+        """`flags` with the inherited values in place of its own."""
+        return replace(flags, **{name: value for name, value in self.inherited.items() if hasattr(flags, name)})
 
 
 def starting_point(run: RunFlags, facts: dict[str, Any]) -> Start:
-    """What --resume_from_checkpoint or --lora_remote_checkpoint mean.
+    """What --resume_from_checkpoint, --lora_remote_checkpoint or --continue_schedule mean.
 
     Args:
         facts: every flag of this run by name, and what else its result depends on.
 
     Raises:
-        UserError: a folder that is neither a checkpoint of this program nor an adapter; a checkpoint of a run
-            with other flags, data, base or versions.
+        UserError: a folder that is neither a checkpoint nor an adapter, or a torn one; a checkpoint of a run with
+            other flags, data, base or versions.
     """
+    if run.continue_schedule:
+        return _continue(run)
     name, flag = run.resume_from_checkpoint, "--resume_from_checkpoint"
     if run.lora_remote_checkpoint and not (name and Path(name).is_dir()):
         name, flag = run.lora_remote_checkpoint, "--lora_remote_checkpoint"
@@ -142,23 +156,52 @@ def starting_point(run: RunFlags, facts: dict[str, Any]) -> Start:
         return Start(None, None, f"new run{_earlier(Path(run.output_path))}")
     if name == AUTO:
         return _latest(run, facts)
-    folder = local_folder(name, flag, [*HUB_FILES, *CHECKPOINT_FILES, MANIFEST, "rng_state*.pth"])
-    if _STEP.fullmatch(folder.name) and (folder.parent / RUN_ARGS).is_file() and (problem := torn(folder)):
-        raise UserError(
-            f"{flag} {name} is torn: {problem}. Take the checkpoint before it, or --resume_from_checkpoint auto."
-        )
-    if all((folder / file).is_file() for file in CHECKPOINT_FILES) and any(folder.glob("rng_state*.pth")):
-        if not (folder / WEIGHT_FILES[0]).is_file():
-            raise UserError(
-                f"{flag} {name} was written by another program: it has an optimizer, but no {WEIGHT_FILES[0]}. To "
-                "start from its weights with a new schedule, copy them without optimizer.pt into a folder of their own."
-            )
-        return _resume(folder, run, facts)
+    folder = _whole(name, flag)
+    if all((folder / file).is_file() for file in CHECKPOINT_FILES):
+        return _resume(folder, run, facts) if (folder / MANIFEST).is_file() else _resume_foreign(folder, run, flag)
     if any(folder.glob("global_step*")):
         raise UserError(
             f"{flag} {name} is a DeepSpeed checkpoint, which can not be resumed; start from an adapter folder."
         )
     return Start(None, folder, f"starts from the adapter in {folder}, with a new schedule")
+
+
+def _whole(name: str, flag: str) -> Path:
+    """The folder that `name` means, unless it is a torn checkpoint of this program."""
+    folder = local_folder(name, flag, [*HUB_FILES, *CHECKPOINT_FILES, MANIFEST, "scaler.pt", "rng_state*.pth"])
+    ours = (folder / MANIFEST).is_file() or (folder.parent / RUN_ARGS).is_file()
+    if _STEP.fullmatch(folder.name) and ours and (problem := torn(folder)):
+        raise UserError(
+            f"{flag} {name} is torn: {problem}. Take the checkpoint before it, or --resume_from_checkpoint auto."
+        )
+    return folder
+
+
+def _continue(run: RunFlags) -> Start:
+    """Weights, optimizer and learning rate go on; the data is other data, and starts at its beginning."""
+    flag = "--continue_schedule"
+    schedule = read_schedule(_whole(run.continue_schedule, flag), flag)
+    log.info("%s %s: %s", flag, schedule.folder, schedule)
+    return _from_schedule(schedule, flag, schedule.step, "continues the schedule of", "the new data from its beginning")
+
+
+def _resume_foreign(folder: Path, run: RunFlags, flag: str) -> Start:
+    """A checkpoint of another program: all goes on but what can not be read safely."""
+    schedule = read_schedule(folder, flag)
+    data = "from its beginning" if run.ignore_data_skip else "where its steps would be in this program's order"
+    start = schedule.step if run.ignore_data_skip else 0
+    return _from_schedule(schedule, flag, start, "goes on from the foreign checkpoint", f"the data {data}")
+
+
+def _from_schedule(schedule: Schedule, flag: str, data_start: int, how: str, data: str) -> Start:
+    check_complete(schedule, flag)
+    inherited: dict[str, Any] = {"learning_rate": schedule.peak}
+    if schedule.warmup is not None:
+        inherited |= {"warmup_steps": schedule.warmup, "warmup_ratio": None}
+    unread = ", ".join(schedule.unreadable)
+    note = f"; not read, because only a pickle could: {unread}, so it will not be bit by bit" if unread else ""
+    text = f"{how} {schedule.folder} at step {schedule.step} of {schedule.max_steps}; {data}{note}"
+    return Start(None, schedule.folder, text, schedule.step, data_start, schedule.max_steps, inherited, schedule)
 
 
 def _latest(run: RunFlags, facts: dict[str, Any]) -> Start:
@@ -179,7 +222,8 @@ def _resume(folder: Path, run: RunFlags, facts: dict[str, Any]) -> Start:
     step = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))["global_step"]
     data = "the data starts at its beginning" if run.ignore_data_skip else "the data goes on where it stopped"
     data_start = step if run.ignore_data_skip else old.get("data_start", 0)
-    return Start(folder, None, f"resumes {folder} at step {step}: {data}", step, data_start)
+    text = f"resumes {folder} at step {step}: {data}"
+    return Start(folder, None, text, step, data_start, old.get("at_least", 0), old.get("inherited", {}))
 
 
 def _earlier(output: Path) -> str:
@@ -203,7 +247,12 @@ def best_loss(output: Path, start: Start) -> float:
 def _compare(old: dict[str, Any], facts: dict[str, Any], run: RunFlags, folder: Path) -> None:
     """Refuse to resume what was begun with other flags, data, base or versions: the result would be neither run's."""
     before = {**old.get("flags", {}), **old.get("exact", {})}
-    allowed = NO_EFFECT | (ELASTIC if run.elastic else set()) | (DATA if run.ignore_data_skip else set())
+    allowed = (
+        NO_EFFECT
+        | set(old.get("inherited", {}))
+        | (ELASTIC if run.elastic else set())
+        | (DATA if run.ignore_data_skip else set())
+    )
     for name, value in facts.items():
         if name not in allowed and name in before and before[name] != value:
             spelt = f"--{name}" if name in old.get("flags", {}) else name

@@ -8,9 +8,12 @@ from typing import Any
 from vicuna import __version__
 from vicuna.adapter import Parameters
 from vicuna.args import DataFlags, LoraFlags, ModelFlags, RunFlags
+from vicuna.checkpoint import Start
 from vicuna.data import Examples, Records
+from vicuna.errors import UserError
 from vicuna.model import Base, compute_dtype, device
 from vicuna.prompt import IGNORE_INDEX
+from vicuna.schedule import rate_at, seam
 from vicuna.training import StepBatches
 
 FEW_STEPS = 50  # fewer optimizer steps than this rarely change a model visibly
@@ -23,6 +26,7 @@ class Plan:
 
     Attributes:
         steps: optimizer steps of the run; warmup: how many of them raise the learning rate.
+        next_rate: learning rate of the first step of a run that goes on with a schedule.
         facts: the numbers, as run_args.json keeps them.
         lines: subject -> one line of text.
         warnings: what is probably a mistake, with the way out.
@@ -30,6 +34,7 @@ class Plan:
 
     steps: int
     warmup: int
+    next_rate: float
     facts: dict[str, Any]
     lines: dict[str, str]
     warnings: list[str]
@@ -48,22 +53,24 @@ def make_plan(
     batches: StepBatches,
     parameters: Parameters,
     flags: tuple[ModelFlags, DataFlags, LoraFlags, RunFlags],
-    start: str,
+    start: Start,
 ) -> Plan:
     """Work the plan out.
 
     Args:
         parameters: counted on the model without weights.
-        start: how the run begins, e.g. "new run".
+
+    Raises:
+        UserError: the schedule to go on with is over.
     """
     model, data, lora, run = flags
     trainable, total = parameters.trainable, parameters.total
     dtype, reason = compute_dtype(model.bits)
-    per_epoch = batches.steps_per_epoch
-    steps = batches.steps
+    per_epoch, steps = batches.steps_per_epoch, batches.steps
     warmup = 100 if run.warmup_steps is None else run.warmup_steps
     if run.warmup_ratio is not None:
         warmup = math.ceil(run.warmup_ratio * steps)
+    next_rate, start_text = _next_rate(start, run, warmup, steps)
     tokens = sum(train.lengths)
     lengths = sorted(train.lengths)
     left_out = train.left_out + (held_out.left_out if held_out else 0)
@@ -82,7 +89,7 @@ def make_plan(
         "total_batch": run.total_batch, "world_size": batches.world_size, "accumulation": batches.accumulation,
         "steps": steps, "steps_per_epoch": per_epoch, "warmup_steps": warmup,
         "compute_dtype": str(dtype).removeprefix("torch."), "compute_dtype_reason": reason,
-        "device": str(device()), "start": start,
+        "device": str(device()), "start": start_text,
     }  # fmt: skip
     bad = "".join(f"; {count} malformed ({why})" for why, count in sorted(records.bad.items()))
     cut_text = f"{cut} cut at {data.cutoff_len} tokens" + (" (they get no EOS)" if cut else "")
@@ -98,15 +105,36 @@ def make_plan(
         f"trainable ({trainable / total:.2%})",
         "batch": f"{run.total_batch} a step, exactly: {run.micro_batch} a device x {batches.world_size} "
         f"{'device' if batches.world_size == 1 else 'devices'} x {batches.accumulation} accumulated",
-        "steps": f"{steps} = {run.num_epoch:g} epochs x {per_epoch}; learning rate {run.learning_rate:g}, "
-        f"{run.lr_scheduler}, {warmup} warm-up steps",
+        "steps": f"{_steps(batches, run)}; learning rate {run.learning_rate:g}, {run.lr_scheduler}, {warmup} warm-up "
+        "steps",
         "memory": f"weights {_size(weights_gib)}, adapter with gradients and optimizer {_size(adapter_gib)}; "
         "activations on top",
         "saves": _saves(run, held),
         "example": _example(base, train),
-        "start": start,
+        "start": start_text,
     }  # fmt: skip
-    return Plan(steps, warmup, facts, lines, _warnings(facts, data, run, base))
+    return Plan(steps, warmup, next_rate, facts, lines, _warnings(facts, data, run, base))
+
+
+def _next_rate(start: Start, run: RunFlags, warmup: int, steps: int) -> tuple[float, str]:
+    if start.schedule is None:
+        return 0.0, start.text
+    if steps <= start.step:
+        raise UserError(
+            f"the schedule of {start.schedule.folder} ends at step {steps}, and {start.step} are done: raise "
+            f"--num_epoch above {run.num_epoch:g}, or start from its adapter with a new schedule."
+        )
+    rate = rate_at(run, warmup, steps, start.schedule.scheduled)
+    return rate, f"{start.text}; {seam(start.schedule, rate)}"
+
+
+def _steps(batches: StepBatches, run: RunFlags) -> str:
+    if not batches.data_start:
+        return f"{batches.steps} = {run.num_epoch:g} epochs x {batches.steps_per_epoch}"
+    epochs = batches.epochs(batches.steps)
+    return (
+        f"{batches.steps}, of which {batches.data_start} are done and the others pass {epochs:.1f} times over this data"
+    )
 
 
 def versions() -> dict[str, str]:

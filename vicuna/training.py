@@ -271,8 +271,12 @@ class Position(TrainerCallback):
     ) -> None:
         step = state.global_step
         state.epoch = self.batches.epochs(step)
-        due = args.eval_strategy != "no" and step and (step % args.eval_steps == 0 or step >= state.max_steps)
-        if due and not any(entry["step"] == step and "eval_loss" in entry for entry in state.log_history):
+        due = args.eval_strategy != "no" and (step % args.eval_steps == 0 or step >= state.max_steps)
+        if (
+            due
+            and step > self.batches.data_start
+            and not any(entry["step"] == step and "eval_loss" in entry for entry in state.log_history)
+        ):
             self.trainer.evaluate()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
