@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Time LoRA steps on random weights of LLaMA-7B and 13B shape, at 8 and 4 bits; about 10 GB of main memory.
+# Time LoRA steps on random weights of LLaMA-7B and 13B shape, at 8 and 4 bits.
 #
 #   bash benchmarks/gpu.sh --out out            # one NVIDIA GPU, under 9 minutes, no network
 #   bash benchmarks/gpu.sh --out out --smoke    # the same program on tiny shapes, on the CPU
