@@ -91,7 +91,7 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
     set_seed(run_flags.seed)  # before the adapter draws its first values
     loaded = model.load_base(base, model_flags.bits)
     loaded.config.use_cache = False
-    checkpointing = {"use_reentrant": False}
+    checkpointing = model.checkpointing(model_flags.bits)
     if getattr(loaded, "is_quantized", False):
         loaded = prepare_model_for_kbit_training(loaded, run_flags.gradient_checkpointing, checkpointing)
     if start.adapter:

@@ -160,6 +160,7 @@ def test_every_flag_that_a_page_names_exists(page):
     programs = ("finetune.py", "generate.py", "tools/compare_answers.py", "tools/make_tiny_llama.py")
     known = {one.name for program in programs for one in program_fields(program)}
     known |= {f"no_{name}" for name in ("gradient_checkpointing", "use_typewriter", "show_beam")}
+    known |= set(re.findall(r"^    (\w+): \w+ = flag\(", read("benchmarks/gpu.py"), re.MULTILINE))
     others = {"help", "standalone", "nproc_per_node", "deepspeed"}  # argparse's, torchrun's, the original's
     text = re.sub(r"--lora_…", "", read(page))
     named = {name.replace("-", "_") for name in re.findall(r"(?<![\w-])--([a-z][\w-]*)", text)}

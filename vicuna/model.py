@@ -191,6 +191,15 @@ def load_kwargs(bits: int, dtype: torch.dtype) -> dict[str, Any]:
     return {"dtype": dtype}
 
 
+def checkpointing(bits: int) -> dict[str, bool]:
+    """Arguments of activation checkpointing.
+
+    At 8 bits the reentrant kind: bitsandbytes 0.50 keeps the input of every 8-bit product on the graph itself, where
+    the other kind can not drop it; about five times as much is then held until the backward pass.
+    """
+    return {"use_reentrant": bits == 8}
+
+
 def skeleton(config: Any) -> PreTrainedModel:
     """The model without weights: names and shapes only, at no cost.
 
