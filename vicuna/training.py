@@ -94,7 +94,7 @@ def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
     """Pad rows on the right to the longest, (B, T) each.
 
     `logits_to_keep` is True at the positions whose next token is supervised: the head is computed there alone.
-    `record`, (B,), names each row's record; the model does not take it.
+    `record`, (B,), names each row's record, where the rows do; the model does not take it.
     """
     width = max(len(row["input_ids"]) for row in rows)
     ids = torch.zeros(len(rows), width, dtype=torch.long)
@@ -105,10 +105,10 @@ def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         ids[i, :length] = torch.as_tensor(row["input_ids"])
         labels[i, :length] = torch.as_tensor(row["labels"])
         mask[i, :length] = 1
-    record = torch.tensor([row["record"] for row in rows])
-    return {
-        "input_ids": ids, "attention_mask": mask, "labels": labels, "logits_to_keep": kept(labels), "record": record,
-    }  # fmt: skip
+    batch = {"input_ids": ids, "attention_mask": mask, "labels": labels, "logits_to_keep": kept(labels)}
+    if "record" in rows[0]:
+        batch["record"] = torch.tensor([row["record"] for row in rows])
+    return batch
 
 
 def kept(labels: torch.Tensor) -> torch.Tensor:
