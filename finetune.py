@@ -31,6 +31,7 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
     records = read_records(data_flags.data_path, data_flags.prompt_type, data_flags.skip_bad_rows, data_flags.encoding)
     test_size = data_flags.test_size if run_flags.eval_steps else 0
     train_ids, held_ids = hold_out(len(records.dialogues), test_size)
+    train_ids = records.weighted(train_ids)
 
     import torch
     from peft import get_peft_model, prepare_model_for_kbit_training
@@ -69,7 +70,7 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
     # 3. examples and the plan
     def tokenised(ids):
         options = (data_flags.prompt_type, data_flags.cutoff_len, data_flags.train_on_inputs)
-        return tokenise(base.tokenizer, records, ids, *options) if ids else None
+        return tokenise(base.tokenizer, records, ids, *options, data_flags.train_turns) if ids else None
 
     train, held_out = tokenised(train_ids), tokenised(held_ids)
     batches = training.StepBatches(

@@ -91,7 +91,7 @@ def test_a_script_stops_at_the_first_error(script):
 @pytest.mark.parametrize(
     ("variable", "value", "name", "meant"),
     [
-        ("DATA_PATH", "my data.jsonl", "data_path", "my data.jsonl"),
+        ("DATA_PATH", "my data.jsonl", "data_path", ["my data.jsonl"]),
         ("MODEL_PATH", "/data/llama-7b", "model_path", "/data/llama-7b"),
         ("OUTPUT_PATH", "out", "output_path", "out"),
         ("TEST_SIZE", "0", "test_size", 0),
@@ -121,7 +121,7 @@ def test_what_follows_goes_to_finetune_behind_the_variables_flags(launch):
     argv = launch("finetune.sh", "--data_path", "b c", "--num_epoch", "1", DATA_PATH="a").only.argv
 
     assert argv == ["finetune.py", "--data_path", "a", "--data_path", "b c", "--num_epoch", "1"]
-    assert flags(TRAIN, argv[1:])["data_path"] == "b c"
+    assert flags(TRAIN, argv[1:])["data_path"] == ["b c"]
 
 
 @pytest.mark.parametrize(
