@@ -11,7 +11,10 @@ from vicuna.errors import run
 
 TRAIN = (ModelFlags, DataFlags, LoraFlags, RunFlags)
 SERVE = (ModelFlags, ServeFlags, DecodingFlags)
-PROGRAMS = ["finetune.py", "generate.py", "tools/make_tiny_llama.py", "tools/compare_answers.py"]
+PROGRAMS = [
+    *("finetune.py", "finetune_chat.py", "generate.py"),
+    *("tools/make_tiny_llama.py", "tools/compare_answers.py", "tools/check_data.py"),
+]
 
 # Runs a program's --help and then says on stderr which heavy packages it has imported.
 HELP = """

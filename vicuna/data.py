@@ -113,7 +113,7 @@ def read_records(
     """
     records, problems, seen = Records(), [], set()
     for name in [paths] if isinstance(paths, str | Path) else paths:
-        source = _source(str(name))
+        source = parse_source(str(name))
         if source.path.resolve() in seen:
             raise UserError(
                 f"--data_path names {source.path} twice, so that records held out could be trained on; name it once, "
@@ -148,7 +148,7 @@ def read_records(
     return records
 
 
-def _source(name: str) -> Source:
+def parse_source(name: str) -> Source:
     """A file and its weight; a path that exists as it is spelt is not taken apart."""
     path, _, weight = name.rpartition(":")
     if Path(name).exists() or not path or not Path(path).is_file():
