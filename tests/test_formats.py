@@ -194,6 +194,14 @@ def test_a_file_of_one_object_on_many_lines_is_one_row(tmp_path):
     assert records.lines == [2]
 
 
+def test_every_example_of_the_page_is_read():
+    text = (Path(__file__).resolve().parent.parent / "docs/en/data.md").read_text(encoding="utf-8")
+    rows = [json.loads(line) for line in re.findall(r"^\{.*\}$", text, re.MULTILINE)]
+
+    assert {format_of(row).name for row in rows} == {*ROWS, "text"}
+    assert all(dialogue(row, "text" if "text" in row else "chat")[-1]["role"] == "assistant" for row in rows)
+
+
 # --- real files ---------------------------------------------------------------------------------------------------
 
 
