@@ -1,6 +1,7 @@
 """The plan: what a run is going to do, in numbers, before the first step; the same facts go into run_args.json."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -14,6 +15,7 @@ from vicuna.training import StepBatches
 
 FEW_STEPS = 50  # fewer optimizer steps than this rarely change a model visibly
 MUCH_UNKNOWN = 0.05
+SHOWN_FILES = 5  # run_args.json has all of them
 
 
 @dataclass
@@ -166,12 +168,18 @@ def _file(source: Source) -> dict[str, Any]:
 
 
 def _files(records: Records) -> str:
-    """Every file with its weight, rows and encoding."""
-    return " + ".join(
-        f"{source.path}{f' x {source.weight:g}' if source.weight != 1 else ''}  "
-        f"{source.rows + source.bad.total()} rows ({source.encoding})"
-        for source in records.sources
-    )
+    """The files with their weights, rows and encodings; of very many the first ones, and what the others hold."""
+    shown = [
+        f"{source.path}{f' x {source.weight:g}' if source.weight != 1 else ''}  {_rows([source])} ({source.encoding})"
+        for source in records.sources[:SHOWN_FILES]
+    ]
+    if others := records.sources[SHOWN_FILES:]:
+        shown.append(f"{len(others)} more files  {_rows(others)}")
+    return " + ".join(shown)
+
+
+def _rows(sources: Sequence[Source]) -> str:
+    return f"{sum(source.rows + source.bad.total() for source in sources)} rows"
 
 
 def _short(text: str, width: int) -> str:
