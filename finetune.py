@@ -31,6 +31,7 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
     records = read_records(data_flags.data_path, data_flags.prompt_type, data_flags.skip_bad_rows, data_flags.encoding)
     test_size = data_flags.test_size if run_flags.eval_steps else 0
     train_ids, held_ids = hold_out(len(records.dialogues), test_size)
+    train_ids = records.weighted(train_ids)
 
     import torch
     from peft import get_peft_model, prepare_model_for_kbit_training
@@ -72,7 +73,7 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
     # 3. examples and the plan
     def tokenised(ids):
         options = (data_flags.prompt_type, data_flags.cutoff_len, data_flags.train_on_inputs)
-        return tokenise(base.tokenizer, records, ids, *options) if ids else None
+        return tokenise(base.tokenizer, records, ids, *options, data_flags.train_turns) if ids else None
 
     train, held_out = tokenised(train_ids), tokenised(held_ids)
     batches = training.StepBatches(train.lengths, run_flags, world_size, rank)
@@ -153,7 +154,7 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
         batches=batches,
         train=train,
         held_out=held_out,
-        place=lambda record: f"{records.path} line {records.lines[record]}",
+        place=records.place,
         stopper=stopper,
         record=callbacks.StepRecord(output, start.resume, start.step) if rank == 0 else None,
         callbacks=[

@@ -8,6 +8,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/environment.sh
 
+PROGRAM=${PROGRAM:-finetune.py}
 flags=()
 add() { if [ -n "$2" ]; then flags+=("$1" "$2"); fi; }
 add --data_path "${DATA_PATH:-}"
@@ -23,10 +24,10 @@ gpus=${CUDA_VISIBLE_DEVICES-$(nvidia-smi --query-gpu=index --format=csv,noheader
 NUM_PROCESSES=${NUM_PROCESSES:-$(printf %s "$gpus" | tr , '\n' | grep -c . || true)}
 
 if [ "$NUM_PROCESSES" -le 1 ]; then
-    exec "$PYTHON" finetune.py "${flags[@]}" "$@"
+    exec "$PYTHON" "$PROGRAM" "${flags[@]}" "$@"
 fi
 # A mistake is answered once, before many processes start.
-"$PYTHON" finetune.py "${flags[@]}" "$@" --plan_only >/dev/null
+"$PYTHON" "$PROGRAM" "${flags[@]}" "$@" --plan_only >/dev/null
 rendezvous=(--standalone)
 if [ -n "${PORT:-}" ]; then rendezvous=(--nnodes=1 --master_port="$PORT"); fi
-exec "$PYTHON" -m torch.distributed.run "${rendezvous[@]}" --nproc_per_node="$NUM_PROCESSES" finetune.py "${flags[@]}" "$@"
+exec "$PYTHON" -m torch.distributed.run "${rendezvous[@]}" --nproc_per_node="$NUM_PROCESSES" "$PROGRAM" "${flags[@]}" "$@"

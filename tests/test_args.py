@@ -11,7 +11,10 @@ from vicuna.errors import run
 
 TRAIN = (ModelFlags, DataFlags, LoraFlags, RunFlags)
 SERVE = (ModelFlags, ServeFlags, DecodingFlags)
-PROGRAMS = ["finetune.py", "generate.py", "tools/make_tiny_llama.py", "tools/compare_answers.py"]
+PROGRAMS = [
+    *("finetune.py", "finetune_chat.py", "generate.py"),
+    *("tools/make_tiny_llama.py", "tools/compare_answers.py", "tools/check_data.py"),
+]
 
 # Runs a program's --help and then says on stderr which heavy packages it has imported.
 HELP = """
@@ -55,8 +58,9 @@ def refusal(capsys: pytest.CaptureFixture, groups: tuple[type, ...], *argv: str)
         (["--int8", "1", "--bits", "8"], "bits", 8),
         (["--bits", "4"], "bits", 4),
         ([], "bits", 8),
-        (["--data-path", "my.jsonl"], "data_path", "my.jsonl"),
-        (["--data_path", "2023"], "data_path", "2023"),
+        (["--data-path", "my.jsonl"], "data_path", ["my.jsonl"]),
+        (["--data_path", "a.jsonl", "b.jsonl:2"], "data_path", ["a.jsonl", "b.jsonl:2"]),
+        (["--data_path", "2023"], "data_path", ["2023"]),
         (["--model_path", "decapoda-research/llama-7b-hf"], "model_path", "decapoda-research/llama-7b-hf"),
         (["--output_path", "out"], "output_path", "out"),
         (["--eval_steps", "100"], "eval_steps", 100),

@@ -1,5 +1,6 @@
 """Reading records in every shape and encoding, refusing bad rows by line and field, splitting and ordering them."""
 
+import hashlib
 import json
 import random
 import re
@@ -8,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from vicuna.data import dialogue, epoch_order, hold_out, rank_batches, read_records, tokenise
+from vicuna.data import epoch_order, hold_out, rank_batches, read_records, tokenise, trained_spans
 from vicuna.errors import UserError
+from vicuna.formats import dialogue
+from vicuna.prompt import encode
 from vicuna.tokenizer import TextTokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -201,7 +204,7 @@ def test_an_empty_array_is_refused(tmp_path):
     ("row", "says"),
     [
         ({"instruction": "a"}, "has 'instruction'; expected instruction, optional input, and output"),
-        ({"input": ["a"], "output": ["b"]}, "has 'input', 'output'; expected instruction"),
+        ({"input": "a", "output": "b"}, "has 'input', 'output'; expected instruction, .* or conversations of from"),
         ({}, "has no fields; expected instruction"),
         ({**GOOD, "output": ""}, "field output is empty; expected text"),
         ({**GOOD, "output": " \n"}, "field output is empty; expected text"),
@@ -219,7 +222,7 @@ def test_an_empty_array_is_refused(tmp_path):
         ('{"instruction": "a", "output": "b"', "is not a JSON object: Expecting ',' delimiter at column 35"),
         ("instruction: a", "is not a JSON object: Expecting value at column 1"),
         ({"text": "a document"}, "has a field text, which is learnt as it is: use --prompt_type text"),
-        ({**GOOD, "history": [["a", "b"]]}, "field history holds earlier turns"),
+        ({**GOOD, "history": [["a", ""]]}, r"field history\[0\]\[1\] is empty; expected text"),
     ],
 )
 def test_a_bad_row_is_refused_by_file_line_and_field(tmp_path, row, says):
@@ -405,6 +408,133 @@ def test_a_cut_that_leaves_no_answer_at_all_is_refused(tiny_base, tmp_path):
         tokenise(TextTokenizer(tiny_base), records, [0], "instruct", 8)
 
 
+# --- several files ------------------------------------------------------------------------------------------------
+
+
+def numbered(file: Path, count: int, encoding: str = "utf-8") -> str:
+    return str(write(file, [{"instruction": f"{file.stem} {i}", "output": "好"} for i in range(count)], encoding))
+
+
+def test_several_files_are_read_in_order_and_each_record_knows_its_place(tmp_path):
+    a, b = numbered(tmp_path / "a.jsonl", 3), numbered(tmp_path / "b.json", 2, "gb18030")
+    records = read_records([a, b], "instruct")
+
+    assert [messages[0]["content"] for messages in records.dialogues] == ["a 0", "a 1", "a 2", "b 0", "b 1"]
+    assert [records.place(i) for i in (0, 4)] == [f"{a} line 1", f"{b} line 2"]
+    assert [source.rows for source in records.sources] == [3, 2]
+    assert records.encoding == "utf-8, gb18030"
+
+
+@pytest.mark.parametrize(("weight", "each", "extra"), [("2", 2, 0), ("0.5", 0, 10), ("1.5", 1, 10), ("1", 1, 0)])
+def test_a_weight_repeats_the_training_records_of_its_file_and_no_other(tmp_path, weight, each, extra):
+    a, b = numbered(tmp_path / "a.jsonl", 24), numbered(tmp_path / "b.jsonl", 10)
+    records = read_records([f"{a}:{weight}", b], "instruct")
+    train, held = hold_out(len(records.dialogues), 6)
+    own = [i for i in train if i < 24]
+    times = Counter(records.weighted(train))
+
+    assert not set(times) & set(held)
+    assert all(times[i] == 1 for i in train if i >= 24)
+    assert all(times[i] in (each, each + 1) for i in own)
+    assert sum(times[i] for i in own) == each * len(own) + (round(len(own) / 2) if extra else 0)
+    assert records.weighted(train) == sorted(records.weighted(train))
+
+
+def test_what_is_held_out_does_not_depend_on_the_weights_and_the_draw_not_on_anything(tmp_path):
+    a, b = numbered(tmp_path / "a.jsonl", 30), numbered(tmp_path / "b.jsonl", 30)
+    plain, heavy = read_records([a, b], "instruct"), read_records([f"{a}:3", f"{b}:0.5"], "instruct")
+    train, held = hold_out(len(heavy.dialogues), 9)
+    random.seed(5)
+    state = random.getstate()
+    first = heavy.weighted(train)
+
+    assert hold_out(len(plain.dialogues), 9) == (train, held)
+    assert random.getstate() == state
+    assert heavy.weighted(train) == first
+    assert plain.weighted(train) == train
+
+
+def test_a_path_that_exists_as_it_is_spelt_has_no_weight(tmp_path):
+    odd = numbered(tmp_path / "a.jsonl:2.jsonl", 3)
+    numbered(tmp_path / "a.jsonl", 5)
+    (source,) = read_records([odd], "instruct").sources
+
+    assert (source.path, source.weight, source.rows) == (Path(odd), 1, 3)
+
+
+@pytest.mark.parametrize("weight", ["0", "-1", "nan", "inf", "twice", ""])
+def test_a_weight_that_is_none_is_refused(tmp_path, weight):
+    a = numbered(tmp_path / "a.jsonl", 3)
+
+    with pytest.raises(UserError, match=rf"--data_path .*a\.jsonl:{weight}: '{weight}' is not a weight; expected .* a"):
+        read_records([f"{a}:{weight}"], "instruct")
+
+
+def test_a_weight_that_leaves_nothing_is_refused(tmp_path):
+    records = read_records([f"{numbered(tmp_path / 'a.jsonl', 3)}:0.1"], "instruct")
+
+    with pytest.raises(UserError, match=r"a\.jsonl:0\.1 leaves none of the 3 training records of that file"):
+        records.weighted([0, 1, 2])
+
+
+def test_a_file_named_twice_is_refused(tmp_path):
+    a = numbered(tmp_path / "a.jsonl", 3)
+
+    with pytest.raises(UserError, match=r"--data_path names .*a\.jsonl twice, .* with a weight: .*a\.jsonl:2"):
+        read_records([a, f"{tmp_path}/../{tmp_path.name}/a.jsonl"], "instruct")
+
+
+def test_one_of_several_files_without_usable_rows_is_refused_by_name(tmp_path):
+    bad = str(write(tmp_path / "bad.jsonl", ["{"]))
+
+    with pytest.raises(UserError, match=r"--data_path .*bad\.jsonl has no usable rows"):
+        read_records([numbered(tmp_path / "a.jsonl", 3), bad], "instruct", skip_bad_rows=True)
+
+
+def test_the_hash_is_of_all_contents_their_order_and_weights(tmp_path):
+    a, b = numbered(tmp_path / "a.jsonl", 3), numbered(tmp_path / "b.jsonl", 2)
+    lists = [[a], [b], [a, b], [b, a], [f"{a}:2"], [f"{a}:2", b], [a, f"{b}:2"]]
+    hashes = [read_records(paths, "instruct").sha256 for paths in lists]
+
+    assert len(set(hashes)) == len(lists)
+    assert hashes[0] == hashlib.sha256(Path(a).read_bytes()).hexdigest()
+    moved = numbered(tmp_path / "elsewhere.jsonl", 0)
+    Path(moved).write_bytes(Path(a).read_bytes())
+    assert read_records([f"{moved}:2"], "instruct").sha256 == read_records([f"{a}:2"], "instruct").sha256
+
+
+def test_repeated_records_become_as_many_rows_that_name_their_place(tiny_base, tmp_path):
+    a, b = numbered(tmp_path / "a.jsonl", 2), numbered(tmp_path / "b.jsonl", 1)
+    records = read_records([f"{a}:2", b], "instruct")
+    examples = tokenise(TextTokenizer(tiny_base), records, records.weighted([0, 1, 2]), "instruct", 128)
+
+    assert examples.rows["record"][:] == [0, 0, 1, 1, 2]
+    assert examples.rows["source"][:] == [a, a, a, a, b]
+    assert examples.rows["line"][:] == [1, 1, 2, 2, 1]
+    assert examples.rows["input_ids"][0] == examples.rows["input_ids"][1]
+    assert examples.supervised == sum(label != -100 for labels in examples.rows["labels"] for label in labels)
+
+
+def test_rows_that_lost_turns_are_counted_apart_from_those_that_were_cut(tiny_base, tmp_path):
+    turns = {"input": ["天空是什么颜色？"] * 9, "output": ["蓝色。"] * 9}
+    rows = [turns, {**turns, "output": ["蓝色。"] * 8 + ["蓝色的天空" * 40]}, GOOD]
+    records = read_records(write(tmp_path / "a.jsonl", rows), "chat")
+    examples = tokenise(TextTokenizer(tiny_base), records, [0, 1, 2], "chat", 100)
+
+    assert (examples.shortened, examples.cut, examples.left_out) == (2, 1, 0)
+
+
+def test_trained_spans_are_the_runs_of_an_example(tiny_base):
+    tokenizer = TextTokenizer(tiny_base)
+    messages = [{"role": role, "content": role} for role in ("user", "assistant", "user", "assistant")]
+    example = encode(tokenizer, "chat_eos", messages, 512, train_turns="all")
+    spans = trained_spans(example.input_ids, example.labels)
+
+    assert [trained for trained, _ in spans] == [False, True, False, True]
+    assert [i for _, ids in spans for i in ids] == example.input_ids[1:]
+    assert all(ids[-1] == tokenizer.eos_id for trained, ids in spans if trained)
+
+
 # --- real files ---------------------------------------------------------------------------------------------------
 
 
@@ -437,13 +567,6 @@ def test_a_real_bad_row_is_named_by_its_line_and_the_rest_can_be_used(shared, na
             assert file.read_text(encoding="utf-8").split("\n")[line - 1].strip() == "{"
 
     assert refused > 0
-
-
-def test_real_dialogues_are_refused_under_an_instruction_template(shared):
-    with pytest.raises(UserError, match=r"3 of 3 rows .*can not be used") as refused:
-        read_records(shared / "instruct/chinese-vicuna-chat-data_sample.jsonl", "instruct")
-
-    assert "line 1: has 'input', 'output'; expected instruction" in str(refused.value)
 
 
 # --- sample/ ------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from finetune_chat import DEFAULTS
 from vicuna import args
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -20,10 +21,14 @@ PAGES = sorted(
         *ROOT.glob("*.md"),
         *ROOT.glob("docs/**/*.md"),
         *ROOT.glob("config-sample/*.md"),
-        *ROOT.glob("sample/*.md"),
+        *ROOT.glob("sample/**/*.md"),
     ]
 )
 README_LINES = 250
+PROGRAMS = (
+    *("finetune.py", "generate.py"),
+    *("tools/check_data.py", "tools/compare_answers.py", "tools/make_tiny_llama.py"),
+)
 
 
 def read(path: str | Path) -> str:
@@ -55,6 +60,7 @@ def program_fields(name: str) -> list[Field]:
     groups = {
         "finetune.py": (args.ModelFlags, args.DataFlags, args.LoraFlags, args.RunFlags),
         "generate.py": (args.ModelFlags, args.ServeFlags, args.DecodingFlags),
+        "tools/check_data.py": (tool("check_data", "CheckFlags"), args.DataFlags),
         "tools/compare_answers.py": (args.ModelFlags, tool("compare_answers", "CompareFlags")),
         "tools/make_tiny_llama.py": (tool("make_tiny_llama", "MakeFlags"),),
     }[name]
@@ -147,18 +153,22 @@ def test_the_readme_is_short_and_links_the_other_language_first():
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
-@pytest.mark.parametrize(
-    "program", ["finetune.py", "generate.py", "tools/compare_answers.py", "tools/make_tiny_llama.py"]
-)
+@pytest.mark.parametrize("program", PROGRAMS)
 def test_the_table_of_a_program_has_its_flags_in_order_with_their_defaults(program, language):
     documented = flag_rows(sections(read(f"docs/{language}/flags.md"))[program])
     assert documented == [(one.name, default_text(one)) for one in program_fields(program)]
 
 
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_the_table_of_the_dialogue_program_has_the_defaults_that_differ(language):
+    documented = flag_rows(sections(read(f"docs/{language}/flags.md"))["finetune_chat.py"])
+    shown = {name: " ".join(one) if isinstance(one, list) else one for name, one in DEFAULTS.items()}
+    assert documented == [(name, f"`{one}`") for name, one in shown.items()]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_flag_that_a_page_names_exists(page):
-    programs = ("finetune.py", "generate.py", "tools/compare_answers.py", "tools/make_tiny_llama.py")
-    known = {one.name for program in programs for one in program_fields(program)}
+    known = {one.name for program in PROGRAMS for one in program_fields(program)}
     known |= {f"no_{name}" for name in ("gradient_checkpointing", "use_typewriter", "show_beam")}
     known |= set(re.findall(r"^    (\w+): \w+ = flag\(", read("benchmarks/gpu.py"), re.MULTILINE))
     others = {"help", "standalone", "nproc_per_node", "deepspeed"}  # argparse's, torchrun's, the original's

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from finetune_chat import DEFAULTS
 from vicuna.args import DataFlags, DecodingFlags, LoraFlags, ModelFlags, RunFlags, ServeFlags, parse
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -61,9 +62,10 @@ def launch(tmp_path) -> Callable[..., Launched]:
     return run
 
 
-def flags(groups: tuple[type, ...], argv: list[str]) -> dict:
+def flags(groups: tuple[type, ...], argv: list[str], **defaults: object) -> dict:
     """What the program itself makes of the arguments a launcher passes."""
-    return {name: value for group in parse("test", *groups, argv=argv) for name, value in vars(group).items()}
+    found = parse("test", *groups, argv=argv, **defaults)
+    return {name: value for group in found for name, value in vars(group).items()}
 
 
 @pytest.mark.parametrize("script", [*SCRIPTS, ROOT / ".ci/run"], ids=lambda script: script.name)
@@ -91,7 +93,7 @@ def test_a_script_stops_at_the_first_error(script):
 @pytest.mark.parametrize(
     ("variable", "value", "name", "meant"),
     [
-        ("DATA_PATH", "my data.jsonl", "data_path", "my data.jsonl"),
+        ("DATA_PATH", "my data.jsonl", "data_path", ["my data.jsonl"]),
         ("MODEL_PATH", "/data/llama-7b", "model_path", "/data/llama-7b"),
         ("OUTPUT_PATH", "out", "output_path", "out"),
         ("TEST_SIZE", "0", "test_size", 0),
@@ -121,7 +123,7 @@ def test_what_follows_goes_to_finetune_behind_the_variables_flags(launch):
     argv = launch("finetune.sh", "--data_path", "b c", "--num_epoch", "1", DATA_PATH="a").only.argv
 
     assert argv == ["finetune.py", "--data_path", "a", "--data_path", "b c", "--num_epoch", "1"]
-    assert flags(TRAIN, argv[1:])["data_path"] == "b c"
+    assert flags(TRAIN, argv[1:])["data_path"] == ["b c"]
 
 
 @pytest.mark.parametrize(
@@ -187,6 +189,43 @@ def test_a_single_run_keeps_the_status_of_its_program(launch):
     assert launch("finetune_4bit.sh", STATUS="143").status == 143
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("finetune_chat.sh", {"micro_batch": 4, "total_batch": 128, "warmup_ratio": 0.05}),
+        ("finetune_chat_single.sh", {"micro_batch": 3, "total_batch": 32, "warmup_ratio": 0.01}),
+    ],
+)
+def test_a_launcher_of_dialogues_has_the_originals_values(launch, name, meant):
+    program, *argv = launch(name).only.argv
+    found = flags(TRAIN, argv, **DEFAULTS)
+
+    assert program == "finetune_chat.py"
+    same = {"test_size": 0, "eval_steps": 0, "save_steps": 200, "log_steps": 100, "prompt_type": "chat", "bits": 8}
+    assert {key: found[key] for key in (*meant, *same)} == meant | same
+    assert found["output_path"] == "outs/instruct_chat"
+    assert flags(TRAIN, launch(name, "--total_batch", "8").only.argv[1:], **DEFAULTS)["total_batch"] == 8
+
+
+@pytest.mark.parametrize("name", ["finetune_chat.sh", "finetune_chat_single.sh"])
+def test_the_variables_of_finetune_reach_the_flags_of_dialogues(launch, name):
+    variables = {"DATA_PATH": "my.jsonl", "MODEL_PATH": "/data/llama", "OUTPUT_PATH": "out", "TEST_SIZE": "5"}
+    found = flags(TRAIN, launch(name, **variables).only.argv[1:], **DEFAULTS)
+
+    assert [found[key] for key in ("data_path", "model_path", "output_path", "test_size")] == [
+        *(["my.jsonl"], "/data/llama", "out", 5)
+    ]
+
+
+def test_several_cards_run_the_program_of_dialogues_and_the_single_one_runs_on_one(launch):
+    first, second = launch("finetune_chat.sh", TOT_CUDA="0,1").calls
+
+    assert (first.argv[0], first.argv[-1]) == ("finetune_chat.py", "--plan_only")
+    assert "finetune_chat.py" in second.argv
+    assert "--nproc_per_node=2" in second.argv
+    assert launch("finetune_chat_single.sh", TOT_CUDA="0,1").only.argv[0] == "finetune_chat.py"
+
+
 # --- generate -----------------------------------------------------------------------------------------------------
 
 
@@ -231,7 +270,9 @@ def test_each_launcher_of_generate_has_its_precision(launch, name, bits):
 
 # --- flags --------------------------------------------------------------------------------------------------------
 
-PROGRAM = re.compile(r"(?:scripts/)?((?:tools/)?(?:finetune|generate|make_tiny_llama|compare_answers))\w*\.(?:py|sh)\b")
+PROGRAM = re.compile(
+    r"(?:scripts/)?((?:tools/)?(?:finetune_chat(?=\.py)|finetune|generate|make_tiny_llama|compare_answers))\w*\.(?:py|sh)\b"
+)
 
 
 def flags_passed(script: Path) -> dict[str, set[str]]:
@@ -242,7 +283,7 @@ def flags_passed(script: Path) -> dict[str, set[str]]:
     own = PROGRAM.match(script.name)
     found: dict[str, set[str]] = {}
     for line in script.read_text(encoding="utf-8").replace("\\\n", " ").split("\n"):
-        if re.search(r"rendezvous=|nvidia-smi", line):
+        if re.search(r"rendezvous|nvidia-smi", line):
             continue
         named = list(PROGRAM.finditer(line))
         ends = [*(match.start() for match in named[1:]), len(line)]

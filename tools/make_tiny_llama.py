@@ -21,6 +21,7 @@ from vicuna.data import read_records
 from vicuna.errors import UserError, run
 from vicuna.prompt import TEMPLATES, Message
 
+WORDED = ("instruct", "chat", "text")  # prompt types whose words become pieces; the others share most of theirs
 ROOT = Path(__file__).resolve().parent.parent
 SEED = 42
 
@@ -79,7 +80,8 @@ def train_tokenizer(documents: list[str], vocab_size: int) -> bytes:
     """A SentencePiece model with LLaMA's settings; the templates' words are frequent, so each is one piece."""
     from sentencepiece import SentencePieceTrainer
 
-    wording = [line for template in TEMPLATES.values() for part in vars(template).values() for line in part.split("\n")]
+    parts = [part for name in WORDED for part in vars(TEMPLATES[name]).values() if isinstance(part, str)]
+    wording = [line for part in parts for line in part.split("\n")]
     lines = [line for document in documents for line in document.split("\n")]
     least = len(set("".join(lines + wording))) + 256 + 3  # every character, every byte, and the control pieces
     if vocab_size <= least:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from transformers import HfArgumentParser
 
 from vicuna.errors import UserError
-from vicuna.prompt import PROMPT_TYPES
+from vicuna.prompt import PROMPT_TYPES, TRAIN_TURNS
 
 OPTIMIZERS = (
     *("adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit"),
@@ -23,13 +23,19 @@ DEEPSPEED_CONFIG = "config-sample/ds_zero3.json"
 PRESETS = ("precise", "balanced", "creative", "beam", "original")
 
 
+class Words(list):
+    """A list that a help text shows as it is typed."""
+
+    def __str__(self) -> str:
+        return " ".join(self)
+
+
 def flag(default: Any, text: str) -> Any:
-    """A dataclass field whose help text ends with its default."""
+    """A dataclass field whose help text ends with its default, or with the one that a program puts in its place."""
     if default not in (None, ""):
-        shown = " ".join(default) if isinstance(default, list) else default
-        text = f"{text} (default: {shown})"
+        text = f"{text} (default: %(default)s)"
     if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata={"help": text})
+        return field(default_factory=lambda: Words(default), metadata={"help": text})
     return field(default=default, metadata={"help": text})
 
 
@@ -66,13 +72,19 @@ class ModelFlags:
 class DataFlags:
     """What is learnt, and how it becomes tokens."""
 
-    data_path: str = flag(
-        "sample/instruct/data_sample.jsonl",
-        "records: .json or .jsonl with instruction, optional input, output; or a field text; or a .txt of documents "
-        "separated by blank lines",
+    data_path: list[str] = flag(
+        ["sample/instruct/data_sample.jsonl"],
+        "records: .json or .jsonl of instructions or dialogues in any known format, or of a field text; or a .txt of "
+        "documents separated by blank lines. Several files are mixed; my.jsonl:2 takes each training record of that "
+        "file twice an epoch, :0.5 half of them",
     )
     prompt_type: Literal[PROMPT_TYPES] = flag("instruct", "template around a record; text adds nothing")
-    cutoff_len: int = flag(256, "longest example in tokens; the end of a longer answer is cut")
+    cutoff_len: int = flag(
+        256, "longest example in tokens; a longer dialogue loses its oldest turns, a longer answer its end"
+    )
+    train_turns: Literal[TRAIN_TURNS] = flag(
+        "last", "answers of a dialogue to learn; all takes --prompt_type chat, and puts EOS behind each (chat_eos)"
+    )
     train_on_inputs: bool = flag(False, "learn the prompt too, as the original in effect did")
     test_size: int | None = flag(
         None,
@@ -86,6 +98,13 @@ class DataFlags:
 
     def __post_init__(self) -> None:
         _at_least("--cutoff_len", self.cutoff_len, 8)
+        if self.train_turns == "all":
+            if self.prompt_type not in ("chat", "chat_eos"):
+                raise UserError(
+                    f"--train_turns all puts EOS behind every answer, which --prompt_type {self.prompt_type} does not "
+                    "know; use --prompt_type chat, or --train_turns last."
+                )
+            self.prompt_type = "chat_eos"
         if self.test_size is not None:
             _at_least("--test_size", self.test_size, 0)
 
@@ -252,7 +271,7 @@ def parse(description: str, *groups: type, argv: list[str] | None = None, **defa
     """The flags of a program, one dataclass instance for each of `groups`.
 
     A flag that does not exist, a value of the wrong kind and a contradiction end the program with status 2 and
-    a sentence. `defaults` replace the groups' own.
+    a sentence. `defaults` replace the groups' own; one of them gives way to a flag that says the same differently.
     """
     parser = HfArgumentParser(
         groups,
@@ -261,8 +280,10 @@ def parse(description: str, *groups: type, argv: list[str] | None = None, **defa
         usage="%(prog)s [flags]        (python %(prog)s --help lists them)",
         allow_abbrev=False,
     )
-    parser.set_defaults(**defaults)
+    parser.set_defaults(**{name: Words(one) if isinstance(one, list) else one for name, one in defaults.items()})
     try:
+        if defaults.get("warmup_ratio") is not None and parser.parse_known_args(argv)[0].warmup_steps is not None:
+            parser.set_defaults(warmup_ratio=None)
         *flags, unknown = parser.parse_args_into_dataclasses(
             args=argv, look_for_args_file=False, return_remaining_strings=True
         )

@@ -7,14 +7,17 @@ lengths, total batch): ranks, micro batches and restarts can not change it.
 
 import hashlib
 import json
+import math
 import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vicuna.errors import UserError
+from vicuna.formats import BadRow, dialogue
 from vicuna.prompt import IGNORE_INDEX, Message, encode
 
 if TYPE_CHECKING:
@@ -27,71 +30,154 @@ ENCODINGS = ("utf-8", "gb18030")
 
 
 @dataclass
-class Records:
-    """What one data file holds.
+class Source:
+    """One data file.
 
     Attributes:
-        dialogues: one list of messages a record, the last message being the answer to learn.
-        lines: line number of each record in the file, from 1.
+        weight: how often its training records come in an epoch.
+        rows: usable records; bad: reason -> how many malformed rows were left out for it.
         encoding: how the file's bytes became text.
-        bad: reason -> how many malformed rows were left out for it.
         sha256: of the file's bytes.
     """
 
     path: Path
-    dialogues: list[list[Message]] = field(default_factory=list)
-    lines: list[int] = field(default_factory=list)
-    encoding: str = ""
+    weight: float = 1
+    rows: int = 0
     bad: Counter = field(default_factory=Counter)
+    encoding: str = ""
     sha256: str = ""
 
 
-class BadRow(Exception):
-    """Why a row can not be used: what was found in which field, and the reason in a word or two for counting."""
+@dataclass
+class Records:
+    """What the data files hold, in their order.
 
-    def __init__(self, message: str, reason: str):
-        super().__init__(message)
-        self.reason = reason
+    Attributes:
+        dialogues: one list of messages a record, the last message being the answer to learn.
+        lines: line number of each record in its file, from 1.
+        owners: index in `sources` of each record's file.
+    """
+
+    sources: list[Source] = field(default_factory=list)
+    dialogues: list[list[Message]] = field(default_factory=list)
+    lines: list[int] = field(default_factory=list)
+    owners: list[int] = field(default_factory=list)
+
+    @property
+    def bad(self) -> Counter:
+        """Reason -> how many malformed rows were left out for it."""
+        return sum((source.bad for source in self.sources), Counter())
+
+    @property
+    def encoding(self) -> str:
+        return ", ".join(dict.fromkeys(source.encoding for source in self.sources))
+
+    @property
+    def sha256(self) -> str:
+        """Of all files' bytes, their order and weights; that of the file itself where there is one, of weight 1."""
+        parts = [(source.sha256, source.weight) for source in self.sources]
+        return parts[0][0] if len(parts) == 1 and parts[0][1] == 1 else hashlib.sha256(repr(parts).encode()).hexdigest()
+
+    def place(self, i: int) -> str:
+        """Where record `i` stands, as messages name it."""
+        return f"{self.sources[self.owners[i]].path} line {self.lines[i]}"
+
+    def weighted(self, chosen: Sequence[int]) -> list[int]:
+        """The chosen records as often as their files' weights say, a part of a file drawn once for all seeds.
+
+        Raises:
+            UserError: a weight so small that nothing of its file is left.
+        """
+        rows = []
+        for number, source in enumerate(self.sources):
+            own = [i for i in chosen if self.owners[i] == number]
+            times, share = divmod(source.weight, 1)
+            drawn = random.Random(SPLIT_SEED).sample(own, round(share * len(own)))
+            if own and not (times or drawn):
+                raise UserError(
+                    f"--data_path {source.path}:{source.weight:g} leaves none of the {len(own)} training records of "
+                    "that file; raise its weight, or leave it out."
+                )
+            rows += sorted(own * int(times) + drawn)
+        return rows
 
 
 def read_records(
-    path: str | Path, prompt_type: str, skip_bad_rows: bool = False, encoding: str | None = None
+    paths: str | Path | Sequence[str], prompt_type: str, skip_bad_rows: bool = False, encoding: str | None = None
 ) -> Records:
-    """Read and check a data file.
+    """Read and check data files, each a path or `path:weight`.
 
     Raises:
-        UserError: no such file, an unknown kind of file or encoding, no rows, or malformed rows (the first ten
-            are listed) unless `skip_bad_rows`.
+        UserError: no such file, an unknown kind of file or encoding, no rows, a weight that is none, or malformed
+            rows (the first ten are listed) unless `skip_bad_rows`.
     """
-    path = Path(path)
+    records, problems, seen = Records(), [], set()
+    for name in [paths] if isinstance(paths, str | Path) else paths:
+        source = parse_source(str(name))
+        if source.path.resolve() in seen:
+            raise UserError(
+                f"--data_path names {source.path} twice, so that records held out could be trained on; name it once, "
+                f"with a weight: {source.path}:2."
+            )
+        seen.add(source.path.resolve())
+        text = read_text(source, encoding)
+        for line, row in parsed_rows(text, source.path.suffix):
+            try:
+                if isinstance(row, BadRow):
+                    raise row
+                records.dialogues.append(dialogue(row, prompt_type))
+                records.lines.append(line)
+            except BadRow as problem:
+                problems.append(f"{source.path} line {line}: {problem}")
+                source.bad[problem.reason] += 1
+        source.rows = len(records.lines) - len(records.owners)
+        records.owners += [len(records.sources)] * source.rows
+        records.sources.append(source)
+    if problems and not skip_bad_rows:
+        shown = "\n  ".join(problems[:SHOWN_BAD_ROWS])
+        more = f"\n  … and {len(problems) - SHOWN_BAD_ROWS} more" if len(problems) > SHOWN_BAD_ROWS else ""
+        files = records.sources[0].path if len(records.sources) == 1 else f"{len(records.sources)} files"
+        raise UserError(
+            f"{len(problems)} of {len(problems) + len(records.lines)} rows of {files} can not be used:\n  "
+            f"{shown}{more}\n"
+            "Mend them, or leave them out with --skip_bad_rows."
+        )
+    for source in records.sources:
+        if not source.rows:
+            raise UserError(f"--data_path {source.path} has no usable rows; expected at least one record.")
+    return records
+
+
+def parse_source(name: str) -> Source:
+    """A file and its weight; a path that exists as it is spelt is not taken apart."""
+    path, _, weight = name.rpartition(":")
+    if Path(name).exists() or not path or not Path(path).is_file():
+        return Source(Path(name))
+    try:
+        found = float(weight)
+    except ValueError:
+        found = math.nan
+    if not 0 < found < math.inf:
+        raise UserError(f"--data_path {name}: {weight!r} is not a weight; expected a number above 0, as in {path}:2.")
+    return Source(Path(path), found)
+
+
+def read_text(source: Source, encoding: str | None = None) -> str:
+    """The text of a data file; its encoding and hash are noted in `source`.
+
+    Raises:
+        UserError: no such file, an unknown kind of file or encoding.
+    """
+    path = source.path
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise UserError(f"--data_path {path} {what}; expected a .json, .jsonl or .txt file.")
     if path.suffix not in (".json", ".jsonl", ".txt"):
         raise UserError(f"--data_path {path} ends in {path.suffix!r}; expected a .json, .jsonl or .txt file.")
     raw = path.read_bytes()
-    text, used = _decode(raw, path, encoding)
-    records, problems = Records(path, encoding=used, sha256=hashlib.sha256(raw).hexdigest()), []
-    for line, row in _rows(text, path.suffix):
-        try:
-            if isinstance(row, BadRow):
-                raise row
-            records.dialogues.append(dialogue(row, prompt_type))
-            records.lines.append(line)
-        except BadRow as problem:
-            problems.append(f"{path} line {line}: {problem}")
-            records.bad[problem.reason] += 1
-    if problems and not skip_bad_rows:
-        shown = "\n  ".join(problems[:SHOWN_BAD_ROWS])
-        more = f"\n  … and {len(problems) - SHOWN_BAD_ROWS} more" if len(problems) > SHOWN_BAD_ROWS else ""
-        raise UserError(
-            f"{len(problems)} of {len(problems) + len(records.lines)} rows of {path} can not be used:\n  "
-            f"{shown}{more}\n"
-            "Mend them, or leave them out with --skip_bad_rows."
-        )
-    if not records.dialogues:
-        raise UserError(f"--data_path {path} has no usable rows; expected at least one record.")
-    return records
+    source.sha256 = hashlib.sha256(raw).hexdigest()
+    text, source.encoding = _decode(raw, path, encoding)
+    return text
 
 
 def _decode(raw: bytes, path: Path, encoding: str | None) -> tuple[str, str]:
@@ -108,12 +194,14 @@ def _decode(raw: bytes, path: Path, encoding: str | None) -> tuple[str, str]:
     raise UserError(f"{path} is not text in {tried}; name its encoding with --encoding, or save it as UTF-8.")
 
 
-def _rows(text: str, suffix: str) -> Iterator[tuple[int, Any]]:
+def parsed_rows(text: str, suffix: str) -> Iterator[tuple[int, Any]]:
     """(line number, parsed row or BadRow) of every row of a file."""
     if suffix == ".txt":
         yield from _documents(text)
     elif text.lstrip().startswith("["):
         yield from _array_items(text)
+    elif (one := _whole_object(text)) is not None:
+        yield text[: text.index("{")].count("\n") + 1, one
     else:
         for number, line in enumerate(text.split("\n"), 1):
             if line.strip():
@@ -121,6 +209,16 @@ def _rows(text: str, suffix: str) -> Iterator[tuple[int, Any]]:
                     yield number, json.loads(line)
                 except ValueError as error:  # not JSON, or a number of thousands of digits
                     yield number, BadRow(f"is not a JSON object: {_where(error)}", "not JSON")
+
+
+def _whole_object(text: str) -> dict | None:
+    """The one object that a file holds on several lines, such as a dialogue of its own file."""
+    if text.lstrip().partition("\n")[0].strip() != "{":
+        return None
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
 
 
 def _where(error: ValueError) -> str:
@@ -164,50 +262,6 @@ def _array_items(text: str) -> Iterator[tuple[int, Any]]:
         at, separator = end, ","
 
 
-def dialogue(row: Any, prompt_type: str) -> list[Message]:
-    """The messages of one parsed row, told by its keys.
-
-    Raises:
-        BadRow: what is wrong with the row.
-    """
-    if not isinstance(row, dict):
-        raise BadRow(f"is a {_kind(row)}; expected an object with instruction and output", "not an object")
-    if "text" in row and "instruction" not in row:
-        if prompt_type != "text":
-            raise BadRow("has a field text, which is learnt as it is: use --prompt_type text", "plain text")
-        return [{"role": "assistant", "content": _string(row, "text")}]
-    if "instruction" not in row or "output" not in row:
-        keys = ", ".join(map(repr, row)) or "no fields"
-        raise BadRow(f"has {keys}; expected instruction, optional input, and output", "fields missing")
-    if row.get("history"):
-        raise BadRow("field history holds earlier turns, which an instruction record can not keep", "history")
-    question: Message = {"role": "user", "content": _string(row, "instruction")}
-    if not (row.get("input") is None or (isinstance(row["input"], str) and not row["input"].strip())):
-        question["input"] = _string(row, "input")
-    return [question, {"role": "assistant", "content": _string(row, "output")}]
-
-
-def _string(row: dict, name: str) -> str:
-    value = row[name]
-    if not isinstance(value, str):
-        raise BadRow(f"field {name} is a {_kind(value)}: {str(value)[:40]!r}; expected text", f"{name} is not text")
-    if not value.strip():
-        raise BadRow(f"field {name} is empty; expected text", f"{name} is empty")
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError as error:
-        found = f"\\u{ord(value[error.start]):04x}"
-        raise BadRow(
-            f"field {name} holds half a character ({found}); expected whole text", "half a character"
-        ) from None
-    return value
-
-
-def _kind(value: Any) -> str:
-    names = {list: "list", dict: "object", str: "text", bool: "boolean", int: "number", float: "number"}
-    return names.get(type(value), "null")
-
-
 def hold_out(count: int, test_size: int | None) -> tuple[list[int], list[int]]:
     """Indices of the training and of the held-out records, each in file order.
 
@@ -233,9 +287,11 @@ class Examples:
     """Tokenised records and what became of the others.
 
     Attributes:
-        rows: a datasets.Dataset with input_ids, labels and record (its index in the file).
+        rows: a datasets.Dataset with input_ids, labels, record (its index in the records), source and line (its file
+            and the line it begins at).
         lengths: tokens of each row; supervised: labels that count.
-        cut: records whose answer lost its end; left_out: records with no answer token within cutoff_len.
+        cut: rows whose answer lost its end; shortened: rows that lost earlier turns; left_out: records with no answer
+            token within cutoff_len.
         unknown: tokens that are the tokenizer's unk.
     """
 
@@ -243,6 +299,7 @@ class Examples:
     lengths: list[int]
     supervised: int
     cut: int
+    shortened: int
     left_out: int
     unknown: int
 
@@ -254,8 +311,9 @@ def tokenise(
     prompt_type: str,
     cutoff_len: int,
     train_on_inputs: bool = False,
+    train_turns: str = "last",
 ) -> Examples:
-    """Turn the chosen records into examples; a progress bar runs on a terminal.
+    """Turn the chosen records into examples, a repeated one into as many rows; a progress bar runs on a terminal.
 
     Raises:
         UserError: not one of the chosen records has an answer token within `cutoff_len`.
@@ -264,19 +322,25 @@ def tokenise(
     from datasets import Dataset
     from tqdm import tqdm
 
-    columns: dict[str, list] = {"input_ids": [], "labels": [], "record": []}
-    cut = unknown = supervised = 0
+    columns: dict[str, list] = {"input_ids": [], "labels": [], "record": [], "source": [], "line": []}
+    cut = shortened = unknown = supervised = 0
+    previous, example = None, None
     for i in tqdm(chosen, desc="Tokenising", unit="record", disable=None, leave=False):
-        example = encode(tokenizer, prompt_type, records.dialogues[i], cutoff_len, train_on_inputs)
+        if i != previous:  # repetitions of a record stand beside each other
+            example = encode(tokenizer, prompt_type, records.dialogues[i], cutoff_len, train_on_inputs, train_turns)
+            previous = i
         if example is None:
             continue
         cut += example.cut
+        shortened += example.shortened
         unknown += example.input_ids.count(tokenizer.unk_id)
         labels = np.asarray(example.labels, dtype=np.int32)
         supervised += int((labels != IGNORE_INDEX).sum())
         columns["input_ids"].append(np.asarray(example.input_ids, dtype=np.int32))
         columns["labels"].append(labels)
         columns["record"].append(i)
+        columns["source"].append(str(records.sources[records.owners[i]].path))
+        columns["line"].append(records.lines[i])
     kept = len(columns["record"])
     if chosen and not kept:
         raise UserError(
@@ -288,6 +352,7 @@ def tokenise(
         lengths=[len(ids) for ids in columns["input_ids"]],
         supervised=supervised,
         cut=cut,
+        shortened=shortened,
         left_out=len(chosen) - kept,
         unknown=unknown,
     )
@@ -313,3 +378,10 @@ def rank_batches(step: Sequence[int], micro_batch: int, world_size: int, rank: i
     """
     width = micro_batch * world_size
     return [list(step[start : start + width][rank::world_size]) for start in range(0, len(step), width)]
+
+
+def trained_spans(input_ids: Sequence[int], labels: Sequence[int]) -> list[tuple[bool, list[int]]]:
+    """An example as runs of ids that are learnt, True, and that are not; BOS is left away."""
+    pairs = list(zip(input_ids, labels, strict=True))[1:]
+    runs = groupby(pairs, key=lambda pair: pair[1] != IGNORE_INDEX)
+    return [(trained, [i for i, _ in run]) for trained, run in runs]

@@ -1,6 +1,7 @@
 """The plan: what a run is going to do, in numbers, before the first step; the same facts go into run_args.json."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -9,15 +10,15 @@ from vicuna import __version__
 from vicuna.adapter import Parameters
 from vicuna.args import DataFlags, LoraFlags, ModelFlags, RunFlags
 from vicuna.checkpoint import Start
-from vicuna.data import Examples, Records
+from vicuna.data import Examples, Records, Source, trained_spans
 from vicuna.errors import UserError
 from vicuna.model import Base, compute_dtype, device
-from vicuna.prompt import IGNORE_INDEX
 from vicuna.schedule import rate_at, seam
 from vicuna.training import StepBatches
 
 FEW_STEPS = 50  # fewer optimizer steps than this rarely change a model visibly
 MUCH_UNKNOWN = 0.05
+SHOWN_FILES = 5  # run_args.json has all of them
 
 
 @dataclass
@@ -76,13 +77,15 @@ def make_plan(
     left_out = train.left_out + (held_out.left_out if held_out else 0)
     cut = train.cut + (held_out.cut if held_out else 0)
     held = len(held_out.lengths) if held_out else 0
-    rows = len(train.lengths) + held + left_out + records.bad.total()
+    shortened = train.shortened + (held_out.shortened if held_out else 0)
+    rows = len(records.dialogues) + records.bad.total()
     weights_gib = parameters.weight_bytes(model.bits, dtype) / 2**30
     # float32 adapter, gradient, and AdamW's two moments
     adapter_gib = trainable * 16 / 2**30
     facts = {
         "rows": rows, "rows_train": len(train.lengths), "rows_eval": held, "rows_left_out": left_out,
-        "rows_bad": dict(records.bad), "rows_cut": cut, "encoding": records.encoding,
+        "rows_bad": dict(records.bad), "rows_cut": cut, "rows_shortened": shortened,
+        "encoding": records.encoding, "files": [_file(source) for source in records.sources],
         "tokens_train": tokens, "tokens_supervised": train.supervised, "longest": lengths[-1],
         "median": lengths[len(lengths) // 2], "tokens_unknown": train.unknown,
         "trainable_parameters": trainable, "all_parameters": total,
@@ -93,14 +96,17 @@ def make_plan(
     }  # fmt: skip
     bad = "".join(f"; {count} malformed ({why})" for why, count in sorted(records.bad.items()))
     cut_text = f"{cut} cut at {data.cutoff_len} tokens" + (" (they get no EOS)" if cut else "")
+    if shortened:
+        cut_text += f", {shortened} without their oldest turns"
+    turns = ", every answer" if data.train_turns == "all" else ""
     how = "bitsandbytes, " if model.bits < 16 else ""
     lines = {
         "base": f"{base.path}  {type(base.config).__name__.removesuffix('Config')}  {_millions(total - trainable)}  "
         f"{model.bits} bit ({how}{device().type.upper()})   compute {facts['compute_dtype']}: {reason}",
-        "data": f"{records.path}  {rows} rows ({records.encoding}): {len(train.lengths)} train, {held} eval, "
+        "data": f"{_files(records)}: {len(train.lengths)} train, {held} eval, "
         f"{left_out} left out (no answer within the cut), {cut_text}{bad}",
         "tokens": f"{tokens:,} train, {train.supervised:,} trained on ({train.supervised / tokens:.0%}); longest "
-        f"{lengths[-1]}, median {facts['median']}; prompt type {data.prompt_type}",
+        f"{lengths[-1]}, median {facts['median']}; prompt type {data.prompt_type}{turns}",
         "adapter": f"r {lora.lora_r}, alpha {lora.lora_alpha} on {' '.join(lora.lora_target_modules)}: {trainable:,} "
         f"trainable ({trainable / total:.2%})",
         "batch": f"{run.total_batch} a step, exactly: {run.micro_batch} a device x {batches.world_size} "
@@ -178,12 +184,30 @@ def _saves(run: RunFlags, held: int) -> str:
 def _example(base: Base, train: Examples) -> str:
     """The first example on one line, what is trained on in brackets."""
     row = train.rows[0]
-    supervised = [i for i, label in enumerate(row["labels"]) if label != IGNORE_INDEX]
-    first = supervised[0]
-    prompt, answer = row["input_ids"][1:first], row["input_ids"][first:]
+    *prompt, answer = [ids for _, ids in trained_spans(row["input_ids"], row["labels"])[:2]]
     end = "</s>" if answer[-1] == base.tokenizer.eos_id else " (cut)"
     text = base.tokenizer.decode_continuation
-    return f"{_short(text(prompt), -60)} [trained on: {_short(text(answer), 60)}{end}]".replace("\n", "⏎")
+    before = _short(text(prompt[0]), -60) if prompt else ""
+    return f"{before} [trained on: {_short(text(answer), 60)}{end}]".replace("\n", "⏎")
+
+
+def _file(source: Source) -> dict[str, Any]:
+    return {**vars(source), "path": str(source.path), "bad": dict(source.bad)}
+
+
+def _files(records: Records) -> str:
+    """The files with their weights, rows and encodings; of very many the first ones, and what the others hold."""
+    shown = [
+        f"{source.path}{f' x {source.weight:g}' if source.weight != 1 else ''}  {_rows([source])} ({source.encoding})"
+        for source in records.sources[:SHOWN_FILES]
+    ]
+    if others := records.sources[SHOWN_FILES:]:
+        shown.append(f"{len(others)} more files  {_rows(others)}")
+    return " + ".join(shown)
+
+
+def _rows(sources: Sequence[Source]) -> str:
+    return f"{sum(source.rows + source.bad.total() for source in sources)} rows"
 
 
 def _short(text: str, width: int) -> str:

@@ -10,7 +10,7 @@ from vicuna import adapter
 from vicuna.args import ModelFlags, ServeFlags
 from vicuna.errors import UserError
 from vicuna.model import Base, check_base, compute_dtype, device, load_base, skeleton
-from vicuna.prompt import PROMPT_TYPES, Message, render
+from vicuna.prompt import PROMPT_TYPES, Message, prompt_ids, render
 from vicuna.stream import Update, stream
 
 
@@ -36,7 +36,7 @@ class Assistant:
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """Ids of the prompt for the last message, BOS included: the same that training saw."""
-        return [self.base.tokenizer.bos_id, *self.base.tokenizer.encode(self.prompt_text(messages))]
+        return prompt_ids(self.base.tokenizer, self.prompt_type, messages)
 
     def stream(
         self,

@@ -1,0 +1,25 @@
+"""Fine-tune a LoRA adapter on dialogues: finetune.py with other defaults.
+
+    python finetune_chat.py --data_path sample/chat/data_sample.jsonl --train_turns all
+    python finetune_chat.py --data_path dialogues.jsonl instructions.jsonl:0.5 --output_path out
+    torchrun --standalone --nproc_per_node=2 finetune_chat.py --bits 4 --output_path out
+
+The template is that of a conversation, examples have up to 2048 tokens, all seven linear layers of a block get an
+adapter, and 5 % of the steps warm up. `python finetune_chat.py --help` lists every flag.
+"""
+
+from finetune import main
+from vicuna.args import DataFlags, LoraFlags, ModelFlags, RunFlags, parse
+from vicuna.errors import run
+
+DEFAULTS = {
+    "data_path": ["sample/chat/data_sample.jsonl"],
+    "prompt_type": "chat",
+    "cutoff_len": 2048,
+    "lora_target_modules": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+    "warmup_ratio": 0.05,
+    "log_steps": 100,
+}
+
+if __name__ == "__main__":
+    run(lambda: main(*parse(__doc__, ModelFlags, DataFlags, LoraFlags, RunFlags, **DEFAULTS)))
