@@ -23,11 +23,15 @@ if [ -n "${TOT_CUDA:-}" ]; then export CUDA_VISIBLE_DEVICES=$TOT_CUDA; fi
 gpus=${CUDA_VISIBLE_DEVICES-$(nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null | paste -sd, || true)}
 NUM_PROCESSES=${NUM_PROCESSES:-$(printf %s "$gpus" | tr , '\n' | grep -c . || true)}
 
-if [ "$NUM_PROCESSES" -le 1 ]; then
+if [ "$NUM_PROCESSES" -le 1 ] && [ "${NNODES:-1}" -le 1 ]; then
     exec "$PYTHON" "$PROGRAM" "${flags[@]}" "$@"
 fi
 # A mistake is answered once, before many processes start.
 "$PYTHON" "$PROGRAM" "${flags[@]}" "$@" --plan_only >/dev/null
 rendezvous=(--standalone)
 if [ -n "${PORT:-}" ]; then rendezvous=(--nnodes=1 --master_port="$PORT"); fi
-exec "$PYTHON" -m torch.distributed.run "${rendezvous[@]}" --nproc_per_node="$NUM_PROCESSES" "$PROGRAM" "${flags[@]}" "$@"
+if [ "${NNODES:-1}" -gt 1 ]; then
+    rendezvous=(--nnodes="$NNODES" --node_rank="$NODE_RANK" --master_addr="$MASTER_ADDR" --master_port="${PORT:-29500}")
+fi
+if [ "$NUM_PROCESSES" -lt 1 ]; then NUM_PROCESSES=1; fi
+exec "$PYTHON" -m vicuna.launch "${rendezvous[@]}" --nproc_per_node="$NUM_PROCESSES" "$PROGRAM" "${flags[@]}" "$@"

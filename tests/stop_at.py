@@ -1,7 +1,7 @@
 """finetune.py, told to stop at an exact place: python tests/stop_at.py PLACE STEP [flags of finetune.py].
 
 PLACE is substep, step_end, evaluation or save: the signal is raised there, in step STEP. Or slow: every micro batch
-from step STEP on takes half a second longer, and the signal comes from outside.
+from step STEP on takes half a second longer, and the signal comes from outside. Or fail: process 1 fails after STEP.
 """
 
 import os
@@ -17,7 +17,7 @@ from transformers import TrainerCallback
 import finetune
 from vicuna import training
 from vicuna.args import DataFlags, LoraFlags, ModelFlags, RunFlags, parse
-from vicuna.errors import run
+from vicuna.errors import UserError, run
 
 
 class At(TrainerCallback):
@@ -35,6 +35,8 @@ class At(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         self._reached("step_end", state)
+        if self.place == "fail" and state.global_step == self.step and os.environ.get("RANK") == "1":
+            raise UserError("planted")
 
     def on_prediction_step(self, args, state, control, **kwargs):
         self._reached("evaluation", state)

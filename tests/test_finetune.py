@@ -28,7 +28,7 @@ def losses(folder: Path, key: str = "loss") -> list[float]:
 
 
 def train(program, base: Path, data: Path, output: Path, *more: object, processes: int = 1) -> Path:
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
+    launcher = ["-m", "vicuna.launch", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
     argv = ["--model_path", base, "--data_path", data, "--output_path", output, *STEPS, *more]
     done = program(*launcher, "finetune.py", *argv)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -58,6 +58,22 @@ def test_many_processes_give_the_losses_of_one(program, tiny_base, records, stra
     output = train(program, tiny_base, records, tmp_path / "out", *TWO_EPOCHS, processes=processes)
     assert losses(output) == pytest.approx(losses(straight), abs=1e-4)
     assert losses(output, "eval_loss") == pytest.approx(losses(straight, "eval_loss"), abs=1e-4)
+
+
+def test_two_hosts_give_the_losses_of_one(tiny_base, records, straight, tmp_path):
+    """Two process groups on this machine, each with the environment of its host."""
+    output = tmp_path / "out"
+    argv = ["--model_path", tiny_base, "--data_path", records, "--output_path", output, *STEPS, *TWO_EPOCHS]
+    hosts = []
+    for rank in ("0", "1"):
+        env = {"NNODES": "2", "NODE_RANK": rank, "MASTER_ADDR": "127.0.0.1", "PORT": "29517", "PYTHON": sys.executable}
+        env |= {"CUDA_VISIBLE_DEVICES": "", "XDG_CACHE_HOME": str(tmp_path / f"cache of host {rank}")}
+        command = ["bash", "scripts/finetune_multinode.sh", *map(str, argv)]
+        pipe = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+        hosts.append(subprocess.Popen(command, cwd=ROOT, env={**os.environ, **env}, **pipe))
+    said = [host.communicate(timeout=300)[1] for host in hosts]
+    assert [host.returncode for host in hosts] == [0, 0], said
+    assert losses(output) == pytest.approx(losses(straight), abs=1e-4)
 
 
 def test_the_micro_batch_changes_nothing_but_memory(program, tiny_base, records, straight, tmp_path):
@@ -266,7 +282,7 @@ def test_deepspeed_zero_3_gives_the_losses_of_one_process(program, tiny_base, re
         pytest.skip("DeepSpeed compiles its operators at first use, and there is no C++ compiler")
     more = [*TWO_EPOCHS, "--save_steps", 0, "--deepspeed"]
     argv = ["--model_path", tiny_base, "--data_path", records, "--output_path", tmp_path / "out", *STEPS, *more]
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    launcher = ["-m", "vicuna.launch", "--standalone", "--nproc_per_node=2"]
     done = program(*launcher, "finetune.py", *argv, env={"DS_ACCELERATOR": "cpu"}, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     assert losses(tmp_path / "out") == pytest.approx(losses(straight), abs=1e-4)

@@ -151,7 +151,7 @@ def test_several_cards_are_validated_once_and_then_run_by_torchrun(launch):
 
     assert first.argv == ["finetune.py", "--data_path", "a", "--seed", "1", "--plan_only"]
     assert second.argv == [
-        *["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=3"],
+        *["-m", "vicuna.launch", "--standalone", "--nproc_per_node=3"],
         *["finetune.py", "--data_path", "a", "--seed", "1"],
     ]
     assert first.visible == second.visible == "0,1,3"
@@ -187,6 +187,46 @@ def test_a_mistake_ends_before_many_processes_start_and_keeps_its_status(launch)
 
 def test_a_single_run_keeps_the_status_of_its_program(launch):
     assert launch("finetune_4bit.sh", STATUS="143").status == 143
+
+
+def test_several_hosts_get_their_place(launch):
+    hosts = {"NNODES": "2", "NODE_RANK": "1", "MASTER_ADDR": "10.0.0.1"}
+    _, call = launch("finetune_multinode.sh", "--bits", "4", DATA_PATH="a", **hosts).calls
+    where = ["--nnodes=2", "--node_rank=1", "--master_addr=10.0.0.1", "--master_port=29500", "--nproc_per_node=1"]
+    assert call.argv == ["-m", "vicuna.launch", *where, "finetune.py", "--data_path", "a", "--bits", "4"]
+    *_, call = launch("finetune_multinode.sh", TOT_CUDA="0,1", PORT="77", PROGRAM="finetune_chat.py", **hosts).calls
+    assert call.argv[4:] == ["--master_addr=10.0.0.1", "--master_port=77", "--nproc_per_node=2", "finetune_chat.py"]
+
+
+@pytest.mark.parametrize("missing", ["NNODES", "NODE_RANK", "MASTER_ADDR"])
+def test_a_host_without_its_place_is_refused(launch, missing):
+    hosts = {"NNODES": "2", "NODE_RANK": "0", "MASTER_ADDR": "10.0.0.1", missing: ""}
+    launched = launch("finetune_multinode.sh", **hosts)
+    assert (launched.status, launched.calls) == (2, [])
+
+
+def test_going_on_takes_the_latest_checkpoint_or_the_one_named(launch):
+    assert launch("finetune_continue.sh").only.argv[1:] == ["--resume_from_checkpoint", "auto"]
+    argv = launch("finetune_continue.sh", lora_checkpoint="out/checkpoint-4").only.argv
+    assert flags(TRAIN, argv[1:])["resume_from_checkpoint"] == "out/checkpoint-4"
+    argv = launch("finetune_continue.sh", lora_remote_checkpoint="owner/name").only.argv
+    assert flags(TRAIN, argv[1:])["lora_remote_checkpoint"] == "owner/name"
+
+
+@pytest.mark.parametrize(
+    ("name", "program"),
+    [("finetune_others_continue.sh", "finetune.py"), ("finetune_chat_continue.sh", "finetune_chat.py")],
+)
+def test_other_data_goes_on_with_the_schedule(launch, tmp_path, name, program):
+    here = tmp_path / "checkpoint-9"
+    here.mkdir()
+    call = launch(name, lora_checkpoint=str(here), lora_remote_checkpoint="owner/name", DATA_PATH="b").only
+    meant = flags(TRAIN, call.argv[1:])
+    assert (call.argv[0], meant["continue_schedule"], meant["data_path"]) == (program, str(here), ["b"])
+    assert meant["resume_from_checkpoint"] is None
+    call = launch(name, lora_checkpoint="not/here", lora_remote_checkpoint="owner/name").only
+    assert flags(TRAIN, call.argv[1:])["continue_schedule"] == "owner/name"
+    assert launch(name).status == 2
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from vicuna.errors import Stopped
 from vicuna.stopping import Stopper, resume_command
 
 ROOT = Path(__file__).resolve().parent.parent
-TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+TORCHRUN = ["-m", "vicuna.launch", "--standalone", "--nproc_per_node=2"]
 
 
 @pytest.fixture(scope="module")
@@ -121,12 +121,22 @@ def test_two_processes_in_a_step_longer_than_torchruns_patience(tiny_base, data,
         os.kill(process.pid, signal.SIGTERM)
         stderr = process.communicate(timeout=60)[1]
     assert time.monotonic() - told < 25
-    assert "stopped by SIGTERM after step 1 of 6; go on with:" in stderr
+    assert process.returncode == 128 + signal.SIGTERM
+    assert stderr.count("stopped by SIGTERM after step 1 of 6; go on with:") == 1
+    assert "Traceback" not in stderr
     assert (output / "checkpoint-1/manifest.json").is_file()
     more += ["--resume_from_checkpoint", "auto"]
     done = run(*TORCHRUN, "finetune.py", *flags(tiny_base, data, output), *more)
     assert done.returncode == 0, done.stderr[-2000:]
     assert outcome(output) == outcome(whole)
+
+
+def test_the_rank_that_failed_is_named_first_and_all_end(tiny_base, data, tmp_path):
+    done = run(*TORCHRUN, "tests/stop_at.py", "fail", "2", *flags(tiny_base, data, tmp_path / "out"))
+    assert done.returncode == 1
+    said = [line for line in done.stderr.splitlines() if "error" in line.lower()]
+    assert said[0] == "rank 1: stop_at.py: error: planted"
+    assert "Traceback" not in done.stderr
 
 
 def test_the_command_is_the_users_own():

@@ -5,6 +5,7 @@ expected and what to do; `run` prints it as a sentence. Everything else is a bug
 """
 
 import errno
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -37,11 +38,14 @@ def run(program: Callable[[], None]) -> None:
         where = f": {error.filename}" if error.filename else ""
         _end(f"error: {error.strerror}{where}. Free it, or name another place.", 1)
     except Stopped as stopped:
+        if os.environ.get("RANK", "0") != "0":
+            sys.exit(stopped.status)
         _end(str(stopped), stopped.status)
     except KeyboardInterrupt:
         _end("stopped by Ctrl-C", 130)
 
 
 def _end(text: str, status: int) -> None:
-    print(f"{Path(sys.argv[0]).name}: {text}", file=sys.stderr)
+    rank = f"rank {os.environ['RANK']}: " if int(os.environ.get("WORLD_SIZE", 1)) > 1 else ""
+    print(f"{rank}{Path(sys.argv[0]).name}: {text}", file=sys.stderr)
     sys.exit(status)

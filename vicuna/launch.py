@@ -5,6 +5,7 @@ This program takes torchrun's flags, lets the process speak, and ends with its e
 """
 
 import logging
+import os
 import sys
 
 from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -14,6 +15,7 @@ from torch.distributed.run import parse_args, run
 
 def main() -> int:
     """Run the program on every process; its exit status."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # torchrun's own choice, which it otherwise warns of
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     try:
         run(parse_args(None))

@@ -342,6 +342,8 @@ def train(trainer: AdapterTrainer, resume: Path | None) -> None:
     try:
         with trainer.stopper.listening():
             trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    except torch.distributed.DistError as error:
+        raise UserError("lost the connection to another process, which has ended; its error stands above") from error
     except torch.OutOfMemoryError as error:
         remedy = "--cutoff_len, or take fewer --bits or a smaller base"
         if trainer.args.per_device_train_batch_size > 1:

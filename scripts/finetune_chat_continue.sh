@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Go on with the schedule of a dialogue checkpoint on other dialogues, 30 records a step on one card of 24 GB.
+# Variables as in finetune_others_continue.sh.
+#
+#   lora_checkpoint=outs/instruct_chat/checkpoint-4800 DATA_PATH=legal.jsonl bash scripts/finetune_chat_continue.sh
+set -euo pipefail
+export PROGRAM=finetune_chat.py OUTPUT_PATH=${OUTPUT_PATH:-outs/instruct_chat_continued}
+exec bash "$(dirname "$0")/finetune_others_continue.sh" --micro_batch 6 --total_batch 32 "$@"
