@@ -8,6 +8,7 @@ session.log and checkpoint-N/ to --output_path. `python finetune.py --help` list
 """
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from vicuna import log
@@ -25,20 +26,20 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
 
     say = log.set_up(rank)
     # Imported here so that --help and a mistyped flag answer at once.
-    from vicuna.data import hold_out, read_records, tokenise
+    from vicuna.data import open_sources
 
-    # 1. data
-    records = read_records(data_flags.data_path, data_flags.prompt_type, data_flags.skip_bad_rows, data_flags.encoding)
-    test_size = data_flags.test_size if run_flags.eval_steps else 0
-    train_ids, held_ids = hold_out(len(records.dialogues), test_size)
-    train_ids = records.weighted(train_ids)
+    # 1. data, as far as it can be checked without the base's tokenizer
+    sources = open_sources(data_flags.data_path)
+    data_flags = replace(data_flags, test_size=data_flags.test_size if run_flags.eval_steps else 0)
 
     import torch
     from peft import get_peft_model, prepare_model_for_kbit_training
     from transformers import PrinterCallback, TrainingArguments, set_seed
 
     from vicuna import adapter, callbacks, model, training
+    from vicuna.cache import prepared
     from vicuna.checkpoint import best_loss, run_id, starting_point, write_run_args
+    from vicuna.data import Records
     from vicuna.plan import make_plan, versions
     from vicuna.schedule import as_checkpoint
     from vicuna.stopping import Stopper
@@ -56,7 +57,7 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
     dtype, _ = model.compute_dtype(model_flags.bits)
     all_flags = {**vars(model_flags), **vars(data_flags), **vars(lora_flags), **vars(run_flags)}
     exact = {
-        "data_sha256": records.sha256,
+        "data_sha256": Records(sources=sources).sha256,
         "base_fingerprint": model.fingerprint(base.path),
         "versions": versions(),
         "compute_dtype": str(dtype),
@@ -71,16 +72,14 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
     training.check_deepspeed(run_flags.deepspeed, model_flags.bits)
 
     # 3. examples and the plan
-    def tokenised(ids):
-        options = (data_flags.prompt_type, data_flags.cutoff_len, data_flags.train_on_inputs)
-        return tokenise(base.tokenizer, records, ids, *options, data_flags.train_turns) if ids else None
-
-    train, held_out = tokenised(train_ids), tokenised(held_ids)
+    first_of_its_host = int(os.environ.get("LOCAL_RANK", 0)) == 0
+    examples = prepared(data_flags, sources, base.tokenizer, first_of_its_host)
+    train, held_out = examples.train, examples.held_out
     batches = training.StepBatches(train.lengths, run_flags, world_size, rank)
     batches.first, batches.data_start, batches.steps = start.step, start.data_start, max(batches.steps, start.at_least)
     parameters = adapter.count_parameters(model.skeleton(base.config), lora)
     flags = (model_flags, data_flags, lora_flags, run_flags)
-    plan = make_plan(base, records, train, held_out, batches, parameters, flags, start)
+    plan = make_plan(base, examples.records, train, held_out, batches, parameters, flags, start)
     if run_flags.plan_only:
         print(plan)
         return
@@ -154,7 +153,7 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
         batches=batches,
         train=train,
         held_out=held_out,
-        place=records.place,
+        place=examples.place,
         stopper=stopper,
         record=callbacks.StepRecord(output, start.resume, start.step) if rank == 0 else None,
         callbacks=[
@@ -164,6 +163,7 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
         ],
     )
     trainer.remove_callback(PrinterCallback)  # Progress speaks instead
+    training.check_same({"tokenised records": examples.sha256, "base": exact["base_fingerprint"]})
     with as_checkpoint(start.schedule, start.resume, peft_model, plan.next_rate, run_flags, arguments.fp16) as resume:
         training.train(trainer, resume)
 

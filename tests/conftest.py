@@ -4,12 +4,15 @@ import importlib.util
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-# Before torch is imported: one thread, no network.
+# Before torch is imported: one thread, no network, and a cache of tokenised records that ends with the tests.
+_cache = tempfile.TemporaryDirectory(prefix="vicuna-tests-")
+os.environ["XDG_CACHE_HOME"] = _cache.name
 os.environ.update(HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", GRADIO_ANALYTICS_ENABLED="0")
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -509,7 +509,7 @@ def test_repeated_records_become_as_many_rows_that_name_their_place(tiny_base, t
     examples = tokenise(TextTokenizer(tiny_base), records, records.weighted([0, 1, 2]), "instruct", 128)
 
     assert examples.rows["record"][:] == [0, 0, 1, 1, 2]
-    assert examples.rows["source"][:] == [a, a, a, a, b]
+    assert examples.rows["source"][:] == [0, 0, 0, 0, 1]
     assert examples.rows["line"][:] == [1, 1, 2, 2, 1]
     assert examples.rows["input_ids"][0] == examples.rows["input_ids"][1]
     assert examples.supervised == sum(label != -100 for labels in examples.rows["labels"] for label in labels)

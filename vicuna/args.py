@@ -95,6 +95,10 @@ class DataFlags:
     encoding: str | None = flag(
         None, "text encoding of the data file; default: found out among UTF-8, UTF-16 and GB18030"
     )
+    cache_path: str = flag(
+        "",
+        "folder for tokenised records, which later runs use again; default: chinese-vicuna in the user's cache folder",
+    )
 
     def __post_init__(self) -> None:
         _at_least("--cutoff_len", self.cutoff_len, 8)

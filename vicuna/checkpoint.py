@@ -26,7 +26,7 @@ from vicuna.schedule import Schedule, check_complete, read_schedule
 NO_EFFECT = {
     *("model_path", "data_path", "output_path", "resume_from_checkpoint", "lora_remote_checkpoint", "ignore_data_skip"),
     *("log_steps", "save_steps", "save_total_limit", "eval_steps", "gradient_checkpointing", "int8", "elastic"),
-    *("continue_schedule", "wandb", "plan_only", "local_rank", "skip_bad_rows", "encoding"),
+    *("continue_schedule", "wandb", "plan_only", "local_rank", "skip_bad_rows", "encoding", "cache_path"),
 }
 # What --elastic lets change: dropout draws and rounding differ, the rows of a step do not.
 ELASTIC = {"micro_batch", "world_size"}

@@ -111,15 +111,8 @@ def read_records(
         UserError: no such file, an unknown kind of file or encoding, no rows, a weight that is none, or malformed
             rows (the first ten are listed) unless `skip_bad_rows`.
     """
-    records, problems, seen = Records(), [], set()
-    for name in [paths] if isinstance(paths, str | Path) else paths:
-        source = parse_source(str(name))
-        if source.path.resolve() in seen:
-            raise UserError(
-                f"--data_path names {source.path} twice, so that records held out could be trained on; name it once, "
-                f"with a weight: {source.path}:2."
-            )
-        seen.add(source.path.resolve())
+    records, problems = Records(), []
+    for source in open_sources(paths):
         text = read_text(source, encoding)
         for line, row in parsed_rows(text, source.path.suffix):
             try:
@@ -148,6 +141,33 @@ def read_records(
     return records
 
 
+def open_sources(paths: str | Path | Sequence[str]) -> list[Source]:
+    """The files of --data_path, each a path or `path:weight`, with their hashes.
+
+    Raises:
+        UserError: no such file, an unknown kind of file, one named twice, or a weight that is none.
+    """
+    sources, seen = [], set()
+    for name in [paths] if isinstance(paths, str | Path) else paths:
+        source = parse_source(str(name))
+        path = source.path
+        if not path.is_file():
+            what = "is a folder" if path.is_dir() else "does not exist"
+            raise UserError(f"--data_path {path} {what}; expected a .json, .jsonl or .txt file.")
+        if path.suffix not in (".json", ".jsonl", ".txt"):
+            raise UserError(f"--data_path {path} ends in {path.suffix!r}; expected a .json, .jsonl or .txt file.")
+        if path.resolve() in seen:
+            raise UserError(
+                f"--data_path names {path} twice, so that records held out could be trained on; name it once, with a "
+                f"weight: {path}:2."
+            )
+        seen.add(path.resolve())
+        with path.open("rb") as opened:
+            source.sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
+        sources.append(source)
+    return sources
+
+
 def parse_source(name: str) -> Source:
     """A file and its weight; a path that exists as it is spelt is not taken apart."""
     path, _, weight = name.rpartition(":")
@@ -163,20 +183,12 @@ def parse_source(name: str) -> Source:
 
 
 def read_text(source: Source, encoding: str | None = None) -> str:
-    """The text of a data file; its encoding and hash are noted in `source`.
+    """The text of a data file; its encoding is noted in `source`.
 
     Raises:
-        UserError: no such file, an unknown kind of file or encoding.
+        UserError: an unknown encoding.
     """
-    path = source.path
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
-        raise UserError(f"--data_path {path} {what}; expected a .json, .jsonl or .txt file.")
-    if path.suffix not in (".json", ".jsonl", ".txt"):
-        raise UserError(f"--data_path {path} ends in {path.suffix!r}; expected a .json, .jsonl or .txt file.")
-    raw = path.read_bytes()
-    source.sha256 = hashlib.sha256(raw).hexdigest()
-    text, source.encoding = _decode(raw, path, encoding)
+    text, source.encoding = _decode(source.path.read_bytes(), source.path, encoding)
     return text
 
 
@@ -287,12 +299,13 @@ class Examples:
     """Tokenised records and what became of the others.
 
     Attributes:
-        rows: a datasets.Dataset with input_ids, labels, record (its index in the records), source and line (its file
-            and the line it begins at).
+        rows: a datasets.Dataset with input_ids, labels, record (its index in the records), source and line (the index
+            of its file, and the line it begins at).
         lengths: tokens of each row; supervised: labels that count.
         cut: rows whose answer lost its end; shortened: rows that lost earlier turns; left_out: records with no answer
             token within cutoff_len.
         unknown: tokens that are the tokenizer's unk.
+        sha256: of all ids and labels.
     """
 
     rows: Any
@@ -302,6 +315,7 @@ class Examples:
     shortened: int
     left_out: int
     unknown: int
+    sha256: str
 
 
 def tokenise(
@@ -324,6 +338,7 @@ def tokenise(
 
     columns: dict[str, list] = {"input_ids": [], "labels": [], "record": [], "source": [], "line": []}
     cut = shortened = unknown = supervised = 0
+    digest = hashlib.sha256()
     previous, example = None, None
     for i in tqdm(chosen, desc="Tokenising", unit="record", disable=None, leave=False):
         if i != previous:  # repetitions of a record stand beside each other
@@ -336,10 +351,13 @@ def tokenise(
         unknown += example.input_ids.count(tokenizer.unk_id)
         labels = np.asarray(example.labels, dtype=np.int32)
         supervised += int((labels != IGNORE_INDEX).sum())
-        columns["input_ids"].append(np.asarray(example.input_ids, dtype=np.int32))
+        ids = np.asarray(example.input_ids, dtype=np.int32)
+        for values in (ids, labels):
+            digest.update(len(values).to_bytes(8, "little") + values.tobytes())
+        columns["input_ids"].append(ids)
         columns["labels"].append(labels)
         columns["record"].append(i)
-        columns["source"].append(str(records.sources[records.owners[i]].path))
+        columns["source"].append(records.owners[i])
         columns["line"].append(records.lines[i])
     kept = len(columns["record"])
     if chosen and not kept:
@@ -355,6 +373,7 @@ def tokenise(
         shortened=shortened,
         left_out=len(chosen) - kept,
         unknown=unknown,
+        sha256=digest.hexdigest(),
     )
 
 

@@ -78,7 +78,7 @@ def make_plan(
     cut = train.cut + (held_out.cut if held_out else 0)
     held = len(held_out.lengths) if held_out else 0
     shortened = train.shortened + (held_out.shortened if held_out else 0)
-    rows = len(records.dialogues) + records.bad.total()
+    rows = sum(source.rows for source in records.sources) + records.bad.total()
     weights_gib = parameters.weight_bytes(model.bits, dtype) / 2**30
     # float32 adapter, gradient, and AdamW's two moments
     adapter_gib = trainable * 16 / 2**30

@@ -331,6 +331,22 @@ def start_wandb(output: Path, wanted: bool) -> None:
         ) from error
 
 
+def check_same(facts: dict[str, str]) -> None:
+    """Refuse to train on hosts that hold different files, by hash.
+
+    Raises:
+        UserError: what differs, on every rank.
+    """
+    everywhere = _from_all_ranks([facts])
+    for name, value in everywhere[0].items():
+        others = [rank for rank, found in enumerate(everywhere) if found[name] != value]
+        if others:
+            raise UserError(
+                f"the {name} of rank {others[0]} are not those of rank 0 ({everywhere[others[0]][name][:12]}…, "
+                f"{value[:12]}…): copy the same files and versions to every host."
+            )
+
+
 def train(trainer: AdapterTrainer, resume: Path | None) -> None:
     """Run the training loop.
 
@@ -342,11 +358,13 @@ def train(trainer: AdapterTrainer, resume: Path | None) -> None:
     try:
         with trainer.stopper.listening():
             trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-    except torch.distributed.DistError as error:
-        raise UserError("lost the connection to another process, which has ended; its error stands above") from error
     except torch.OutOfMemoryError as error:
         remedy = "--cutoff_len, or take fewer --bits or a smaller base"
         if trainer.args.per_device_train_batch_size > 1:
             remedy = "--micro_batch, which changes no result"
         raise UserError(f"out of memory at step {trainer.state.global_step}. Lower {remedy}.") from error
+    except RuntimeError as error:
+        if not isinstance(error, torch.distributed.DistError) and "gloo" not in str(error):
+            raise
+        raise UserError("lost the connection to another process, which has ended; its error stands above") from error
     trainer.stopper.end(trainer.state.global_step, trainer.state.max_steps)
