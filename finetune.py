@@ -1,10 +1,10 @@
-"""Fine-tune a LoRA adapter on instructions.
+"""Fine-tune a LoRA adapter, the embeddings, or the whole model on instructions.
 
     python finetune.py --data_path sample/instruct/data_sample.jsonl
     torchrun --standalone --nproc_per_node=2 finetune.py --bits 4 --output_path out
 
-Reads --data_path, prints the plan, trains, and writes the adapter, run_args.json, loss.png, session.log and
-checkpoint-N/ to --output_path. `python finetune.py --help` lists every flag.
+Reads --data_path, prints the plan, trains, and writes the adapter or the model, run_args.json, loss.png,
+session.log and checkpoint-N/ to --output_path. `python finetune.py --help` lists every flag.
 """
 
 import os
@@ -33,10 +33,10 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
     train_ids, held_ids = hold_out(len(records.dialogues), test_size)
 
     import torch
-    from peft import get_peft_model, prepare_model_for_kbit_training
+    from peft import prepare_model_for_kbit_training
     from transformers import PrinterCallback, TrainingArguments, set_seed
 
-    from vicuna import adapter, model, training
+    from vicuna import adapter, model, sharding, training, weights
     from vicuna.checkpoint import best_loss, run_id, starting_point
     from vicuna.plan import make_plan, versions
 
@@ -51,6 +51,9 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
     # 2. base and adapter, as far as they can be checked without loading weights
     base = model.check_base(model_flags.model_path)
     dtype, _ = model.compute_dtype(model_flags.bits)
+    where = model.device()
+    weights.check_train(base.path, lora_flags.train, model_flags.bits, dtype, run_flags)
+    sharded = sharding.check_sharding(run_flags, model_flags.bits, where, world_size)
     all_flags = {**vars(model_flags), **vars(data_flags), **vars(lora_flags), **vars(run_flags)}
     exact = {
         "data_sha256": records.sha256,
@@ -59,12 +62,12 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
         "compute_dtype": str(dtype),
         "threads": torch.get_num_threads(),
         "world_size": world_size,
+        **sharded,
     }
     start = starting_point(run_flags, {**all_flags, **exact})
-    lora, lora_flags, warning = adapter.planned(base, lora_flags, start.adapter)
+    lora, lora_flags, warning = weights.planned(base, lora_flags, start.adapter)
     if warning:
         say.warning(warning)
-    training.check_deepspeed(run_flags.deepspeed, model_flags.bits)
 
     # 3. examples and the plan
     def tokenised(ids):
@@ -84,21 +87,9 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
     log.to_file(output, rank)
     say.info("%s", plan)
 
-    # 4. model: each process loads its own copy onto its own device
-    training.start_wandb(output, run_flags.wandb and rank == 0)
-    set_seed(run_flags.seed)  # before the adapter draws its first values
-    loaded = model.load_base(base, model_flags.bits)
-    loaded.config.use_cache = False
+    # 4. settings: before the model, which ZeRO-3 cuts in parts while it is loaded
+    on_cpu = where.type == "cpu"
     checkpointing = {"use_reentrant": False}
-    if getattr(loaded, "is_quantized", False):
-        loaded = prepare_model_for_kbit_training(loaded, run_flags.gradient_checkpointing, checkpointing)
-    if start.adapter:
-        peft_model, _ = adapter.attach(loaded, start.adapter, model_flags.model_path, trainable=True)
-    else:
-        peft_model = get_peft_model(loaded, lora)
-
-    # 5. train
-    on_cpu = model.device().type == "cpu"
     arguments = TrainingArguments(
         output_dir=output,
         num_train_epochs=run_flags.num_epoch,
@@ -115,7 +106,7 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
         seed=run_flags.seed,
         bf16=dtype is torch.bfloat16,
         fp16=dtype is torch.float16,
-        activation_checkpointing=run_flags.gradient_checkpointing,
+        activation_checkpointing=run_flags.gradient_checkpointing and not run_flags.fsdp,
         activation_checkpointing_kwargs=checkpointing,
         average_tokens_across_devices=True,
         eval_strategy="steps" if held_out else "no",
@@ -128,12 +119,29 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
         report_to=["wandb"] if run_flags.wandb else [],
         ignore_data_skip=run_flags.ignore_data_skip,
         deepspeed=run_flags.deepspeed,
+        fsdp=run_flags.fsdp,
+        fsdp_config=sharding.fsdp_settings(model.skeleton(base.config), run_flags),
         remove_unused_columns=False,
         disable_tqdm=True,
         ddp_backend="gloo" if on_cpu and world_size > 1 else None,
         ddp_find_unused_parameters=False,
         use_cpu=on_cpu,
     )
+
+    # 5. model: each process loads its own copy onto its own device, or its part
+    training.start_wandb(output, run_flags.wandb and rank == 0)
+    set_seed(run_flags.seed)  # before the adapter draws its first values
+    loaded = model.load_base(
+        weights.loaded_from(base, lora, start.adapter),
+        weights.stored_bits(lora_flags.train, model_flags.bits, run_flags.deepspeed),
+        placed=not sharding.cut_at_loading(run_flags, sharded["zero_stage"]),
+    )
+    loaded.config.use_cache = False
+    if getattr(loaded, "is_quantized", False):
+        loaded = prepare_model_for_kbit_training(loaded, run_flags.gradient_checkpointing, checkpointing)
+    trained = weights.trained_model(loaded, lora, start.adapter, model_flags.model_path)
+
+    # 6. train
     facts = {
         "run_id": run_id(start),
         "flags": {**all_flags, **vars(lora_flags)},  # on a warm start the adapter's own rank and modules
@@ -142,33 +150,27 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
         "exact": exact,  # what a resumed run is compared with, beside the flags
     }
     trainer = training.AdapterTrainer(
-        model=peft_model,
+        model=trained,
         args=arguments,
         batches=batches,
         train=train,
         held_out=held_out,
         callbacks=[
             training.Progress(plan.facts["tokens_train"]),
-            training.Outputs(output, facts, best_loss(output, start), run_flags.save_total_limit),
+            training.Outputs(output, facts, best_loss(output, start), run_flags.save_total_limit, base.path),
         ],
     )
     trainer.remove_callback(PrinterCallback)  # Progress speaks instead
     training.train(trainer, start.resume)
 
-    # 6. save
-    with adapter.whole(peft_model):
-        if trainer.is_world_process_zero():
-            adapter.save_adapter(peft_model, output)
+    # 7. save
+    tensors = adapter.whole(trained, keep=trainer.is_world_process_zero())
     if trainer.is_world_process_zero():
+        weights.save(trained, output, tensors, base.path)
         training.write_run_args(output, facts, step=trainer.state.global_step)
         trainer.save_state()  # trainer_state.json: every logged loss
         training.draw_losses(trainer.state.log_history, output / "loss.png")
-        say.info(
-            "the adapter is in %s; talk to it: python generate.py --model_path %s --lora_path %s",
-            output,
-            base.path,
-            output,
-        )
+        say.info("%s", weights.farewell(trained, output, base.path))
 
 
 def one_gpu_per_process(environ) -> int:

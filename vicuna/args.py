@@ -92,8 +92,13 @@ class DataFlags:
 
 @dataclass
 class LoraFlags:
-    """The adapter."""
+    """What is trained, and the adapter."""
 
+    train: Literal["lora", "full", "embeddings", "lora+embeddings"] = flag(
+        "lora",
+        "what is trained: the adapter's matrices; every weight, at --bits 16 or 32; the input embeddings and the head; "
+        "the adapter's matrices and these",
+    )
     lora_r: int = flag(8, "rank of the adapter")
     lora_alpha: int = flag(16, "scaling: the update is multiplied by alpha / r")
     lora_dropout: float = flag(0.05, "dropout in front of the adapter, 0 to 1")
@@ -151,6 +156,7 @@ class RunFlags:
             "const": DEEPSPEED_CONFIG,
         },
     )
+    fsdp: bool = flag(False, "cut the base in parts over several GPUs by PyTorch itself (FSDP2), at --bits 16 or 32")
     wandb: bool = flag(False, "report to Weights & Biases")
     plan_only: bool = flag(False, "check flags, records and base, print the plan and stop")
     local_rank: int | None = flag(None, "accepted and unused: torchrun sets the environment")
@@ -170,6 +176,8 @@ class RunFlags:
             raise UserError(f"--warmup_ratio {self.warmup_ratio} is not a share of the steps: expected 0 <= ratio < 1.")
         if self.warmup_steps is not None:
             _at_least("--warmup_steps", self.warmup_steps, 0)
+        if self.fsdp and self.deepspeed:
+            raise UserError("--fsdp and --deepspeed are two ways to cut a base in parts; give one of them.")
 
 
 @dataclass

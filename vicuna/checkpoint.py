@@ -25,6 +25,7 @@ NO_EFFECT = {
     *("model_path", "data_path", "output_path", "resume_from_checkpoint", "lora_remote_checkpoint", "ignore_data_skip"),
     *("log_steps", "save_steps", "save_total_limit", "eval_steps", "gradient_checkpointing", "int8", "elastic"),
     *("wandb", "plan_only", "local_rank", "skip_bad_rows", "encoding"),
+    "deepspeed",  # what its file says is compared, not where it lies
 }
 # What --elastic lets change: dropout draws and rounding differ, the rows of a step do not.
 ELASTIC = {"micro_batch", "world_size"}
@@ -127,10 +128,14 @@ def starting_point(run: RunFlags, facts: dict[str, Any]) -> Start:
     if name == AUTO:
         return _latest(run, facts)
     folder = local_folder(name, flag, [*HUB_FILES, *CHECKPOINT_FILES, MANIFEST, "rng_state*.pth"])
-    if _STEP.fullmatch(folder.name) and (folder.parent / RUN_ARGS).is_file() and (problem := torn(folder)):
+    sealed = (folder / MANIFEST).is_file()
+    ours = sealed or (_STEP.fullmatch(folder.name) and (folder.parent / RUN_ARGS).is_file())
+    if ours and (problem := torn(folder)):
         raise UserError(
             f"{flag} {name} is torn: {problem}. Take the checkpoint before it, or --resume_from_checkpoint auto."
         )
+    if sealed:  # also one of DeepSpeed or FSDP, which keep the optimizer in folders of their own
+        return _resume(folder, run, facts)
     if all((folder / file).is_file() for file in CHECKPOINT_FILES) and any(folder.glob("rng_state*.pth")):
         if not (folder / WEIGHT_FILES[0]).is_file():
             raise UserError(
@@ -140,7 +145,8 @@ def starting_point(run: RunFlags, facts: dict[str, Any]) -> Start:
         return _resume(folder, run, facts)
     if any(folder.glob("global_step*")):
         raise UserError(
-            f"{flag} {name} is a DeepSpeed checkpoint, which can not be resumed; start from an adapter folder."
+            f"{flag} {name} is a DeepSpeed checkpoint without a {MANIFEST}, which can not be resumed; start from an "
+            "adapter folder."
         )
     return Start(None, folder, f"starts from the adapter in {folder}, with a new schedule")
 

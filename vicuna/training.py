@@ -2,7 +2,6 @@
 and the files a run leaves behind.
 """
 
-import importlib.util
 import json
 import math
 import os
@@ -18,12 +17,13 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
 from transformers import EvalPrediction, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from vicuna.adapter import RUN_ARGS, save_adapter, whole
+from vicuna.adapter import RUN_ARGS, whole
 from vicuna.checkpoint import keep_latest, seal
 from vicuna.data import Examples, epoch_order, rank_batches
 from vicuna.errors import UserError
 from vicuna.log import log
 from vicuna.prompt import IGNORE_INDEX
+from vicuna.weights import copy_tokenizer, save
 
 NO_ROW = -1  # a rank with no row in a slot takes one of ignored labels, so that all ranks step together
 
@@ -221,13 +221,14 @@ class Progress(TrainerCallback):
 
 
 class Outputs(TrainerCallback):
-    """Seals every checkpoint with run_args.json and a manifest, and keeps the best adapter in `best/`.
+    """Seals every checkpoint with run_args.json and a manifest, and keeps the best adapter or model in `best/`.
 
     Best is the lowest evaluation loss. At most `limit` checkpoints stay.
     """
 
-    def __init__(self, output: Path, facts: dict[str, Any], best_loss: float, limit: int):
+    def __init__(self, output: Path, facts: dict[str, Any], best_loss: float, limit: int, base_path: Path):
         self.output, self.facts, self.best_loss, self.limit = output, facts, best_loss, limit
+        self.base_path = base_path
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -245,6 +246,8 @@ class Outputs(TrainerCallback):
         if state.is_world_process_zero:
             folder = self.output / f"checkpoint-{state.global_step}"
             write_run_args(folder, self.facts, step=state.global_step)
+            if self.facts["flags"]["train"] == "full":
+                copy_tokenizer(self.base_path, folder)
             seal(folder)
             keep_latest(self.output, self.facts["run_id"], self.limit)
 
@@ -260,10 +263,10 @@ class Outputs(TrainerCallback):
         loss = metrics["eval_loss"]
         if loss < self.best_loss:
             self.best_loss = loss
-            with whole(model):
-                if state.is_world_process_zero:
-                    save_adapter(model, self.output / "best")
-                    write_run_args(self.output / "best", self.facts, step=state.global_step, eval_loss=loss)
+            weights = whole(model, keep=state.is_world_process_zero)
+            if state.is_world_process_zero:
+                save(model, self.output / "best", weights, self.base_path)
+                write_run_args(self.output / "best", self.facts, step=state.global_step, eval_loss=loss)
 
 
 def write_run_args(folder: Path, facts: dict[str, Any], **more: Any) -> None:
@@ -288,26 +291,6 @@ def draw_losses(history: list[dict[str, Any]], file: Path) -> None:
     if axes.has_data():
         axes.legend()
     figure.savefig(file, dpi=120)
-
-
-def check_deepspeed(file: str | None, bits: int) -> None:
-    """Refuse a DeepSpeed config that can not be used, before time is spent.
-
-    Raises:
-        UserError: DeepSpeed is not installed, the file is no JSON, or it would cut a quantised base in parts.
-    """
-    if file is None:
-        return
-    if importlib.util.find_spec("deepspeed") is None:
-        raise UserError("--deepspeed needs DeepSpeed, which is not installed: pip install deepspeed ninja.")
-    try:
-        config = json.loads(Path(file).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"--deepspeed {file} can not be read as JSON ({error}).") from error
-    if config.get("zero_optimization", {}).get("stage") == 3 and bits < 16:
-        raise UserError(
-            f"--deepspeed {file} is ZeRO-3, which can not cut a base of {bits} bits in parts; take --bits 16."
-        )
 
 
 def start_wandb(output: Path, wanted: bool) -> None:
