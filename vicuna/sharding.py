@@ -61,7 +61,14 @@ def _check_deepspeed(file: str, bits: int) -> dict[str, Any]:
 
 
 def cut_at_loading(run: RunFlags, zero_stage: int | None) -> bool:
-    """Whether no device may hold the whole base, not even while it is loaded."""
+    """Whether no device may hold the whole base, not even while it is loaded.
+
+    ZeRO-3 then cuts it while it is read, for which DeepSpeed must know the processes of the run.
+    """
+    if zero_stage == 3:
+        import deepspeed
+
+        deepspeed.init_distributed(verbose=False)
     return run.fsdp or zero_stage == 3
 
 
