@@ -88,6 +88,7 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
     say.info("%s", plan)
 
     # 4. settings: before the model, which ZeRO-3 cuts in parts while it is loaded
+    sharding.found_group(run_flags, os.environ)
     on_cpu = where.type == "cpu"
     checkpointing = {"use_reentrant": False}
     arguments = TrainingArguments(
@@ -106,7 +107,7 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
         seed=run_flags.seed,
         bf16=dtype is torch.bfloat16,
         fp16=dtype is torch.float16,
-        activation_checkpointing=run_flags.gradient_checkpointing and not run_flags.fsdp,
+        activation_checkpointing=run_flags.gradient_checkpointing,
         activation_checkpointing_kwargs=checkpointing,
         average_tokens_across_devices=True,
         eval_strategy="steps" if held_out else "no",
@@ -140,6 +141,7 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
     if getattr(loaded, "is_quantized", False):
         loaded = prepare_model_for_kbit_training(loaded, run_flags.gradient_checkpointing, checkpointing)
     trained = weights.trained_model(loaded, lora, start.adapter, model_flags.model_path)
+    sharding.cut_blocks(trained, run_flags, dtype)
 
     # 6. train
     facts = {

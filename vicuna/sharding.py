@@ -3,11 +3,14 @@
 import hashlib
 import importlib.util
 import json
+import socket
+from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from vicuna.args import RunFlags
 from vicuna.errors import UserError
@@ -60,6 +63,15 @@ def _check_deepspeed(file: str, bits: int) -> dict[str, Any]:
     return {"zero_stage": stage, "deepspeed_sha256": hashlib.sha256(text.encode()).hexdigest()}
 
 
+def found_group(run: RunFlags, environ: MutableMapping[str, str]) -> None:
+    """Let DeepSpeed run in one process without a launcher: it would look for MPI, and not find it."""
+    if run.deepspeed and "WORLD_SIZE" not in environ:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+
+
 def cut_at_loading(run: RunFlags, zero_stage: int | None) -> bool:
     """Whether no device may hold the whole base, not even while it is loaded.
 
@@ -75,8 +87,7 @@ def cut_at_loading(run: RunFlags, zero_stage: int | None) -> bool:
 def fsdp_settings(skeleton: nn.Module, run: RunFlags) -> dict[str, Any] | None:
     """TrainingArguments' fsdp_config, None without --fsdp: FSDP2, cutting one decoder block after the other.
 
-    Activations are recomputed by FSDP's own wrapper, inside the gathered block: the Trainer's would gather it again.
-    The state dict is SHARDED in checkpoints: no device and no process holds all of it.
+    Checkpoints hold one part for each device: none of them, and no process, has to hold everything.
     """
     if not run.fsdp:
         return None
@@ -85,13 +96,27 @@ def fsdp_settings(skeleton: nn.Module, run: RunFlags) -> dict[str, Any] | None:
         "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
         "transformer_layer_cls_to_wrap": [decoder_block(skeleton)],
         "reshard_after_forward": True,
-        "activation_checkpointing": run.gradient_checkpointing,
         "state_dict_type": "SHARDED_STATE_DICT",
         "cpu_ram_efficient_loading": False,
     }
 
 
-def decoder_block(skeleton: nn.Module) -> str:
+def cut_blocks(model: nn.Module, run: RunFlags, dtype: torch.dtype) -> None:
+    """With --fsdp, cut every decoder block in parts over the processes of the run; the Trainer cuts the rest.
+
+    Under an adapter the Trainer (transformers 5.23) puts a policy of PEFT's in the place of the block's name, which
+    accelerate's FSDP2 does not know: no block would be cut, and every device would gather the whole base at once.
+    """
+    if not run.fsdp:
+        return
+    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
+    name = decoder_block(model)
+    for module in list(model.modules()):
+        if type(module).__name__ == name:
+            fully_shard(module, mp_policy=policy)
+
+
+def decoder_block(model: nn.Module) -> str:
     """Class name of the repeated block: what the longest list of modules holds."""
-    lists = [module for module in skeleton.modules() if isinstance(module, nn.ModuleList)]
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
     return type(max(lists, key=len)[0]).__name__
