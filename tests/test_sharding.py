@@ -46,6 +46,17 @@ def test_two_ways_of_cutting_are_one_too_many():
         RunFlags(fsdp=True, deepspeed="config-sample/ds_zero3.json")
 
 
+def test_one_process_needs_no_launcher_for_deepspeed():
+    environ: dict[str, str] = {}
+    sharding.found_group(RunFlags(), environ)
+    assert environ == {}
+    sharding.found_group(RunFlags(deepspeed="config-sample/ds_zero2.json"), environ)
+    assert (environ["RANK"], environ["WORLD_SIZE"]) == ("0", "1")
+    torchruns = {"WORLD_SIZE": "2", "RANK": "1"}
+    sharding.found_group(RunFlags(deepspeed="config-sample/ds_zero2.json"), torchruns)
+    assert torchruns == {"WORLD_SIZE": "2", "RANK": "1"}
+
+
 def test_zero_2_takes_a_quantised_base_and_names_what_a_resumed_run_must_keep():
     pytest.importorskip("deepspeed", reason="DeepSpeed is not installed")
     kept = sharding.check_sharding(RunFlags(deepspeed="config-sample/ds_zero2.json"), 4, CPU, 2)

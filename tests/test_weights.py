@@ -93,6 +93,18 @@ def test_generate_takes_what_was_trained(program, tiny_base, runs, kind):
     assert done.stdout.strip()
 
 
+def test_a_whole_model_is_asked_in_the_template_it_learnt(tiny_base, tmp_path):
+    from vicuna.args import ModelFlags, ServeFlags
+    from vicuna.serving import load
+
+    folder = Path(shutil.copytree(tiny_base, tmp_path / "model"))
+    (folder / "run_args.json").write_text('{"prompt_type": "text"}', encoding="utf-8")
+    flags = ModelFlags(model_path=str(folder), bits=32)
+    assert load(flags, ServeFlags()).prompt_type == "text"
+    asked = load(flags, ServeFlags(prompt_type="instruct"))
+    assert asked.warnings == ["the model was trained with --prompt_type text; instruct gives worse answers."]
+
+
 @pytest.mark.parametrize("kind", ["full", "lora+embeddings"])
 def test_a_run_starts_from_what_another_trained(program, tiny_base, records, runs, tmp_path, kind):
     more = ["--train", kind, "--resume_from_checkpoint", runs(kind) / "best", "--num_epoch", 1, "--total_batch", 20]
