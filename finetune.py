@@ -141,7 +141,6 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
     if getattr(loaded, "is_quantized", False):
         loaded = prepare_model_for_kbit_training(loaded, run_flags.gradient_checkpointing, checkpointing)
     trained = weights.trained_model(loaded, lora, start.adapter, model_flags.model_path)
-    sharding.cut_blocks(trained, run_flags, dtype)
 
     # 6. train
     facts = {

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from vicuna.args import RunFlags
 from vicuna.errors import UserError
@@ -87,7 +86,9 @@ def cut_at_loading(run: RunFlags, zero_stage: int | None) -> bool:
 def fsdp_settings(skeleton: nn.Module, run: RunFlags) -> dict[str, Any] | None:
     """TrainingArguments' fsdp_config, None without --fsdp: FSDP2, cutting one decoder block after the other.
 
-    Checkpoints hold one part for each device: none of them, and no process, has to hold everything.
+    Checkpoints hold one part for each device: none of them, and no process, has to hold everything. Activations are
+    recomputed by the Trainer's own setting, not by FSDP's: accelerate's draws dropout anew, and the gradients would
+    belong to another forward pass.
     """
     if not run.fsdp:
         return None
@@ -99,21 +100,6 @@ def fsdp_settings(skeleton: nn.Module, run: RunFlags) -> dict[str, Any] | None:
         "state_dict_type": "SHARDED_STATE_DICT",
         "cpu_ram_efficient_loading": False,
     }
-
-
-def cut_blocks(model: nn.Module, run: RunFlags, dtype: torch.dtype) -> None:
-    """With --fsdp, cut every decoder block in parts over the processes of the run; the Trainer cuts the rest.
-
-    Under an adapter the Trainer (transformers 5.23) puts a policy of PEFT's in the place of the block's name, which
-    accelerate's FSDP2 does not know: no block would be cut, and every device would gather the whole base at once.
-    """
-    if not run.fsdp:
-        return
-    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
-    name = decoder_block(model)
-    for module in list(model.modules()):
-        if type(module).__name__ == name:
-            fully_shard(module, mp_policy=policy)
 
 
 def decoder_block(model: nn.Module) -> str:
