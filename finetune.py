@@ -1,13 +1,14 @@
-"""Fine-tune a LoRA adapter on instructions.
+"""Fine-tune a LoRA adapter, the embeddings, or the whole model on instructions.
 
     python finetune.py --data_path sample/instruct/data_sample.jsonl
     torchrun --standalone --nproc_per_node=2 finetune.py --bits 4 --output_path out
 
-Reads --data_path, prints the plan, trains, and writes the adapter, run_args.json, loss.png, steps.jsonl,
+Reads --data_path, prints the plan, trains, and writes the adapter or the model, run_args.json, loss.png, steps.jsonl,
 session.log and checkpoint-N/ to --output_path. `python finetune.py --help` lists every flag.
 """
 
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,10 +34,10 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
     data_flags = replace(data_flags, test_size=data_flags.test_size if run_flags.eval_steps else 0)
 
     import torch
-    from peft import get_peft_model, prepare_model_for_kbit_training
+    from peft import prepare_model_for_kbit_training
     from transformers import PrinterCallback, TrainingArguments, set_seed
 
-    from vicuna import adapter, callbacks, model, training
+    from vicuna import adapter, callbacks, model, sharding, training, weights
     from vicuna.cache import prepared
     from vicuna.checkpoint import best_loss, run_id, starting_point, write_run_args
     from vicuna.data import Records
@@ -46,15 +47,18 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
 
     if gpus > 1:
         say.info(
-            "%d GPUs are visible, this run uses the first; all of them: torchrun --standalone --nproc_per_node=%d "
-            "finetune.py …",
+            "%d GPUs are visible, this run uses the first; all of them: torchrun --standalone --nproc_per_node=%d %s …",
             gpus,
             gpus,
+            Path(sys.argv[0]).name,
         )
 
     # 2. base and adapter, as far as they can be checked without loading weights
     base = model.check_base(model_flags.model_path)
     dtype, _ = model.compute_dtype(model_flags.bits)
+    where = model.device()
+    weights.check_train(base.path, lora_flags.train, model_flags.bits, dtype, run_flags)
+    sharded = sharding.check_sharding(run_flags, model_flags.bits, where, world_size)
     all_flags = {**vars(model_flags), **vars(data_flags), **vars(lora_flags), **vars(run_flags)}
     exact = {
         "data_sha256": Records(sources=sources).sha256,
@@ -63,13 +67,13 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
         "compute_dtype": str(dtype),
         "threads": torch.get_num_threads(),
         "world_size": world_size,
+        **sharded,
     }
     start = starting_point(run_flags, {**all_flags, **exact})
     lora_flags, run_flags = start.inherit(lora_flags), start.inherit(run_flags)
-    lora, lora_flags, warning = adapter.planned(base, lora_flags, start.adapter)
+    lora, lora_flags, warning = weights.planned(base, lora_flags, start.adapter)
     if warning:
         say.warning(warning)
-    training.check_deepspeed(run_flags.deepspeed, model_flags.bits)
 
     # 3. examples and the plan
     first_of_its_host = int(os.environ.get("LOCAL_RANK", 0)) == 0
@@ -86,22 +90,10 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
     log.to_file(output, rank)
     say.info("%s", plan)
 
-    # 4. model: each process loads its own copy onto its own device
-    training.start_wandb(output, run_flags.wandb and rank == 0)
-    set_seed(run_flags.seed)  # before the adapter draws its first values
-    loaded = model.load_base(base, model_flags.bits)
-    loaded.config.use_cache = False
+    # 4. settings: before the model, which ZeRO-3 cuts in parts while it is loaded
+    sharding.found_group(run_flags, os.environ)
+    on_cpu = where.type == "cpu"
     checkpointing = model.checkpointing(model_flags.bits)
-    if getattr(loaded, "is_quantized", False):
-        loaded = prepare_model_for_kbit_training(loaded, run_flags.gradient_checkpointing, checkpointing)
-    if start.adapter:
-        name, dropout = model_flags.model_path, lora_flags.lora_dropout
-        peft_model, _ = adapter.attach(loaded, start.adapter, name, trainable=True, dropout=dropout)
-    else:
-        peft_model = get_peft_model(loaded, lora)
-
-    # 5. train
-    on_cpu = model.device().type == "cpu"
     arguments = TrainingArguments(
         output_dir=output,
         max_steps=plan.steps,
@@ -129,12 +121,29 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
         report_to=["wandb"] if run_flags.wandb else [],
         ignore_data_skip=True,  # StepBatches itself begins where the run goes on
         deepspeed=run_flags.deepspeed,
+        fsdp=run_flags.fsdp,
+        fsdp_config=sharding.fsdp_settings(model.skeleton(base.config), run_flags),
         remove_unused_columns=False,
         disable_tqdm=True,
         ddp_backend="gloo" if on_cpu and world_size > 1 else None,
         ddp_find_unused_parameters=False,
         use_cpu=on_cpu,
     )
+
+    # 5. model: each process loads its own copy onto its own device, or its part
+    training.start_wandb(output, run_flags.wandb and rank == 0)
+    set_seed(run_flags.seed)  # before the adapter draws its first values
+    loaded = model.load_base(
+        weights.loaded_from(base, lora, start.adapter),
+        weights.stored_bits(lora_flags.train, model_flags.bits, run_flags.deepspeed),
+        placed=not sharding.cut_at_loading(run_flags, sharded["zero_stage"]),
+    )
+    loaded.config.use_cache = False
+    if getattr(loaded, "is_quantized", False):
+        loaded = prepare_model_for_kbit_training(loaded, run_flags.gradient_checkpointing, checkpointing)
+    trained = weights.trained_model(loaded, lora, start.adapter, model_flags.model_path)
+
+    # 6. train
     facts = {
         "run_id": run_id(start),
         "flags": {**all_flags, **vars(lora_flags), **vars(run_flags)},
@@ -148,7 +157,7 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
     }
     stopper = Stopper(output, start.step, start.resume)
     trainer = training.AdapterTrainer(
-        model=peft_model,
+        model=trained,
         args=arguments,
         batches=batches,
         train=train,
@@ -158,29 +167,23 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
         record=callbacks.StepRecord(output, start.resume, start.step) if rank == 0 else None,
         callbacks=[
             callbacks.Progress(plan.facts["tokens_train"], run_flags.log_steps),
-            callbacks.Outputs(output, facts, best_loss(output, start), run_flags.save_total_limit),
+            callbacks.Outputs(output, facts, best_loss(output, start), run_flags.save_total_limit, base.path),
             stopper,
         ],
     )
     trainer.remove_callback(PrinterCallback)  # Progress speaks instead
     training.check_same({"tokenised records": examples.sha256, "base": exact["base_fingerprint"]})
-    with as_checkpoint(start.schedule, start.resume, peft_model, plan.next_rate, run_flags, arguments.fp16) as resume:
+    with as_checkpoint(start.schedule, start.resume, trained, plan.next_rate, run_flags, arguments.fp16) as resume:
         training.train(trainer, resume)
 
-    # 6. save
-    with adapter.whole(peft_model):
-        if trainer.is_world_process_zero():
-            adapter.save_adapter(peft_model, output)
+    # 7. save
+    tensors = adapter.whole(trained, keep=trainer.is_world_process_zero())
     if trainer.is_world_process_zero():
+        weights.save(trained, output, tensors, base.path)
         write_run_args(output, facts, step=trainer.state.global_step)
         trainer.save_state()  # trainer_state.json: every logged loss
         callbacks.draw_losses(trainer.state.log_history, output / "loss.png")
-        say.info(
-            "the adapter is in %s; talk to it: python generate.py --model_path %s --lora_path %s",
-            output,
-            base.path,
-            output,
-        )
+        say.info("%s", weights.farewell(trained, output, base.path))
 
 
 def one_gpu_per_process(environ) -> int:

@@ -71,6 +71,28 @@ def test_a_torn_checkpoint_with_only_an_adapter_is_no_warm_start(tmp_path):
         resume(tmp_path, folder)
 
 
+def deepspeeds(output: Path, step: int) -> Path:
+    folder = output / f"checkpoint-{step}"
+    (folder / f"global_step{step}").mkdir(parents=True)
+    (folder / f"global_step{step}/zero_pp_rank_0_mp_rank_00_optim_states.pt").write_bytes(b"part")
+    (folder / "trainer_state.json").write_text("{}", encoding="utf-8")
+    return folder
+
+
+def test_a_sealed_checkpoint_of_deepspeed_is_resumed_and_each_part_is_looked_at(tmp_path):
+    folder = deepspeeds(tmp_path, 5)
+    seal(folder)
+    assert resume(tmp_path, folder).resume == folder
+    (folder / "global_step5/zero_pp_rank_0_mp_rank_00_optim_states.pt").write_bytes(b"past")
+    with pytest.raises(UserError, match=r"is torn: global_step5/zero_pp_rank_0_mp_rank_00_optim_states.pt is not what"):
+        resume(tmp_path, folder)
+
+
+def test_a_deepspeed_checkpoint_of_another_program_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"is a DeepSpeed checkpoint without a manifest.json, which can not be resumed"):
+        resume(tmp_path, deepspeeds(tmp_path, 5))
+
+
 def test_auto_without_a_checkpoint_is_a_new_run_that_says_so(tmp_path):
     start = resume(tmp_path, "auto")
     assert start.resume is None

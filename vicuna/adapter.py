@@ -4,19 +4,19 @@ Adapters of every age are read the same way, without executing a pickle and with
 of the user. What is saved is PEFT's own format; it is written aside, opened again and checked, then moved into place.
 """
 
-import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.utils.constants import DUMMY_TARGET_MODULES
 from safetensors.torch import load_file
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from vicuna.args import LoraFlags
 from vicuna.errors import UserError
@@ -54,10 +54,10 @@ def weight_file(folder: Path) -> Path:
 
 
 def read_tensors(file: Path) -> dict[str, torch.Tensor]:
-    """The LoRA tensors of a weight file by PEFT's names; no pickle is executed.
+    """The tensors of an adapter's weight file by PEFT's names; no pickle is executed.
 
     Raises:
-        UserError: not a weight file, or one without LoRA tensors.
+        UserError: not a weight file, or one without an adapter's tensors.
     """
     try:
         if file.suffix == ".safetensors":
@@ -70,7 +70,9 @@ def read_tensors(file: Path) -> dict[str, torch.Tensor]:
             f"{file} can not be read as plain tensors ({reason[:160]}). It is broken, or a pickle of program objects, "
             "which is never opened."
         ) from error
-    if not isinstance(tensors, dict) or not any("lora_" in str(name) for name in tensors):
+    if not isinstance(tensors, dict) or not any(
+        "lora_" in str(name) or str(name).startswith(_PREFIX) for name in tensors
+    ):
         raise UserError(f"{file} holds no LoRA tensors; expected names such as …q_proj.lora_A.weight.")
     return tensors
 
@@ -86,6 +88,20 @@ def modules_of(tensors: dict[str, torch.Tensor]) -> dict[str, tuple[int, int, in
                 raise UserError(f"the adapter has {name} but no lora_B beside it; the file is incomplete.")
             found[module.removeprefix(_PREFIX)] = (lora_a.shape[0], lora_a.shape[1], lora_b.shape[0])
     return found
+
+
+def saved_modules(tensors: dict[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
+    """Module name in the base -> shape of its weight, for modules that the adapter replaces as a whole."""
+    return {
+        name.removesuffix(".weight").removeprefix(_PREFIX): tuple(tensor.shape)
+        for name, tensor in tensors.items()
+        if "lora_" not in name and name.endswith(".weight")
+    }
+
+
+def kind_of(tensors: dict[str, torch.Tensor]) -> str:
+    """Which --train wrote an adapter."""
+    return "+".join([*["lora"] * bool(modules_of(tensors)), *["embeddings"] * bool(saved_modules(tensors))])
 
 
 def read_config(folder: Path, tensors: dict[str, torch.Tensor]) -> tuple[LoraConfig, str]:
@@ -155,6 +171,14 @@ def check_fit(tensors: dict[str, torch.Tensor], base: nn.Module, base_name: str)
                 f"the adapter was trained on a base whose {name} is {inside} -> {outside}, but in {base_name} it is "
                 f"{shape[0]} -> {shape[1]}: use the base it was trained on."
             )
+    for name, shape in saved_modules(tensors).items():
+        layer = modules.get(name)
+        found = tuple(layer.weight.shape) if hasattr(layer, "weight") else None
+        if found != shape:
+            raise UserError(
+                f"the adapter holds a {name} of {shape}, but in {base_name} it is {found}: use the base it was trained "
+                "on."
+            )
 
 
 def planned(base: Base, flags: LoraFlags, folder: Path | None) -> tuple[LoraConfig, LoraFlags, str]:
@@ -164,30 +188,55 @@ def planned(base: Base, flags: LoraFlags, folder: Path | None) -> tuple[LoraConf
         folder: where an adapter to start from lies; its rank, alpha and modules then replace the flags'.
     """
     if folder is None:
+        whole_modules = embedding_modules(base.config) if "embeddings" in flags.train else []
         config = LoraConfig(
             task_type="CAUSAL_LM",
             r=flags.lora_r,
             lora_alpha=flags.lora_alpha,
             lora_dropout=flags.lora_dropout,
-            target_modules=flags.lora_target_modules,
+            target_modules=flags.lora_target_modules if "lora" in flags.train else DUMMY_TARGET_MODULES,
+            modules_to_save=whole_modules or None,
+            ensure_weight_tying=bool(whole_modules) and base.config.tie_word_embeddings,
         )
         return config, flags, ""
     tensors = read_tensors(weight_file(folder))
+    if kind_of(tensors) != flags.train:
+        raise UserError(
+            f"the adapter in {folder} was made by --train {kind_of(tensors)}, this run has --train {flags.train}: pass "
+            f"--train {kind_of(tensors)}."
+        )
     config, warning = read_config(folder, tensors)
     check_fit(tensors, skeleton(base.config), str(base.path))
     names = sorted({module.rsplit(".", 1)[-1] for module in modules_of(tensors)})
     config.lora_dropout = flags.lora_dropout
-    same = replace(flags, lora_r=config.r, lora_alpha=config.lora_alpha, lora_target_modules=names)
+    same = replace(flags, lora_r=config.r, lora_alpha=config.lora_alpha)
+    if names:
+        same = replace(same, lora_target_modules=names)
     return config, same, warning
+
+
+def embedding_modules(config: Any) -> list[str]:
+    """Names of the input embeddings and the head in a base with this config.
+
+    The head of a base that ties them is left to PEFT, which finds it by itself.
+    """
+    model = skeleton(config)
+    names = {module: name.rsplit(".", 1)[-1] for name, module in model.named_modules()}
+    found = [names[model.get_input_embeddings()]]
+    return found if config.tie_word_embeddings else [*found, names[model.get_output_embeddings()]]
 
 
 @dataclass(frozen=True)
 class Parameters:
-    """Numbers of parameters: trainable ones, those of the linear layers bitsandbytes quantises, and all."""
+    """Numbers of parameters: trainable ones, those of the linear layers bitsandbytes quantises, and all.
+
+    `whole_modules` are the names of what is trained beside LoRA's matrices.
+    """
 
     trainable: int
     quantisable: int
     total: int
+    whole_modules: tuple[str, ...] = ()
 
     def weight_bytes(self, bits: int, dtype: torch.dtype) -> float:
         """What the frozen weights take. On a quantised base all but the linear layers is float32 while training."""
@@ -197,14 +246,17 @@ class Parameters:
         return self.quantisable * bits / 8 + (frozen - self.quantisable) * torch.float32.itemsize
 
 
-def count_parameters(skeleton: nn.Module, config: LoraConfig) -> Parameters:
-    """Count with a new adapter on top; `skeleton` has no weights and is used up.
+def count_parameters(skeleton: nn.Module, config: LoraConfig | None) -> Parameters:
+    """Count with a new adapter on top, or with every weight trained; `skeleton` has no weights and is used up.
 
     Raises:
         UserError: target modules the base does not have.
     """
     layers = {name: layer for name, layer in skeleton.named_modules() if isinstance(layer, nn.Linear)}
     names = {name.rsplit(".", 1)[-1] for name in layers}
+    if config is None:
+        total = skeleton.num_parameters()
+        return Parameters(total, 0, total)
     unknown = sorted(set(config.target_modules) - names) if not isinstance(config.target_modules, str) else []
     if unknown:
         raise UserError(
@@ -213,8 +265,18 @@ def count_parameters(skeleton: nn.Module, config: LoraConfig) -> Parameters:
         )
     head = skeleton.get_output_embeddings()
     quantisable = sum(layer.weight.numel() for layer in layers.values() if layer is not head)
+    whole_modules = tuple(config.modules_to_save or ())  # PEFT adds to the list where the head is tied
     trainable, total = get_peft_model(skeleton, config).get_nb_trainable_parameters()
-    return Parameters(trainable, quantisable, total)
+    return Parameters(trainable, quantisable, total, whole_modules)
+
+
+def new(base: nn.Module, config: LoraConfig) -> PeftModel:
+    """A new adapter on top of `base`. What it trains is float32, copied embeddings too, however the base is kept."""
+    model = get_peft_model(base, config)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return model
 
 
 def attach(
@@ -234,7 +296,7 @@ def attach(
     config.inference_mode = not trainable
     config.lora_dropout = config.lora_dropout if dropout is None else dropout
     config.base_model_name_or_path = base_name
-    model = get_peft_model(base, config)
+    model = new(base, config) if trainable else get_peft_model(base, config)
     expected = set(get_peft_model_state_dict(model))
     if expected != set(tensors):
         odd = sorted(expected ^ set(tensors))
@@ -258,29 +320,52 @@ def run_args(folder: Path) -> dict[str, Any]:
     return {}
 
 
-@contextlib.contextmanager
-def whole(model: nn.Module) -> Iterator[None]:
-    """Make trainable tensors whole that DeepSpeed ZeRO-3 keeps in parts; every rank must enter together."""
-    parts = [parameter for parameter in model.parameters() if parameter.requires_grad and hasattr(parameter, "ds_id")]
-    if not parts:
-        yield
-        return
+def whole(model: nn.Module, keep: bool = True) -> dict[str, torch.Tensor]:
+    """What was trained, by name, on the CPU; also where ZeRO-3 or FSDP2 keeps it in parts: one tensor at a time.
+
+    Every rank must call it together. A whole model's frozen buffers are among it.
+
+    Args:
+        keep: False for a rank that only takes part, and gets {}.
+    """
+    if isinstance(model, PeftModel):  # the state dict of a quantised base is never asked for
+        tensors = model.named_parameters(remove_duplicate=False)
+    else:
+        tensors = model.state_dict(keep_vars=True).items()
+    found = {}
+    for name, tensor in tensors:
+        if tensor.requires_grad or not isinstance(model, PeftModel):
+            gathered = _gathered(tensor)
+            if keep:
+                found[name] = gathered.detach().cpu()
+    return found
+
+
+def _gathered(tensor: torch.Tensor) -> torch.Tensor:
+    if isinstance(tensor, DTensor):
+        return tensor.full_tensor()
+    if not hasattr(tensor, "ds_id"):
+        return tensor
     import deepspeed
 
-    with deepspeed.zero.GatheredParameters(parts):
-        yield
+    with deepspeed.zero.GatheredParameters([tensor]):
+        return tensor.detach().cpu().clone()
 
 
-def save_adapter(model: PeftModel, folder: Path) -> None:
+def save_adapter(model: PeftModel, folder: Path, weights: dict[str, torch.Tensor] | None = None) -> None:
     """Write the adapter to `folder`: aside first, opened again and checked, then moved into place.
+
+    Args:
+        weights: from `whole`, where several processes hold them.
 
     Raises:
         RuntimeError: what was written is not what was trained; the folder is as it was.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    expected = get_peft_model_state_dict(model)
+    weights = whole(model) if weights is None else weights
+    expected = get_peft_model_state_dict(model, state_dict=weights)
     with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as aside:
-        model.save_pretrained(aside)
+        model.save_pretrained(aside, state_dict=weights)
         _verify(load_file(Path(aside) / WEIGHT_FILES[0]), expected)
         for name in (WEIGHT_FILES[0], CONFIG_FILE):
             os.replace(Path(aside) / name, folder / name)
@@ -294,5 +379,6 @@ def _verify(written: dict[str, torch.Tensor], expected: dict[str, torch.Tensor])
             raise RuntimeError(f"{name} was written as {tuple(written[name].shape)}, it is {tuple(tensor.shape)}")
         if not torch.isfinite(written[name]).all():
             raise RuntimeError(f"{name} has values that are not finite: the run has diverged")
-    if not any(written[name].any() for name in written if ".lora_B." in name):
+    learnt = [written[name].any() for name in written if ".lora_B." in name]
+    if learnt and not any(learnt):
         raise RuntimeError("every lora_B is zero: nothing was learnt")

@@ -115,8 +115,13 @@ class DataFlags:
 
 @dataclass
 class LoraFlags:
-    """The adapter."""
+    """What is trained, and the adapter."""
 
+    train: Literal["lora", "full", "embeddings", "lora+embeddings"] = flag(
+        "lora",
+        "what is trained: the adapter's matrices; every weight, at --bits 16 or 32; the input embeddings and the head; "
+        "the adapter's matrices and these",
+    )
     lora_r: int = flag(8, "rank of the adapter")
     lora_alpha: int = flag(16, "scaling: the update is multiplied by alpha / r")
     lora_dropout: float = flag(0.05, "dropout in front of the adapter, 0 to 1")
@@ -178,6 +183,7 @@ class RunFlags:
             "const": DEEPSPEED_CONFIG,
         },
     )
+    fsdp: bool = flag(False, "cut the base in parts over several GPUs by PyTorch itself (FSDP2), at --bits 16 or 32")
     wandb: bool = flag(False, "report to Weights & Biases")
     plan_only: bool = flag(False, "check flags, records and base, print the plan and stop")
     local_rank: int | None = flag(None, "accepted and unused: torchrun sets the environment")
@@ -191,12 +197,21 @@ class RunFlags:
             if not 0 < getattr(self, name) < math.inf:
                 raise UserError(f"--{name} {getattr(self, name)} must be above 0, and finite.")
         _seed(self.seed)
+        self._check_warmup()
+        self._check_pairs()
+
+    def _check_pairs(self) -> None:
         if self.continue_schedule and (self.resume_from_checkpoint or self.lora_remote_checkpoint):
             raise UserError(
                 "--continue_schedule goes on with other data, --resume_from_checkpoint with the same; give one of them."
             )
-        if self.continue_schedule and self.deepspeed:
-            raise UserError("--continue_schedule does not work with --deepspeed; leave one of them out.")
+        if self.continue_schedule and (self.deepspeed or self.fsdp):
+            other = "--deepspeed" if self.deepspeed else "--fsdp"
+            raise UserError(f"--continue_schedule does not work with {other}; leave one of them out.")
+        if self.fsdp and self.deepspeed:
+            raise UserError("--fsdp and --deepspeed are two ways to cut a base in parts; give one of them.")
+
+    def _check_warmup(self) -> None:
         if self.warmup_ratio is not None and self.warmup_steps is not None:
             raise UserError("--warmup_steps and --warmup_ratio are two ways to say the same; give one of them.")
         if self.warmup_ratio is not None and not 0 <= self.warmup_ratio < 1:

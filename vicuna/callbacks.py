@@ -11,9 +11,10 @@ import torch
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from vicuna.adapter import save_adapter, whole
+from vicuna.adapter import whole
 from vicuna.checkpoint import keep_latest, seal, write_run_args, write_text
 from vicuna.log import log
+from vicuna.weights import copy_tokenizer, save
 
 STEPS = "steps.jsonl"
 RECORDED = ("loss", "grad_norm", "learning_rate", "skipped", "eval_loss")
@@ -83,13 +84,14 @@ class Progress(TrainerCallback):
 
 
 class Outputs(TrainerCallback):
-    """Seals every checkpoint with run_args.json and a manifest, and keeps the best adapter in `best/`.
+    """Seals every checkpoint with run_args.json and a manifest, and keeps the best adapter or model in `best/`.
 
     Best is the lowest evaluation loss. At most `limit` checkpoints stay.
     """
 
-    def __init__(self, output: Path, facts: dict[str, Any], best_loss: float, limit: int):
+    def __init__(self, output: Path, facts: dict[str, Any], best_loss: float, limit: int, base_path: Path):
         self.output, self.facts, self.best_loss, self.limit = output, facts, best_loss, limit
+        self.base_path = base_path
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -105,6 +107,8 @@ class Outputs(TrainerCallback):
         if state.is_world_process_zero:
             folder = self.output / f"checkpoint-{state.global_step}"
             write_run_args(folder, self.facts, step=state.global_step)
+            if self.facts["flags"]["train"] == "full":
+                copy_tokenizer(self.base_path, folder)
             seal(folder)
             keep_latest(self.output, self.facts["run_id"], self.limit)
 
@@ -120,10 +124,10 @@ class Outputs(TrainerCallback):
         loss = metrics["eval_loss"]
         if loss < self.best_loss:
             self.best_loss = loss
-            with whole(model):
-                if state.is_world_process_zero:
-                    save_adapter(model, self.output / "best")
-                    write_run_args(self.output / "best", self.facts, step=state.global_step, eval_loss=loss)
+            weights = whole(model, keep=state.is_world_process_zero)
+            if state.is_world_process_zero:
+                save(model, self.output / "best", weights, self.base_path)
+                write_run_args(self.output / "best", self.facts, step=state.global_step, eval_loss=loss)
 
 
 class StepRecord:

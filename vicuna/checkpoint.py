@@ -27,6 +27,7 @@ NO_EFFECT = {
     *("model_path", "data_path", "output_path", "resume_from_checkpoint", "lora_remote_checkpoint", "ignore_data_skip"),
     *("log_steps", "save_steps", "save_total_limit", "eval_steps", "gradient_checkpointing", "int8", "elastic"),
     *("continue_schedule", "wandb", "plan_only", "local_rank", "skip_bad_rows", "encoding", "cache_path"),
+    "deepspeed",  # what its file says is compared, not where it lies
 }
 # What --elastic lets change: dropout draws and rounding differ, the rows of a step do not.
 ELASTIC = {"micro_batch", "world_size"}
@@ -157,11 +158,14 @@ def starting_point(run: RunFlags, facts: dict[str, Any]) -> Start:
     if name == AUTO:
         return _latest(run, facts)
     folder = _whole(name, flag)
+    if (folder / MANIFEST).is_file():  # also one of DeepSpeed or FSDP, which keep the optimizer in folders of their own
+        return _resume(folder, run, facts)
     if all((folder / file).is_file() for file in CHECKPOINT_FILES):
-        return _resume(folder, run, facts) if (folder / MANIFEST).is_file() else _resume_foreign(folder, run, flag)
+        return _resume_foreign(folder, run, flag)
     if any(folder.glob("global_step*")):
         raise UserError(
-            f"{flag} {name} is a DeepSpeed checkpoint, which can not be resumed; start from an adapter folder."
+            f"{flag} {name} is a DeepSpeed checkpoint without a {MANIFEST}, which can not be resumed; start from an "
+            "adapter folder."
         )
     return Start(None, folder, f"starts from the adapter in {folder}, with a new schedule")
 

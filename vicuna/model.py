@@ -216,8 +216,11 @@ def skeleton(config: Any) -> PreTrainedModel:
         ) from error
 
 
-def load_base(base: Base, bits: int) -> PreTrainedModel:
+def load_base(base: Base, bits: int, placed: bool = True) -> PreTrainedModel:
     """The base's weights at `bits`, on this process's device.
+
+    Args:
+        placed: False leaves them to who cuts them in parts: in main memory, or in ZeRO-3's parts from the first.
 
     Raises:
         UserError: weights that are missing, broken, of another shape, or too large for the device.
@@ -231,7 +234,7 @@ def load_base(base: Base, bits: int) -> PreTrainedModel:
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
             base.path,
-            device_map={"": where},
+            device_map={"": where} if placed else None,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are refused below, by name
             **load_kwargs(bits, dtype),

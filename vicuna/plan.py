@@ -19,6 +19,11 @@ from vicuna.training import StepBatches
 FEW_STEPS = 50  # fewer optimizer steps than this rarely change a model visibly
 MUCH_UNKNOWN = 0.05
 SHOWN_FILES = 5  # run_args.json has all of them
+# State of the optimizer, bytes per trained parameter; adafactor's rows and columns are left out.
+OPTIMIZER_BYTES = {
+    **{"adamw_torch": 8, "adamw_torch_fused": 8, "paged_adamw_32bit": 8, "adamw_8bit": 2, "paged_adamw_8bit": 2},
+    **{"lion_8bit": 1, "paged_lion_8bit": 1, "adafactor": 0, "sgd": 0},
+}
 
 
 @dataclass
@@ -80,8 +85,8 @@ def make_plan(
     shortened = train.shortened + (held_out.shortened if held_out else 0)
     rows = sum(source.rows for source in records.sources) + records.bad.total()
     weights_gib = parameters.weight_bytes(model.bits, dtype) / 2**30
-    # float32 adapter, gradient, and AdamW's two moments
-    adapter_gib = trainable * 16 / 2**30
+    # float32 weights, their gradients, and the optimizer's state
+    trained_gib = trainable * (8 + OPTIMIZER_BYTES[run.optim]) / 2**30
     facts = {
         "rows": rows, "rows_train": len(train.lengths), "rows_eval": held, "rows_left_out": left_out,
         "rows_bad": dict(records.bad), "rows_cut": cut, "rows_shortened": shortened,
@@ -101,20 +106,20 @@ def make_plan(
     turns = ", every answer" if data.train_turns == "all" else ""
     how = "bitsandbytes, " if model.bits < 16 else ""
     lines = {
-        "base": f"{base.path}  {type(base.config).__name__.removesuffix('Config')}  {_millions(total - trainable)}  "
+        "base": f"{base.path}  {type(base.config).__name__.removesuffix('Config')}  "
+        f"{_millions(total - trainable or total)}  "
         f"{model.bits} bit ({how}{device().type.upper()})   compute {facts['compute_dtype']}: {reason}",
         "data": f"{_files(records)}: {len(train.lengths)} train, {held} eval, "
         f"{left_out} left out (no answer within the cut), {cut_text}{bad}",
         "tokens": f"{tokens:,} train, {train.supervised:,} trained on ({train.supervised / tokens:.0%}); longest "
         f"{lengths[-1]}, median {facts['median']}; prompt type {data.prompt_type}{turns}",
-        "adapter": f"r {lora.lora_r}, alpha {lora.lora_alpha} on {' '.join(lora.lora_target_modules)}: {trainable:,} "
-        f"trainable ({trainable / total:.2%})",
+        "adapter": f"{_trained(lora, parameters)}: {trainable:,} trainable ({trainable / total:.2%})",
         "batch": f"{run.total_batch} a step, exactly: {run.micro_batch} a device x {batches.world_size} "
         f"{'device' if batches.world_size == 1 else 'devices'} x {batches.accumulation} accumulated",
         "steps": f"{_steps(batches, run)}; learning rate {run.learning_rate:g}, {run.lr_scheduler}, {warmup} warm-up "
         "steps",
-        "memory": f"weights {_size(weights_gib)}, adapter with gradients and optimizer {_size(adapter_gib)}; "
-        "activations on top",
+        "memory": f"{_memory(lora.train, weights_gib, trained_gib)}{_shared_out(run, batches.world_size)}; activations "
+        "on top",
         "saves": _saves(run, held),
         "example": _example(base, train),
         "start": start_text,
@@ -141,6 +146,30 @@ def _steps(batches: StepBatches, run: RunFlags) -> str:
     return (
         f"{batches.steps}, of which {batches.data_start} are done and the others pass {epochs:.1f} times over this data"
     )
+
+
+def _trained(lora: LoraFlags, parameters: Parameters) -> str:
+    """What is trained, in words."""
+    if lora.train == "full":
+        return "none, every weight is trained in float32"
+    matrices = f"r {lora.lora_r}, alpha {lora.lora_alpha} on {' '.join(lora.lora_target_modules)}"
+    if lora.train == "lora":
+        return matrices
+    whole = f"{' '.join(parameters.whole_modules)} whole"
+    return f"{matrices}, and {whole}" if lora.train == "lora+embeddings" else f"{whole}, no LoRA"
+
+
+def _memory(train: str, weights_gib: float, trained_gib: float) -> str:
+    if train == "full":
+        return f"weights with gradients and optimizer {_size(trained_gib)}"
+    return f"weights {_size(weights_gib)}, adapter with gradients and optimizer {_size(trained_gib)}"
+
+
+def _shared_out(run: RunFlags, world_size: int) -> str:
+    """How devices share the memory of the line before."""
+    if world_size == 1 or not (run.fsdp or run.deepspeed):
+        return ""
+    return f", in parts on {world_size} devices"
 
 
 def versions() -> dict[str, str]:

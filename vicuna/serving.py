@@ -64,21 +64,22 @@ def load(model_flags: ModelFlags, serve: ServeFlags) -> Assistant:
     """
     base = check_base(model_flags.model_path)
     folder = adapter.adapter_folder(serve.lora_path, serve.use_local) if serve.lora_path else None
-    trained, warnings = {}, []
+    warnings = []
     if folder is not None:
         adapter.check_fit(
             adapter.read_tensors(adapter.weight_file(folder)), skeleton(base.config), model_flags.model_path
         )
-        trained = adapter.run_args(folder)
+    trained = adapter.run_args(folder or base.path)  # the base's own, where --train full made it
+    what = "adapter" if folder else "model"
     prompt_type = serve.prompt_type or trained.get("prompt_type", "instruct")
     if prompt_type not in PROMPT_TYPES:
         raise UserError(
-            f"the adapter was trained with prompt type {prompt_type!r}, which this version does not know; name one "
+            f"the {what} was trained with prompt type {prompt_type!r}, which this version does not know; name one "
             "with --prompt_type."
         )
     if trained and prompt_type != trained.get("prompt_type", prompt_type):
         warnings.append(
-            f"the adapter was trained with --prompt_type {trained['prompt_type']}; {prompt_type} gives worse answers."
+            f"the {what} was trained with --prompt_type {trained['prompt_type']}; {prompt_type} gives worse answers."
         )
     model = load_base(base, model_flags.bits)
     if folder is not None:

@@ -2,8 +2,6 @@
 and the files a run leaves behind.
 """
 
-import importlib.util
-import json
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -290,26 +288,6 @@ def _from_all_ranks(parts: list[Any]) -> list[Any]:
     gathered: list[Any] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(gathered, parts)
     return [part for parts in gathered for part in parts]
-
-
-def check_deepspeed(file: str | None, bits: int) -> None:
-    """Refuse a DeepSpeed config that can not be used, before time is spent.
-
-    Raises:
-        UserError: DeepSpeed is not installed, the file is no JSON, or it would cut a quantised base in parts.
-    """
-    if file is None:
-        return
-    if importlib.util.find_spec("deepspeed") is None:
-        raise UserError("--deepspeed needs DeepSpeed, which is not installed: pip install deepspeed ninja.")
-    try:
-        config = json.loads(Path(file).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"--deepspeed {file} can not be read as JSON ({error}).") from error
-    if config.get("zero_optimization", {}).get("stage") == 3 and bits < 16:
-        raise UserError(
-            f"--deepspeed {file} is ZeRO-3, which can not cut a base of {bits} bits in parts; take --bits 16."
-        )
 
 
 def start_wandb(output: Path, wanted: bool) -> None:

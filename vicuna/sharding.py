@@ -1,0 +1,108 @@
+"""A base cut in parts over several devices, by DeepSpeed ZeRO-3 or by PyTorch's FSDP2: checks and settings."""
+
+import hashlib
+import importlib.util
+import json
+import socket
+from collections.abc import MutableMapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from vicuna.args import RunFlags
+from vicuna.errors import UserError
+
+
+def check_sharding(run: RunFlags, bits: int, device: torch.device, world_size: int) -> dict[str, Any]:
+    """Refuse what can not be cut in parts, before time is spent; what a resumed run must have the same.
+
+    Raises:
+        UserError: DeepSpeed is not installed or its file is no JSON; a quantised base; no GPU, or only one, for FSDP.
+    """
+    if (run.deepspeed or run.fsdp) and run.elastic:
+        raise UserError(
+            "--elastic can not be had with --deepspeed or --fsdp, whose checkpoints hold one part for each device: "
+            "resume on as many devices as before, without --elastic."
+        )
+    if run.fsdp:
+        _check_fsdp(bits, device, world_size)
+    return _check_deepspeed(run.deepspeed, bits) if run.deepspeed else {"zero_stage": None}
+
+
+def _check_fsdp(bits: int, device: torch.device, world_size: int) -> None:
+    if bits < 16:
+        raise UserError(f"--fsdp can not cut a base of {bits} bits in parts; take --bits 16.")
+    if device.type != "cuda":
+        raise UserError(
+            f"--fsdp needs NVIDIA GPUs, this run is on {device.type}; drop it, or take --deepspeed, which also runs "
+            "on CPUs."
+        )
+    if world_size == 1:
+        raise UserError(
+            "--fsdp cuts the base over several processes, and this is one: torchrun --standalone --nproc_per_node=2 "
+            "finetune.py …"
+        )
+
+
+def _check_deepspeed(file: str, bits: int) -> dict[str, Any]:
+    if importlib.util.find_spec("deepspeed") is None:
+        raise UserError("--deepspeed needs DeepSpeed, which is not installed: pip install deepspeed ninja.")
+    try:
+        config = json.loads(Path(file).read_text(encoding="utf-8"))
+        stage = config.get("zero_optimization", {}).get("stage", 0)
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"--deepspeed {file} can not be read as JSON ({error}).") from error
+    if stage == 3 and bits < 16:
+        raise UserError(
+            f"--deepspeed {file} is ZeRO-3, which can not cut a base of {bits} bits in parts; take --bits 16."
+        )
+    text = json.dumps(config, sort_keys=True)
+    return {"zero_stage": stage, "deepspeed_sha256": hashlib.sha256(text.encode()).hexdigest()}
+
+
+def found_group(run: RunFlags, environ: MutableMapping[str, str]) -> None:
+    """Let DeepSpeed run in one process without a launcher: it would look for MPI, and not find it."""
+    if run.deepspeed and "WORLD_SIZE" not in environ:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+
+
+def cut_at_loading(run: RunFlags, zero_stage: int | None) -> bool:
+    """Whether no device may hold the whole base, not even while it is loaded.
+
+    ZeRO-3 then cuts it while it is read, for which DeepSpeed must know the processes of the run.
+    """
+    if zero_stage == 3:
+        import deepspeed
+
+        deepspeed.init_distributed(verbose=False)
+    return run.fsdp or zero_stage == 3
+
+
+def fsdp_settings(skeleton: nn.Module, run: RunFlags) -> dict[str, Any] | None:
+    """TrainingArguments' fsdp_config, None without --fsdp: FSDP2, cutting one decoder block after the other.
+
+    Checkpoints hold one part for each device: none of them, and no process, has to hold everything. Activations are
+    recomputed by the Trainer's own setting, not by FSDP's: accelerate's draws dropout anew, and the gradients would
+    belong to another forward pass.
+    """
+    if not run.fsdp:
+        return None
+    return {
+        "version": 2,
+        "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
+        "transformer_layer_cls_to_wrap": [decoder_block(skeleton)],
+        "reshard_after_forward": True,
+        "state_dict_type": "SHARDED_STATE_DICT",
+        "cpu_ram_efficient_loading": False,
+    }
+
+
+def decoder_block(model: nn.Module) -> str:
+    """Class name of the repeated block: what the longest list of modules holds."""
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    return type(max(lists, key=len)[0]).__name__
