@@ -22,4 +22,8 @@ if command -v shellcheck >/dev/null; then
 else
     echo "shellcheck is not installed: the launchers are not linted" >&2
 fi
-exec "$PYTHON" -m pytest -m "not gpu" "$@"
+# Two files at a time, each in one thread; the pages alone, since a browser beside other work is slow to answer.
+"$PYTHON" -m pytest -m "not gpu and not browser" -n 2 --dist loadfile "$@" || status=$?
+"$PYTHON" -m pytest -m browser "$@" || pages=$?
+# 5: nothing of that part was asked for
+for one in "${status:-0}" "${pages:-0}"; do if [ "$one" -ne 0 ] && [ "$one" -ne 5 ]; then exit "$one"; fi; done

@@ -75,7 +75,7 @@ def deepspeeds(output: Path, step: int) -> Path:
     folder = output / f"checkpoint-{step}"
     (folder / f"global_step{step}").mkdir(parents=True)
     (folder / f"global_step{step}/zero_pp_rank_0_mp_rank_00_optim_states.pt").write_bytes(b"part")
-    (folder / "trainer_state.json").write_text("{}", encoding="utf-8")
+    (folder / "trainer_state.json").write_text(json.dumps({"global_step": step}), encoding="utf-8")
     return folder
 
 
