@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from vicuna.args import RunFlags
-from vicuna.checkpoint import MANIFEST, checkpoints, keep_latest, seal, starting_point, torn
+from vicuna.checkpoint import MANIFEST, checkpoints, keep_latest, remove_asides, seal, starting_point, torn
 from vicuna.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -92,6 +92,40 @@ def test_old_checkpoints_go_and_those_of_another_run_stay(tmp_path):
         seal(folder)
     keep_latest(tmp_path, "this", limit=2)
     assert [path.name[11:] for path in checkpoints(tmp_path)] == ["50", "4", "3", "1"]
+
+
+def test_a_kill_before_the_manifest_stood_does_not_spoil_the_next_save_of_that_step(tmp_path):
+    folder = folder_of(tmp_path, 5)
+    (folder / f".{MANIFEST}").write_text('{"files"', encoding="utf-8")
+    seal(folder)
+    assert torn(folder) == ""
+
+
+def test_a_kill_inside_the_removal_of_an_old_checkpoint_leaves_nothing_for_good(tmp_path, monkeypatch):
+    for step in (1, 2):
+        seal(folder_of(tmp_path, step))
+
+    def killed(folder):
+        next(Path(folder).iterdir()).unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("vicuna.checkpoint.shutil.rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            keep_latest(tmp_path, run_id=None, limit=1)
+    assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-2"]
+    remove_asides(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-2", "run_args.json"]
+
+
+def test_adapters_that_a_kill_left_aside_are_removed(tmp_path):
+    for folder in (tmp_path, tmp_path / "best"):
+        (folder / ".saving-abc").mkdir(parents=True)
+        (folder / ".saving-abc/adapter_model.safetensors").write_bytes(b"x")
+        (folder / "adapter_model.safetensors").write_bytes(b"x")
+    remove_asides(tmp_path)
+    left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
+    assert left == ["adapter_model.safetensors", "best/adapter_model.safetensors"]
 
 
 def argv(base: Path, data: Path, output: Path) -> list[str]:

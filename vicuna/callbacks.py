@@ -12,7 +12,7 @@ from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from vicuna.adapter import save_adapter, whole
-from vicuna.checkpoint import keep_latest, seal, write_run_args, write_text
+from vicuna.checkpoint import BEST, keep_latest, remove_asides, seal, write_run_args, write_text
 from vicuna.log import log
 
 STEPS = "steps.jsonl"
@@ -97,6 +97,7 @@ class Outputs(TrainerCallback):
         # A checkpoint's state brings the old run's intervals with it.
         state.logging_steps, state.eval_steps, state.save_steps = args.logging_steps, args.eval_steps, args.save_steps
         if state.is_world_process_zero:
+            remove_asides(self.output)
             write_run_args(self.output, self.facts, step=state.global_step)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -122,8 +123,8 @@ class Outputs(TrainerCallback):
             self.best_loss = loss
             with whole(model):
                 if state.is_world_process_zero:
-                    save_adapter(model, self.output / "best")
-                    write_run_args(self.output / "best", self.facts, step=state.global_step, eval_loss=loss)
+                    save_adapter(model, self.output / BEST)
+                    write_run_args(self.output / BEST, self.facts, step=state.global_step, eval_loss=loss)
 
 
 class StepRecord:
