@@ -1,11 +1,6 @@
 """Checkpoints: a kill at any point, also inside a save, costs nothing but the steps since the last whole one."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -13,8 +8,6 @@ import pytest
 from vicuna.args import RunFlags
 from vicuna.checkpoint import MANIFEST, checkpoints, keep_latest, remove_asides, seal, starting_point, torn
 from vicuna.errors import UserError
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def folder_of(output: Path, step: int) -> Path:
@@ -126,65 +119,3 @@ def test_adapters_that_a_kill_left_aside_are_removed(tmp_path):
     remove_asides(tmp_path)
     left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
     assert left == ["adapter_model.safetensors", "best/adapter_model.safetensors"]
-
-
-def argv(base: Path, data: Path, output: Path) -> list[str]:
-    flags = [
-        "--bits",
-        32,
-        "--log_steps",
-        1,
-        "--total_batch",
-        5,
-        "--micro_batch",
-        2,
-        "--num_epoch",
-        2,
-        "--save_steps",
-        2,
-    ]
-    flags += ["--test_size", 5, "--eval_steps", 3, "--warmup_steps", 2, "--learning_rate", 1e-2]
-    flags += ["--model_path", base, "--data_path", data, "--output_path", output]
-    return [sys.executable, "finetune.py", *map(str, flags)]
-
-
-def kill_when(command: list[str], ready) -> bool:
-    """Start a run and kill -9 it as soon as `ready()`; True if it was killed before it ended by itself."""
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while process.poll() is None:
-        if ready():
-            os.kill(process.pid, signal.SIGKILL)
-            process.wait()
-            return True
-        time.sleep(0.0005)
-    return False
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    file = tmp_path_factory.mktemp("data") / "records.jsonl"
-    lines = (ROOT / "sample/instruct/data_sample.jsonl").read_text(encoding="utf-8").splitlines()[:28]
-    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return file
-
-
-def outcome(output: Path) -> tuple[bytes, list[dict]]:
-    """The adapter's bytes; every step's loss, gradient norm, learning rate and records; every evaluation's loss."""
-    lines = (output / "steps.jsonl").read_text(encoding="utf-8").splitlines()
-    return (output / "adapter_model.safetensors").read_bytes(), [json.loads(line) for line in lines]
-
-
-def test_a_run_killed_three_times_ends_as_the_one_that_was_not(tiny_base, data, tmp_path):
-    """Dropout on, evaluation on: killed in the first epoch, inside a save, and in the second epoch."""
-    straight, killed = tmp_path / "straight", tmp_path / "killed"
-    subprocess.run(argv(tiny_base, data, straight), cwd=ROOT, check=True, capture_output=True)
-    command = [*argv(tiny_base, data, killed), "--resume_from_checkpoint", "auto"]
-    assert kill_when(command, (killed / "checkpoint-2" / MANIFEST).exists)
-    # Inside the save of step 6: its first files are there, its manifest is not.
-    assert kill_when(command, (killed / "checkpoint-6" / "adapter_model.safetensors").exists)
-    if not (killed / "checkpoint-6" / MANIFEST).exists():
-        assert torn(killed / "checkpoint-6")
-    assert kill_when(command, (killed / "checkpoint-8" / MANIFEST).exists)
-    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
-    assert "resumes" in done.stderr
-    assert outcome(killed) == outcome(straight)
