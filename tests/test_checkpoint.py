@@ -1,20 +1,13 @@
 """Checkpoints: a kill at any point, also inside a save, costs nothing but the steps since the last whole one."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from vicuna.args import RunFlags
-from vicuna.checkpoint import MANIFEST, checkpoints, keep_latest, seal, starting_point, torn
+from vicuna.checkpoint import MANIFEST, checkpoints, keep_latest, remove_asides, seal, starting_point, torn
 from vicuna.errors import UserError
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def folder_of(output: Path, step: int) -> Path:
@@ -116,63 +109,35 @@ def test_old_checkpoints_go_and_those_of_another_run_stay(tmp_path):
     assert [path.name[11:] for path in checkpoints(tmp_path)] == ["50", "4", "3", "1"]
 
 
-def argv(base: Path, data: Path, output: Path) -> list[str]:
-    flags = [
-        "--bits",
-        32,
-        "--log_steps",
-        1,
-        "--total_batch",
-        5,
-        "--micro_batch",
-        2,
-        "--num_epoch",
-        2,
-        "--save_steps",
-        2,
-    ]
-    flags += ["--test_size", 5, "--eval_steps", 3, "--warmup_steps", 2, "--learning_rate", 1e-2]
-    flags += ["--model_path", base, "--data_path", data, "--output_path", output]
-    return [sys.executable, "finetune.py", *map(str, flags)]
+def test_a_kill_before_the_manifest_stood_does_not_spoil_the_next_save_of_that_step(tmp_path):
+    folder = folder_of(tmp_path, 5)
+    (folder / f".{MANIFEST}").write_text('{"files"', encoding="utf-8")
+    seal(folder)
+    assert torn(folder) == ""
 
 
-def kill_when(command: list[str], ready) -> bool:
-    """Start a run and kill -9 it as soon as `ready()`; True if it was killed before it ended by itself."""
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while process.poll() is None:
-        if ready():
-            os.kill(process.pid, signal.SIGKILL)
-            process.wait()
-            return True
-        time.sleep(0.0005)
-    return False
+def test_a_kill_inside_the_removal_of_an_old_checkpoint_leaves_nothing_for_good(tmp_path, monkeypatch):
+    for step in (1, 2):
+        seal(folder_of(tmp_path, step))
+
+    def killed(folder):
+        next(Path(folder).iterdir()).unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("vicuna.checkpoint.shutil.rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            keep_latest(tmp_path, run_id=None, limit=1)
+    assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-2"]
+    remove_asides(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-2", "run_args.json"]
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    file = tmp_path_factory.mktemp("data") / "records.jsonl"
-    lines = (ROOT / "sample/instruct/data_sample.jsonl").read_text(encoding="utf-8").splitlines()[:28]
-    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return file
-
-
-def outcome(output: Path) -> tuple[bytes, list[dict]]:
-    """The adapter's bytes; every step's loss, gradient norm, learning rate and records; every evaluation's loss."""
-    lines = (output / "steps.jsonl").read_text(encoding="utf-8").splitlines()
-    return (output / "adapter_model.safetensors").read_bytes(), [json.loads(line) for line in lines]
-
-
-def test_a_run_killed_three_times_ends_as_the_one_that_was_not(tiny_base, data, tmp_path):
-    """Dropout on, evaluation on: killed in the first epoch, inside a save, and in the second epoch."""
-    straight, killed = tmp_path / "straight", tmp_path / "killed"
-    subprocess.run(argv(tiny_base, data, straight), cwd=ROOT, check=True, capture_output=True)
-    command = [*argv(tiny_base, data, killed), "--resume_from_checkpoint", "auto"]
-    assert kill_when(command, (killed / "checkpoint-2" / MANIFEST).exists)
-    # Inside the save of step 6: its first files are there, its manifest is not.
-    assert kill_when(command, (killed / "checkpoint-6" / "adapter_model.safetensors").exists)
-    if not (killed / "checkpoint-6" / MANIFEST).exists():
-        assert torn(killed / "checkpoint-6")
-    assert kill_when(command, (killed / "checkpoint-8" / MANIFEST).exists)
-    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
-    assert "resumes" in done.stderr
-    assert outcome(killed) == outcome(straight)
+def test_adapters_that_a_kill_left_aside_are_removed(tmp_path):
+    for folder in (tmp_path, tmp_path / "best"):
+        (folder / ".saving-abc").mkdir(parents=True)
+        (folder / ".saving-abc/adapter_model.safetensors").write_bytes(b"x")
+        (folder / "adapter_model.safetensors").write_bytes(b"x")
+    remove_asides(tmp_path)
+    left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
+    assert left == ["adapter_model.safetensors", "best/adapter_model.safetensors"]

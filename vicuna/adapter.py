@@ -26,6 +26,7 @@ from vicuna.model import Base, local_folder, skeleton
 WEIGHT_FILES = ("adapter_model.safetensors", "adapter_model.bin", "pytorch_model.bin")
 CONFIG_FILE = "adapter_config.json"
 RUN_ARGS = "run_args.json"
+SAVING = ".saving-"  # begins the name of a folder that an adapter is written to before it is moved into place
 HUB_FILES = [*WEIGHT_FILES, CONFIG_FILE, RUN_ARGS]
 SAMPLE_CONFIG = Path(__file__).parent.parent / "config-sample" / CONFIG_FILE
 _PREFIX = "base_model.model."  # how PEFT names the base's modules in a file
@@ -364,7 +365,7 @@ def save_adapter(model: PeftModel, folder: Path, weights: dict[str, torch.Tensor
     folder.mkdir(parents=True, exist_ok=True)
     weights = whole(model) if weights is None else weights
     expected = get_peft_model_state_dict(model, state_dict=weights)
-    with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as aside:
+    with tempfile.TemporaryDirectory(prefix=SAVING, dir=folder) as aside:
         model.save_pretrained(aside, state_dict=weights)
         _verify(load_file(Path(aside) / WEIGHT_FILES[0]), expected)
         for name in (WEIGHT_FILES[0], CONFIG_FILE):

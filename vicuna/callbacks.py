@@ -12,7 +12,7 @@ from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from vicuna.adapter import whole
-from vicuna.checkpoint import keep_latest, seal, write_run_args, write_text
+from vicuna.checkpoint import BEST, keep_latest, remove_asides, seal, write_run_args, write_text
 from vicuna.log import log
 from vicuna.weights import copy_tokenizer, save
 
@@ -99,6 +99,7 @@ class Outputs(TrainerCallback):
         # A checkpoint's state brings the old run's intervals with it.
         state.logging_steps, state.eval_steps, state.save_steps = args.logging_steps, args.eval_steps, args.save_steps
         if state.is_world_process_zero:
+            remove_asides(self.output)
             write_run_args(self.output, self.facts, step=state.global_step)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -126,8 +127,8 @@ class Outputs(TrainerCallback):
             self.best_loss = loss
             weights = whole(model, keep=state.is_world_process_zero)
             if state.is_world_process_zero:
-                save(model, self.output / "best", weights, self.base_path)
-                write_run_args(self.output / "best", self.facts, step=state.global_step, eval_loss=loss)
+                save(model, self.output / BEST, weights, self.base_path)
+                write_run_args(self.output / BEST, self.facts, step=state.global_step, eval_loss=loss)
 
 
 class StepRecord:

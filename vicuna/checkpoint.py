@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from vicuna.adapter import HUB_FILES, RUN_ARGS, WEIGHT_FILES, run_args
+from vicuna.adapter import HUB_FILES, RUN_ARGS, SAVING, WEIGHT_FILES, run_args
 from vicuna.args import RunFlags
 from vicuna.errors import UserError
 from vicuna.log import log
@@ -35,6 +35,8 @@ ELASTIC = {"micro_batch", "world_size"}
 DATA = {"data_sha256", "test_size"}
 CHECKPOINT_FILES = ("trainer_state.json", "optimizer.pt", "scheduler.pt")
 MANIFEST = "manifest.json"
+BEST = "best"
+REMOVING = ".removing-"
 AUTO = "auto"
 
 
@@ -53,11 +55,12 @@ def write_run_args(folder: Path, facts: dict[str, Any], **more: Any) -> None:
 def seal(folder: Path) -> None:
     """Flush a checkpoint's files and write its manifest: name, size and SHA-256 of each."""
     files = {}
+    aside = folder / f".{MANIFEST}"
+    aside.unlink(missing_ok=True)  # a kill in an earlier save of this step may have left it
     for file in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST):
         with file.open("rb") as opened:
             os.fsync(opened.fileno())
         files[file.relative_to(folder).as_posix()] = {"size": file.stat().st_size, "sha256": _sha256(file)}
-    aside = folder / f".{MANIFEST}"
     with aside.open("w", encoding="utf-8") as opened:
         json.dump({"files": files}, opened, indent=2)
         opened.flush()
@@ -98,8 +101,16 @@ def keep_latest(output: Path, run_id: str, limit: int) -> None:
         path for path in checkpoints(output) if (path / MANIFEST).is_file() and run_args(path).get("run_id") == run_id
     ]
     for old in own[limit:]:
-        (old / MANIFEST).unlink()  # from here on it is torn, however far the removal comes
-        shutil.rmtree(old)
+        aside = output / f"{REMOVING}{old.name}"
+        os.replace(old, aside)  # from here on it is no checkpoint, however far the removal comes
+        shutil.rmtree(aside)
+
+
+def remove_asides(output: Path) -> None:
+    """Remove what a killed run left aside: adapters not yet in place, and checkpoints not yet quite removed."""
+    for pattern in (f"{REMOVING}*", f"{SAVING}*", f"{BEST}/{SAVING}*"):
+        for aside in output.glob(pattern):
+            shutil.rmtree(aside)
 
 
 _STEP = re.compile(r"checkpoint-(\d+)")
@@ -244,7 +255,7 @@ def run_id(start: Start) -> str:
 
 def best_loss(output: Path, start: Start) -> float:
     """The evaluation loss that `best/` in the output folder stands for when a run is resumed, else infinity."""
-    known = run_args(output / "best") if start.resume and (output / "best").is_dir() else {}
+    known = run_args(output / BEST) if start.resume and (output / BEST).is_dir() else {}
     return known.get("eval_loss", math.inf)
 
 

@@ -132,7 +132,7 @@ def save_model(model: Any, folder: Path, weights: dict[str, torch.Tensor], base_
         RuntimeError: what was written is not what was trained; the folder is as it was.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as name:
+    with tempfile.TemporaryDirectory(prefix=adapter.SAVING, dir=folder) as name:
         aside = Path(name)
         model.config.use_cache = True  # switched off while training
         model.save_pretrained(aside, state_dict=weights, max_shard_size=SHARD_SIZE)
