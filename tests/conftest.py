@@ -6,11 +6,15 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
-# Before torch is imported: one thread, no network, and a cache of tokenised records that ends with the tests.
+# Before torch is imported: one thread, no network, and a cache of tokenised records that ends with the tests. What
+# DeepSpeed compiles stays where it would without that, for it takes minutes.
+_lasting = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(_lasting / "torch_extensions" / f"torch-{version('torch')}"))
 _cache = tempfile.TemporaryDirectory(prefix="vicuna-tests-")
 os.environ["XDG_CACHE_HOME"] = _cache.name
 os.environ.update(HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", GRADIO_ANALYTICS_ENABLED="0")

@@ -53,11 +53,27 @@ def test_the_losses_of_a_short_run_are_the_recorded_ones(straight):
     assert losses(straight) == pytest.approx(PINNED, abs=2e-3)
 
 
-@pytest.mark.parametrize("processes", [2, 3])
+def fed(folder: Path) -> list[list[int]]:
+    """The records that the model was fed in each step, those of all processes, in order of their numbers."""
+    lines = (folder / "steps.jsonl").read_text(encoding="utf-8").splitlines()
+    return [entry["records"] for entry in map(json.loads, lines) if "loss" in entry]
+
+
+@pytest.mark.parametrize("processes", [2, 3, 4])
 def test_many_processes_give_the_losses_of_one(program, tiny_base, records, straight, tmp_path, processes):
     output = train(program, tiny_base, records, tmp_path / "out", *TWO_EPOCHS, processes=processes)
     assert losses(output) == pytest.approx(losses(straight), abs=1e-4)
     assert losses(output, "eval_loss") == pytest.approx(losses(straight, "eval_loss"), abs=1e-4)
+    assert fed(output) == fed(straight)
+
+
+def test_every_epoch_feeds_every_record_once(straight):
+    steps = fed(straight)
+    assert [len(records) for records in steps] == [11, 11, 11, 3] * 2
+    first, second = (sorted(record for records in epoch for record in records) for epoch in (steps[:4], steps[4:]))
+    assert first == second
+    assert len(set(first)) == len(first) == 36  # of 41, with 5 held out
+    assert steps[:4] != steps[4:]
 
 
 def test_two_hosts_give_the_losses_of_one(tiny_base, records, straight, tmp_path):

@@ -196,7 +196,7 @@ def test_deepspeed_gives_the_losses_of_one_process_and_resumes_to_the_bit(
     part.write_bytes(part.read_bytes()[:-1])  # torn: passed over
     deepspeed(again, config, "--resume_from_checkpoint", "auto")
     log = (again / "session.log").read_text(encoding="utf-8")
-    assert "checkpoint-3: the data goes on where it stopped; checkpoint-6 is passed over" in log
+    assert "checkpoint-3 at step 3: the data goes on where it stopped; checkpoint-6 is passed over" in log
     assert (again / "adapter_model.safetensors").read_bytes() == (output / "adapter_model.safetensors").read_bytes()
     assert losses(again) == losses(output)
     assert losses(again, "eval_loss") == losses(output, "eval_loss")

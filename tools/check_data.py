@@ -16,7 +16,7 @@ from typing import Any
 
 from vicuna import log
 from vicuna.args import DataFlags, flag, parse
-from vicuna.data import SHOWN_BAD_ROWS, Records, Source, parse_source, parsed_rows, read_text, tokenise, trained_spans
+from vicuna.data import SHOWN_BAD_ROWS, Records, Source, open_sources, parsed_rows, read_text, tokenise, trained_spans
 from vicuna.errors import UserError, run
 from vicuna.formats import BadRow, dialogue, format_of
 
@@ -57,7 +57,7 @@ def main(flags: CheckFlags, data: DataFlags) -> None:
     records, seen, unread, malformed = Records(), {}, 0, 0
     for name in data.data_path:
         try:
-            report = read(parse_source(name), data, records, seen)
+            report = read(open_sources([name])[0], data, records, seen)
         except UserError as error:
             print(f"{name}\n  can not be read: {error}\n")
             unread += 1
