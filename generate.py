@@ -13,28 +13,28 @@ from pathlib import Path
 from typing import Any
 
 from vicuna import log
-from vicuna.args import DecodingFlags, ModelFlags, ServeFlags, parse
+from vicuna.args import AskFlags, DecodingFlags, ModelFlags, ServeFlags, parse
 from vicuna.errors import UserError, run
 
 EXAMPLES = Path(__file__).parent / "sample/instruct/quickstart.json"
 
 
-def main(model_flags: ModelFlags, serve: ServeFlags, decoding: DecodingFlags) -> None:
+def main(model_flags: ModelFlags, ask: AskFlags, serve: ServeFlags, decoding: DecodingFlags) -> None:
     """Answer --text in the terminal, or open the page."""
-    if serve.text is not None and not serve.text.strip():
+    if ask.text is not None and not ask.text.strip():
         raise UserError("--text is empty; give it a question, or leave it out to open the page.")
     log.set_up()
     # Imported here so that --help and a mistyped flag answer at once.
     from vicuna.serving import load
     from vicuna.stream import settings
 
-    assistant = load(model_flags, serve)
+    assistant = load(model_flags, serve, [ask.lora_path])
     for warning in assistant.warnings:
         log.log.warning("WARNING %s", warning)
-    if serve.text is not None:
-        messages = [{"role": "user", "content": serve.text, "input": serve.input}]
+    if ask.text is not None:
+        messages = [{"role": "user", "content": ask.text, "input": ask.input}]
         *_, last = assistant.stream(
-            assistant.prompt_ids(messages), settings(decoding, assistant.base.generation_config), decoding.seed
+            assistant.prompt_ids(messages), settings(decoding, assistant.engine.generation_config), decoding.seed
         )
         print(last.text)
         return
@@ -44,7 +44,7 @@ def main(model_flags: ModelFlags, serve: ServeFlags, decoding: DecodingFlags) ->
 
     i18n = gr.I18n(**TRANSLATIONS)
     try:
-        page(assistant, serve, decoding, i18n).queue().launch(
+        page(assistant, ask, serve, decoding, i18n).queue().launch(
             server_name=serve.host,
             server_port=serve.port,
             share=serve.share_link,
@@ -59,7 +59,7 @@ def main(model_flags: ModelFlags, serve: ServeFlags, decoding: DecodingFlags) ->
         ) from error
 
 
-def page(assistant: Any, serve: ServeFlags, decoding: DecodingFlags, i18n: Any) -> Any:
+def page(assistant: Any, flags: AskFlags, serve: ServeFlags, decoding: DecodingFlags, i18n: Any) -> Any:
     """The page: question and settings on the left, the streamed answer on the right."""
     import gradio as gr
 
@@ -76,13 +76,15 @@ def page(assistant: Any, serve: ServeFlags, decoding: DecodingFlags, i18n: Any) 
             yield [gr.skip(), strings["empty"], gr.skip(), gr.skip(), []]
             return
         messages = [{"role": "user", "content": question, "input": extra or ""}]
-        text = assistant.base.tokenizer.decode_continuation
+        text = assistant.tokenizer.decode_continuation
         stop = running[request.session_hash] = threading.Event()
         try:
             prompt_ids = assistant.prompt_ids(messages)
             sent = f"{strings['tokens'].format(tokens=len(prompt_ids))}\n\n{assistant.prompt_text(messages)}"
             yield [ui.CURSOR, "", sent, gr.update(visible=False), []]
-            for update in assistant.stream(prompt_ids + before, ui.chosen(values), decoding.seed, stop):
+            for update in assistant.stream(
+                prompt_ids + before, ui.chosen(values), decoding.seed, stop, client=request.session_hash
+            ):
                 if not (serve.use_typewriter or update.finish):
                     continue
                 shown = ui.show_answer(strings, update, text(before), all_beams)
@@ -101,10 +103,10 @@ def page(assistant: Any, serve: ServeFlags, decoding: DecodingFlags, i18n: Any) 
         stop_running(request)
         running.pop(request.session_hash, None)
 
-    values = {**ui.preset_values(decoding.preset), **settings(decoding, assistant.base.generation_config)}
+    values = {**ui.preset_values(decoding.preset), **settings(decoding, assistant.engine.generation_config)}
     values = {name: values[name] for name in ("do_sample", *ui.SLIDERS)}
     with gr.Blocks(title="Chinese-Vicuna", analytics_enabled=False) as blocks:
-        gr.Markdown(f"## Chinese-Vicuna 中文小羊驼\n\n{assistant.status}", elem_id="status")
+        gr.Markdown(f"## Chinese-Vicuna 中文小羊驼\n\n{assistant.status()}", elem_id="status")
         before, none = gr.State([]), gr.State([])
         with gr.Row(elem_id="columns"):
             with gr.Column(scale=2, elem_id="left"):
@@ -117,7 +119,7 @@ def page(assistant: Any, serve: ServeFlags, decoding: DecodingFlags, i18n: Any) 
                         stop = gr.Button(i18n("stop"), elem_id="stop")
                 with gr.Column(elem_id="controls"):
                     controls = ui.Decoding(i18n, decoding.preset, values)
-                    all_beams = gr.Checkbox(serve.show_beam, label=i18n("show_beam"), elem_id="show_beam")
+                    all_beams = gr.Checkbox(flags.show_beam, label=i18n("show_beam"), elem_id="show_beam")
                     with gr.Accordion(i18n("extra"), open=False):
                         extra = gr.Textbox(show_label=False, placeholder=i18n("extra_hint"), lines=2, elem_id="extra")
                     gr.Examples(_examples(), question, label=i18n("examples"))
@@ -152,4 +154,4 @@ def _examples() -> list[str]:
 
 
 if __name__ == "__main__":
-    run(lambda: main(*parse(__doc__, ModelFlags, ServeFlags, DecodingFlags)))
+    run(lambda: main(*parse(__doc__, ModelFlags, AskFlags, ServeFlags, DecodingFlags)))

@@ -6,11 +6,11 @@ import sys
 
 import pytest
 
-from vicuna.args import DataFlags, DecodingFlags, LoraFlags, ModelFlags, RunFlags, ServeFlags, parse
+from vicuna.args import AskFlags, DataFlags, DecodingFlags, LoraFlags, ModelFlags, RunFlags, ServeFlags, parse
 from vicuna.errors import run
 
 TRAIN = (ModelFlags, DataFlags, LoraFlags, RunFlags)
-SERVE = (ModelFlags, ServeFlags, DecodingFlags)
+SERVE = (ModelFlags, AskFlags, ServeFlags, DecodingFlags)
 PROGRAMS = [
     *("finetune.py", "finetune_chat.py", "generate.py"),
     *("tools/make_tiny_llama.py", "tools/compare_answers.py", "tools/check_data.py"),
@@ -229,7 +229,7 @@ def test_a_program_ends_with_status_2_on_an_unknown_flag(program, name):
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("group", [*TRAIN, ServeFlags, DecodingFlags])
+@pytest.mark.parametrize("group", [*TRAIN, AskFlags, ServeFlags, DecodingFlags])
 def test_every_flag_has_a_help_text(group):
     lacking = [name for name, field in group.__dataclass_fields__.items() if not field.metadata.get("help")]
 

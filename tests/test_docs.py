@@ -59,7 +59,7 @@ def tool(name: str, flags: str) -> type:
 def program_fields(name: str) -> list[Field]:
     groups = {
         "finetune.py": (args.ModelFlags, args.DataFlags, args.LoraFlags, args.RunFlags),
-        "generate.py": (args.ModelFlags, args.ServeFlags, args.DecodingFlags),
+        "generate.py": (args.ModelFlags, args.AskFlags, args.ServeFlags, args.DecodingFlags),
         "tools/check_data.py": (tool("check_data", "CheckFlags"), args.DataFlags),
         "tools/compare_answers.py": (args.ModelFlags, tool("compare_answers", "CompareFlags")),
         "tools/make_tiny_llama.py": (tool("make_tiny_llama", "MakeFlags"),),

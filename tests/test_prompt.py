@@ -213,13 +213,19 @@ def test_control_words_in_a_users_text_never_become_control_ids(tokenizer, plain
     assert plain.decode(example.input_ids[1:-1]) == render("instruct", [user(text, text)]) + text
 
 
+def served_as(base, prompt_type):
+    from vicuna.engine import HFEngine
+    from vicuna.model import check_base
+    from vicuna.serving import Assistant, Choice
+
+    engine = HFEngine(check_base(str(base)), None, {})
+    return Assistant(engine, "tiny", "32 bit", {"": Choice("", prompt_type)})
+
+
 @pytest.mark.parametrize("prompt_type", PROMPT_TYPES)
 @pytest.mark.parametrize("messages", [QUESTION, [user("找出人名。", "小明、小红")], [user("</s> a  b\n")]])
 def test_training_prompt_is_the_inference_prompt(tiny_base, tokenizer, prompt_type, messages):
-    from vicuna.model import check_base
-    from vicuna.serving import Assistant
-
-    served = Assistant(None, check_base(str(tiny_base)), prompt_type, "", [])
+    served = served_as(tiny_base, prompt_type)
     trained = encode(tokenizer, prompt_type, [*messages, assistant("好")], 512)
 
     assert served.prompt_ids(messages) == trained.input_ids[: -len(answer_ids(trained))]
@@ -243,11 +249,8 @@ def with_system(prompt_type: str, messages: list[dict]) -> list[dict]:
 @pytest.mark.parametrize("prompt_type", WITH_TURNS)
 @pytest.mark.parametrize("dialogue", DIALOGUES)
 def test_training_prompt_is_the_inference_prompt_behind_earlier_turns(tiny_base, tokenizer, prompt_type, dialogue):
-    from vicuna.model import check_base
-    from vicuna.serving import Assistant
-
     dialogue = with_system(prompt_type, dialogue)
-    served = Assistant(None, check_base(str(tiny_base)), prompt_type, "", [])
+    served = served_as(tiny_base, prompt_type)
     trained = encode(tokenizer, prompt_type, dialogue, 1024)
 
     assert served.prompt_ids(dialogue[:-1]) == trained.input_ids[: -len(answer_ids(trained))]

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from finetune_chat import DEFAULTS
-from vicuna.args import DataFlags, DecodingFlags, LoraFlags, ModelFlags, RunFlags, ServeFlags, parse
+from vicuna.args import AskFlags, DataFlags, DecodingFlags, LoraFlags, ModelFlags, RunFlags, ServeFlags, parse
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = sorted((ROOT / "scripts").glob("*.sh"))
 TRAIN = (ModelFlags, DataFlags, LoraFlags, RunFlags)
-SERVE = (ModelFlags, ServeFlags, DecodingFlags)
+SERVE = (ModelFlags, AskFlags, ServeFlags, DecodingFlags)
 # Stands in for python: notes CUDA_VISIBLE_DEVICES and its arguments, one call a line, and ends with $STATUS.
 PYTHON = """#!/usr/bin/env bash
 { printf '%s' "${CUDA_VISIBLE_DEVICES-unset}"; printf '\\037%s' "$@"; printf '\\n'; } >>"$CALLS"

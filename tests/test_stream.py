@@ -9,7 +9,7 @@ from transformers import GenerationConfig
 from vicuna.args import DecodingFlags, ModelFlags, ServeFlags
 from vicuna.errors import UserError
 from vicuna.serving import load
-from vicuna.stream import mode, settings, stream
+from vicuna.stream import mode, settings
 
 BARE = GenerationConfig()  # a base that declares nothing
 MODES = {
@@ -38,10 +38,10 @@ def chosen_for(name: str, **more) -> dict:
 def test_the_streamed_answer_is_what_generate_returns(assistant, prompt_ids, name):
     chosen = chosen_for(name)
     assert mode(chosen) == name
-    *_, last = stream(assistant.model, assistant.base.tokenizer, prompt_ids, chosen, 512, seed=7)
+    *_, last = assistant.stream(prompt_ids, chosen, seed=7)
     torch.manual_seed(7)
     beams = chosen["num_beams"]
-    expected = assistant.model.generate(
+    expected = assistant.engine.model.generate(
         torch.tensor([prompt_ids]), attention_mask=torch.ones(1, len(prompt_ids)), num_return_sequences=beams, **chosen
     )[:, len(prompt_ids) :].tolist()
     got = [beam.ids for beam in last.beams]
@@ -65,7 +65,7 @@ def test_running_beams_are_scored_best_first(assistant, prompt_ids):
     update = list(assistant.stream(prompt_ids, chosen_for("beam search")))[10]
     scores = [beam.score for beam in update.beams]
     assert scores == sorted(scores, reverse=True)
-    model, ids = assistant.model, torch.tensor([prompt_ids + update.beams[0].ids])
+    model, ids = assistant.engine.model, torch.tensor([prompt_ids + update.beams[0].ids])
     with torch.inference_mode():
         logs = model(ids).logits[0, len(prompt_ids) - 1 : -1].log_softmax(-1)
     plain = logs.gather(1, torch.tensor(update.beams[0].ids)[:, None]).sum().item()
@@ -127,7 +127,7 @@ def test_the_answer_never_passes_the_context(assistant):
 
 def test_no_update_shows_half_a_character(assistant, prompt_ids):
     hot = chosen_for("sampling", temperature=5.0, top_p=1.0, top_k=0, max_new_tokens=200)
-    tokenizer = assistant.base.tokenizer
+    tokenizer = assistant.tokenizer
     for update in assistant.stream(prompt_ids, hot, seed=3):
         ids = tokenizer.complete(update.beams[0].ids)
         pending = [i for i in update.beams[0].ids[len(ids) :] if i != tokenizer.eos_id]
@@ -144,11 +144,11 @@ def test_the_same_seed_draws_the_same_answer(assistant, prompt_ids):
 def test_what_the_base_suppresses_never_appears(tiny_base, assistant, prompt_ids):
     chosen = chosen_for("greedy")
     first = list(assistant.stream(prompt_ids, chosen))[-1].beams[0].ids[0]
-    assistant.model.generation_config.suppress_tokens = [first]
+    assistant.engine.model.generation_config.suppress_tokens = [first]
     try:
         ids = list(assistant.stream(prompt_ids, chosen))[-1].beams[0].ids
     finally:
-        assistant.model.generation_config.suppress_tokens = None
+        assistant.engine.model.generation_config.suppress_tokens = None
     assert first not in ids
 
 
@@ -193,8 +193,8 @@ def test_real_adapters_of_every_layout_give_the_recorded_poem(shared):
     base = str(shared / "models/poem-zh-750k-hf")
     for bits in (32, 8):
         for layout in ("peft-safetensors", "peft-bin", "checkpoint-200"):
-            serve = ServeFlags(lora_path=str(folder / "r8-qv" / layout), prompt_type="text")
-            assistant = load(ModelFlags(model_path=base, bits=bits), serve)
+            lora_path = str(folder / "r8-qv" / layout)
+            assistant = load(ModelFlags(model_path=base, bits=bits), ServeFlags(prompt_type="text"), [lora_path])
             ids = assistant.prompt_ids([{"role": "user", "content": recorded["prompt"]}])
             *_, last = assistant.stream(ids, chosen)
             assert recorded["prompt"] + last.text == recorded["greedy"], (bits, layout)

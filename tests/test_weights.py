@@ -100,9 +100,9 @@ def test_a_whole_model_is_asked_in_the_template_it_learnt(tiny_base, tmp_path):
     folder = Path(shutil.copytree(tiny_base, tmp_path / "model"))
     (folder / "run_args.json").write_text('{"prompt_type": "text"}', encoding="utf-8")
     flags = ModelFlags(model_path=str(folder), bits=32)
-    assert load(flags, ServeFlags()).prompt_type == "text"
+    assert load(flags, ServeFlags()).first.prompt_type == "text"
     asked = load(flags, ServeFlags(prompt_type="instruct"))
-    assert asked.warnings == ["the model was trained with --prompt_type text; instruct gives worse answers."]
+    assert asked.warnings == ["the model in model was trained with --prompt_type text; instruct gives worse answers."]
 
 
 @pytest.mark.parametrize("kind", ["full", "lora+embeddings"])

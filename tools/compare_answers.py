@@ -38,16 +38,16 @@ def main(model_flags: ModelFlags, flags: CompareFlags) -> None:
     from vicuna.serving import load
     from vicuna.stream import settings
 
-    assistant = load(model_flags, ServeFlags(lora_path=flags.lora_path))
+    assistant = load(model_flags, ServeFlags(), [flags.lora_path])
     for warning in assistant.warnings:
         log.log.warning("WARNING %s", warning)
-    chosen = settings(DecodingFlags(repetition_penalty=1.0, max_new_tokens=64), assistant.base.generation_config)
+    chosen = settings(DecodingFlags(repetition_penalty=1.0, max_new_tokens=64), assistant.engine.generation_config)
     rows = []
     for *question, expected in tqdm(records.dialogues, desc="Asking", unit="question", disable=None, leave=False):
         prompt_ids = assistant.prompt_ids(question)
         row = {"question": question[0]["content"], "expected": expected["content"]}
-        for who, with_adapter in (("base", False), ("adapter", True)):
-            *_, last = assistant.stream(prompt_ids, chosen, with_adapter=with_adapter)
+        for who, adapter in (("base", ""), ("adapter", None)):
+            *_, last = assistant.stream(prompt_ids, chosen, adapter=adapter)
             row[who] = last.text
             row[f"{who}_right"] = last.text.startswith(expected["content"][:BEGINNING])
         rows.append(row)

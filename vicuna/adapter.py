@@ -281,12 +281,19 @@ def new(base: nn.Module, config: LoraConfig) -> PeftModel:
 
 
 def attach(
-    base: nn.Module, folder: Path, base_name: str, trainable: bool = False, dropout: float | None = None
+    base: nn.Module,
+    folder: Path,
+    base_name: str,
+    trainable: bool = False,
+    dropout: float | None = None,
+    name: str = "default",
 ) -> tuple[PeftModel, str]:
     """The adapter in `folder` on top of `base`, every tensor of it used; and a warning, "" if none.
 
     Args:
+        base: the bare model, or one with other adapters on top.
         dropout: in place of the one it was trained with.
+        name: what PEFT knows it by, without a full stop.
 
     Raises:
         UserError: an adapter that can not be read or does not fit.
@@ -297,14 +304,18 @@ def attach(
     config.inference_mode = not trainable
     config.lora_dropout = config.lora_dropout if dropout is None else dropout
     config.base_model_name_or_path = base_name
-    model = new(base, config) if trainable else get_peft_model(base, config)
-    expected = set(get_peft_model_state_dict(model))
+    if isinstance(base, PeftModel):
+        base.add_adapter(name, config)
+        model = base
+    else:
+        model = new(base, config) if trainable else get_peft_model(base, config, adapter_name=name)
+    expected = set(get_peft_model_state_dict(model, adapter_name=name))
     if expected != set(tensors):
         odd = sorted(expected ^ set(tensors))
         raise UserError(
             f"{folder} and its config do not describe the same adapter: {len(odd)} tensors differ, such as {odd[0]}."
         )
-    set_peft_model_state_dict(model, tensors)
+    set_peft_model_state_dict(model, tensors, adapter_name=name)
     return model, warning
 
 

@@ -221,21 +221,55 @@ class RunFlags:
 
 
 @dataclass
-class ServeFlags:
-    """The page, or one answer in the terminal."""
+class AskFlags:
+    """One question at a time."""
 
     lora_path: str = flag("", "adapter: a folder or a hub id; empty for the base alone")
+    text: str | None = flag(None, "answer this, print the answer and nothing else, and end")
+    input: str = flag("", "the record's second field, with --text")
+    show_beam: bool = flag(True, "show all beams while they grow")
+
+
+@dataclass
+class ChatFlags:
+    """Conversations."""
+
+    lora_path: list[str] = flag(
+        [],
+        "adapters to choose from on the page, each a folder or a hub id; the first is in use until another is chosen",
+    )
+    max_memory: int = flag(2048, "most tokens of a conversation that the model is shown")
+    show_beam: bool = flag(False, "show all beams while they grow")
+    save_path: str = flag("", "folder that Save writes conversations to; empty: the browser downloads them only")
+    cli: bool = flag(False, "chat in the terminal instead of opening the page")
+    api: bool = flag(False, "serve the OpenAI routes under /v1 beside the page")
+    api_key: str = flag("", "key that the routes ask for; better given as VICUNA_API_KEY")
+
+    def __post_init__(self) -> None:
+        _at_least("--max_memory", self.max_memory, 0)
+        if self.cli and self.api:
+            raise UserError("--cli is a chat in the terminal, --api a server; give one of them.")
+
+
+@dataclass
+class ServeFlags:
+    """What is served, and to whom."""
+
     prompt_type: Literal[PROMPT_TYPES] | None = flag(
         None, "template around the question; default: what the adapter was trained with, else instruct"
     )
-    text: str | None = flag(None, "answer this, print the answer and nothing else, and end")
-    input: str = flag("", "the record's second field, with --text")
     use_typewriter: bool = flag(True, "stream the answer; 0 shows it when it is complete")
-    show_beam: bool = flag(True, "show all beams while they grow")
     use_local: bool | None = switch("1: --lora_path is a folder here, never a hub id; 0: it is a hub id")
     host: str = flag("127.0.0.1", "address the page listens on")
     port: int = flag(7860, "port the page listens on")
     share_link: bool = flag(False, "also open a public link through Gradio's service")
+    auth: str = flag("", "user:password that the page asks for; better given as VICUNA_AUTH")
+    max_queue: int = flag(64, "requests that may wait for the model")
+    cache_gib: float = flag(1.0, "memory for what earlier prompts have in common with the next, in GiB; 0 for none")
+
+    def __post_init__(self) -> None:
+        _at_least("--max_queue", self.max_queue, 1)
+        _at_least("--cache_gib", self.cache_gib, 0)
 
 
 @dataclass

@@ -1,17 +1,57 @@
-"""A base with its adapter, ready to answer: what the page, the terminal and the tools hold in common."""
+"""A base with its adapters, ready to answer: what pages, terminal, API and tools hold in common."""
 
-import contextlib
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
 
 from vicuna import adapter
 from vicuna.args import ModelFlags, ServeFlags
+from vicuna.engine import HFEngine
 from vicuna.errors import UserError
-from vicuna.model import Base, check_base, compute_dtype, device, load_base, skeleton
+from vicuna.model import check_base, compute_dtype, device, load_base, skeleton
 from vicuna.prompt import PROMPT_TYPES, Message, prompt_ids, render
-from vicuna.stream import Update, stream
+from vicuna.stream import Submit, Update
+from vicuna.tokenizer import TextTokenizer
+from vicuna.worker import Worker
+
+
+class Engine(Protocol):
+    """What makes the answers: `vicuna.engine.HFEngine`, or llama.cpp."""
+
+    tokenizer: TextTokenizer
+    context: int
+    generation_config: Any
+    max_beams: int
+
+    def stream(
+        self,
+        prompt_ids: list[int],
+        chosen: dict[str, Any],
+        seed: int | None,
+        stop: threading.Event | None,
+        adapter: str,
+        submit: Submit,
+        stops: Sequence[str] = (),
+    ) -> Iterator[Update]:
+        """Growing answers."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What can be talked to: an adapter, or the base alone, whose name is "".
+
+    Attributes:
+        prompt_type: template of its prompts.
+        trained_as: the one it was trained with, "" where nothing says.
+        detail: step and rank, for the status line.
+    """
+
+    name: str
+    prompt_type: str
+    trained_as: str = ""
+    detail: str = ""
 
 
 @dataclass
@@ -19,24 +59,41 @@ class Assistant:
     """A loaded model.
 
     Attributes:
-        prompt_type: template of its prompts.
-        status: what is loaded, on one line.
+        base_name: as the status line shows it; where: its precision and device.
+        choices: by name, the one in use first; the base alone is always among them.
         warnings: what the user should know before the first answer.
     """
 
-    model: Any
-    base: Base
-    prompt_type: str
-    status: str
-    warnings: list[str]
+    engine: Engine
+    base_name: str
+    where: str
+    choices: dict[str, Choice]
+    warnings: list[str] = field(default_factory=list)
+    worker: Worker = field(default_factory=Worker)
 
-    def prompt_text(self, messages: Sequence[Message]) -> str:
+    @property
+    def first(self) -> Choice:
+        """The choice that is in use until another is chosen."""
+        return next(iter(self.choices.values()))
+
+    @property
+    def tokenizer(self) -> TextTokenizer:
+        return self.engine.tokenizer
+
+    def status(self, name: str | None = None, prompt_type: str | None = None) -> str:
+        """What is loaded, on one line."""
+        choice = self.first if name is None else self.choices[name]
+        shown = f"{choice.name} ({choice.detail})" if choice.name else "–"
+        prompt_type = prompt_type or choice.prompt_type
+        return f"base {self.base_name} · adapter {shown} · {self.where} · prompt {prompt_type}"
+
+    def prompt_text(self, messages: Sequence[Message], prompt_type: str | None = None) -> str:
         """The prompt for the last message, as text."""
-        return render(self.prompt_type, messages)
+        return render(prompt_type or self.first.prompt_type, messages)
 
-    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+    def prompt_ids(self, messages: Sequence[Message], prompt_type: str | None = None) -> list[int]:
         """Ids of the prompt for the last message, BOS included: the same that training saw."""
-        return prompt_ids(self.base.tokenizer, self.prompt_type, messages)
+        return prompt_ids(self.tokenizer, prompt_type or self.first.prompt_type, messages)
 
     def stream(
         self,
@@ -44,58 +101,65 @@ class Assistant:
         chosen: dict[str, Any],
         seed: int | None = None,
         stop: threading.Event | None = None,
-        with_adapter: bool = True,
+        adapter: str | None = None,
+        client: str = "",
+        stops: Sequence[str] = (),
     ) -> Iterator[Update]:
-        """Growing answers; `with_adapter=False` asks the base alone. See `vicuna.stream.stream`."""
-        alone = (
-            contextlib.nullcontext()
-            if with_adapter or not hasattr(self.model, "disable_adapter")
-            else self.model.disable_adapter()
+        """Growing answers; see `vicuna.stream.stream`.
+
+        Args:
+            adapter: name of a choice, "" for the base alone, None for the first choice.
+            client: who asks; clients take turns.
+            stops: texts that end an answer, and are no part of it.
+        """
+        name = self.first.name if adapter is None else adapter
+        return self.engine.stream(
+            prompt_ids, chosen, seed, stop, name, lambda work: self.worker.submit(work, client), stops
         )
-        with alone:
-            yield from stream(self.model, self.base.tokenizer, prompt_ids, chosen, self.base.context, seed, stop)
 
 
-def load(model_flags: ModelFlags, serve: ServeFlags) -> Assistant:
-    """Check everything that needs no weights, then load base and adapter.
+def load(model_flags: ModelFlags, serve: ServeFlags, lora_paths: Sequence[str] = ()) -> Assistant:
+    """Check everything that needs no weights, then load base and adapters.
 
     Raises:
         UserError: see `check_base`, `load_base` and `vicuna.adapter.attach`.
     """
     base = check_base(model_flags.model_path)
-    folder = adapter.adapter_folder(serve.lora_path, serve.use_local) if serve.lora_path else None
-    warnings = []
-    if folder is not None:
-        adapter.check_fit(
-            adapter.read_tensors(adapter.weight_file(folder)), skeleton(base.config), model_flags.model_path
-        )
-    trained = adapter.run_args(folder or base.path)  # the base's own, where --train full made it
-    what = "adapter" if folder else "model"
-    prompt_type = serve.prompt_type or trained.get("prompt_type", "instruct")
+    folders = [adapter.adapter_folder(path, serve.use_local) for path in lora_paths if path]
+    for folder in folders:
+        tensors = adapter.read_tensors(adapter.weight_file(folder))
+        adapter.check_fit(tensors, skeleton(base.config), model_flags.model_path)
+    warnings: list[str] = []
+    prompt_types = [_prompt_type(folder, "adapter", serve, warnings) for folder in folders]
+    of_base = _prompt_type(base.path, "model", serve, warnings)  # its own, where --train full made it
+    model = load_base(base, model_flags.bits)
+    choices, inside = {}, {}
+    for folder, (prompt_type, trained_as) in zip(folders, prompt_types, strict=True):
+        name = folder.name
+        inside[name] = f"adapter{len(inside)}"
+        model, warning = adapter.attach(model, folder, model_flags.model_path, name=inside[name])
+        warnings += [warning] if warning else []
+        step = adapter.run_args(folder).get("step")
+        rank = model.peft_config[inside[name]].r
+        choices[name] = Choice(name, prompt_type, trained_as, f"step {step}, r {rank}" if step else f"r {rank}")
+    model.eval()
+    choices[""] = Choice("", prompt_types[0][0] if prompt_types else of_base[0], of_base[1])
+    dtype = str(compute_dtype(model_flags.bits)[0]).removeprefix("torch.")
+    where = f"{model_flags.bits} bit, {dtype} · {device().type.upper()}"
+    return Assistant(HFEngine(base, model, inside), base.path.name, where, choices, warnings, Worker(serve.max_queue))
+
+
+def _prompt_type(folder: Path, what: str, serve: ServeFlags, warnings: list[str]) -> tuple[str, str]:
+    """The prompt type of an adapter or a model, and the one it was trained with ("" where nothing says)."""
+    trained_as = adapter.run_args(folder).get("prompt_type", "")
+    prompt_type = serve.prompt_type or trained_as or "instruct"
     if prompt_type not in PROMPT_TYPES:
         raise UserError(
-            f"the {what} was trained with prompt type {prompt_type!r}, which this version does not know; name one "
-            "with --prompt_type."
+            f"the {what} in {folder.name} was trained with prompt type {prompt_type!r}, which this version does not know; "
+            "name one with --prompt_type."
         )
-    if trained and prompt_type != trained.get("prompt_type", prompt_type):
+    if trained_as and prompt_type != trained_as:
         warnings.append(
-            f"the {what} was trained with --prompt_type {trained['prompt_type']}; {prompt_type} gives worse answers."
+            f"the {what} in {folder.name} was trained with --prompt_type {trained_as}; {prompt_type} gives worse answers."
         )
-    model = load_base(base, model_flags.bits)
-    if folder is not None:
-        model, warning = adapter.attach(model, folder, model_flags.model_path)
-        warnings += [warning] if warning else []
-    model.eval()
-    return Assistant(
-        model, base, prompt_type, _status(model_flags, base, folder, trained, model, prompt_type), warnings
-    )
-
-
-def _status(flags: ModelFlags, base: Base, folder: Any, trained: dict, model: Any, prompt_type: str) -> str:
-    name = "–"
-    if folder is not None:
-        step = f"step {trained['step']}, " if "step" in trained else ""
-        name = f"{folder.name} ({step}r {model.peft_config['default'].r})"
-    dtype = str(compute_dtype(flags.bits)[0]).removeprefix("torch.")
-    where = f"{flags.bits} bit, {dtype} · {device().type.upper()}"
-    return f"base {base.path.name} · adapter {name} · {where} · prompt {prompt_type}"
+    return prompt_type, trained_as

@@ -5,10 +5,12 @@ and a StoppingCriteria that ends them. The last update holds what `generate` ret
 answer; an error in the thread is raised in the caller.
 """
 
+import contextlib
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +27,10 @@ from transformers import (
 from vicuna.args import DecodingFlags
 from vicuna.errors import UserError
 from vicuna.tokenizer import TextTokenizer
+from vicuna.worker import Call
+
+# What has work done elsewhere: a worker's submit, which takes turns.
+Submit = Callable[[Callable[[], None]], Call]
 
 # What a preset sets, by GenerationConfig's names; "original" is what the original's page was set to.
 _SAMPLED = {"do_sample": True, "num_beams": 1, "repetition_penalty": 1.1}
@@ -160,6 +166,9 @@ def stream(
     context: int,
     seed: int | None = None,
     stop: threading.Event | None = None,
+    *,
+    submit: Submit,
+    setting: Callable[[], AbstractContextManager] = contextlib.nullcontext,
 ) -> Iterator[Update]:
     """Growing answers to a prompt; closing the iterator stops the generation at the next token.
 
@@ -168,6 +177,8 @@ def stream(
         chosen: generate()'s arguments, from `settings`; max_new_tokens is lowered to what `context` leaves.
         seed: fixes what sampling draws.
         stop: set it to end the generation; the last update then says "stopped".
+        submit: has the model called, in another thread.
+        setting: what holds meanwhile, such as the adapter in use; entered in that thread.
 
     Raises:
         UserError: a prompt that fills the context, or out of memory.
@@ -182,12 +193,12 @@ def stream(
 
     def work() -> None:
         try:
-            run.updates.put(_generate(model, run, prompt_ids, chosen, seed))
+            with setting():
+                run.updates.put(_generate(model, run, prompt_ids, chosen, seed))
         except BaseException as error:  # delivered to the caller, who raises it
             run.updates.put(error)
 
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
+    call = submit(work)
     first_s = 0.0
     try:
         while isinstance(item := run.updates.get(), list):
@@ -197,7 +208,7 @@ def stream(
             yield Update(beams, len(beams[0].ids), seconds, first_s)
     finally:
         run.stop.set()
-        thread.join()
+        call.done.wait()
     if isinstance(item, torch.OutOfMemoryError):
         raise UserError(
             "out of memory while answering: lower Max New Tokens, the beams, or the length of the question."

@@ -1,0 +1,75 @@
+"""What of a conversation a model is shown: as many of the latest turns as its context holds."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vicuna.errors import UserError
+from vicuna.prompt import Message, prompt_ids, split_system
+from vicuna.tokenizer import TextTokenizer
+
+KEPT = 0.75  # of the budget, once turns are forgotten: the next turns then share their beginning with this one
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A prompt that fits.
+
+    Attributes:
+        ids: of the prompt, BOS included.
+        messages: those it was made of.
+        forgotten: turns left out, the oldest; a turn is a question with its answer.
+        budget: most tokens that the prompt may have.
+        max_new_tokens: as asked for, or lowered to what the context leaves.
+    """
+
+    ids: list[int]
+    messages: list[Message]
+    forgotten: int
+    budget: int
+    max_new_tokens: int
+
+
+def fit(
+    tokenizer: TextTokenizer,
+    prompt_type: str,
+    messages: Sequence[Message],
+    context: int,
+    max_new_tokens: int,
+    max_memory: int | None = None,
+) -> Fitted:
+    """The prompt for the last message, with as many earlier turns as there is room for.
+
+    Whole turns are left out, from the front. Once they do not fit, they go down to KEPT of the budget; which ones is
+    found by going through the conversation from its beginning, so that it does not depend on who asks.
+
+    Args:
+        messages: perhaps a system message, then user, assistant, …, user; unchanged.
+        max_memory: most tokens of the prompt; None for what the context leaves.
+
+    Raises:
+        UserError: the last message alone does not fit, or messages that do not alternate.
+    """
+    system, others = split_system(messages)
+
+    def ids(first: int, last: int) -> list[int]:
+        return prompt_ids(tokenizer, prompt_type, [*system, *others[2 * first : 2 * last + 1]])
+
+    turns = max(0, len(others) - 1) // 2
+    alone = len(ids(turns, turns))
+    memory = context if max_memory is None else max_memory
+    if alone >= context:
+        raise UserError(f"the message needs {alone} tokens, the base's context is {context}: shorten it.")
+    if alone > memory:
+        raise UserError(
+            f"the message needs {alone} tokens, Max Memory {memory} leaves it no room: raise Max Memory, or shorten it."
+        )
+    new = min(max_new_tokens, context - alone)
+    budget = min(memory, context - new)
+    first = 0
+    for last in range(turns + 1):
+        found = ids(first, last)
+        if len(found) > budget:
+            while first < last and len(found) > KEPT * budget:
+                first += 1
+                found = ids(first, last)
+    return Fitted(found, [*system, *others[2 * first :]], first, budget, new)
