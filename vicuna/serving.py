@@ -155,11 +155,12 @@ def _prompt_type(folder: Path, what: str, serve: ServeFlags, warnings: list[str]
     prompt_type = serve.prompt_type or trained_as or "instruct"
     if prompt_type not in PROMPT_TYPES:
         raise UserError(
-            f"the {what} in {folder.name} was trained with prompt type {prompt_type!r}, which this version does not know; "
-            "name one with --prompt_type."
+            f"the {what} in {folder.name} was trained with prompt type {prompt_type!r}, which this version does not "
+            "know; name one with --prompt_type."
         )
     if trained_as and prompt_type != trained_as:
         warnings.append(
-            f"the {what} in {folder.name} was trained with --prompt_type {trained_as}; {prompt_type} gives worse answers."
+            f"the {what} in {folder.name} was trained with --prompt_type {trained_as}; {prompt_type} gives worse "
+            "answers."
         )
     return prompt_type, trained_as
