@@ -1,7 +1,6 @@
 """The one iterator of answers: every decoding mode, stop, errors, and which setting wins."""
 
 import threading
-import time
 
 import pytest
 import torch

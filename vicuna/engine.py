@@ -35,7 +35,7 @@ class HFEngine:
         self.base, self.model, self.adapters = base, model, adapters
         self.tokenizer: TextTokenizer = base.tokenizer
         self.context, self.generation_config = base.context, base.generation_config
-        self.prefixes = PrefixCache(int(cache_gib * GIB))
+        self.prefixes = PrefixCache(int(cache_gib * GIB) if _stays(base.config) else 0)
 
     def stream(
         self,
@@ -95,3 +95,9 @@ class HFEngine:
             return self.model.disable_adapter()
         self.model.set_adapter(self.adapters[adapter], inference_mode=True)
         return contextlib.nullcontext()
+
+
+def _stays(config: Any) -> bool:
+    """A position's keys do not depend on how long the text becomes, as they do with LongRoPE (2402.13753)."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    return "longrope" not in {rope.get("rope_type"), *(r["rope_type"] for r in rope.values() if isinstance(r, dict))}
