@@ -157,13 +157,13 @@ def load(model_flags: ModelFlags, serve: ServeFlags, lora_paths: Sequence[str] =
     lora_paths = [path for path in lora_paths if path]
     folders = [adapter.adapter_folder(path, serve.use_local) for path in lora_paths]
     names = _names(lora_paths, folders)
-    _check_adapters(base, names, folders)
+    _check_adapters(base, model_flags.model_path, names, folders)
     warnings: list[str] = []
     prompt_types = [_prompt_type(folder, "adapter", serve, warnings) for folder in folders]
     of_base, trained_as = _prompt_type(base.path, "model", serve, warnings)
     if prompt_types and not trained_as:  # the base alone, beside adapters, is asked as the first of them is
         of_base = prompt_types[0][0]
-    model = load_base(base, model_flags.bits)
+    model = load_base(base, model_flags.bits, spread=True)
     choices, inside = {}, {}
     for name, folder, (prompt_type, adapter_trained_as) in zip(names, folders, prompt_types, strict=True):
         inside[name] = f"adapter{len(inside)}"  # PEFT takes no full stop
@@ -175,17 +175,18 @@ def load(model_flags: ModelFlags, serve: ServeFlags, lora_paths: Sequence[str] =
     model.eval()
     choices[""] = Choice("", of_base, trained_as)
     dtype = str(compute_dtype(model_flags.bits)[0]).removeprefix("torch.")
-    where = f"{model_flags.bits} bit, {dtype} · {device().type.upper()}"
+    gpus = len(set(getattr(model, "hf_device_map", {"": 0}).values()))
+    where = f"{model_flags.bits} bit, {dtype} · {f'{gpus} × ' if gpus > 1 else ''}{device().type.upper()}"
     engine = HFEngine(base, model, inside, serve.cache_gib)
     return Assistant(engine, base.path.name, where, choices, warnings, Worker(serve.max_queue))
 
 
-def _check_adapters(base: Base, names: Sequence[str], folders: Sequence[Path]) -> None:
+def _check_adapters(base: Base, base_name: str, names: Sequence[str], folders: Sequence[Path]) -> None:
     """Refuse, before the model is loaded, adapters that do not fit the base, or do not fit on it together."""
     bare, own_embeddings = skeleton(base.config), []
     for name, folder in zip(names, folders, strict=True):
         tensors = adapter.read_tensors(adapter.weight_file(folder))
-        adapter.check_fit(tensors, bare, str(base.path))
+        adapter.check_fit(tensors, bare, base_name)
         own_embeddings += [name] if adapter.saved_modules(tensors) else []
     # PEFT 0.21 ties the head to the embeddings of one adapter only.
     if base.config.tie_word_embeddings and len(own_embeddings) > 1:
