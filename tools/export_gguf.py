@@ -51,13 +51,13 @@ def main(flags: ExportFlags) -> None:
     # Imported here so that --help and a mistyped flag answer at once.
     import torch
 
-    from vicuna import adapter, gguf_export, gguf_file, modelfile
+    from vicuna import adapter, gguf_export, gguf_file, llama, modelfile
     from vicuna.model import check_base
 
     _check_flags(flags, gguf_export.TYPES, tuple(gguf_export.PLAIN))
     gguf_file.package("gguf")
     if flags.type in gguf_export.QUANTISED:
-        gguf_file.package("llama_cpp")
+        llama.library()
     base = check_base(flags.model_path)
     gguf_export.check(base)
     folder = adapter.adapter_folder(flags.lora_path) if flags.lora_path else base.path

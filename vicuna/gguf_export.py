@@ -21,6 +21,7 @@ from tqdm import tqdm
 from vicuna import adapter
 from vicuna.errors import UserError
 from vicuna.gguf_file import ARCHITECTURE, GENERATION, PROMPT_TYPE, STEP, UNKNOWN_TEXT, GGUFFile, package, padding
+from vicuna.llama import library, reason
 from vicuna.model import Base, skeleton
 
 # Written as they are; every other type is llama.cpp's quantisation of one of these.
@@ -44,17 +45,12 @@ class Weights:
 
     def __init__(self, folder: Path):
         self._files: dict[str, Any] = {}  # tensor -> the opened file that has it
-        for kind, pickled in (("model*.safetensors", False), ("pytorch_model*.bin", True)):
-            files = sorted(folder.glob(kind))
-            if files:
-                break
-        for file in files:
+        for file in sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("pytorch_model*.bin")):
             try:
-                opened = (
-                    torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-                    if pickled
-                    else safe_open(file, framework="pt")
-                )
+                if file.suffix == ".bin":
+                    opened = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+                else:
+                    opened = safe_open(file, framework="pt")
             except Exception as error:  # torch.load raises whatever the broken archive makes it stumble over
                 raise UserError(f"{file} can not be read as plain tensors ({error}). Copy the file again.") from error
             self._files |= dict.fromkeys(opened.keys(), opened)
@@ -326,7 +322,7 @@ def quantise(source: Path, file: Path, kind: str, threads: int) -> None:
     Raises:
         UserError: it did not.
     """
-    gguf, llama_cpp = package("gguf"), package("llama_cpp")
+    gguf, llama_cpp = package("gguf"), library()
     params = llama_cpp.llama_model_quantize_default_params()
     params.ftype = int(gguf.LlamaFileType[f"MOSTLY_{kind.upper()}"])
     params.nthread = threads
@@ -344,7 +340,7 @@ def quantise(source: Path, file: Path, kind: str, threads: int) -> None:
                 bar.update(file.stat().st_size - bar.n)
     if status != [0]:
         raise UserError(
-            f"llama.cpp could not quantise to {kind}; what it said stands above. Is the disk full? Another --type, "
+            f"llama.cpp could not quantise to {kind} ({reason('no reason given')}). Is the disk full? Another --type, "
             "such as q8_0, may do."
         )
 

@@ -4,6 +4,7 @@ The tokenizer is SentencePiece itself, made of the file's pieces: llama.cpp's ow
 `</s>` for the end of an answer, and ends the process where a character has no piece.
 """
 
+import importlib
 import json
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,18 +26,14 @@ _OLD_MAGIC = {b"lmgg": "ggml", b"fmgg": "ggmf", b"tjgg": "ggjt", b"algg": "ggla"
 
 
 def package(name: str) -> Any:
-    """An optional package: `gguf`, or `llama_cpp`, whose own messages are then kept to errors.
+    """An optional package: `gguf`, `llama_cpp` or a part of them.
 
     Raises:
         UserError: it is not installed.
     """
-    import importlib
-    import logging
-
-    logging.getLogger("llama-cpp-python").setLevel(logging.ERROR)
     try:
         return importlib.import_module(name)
-    except ImportError as error:
+    except (ImportError, RuntimeError, OSError) as error:  # the last two: compiled for another machine
         raise UserError(f"GGUF needs packages that are not installed ({error}); install them: {EXTRA}") from error
 
 
