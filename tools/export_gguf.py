@@ -82,7 +82,7 @@ def main(flags: ExportFlags) -> None:
             out.name, prompt_type, base.config.max_position_embeddings, suppressed, bool(flags.lora_path)
         )
         os.replace(aside, out)
-    beside = _modelfile_path(out, modelfile.FILE, modelfile.HEADER)
+    beside = modelfile.place(out)
     beside.write_text(text, encoding="utf-8")
     if suppressed:
         log.log.info(
@@ -136,14 +136,6 @@ def _judge(fallbacks: dict[str, str], flags: ExportFlags) -> None:
     if flags.strict:
         raise UserError(f"{text}. Nothing was written; take another --type, or leave --strict out.")
     log.log.warning("WARNING %s.", text)
-
-
-def _modelfile_path(out: Path, name: str, header: str) -> Path:
-    """`Modelfile` beside the GGUF, or `x.Modelfile` where somebody else's has that name."""
-    file = out.parent / name
-    if file.is_file() and not file.read_text(encoding="utf-8", errors="replace").startswith(header):
-        return out.with_suffix(f".{name}")
-    return file
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import ctypes
 import json
 import secrets
 import threading
+import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -82,11 +83,13 @@ class Loaded:
                 verbose=False,
                 **more,
             )
-        except (ValueError, RuntimeError, MemoryError) as error:
+        except Exception as error:  # the template engine it hands the chat template to has errors of its own
             raise UserError(
                 f"llama.cpp can not load {file.path} ({reason(error)}). It is broken, too new for what {EXTRA} "
                 "installs, or too large for the memory that is free."
             ) from error
+        self._computing = threading.Lock()
+        weakref.finalize(self, _close, self.llama, self._computing)
         self.adapters = {name: self._load(adapter) for name, adapter in adapters.items()}
         self.adapter = ""
 
@@ -96,16 +99,24 @@ class Loaded:
             raise UserError(f"llama.cpp can not load the adapter {file.path} ({reason('no reason given')}).")
         return adapter
 
-    def use(self, name: str) -> Any:
+    @contextlib.contextmanager
+    def using(self, name: str) -> Iterator[Any]:
         """The model with that adapter, "" for none. What was computed with another one is forgotten."""
-        if name != self.adapter:
-            on = [self.adapters[name]] if name else []
-            handles = (self.api.llama_adapter_lora_p_ctypes * 1)(*on)
-            if self.api.llama_set_adapters_lora(self.llama.ctx, handles, len(on), (ctypes.c_float * 1)(1.0)):
-                raise RuntimeError(f"llama.cpp refused the adapter {name}")
-            self.llama.reset()
-            self.adapter = name
-        return self.llama
+        with self._computing:
+            if name != self.adapter:
+                on = [self.adapters[name]] if name else []
+                handles = (self.api.llama_adapter_lora_p_ctypes * 1)(*on)
+                if self.api.llama_set_adapters_lora(self.llama.ctx, handles, len(on), (ctypes.c_float * 1)(1.0)):
+                    raise RuntimeError(f"llama.cpp refused the adapter {name}")
+                self.llama.reset()
+                self.adapter = name
+            yield self.llama
+
+
+def _close(llama: Any, computing: threading.Lock) -> None:
+    """Give the memory back, before Python ends and takes the library away; not under a thread that still computes."""
+    if computing.acquire(timeout=1):
+        llama.close()
 
 
 class GGUFEngine:
@@ -131,7 +142,8 @@ class GGUFEngine:
         self.eos_ids = {self.tokenizer.eos_id} if eos is None else set(eos if isinstance(eos, list) else [eos])
         self.suppressed = self.generation_config.suppress_tokens or []
         # The weights' own precision: of a model that nobody quantised, keys and values are not rounded, either.
-        kind = 0 if file.keys.get("general.file_type") in UNQUANTISED else 1  # GGML's f32 and f16
+        api = library()
+        kind = api.GGML_TYPE_F32 if file.keys.get("general.file_type") in UNQUANTISED else api.GGML_TYPE_F16
         self._loaded = Loaded(file, self.context, adapters, n_batch=CHUNK, type_k=kind, type_v=kind)
         self._embedding: Loaded | None = None
 
@@ -171,12 +183,15 @@ class GGUFEngine:
 
     def _make(self, prompt_ids: list[int], chosen: dict[str, Any], seed: int, adapter: str, run: Run) -> Generated:
         """The answer, every step of it shown to `run`; what runs in the worker."""
-        llama = self._loaded.use(adapter)
-        if not self.reuse:
-            llama.reset()
-        if not self._prefill(llama, prompt_ids, run):
-            return NOTHING
-        llama.set_seed(seed)
+        with self._loaded.using(adapter) as llama:
+            if not self.reuse:
+                llama.reset()
+            if not self._prefill(llama, prompt_ids, run):
+                return NOTHING
+            llama.set_seed(seed)
+            return self._generate(llama, prompt_ids, chosen, run)
+
+    def _generate(self, llama: Any, prompt_ids: list[int], chosen: dict[str, Any], run: Run) -> Generated:
         drawn = {"temp": 0.0}
         if chosen["do_sample"]:  # the temperature has its place in `Scores`
             drawn = {"temp": 1.0, **{name: chosen.get(name, DRAWN[name]) for name in ("top_k", "top_p")}}
@@ -211,15 +226,20 @@ class GGUFEngine:
         """The mean of the last hidden states of each row of ids, of length 1; to be called in the worker.
 
         A second context is opened for it on first use.
+
+        Raises:
+            UserError: a row longer than the context.
         """
+        if (longest := max(map(len, rows), default=0)) > self.context:
+            raise UserError(f"a text has {longest} tokens, the base's context is {self.context}: shorten it.")
         if self._embedding is None:
             self._embedding = Loaded(
                 self.file, self.context, self.adapters, embedding=True,
                 n_batch=self.context, n_ubatch=self.context, pooling_type=library().LLAMA_POOLING_TYPE_MEAN,
                 tokenizer=_ids_as_text(),
             )  # fmt: skip
-        llama = self._embedding.use(adapter)
-        return [llama.embed(json.dumps(list(row)), normalize=True) for row in rows]
+        with self._embedding.using(adapter) as llama:
+            return llama.embed([json.dumps(list(row)) for row in rows], normalize=True)
 
 
 def _ids_as_text() -> Any:

@@ -404,6 +404,7 @@ def _of(tensors: dict[str, torch.Tensor], name: str) -> torch.Tensor:
 
 def _scalings(base: Base, config: Any) -> dict[str, float]:
     """Module -> what PEFT multiplies its update by."""
+    config.base_model_name_or_path = str(base.path)  # else PEFT warns of a base that was moved
     with torch.device("meta"):
         model = get_peft_model(skeleton(base.config), config)
     return {

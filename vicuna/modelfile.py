@@ -1,11 +1,12 @@
 """A prompt type as an Ollama Modelfile, which stands beside a GGUF and names it."""
 
+from pathlib import Path
+
 from vicuna.prompt import TEMPLATES, Template
 
 FILE = "Modelfile"
-# Its first line, by which a file of ours is known.
-HEADER = "# Written by tools/export_gguf.py: ollama create NAME -f Modelfile"
 _LIMITS = """\
+# Written by tools/export_gguf.py: ollama create NAME -f THIS_FILE
 # What Ollama does otherwise than this toolkit: it tokenises the prompt itself, so that <s>, </s> and <unk> typed by a
 # user become control tokens; it keeps blanks at the ends of messages; and it trims a long history in its own way."""
 # The preset "balanced"; a penalty looks at the whole context, as everywhere in this toolkit.
@@ -23,7 +24,7 @@ def modelfile(gguf: str, prompt_type: str, context: int, suppressed: list[int], 
         suppressed: ids that are never generated, which Ollama has no setting for.
         adapter: the GGUF is an adapter, and its base is to be named.
     """
-    lines = [HEADER, _LIMITS]
+    lines = [_LIMITS]
     if suppressed:
         lines.append(f"# Nor does it know suppressed tokens; here those are the ids {', '.join(map(str, suppressed))}.")
     if adapter:
@@ -37,6 +38,14 @@ def modelfile(gguf: str, prompt_type: str, context: int, suppressed: list[int], 
     lines.append(f"PARAMETER num_ctx {context}")
     lines += [f"PARAMETER {name} {value}" for name, value in _PARAMETERS.items()]
     return "\n".join(lines) + "\n"
+
+
+def place(gguf: Path) -> Path:
+    """Where the Modelfile of a GGUF goes: `Modelfile` beside it, or `x.Modelfile` where another file has that name."""
+    file = gguf.parent / FILE
+    if file.is_file() and f"./{gguf.name}\n" not in file.read_text(encoding="utf-8", errors="replace"):
+        return gguf.with_suffix(f".{FILE}")
+    return file
 
 
 def go_template(template: Template) -> str:
