@@ -160,8 +160,9 @@ class GGUFEngine:
         """Growing answers, greedy or drawn; see `vicuna.engine.HFEngine.stream`.
 
         Raises:
-            UserError: beams, or a prompt that fills the context; see `vicuna.stream.stream`.
+            UserError: no such adapter, beams, or a prompt that fills the context; see `vicuna.stream.stream`.
         """
+        self._check(adapter)
         if chosen["num_beams"] > 1:
             raise UserError(
                 f"--num_beams {chosen['num_beams']} is beam search, which llama.cpp does not have: take 1 with a GGUF."
@@ -180,6 +181,10 @@ class GGUFEngine:
             new,
             submit,
         )
+
+    def _check(self, adapter: str) -> None:
+        if adapter and adapter not in self.adapters:
+            raise UserError(f"no adapter {adapter!r} is loaded; there is {', '.join(self.adapters) or 'none'}.")
 
     def _make(self, prompt_ids: list[int], chosen: dict[str, Any], seed: int, adapter: str, run: Run) -> Generated:
         """The answer, every step of it shown to `run`; what runs in the worker."""
@@ -223,15 +228,23 @@ class GGUFEngine:
         return not run.stopped
 
     def embed(self, rows: Sequence[list[int]], adapter: str) -> list[list[float]]:
-        """The mean of the last hidden states of each row of ids, of length 1; to be called in the worker.
+        """A vector of length 1 for each text: the mean of its last hidden states. For the worker to call.
 
         A second context is opened for it on first use.
 
+        Args:
+            rows: ids of each text, BOS included.
+            adapter: name of a choice, "" for the base alone.
+
         Raises:
-            UserError: a row longer than the context.
+            UserError: no such adapter, a text without tokens or longer than the context.
         """
-        if (longest := max(map(len, rows), default=0)) > self.context:
-            raise UserError(f"a text has {longest} tokens, the base's context is {self.context}: shorten it.")
+        self._check(adapter)
+        for number, ids in enumerate(rows, 1):
+            if not 0 < len(ids) <= self.context:
+                raise UserError(
+                    f"text {number} has {len(ids)} tokens; expected 1 to {self.context}, the base's context."
+                )
         if self._embedding is None:
             self._embedding = Loaded(
                 self.file, self.context, self.adapters, embedding=True,
