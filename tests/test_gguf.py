@@ -1,6 +1,7 @@
 """The same programs on a GGUF file: HF's greedy text, settings that mean the same, adapters, stop and refusals."""
 
 import json
+import os
 import random
 import shutil
 import subprocess
@@ -517,3 +518,36 @@ runpy.run_path("generate.py", run_name="__main__")
 def test_two_precisions_of_one_model_are_near_each_other(exported):
     ids = [1, *range(300, 360)]
     assert 0 < distance(gguf_logits(exported("tiny", "f16"), ids), gguf_logits(exported("tiny"), ids)) < 1e-2
+
+
+@pytest.mark.parametrize(
+    ("argv", "variables", "expected"),
+    [
+        (["x.gguf"], {}, ["--model_path", "{here}/x.gguf"]),
+        (["/models/x y.gguf", "--cli"], {}, ["--model_path", "/models/x y.gguf", "--cli"]),
+        (["--cli"], {"BASE_MODEL": "x.gguf"}, ["--model_path", "{here}/x.gguf", "--cli"]),
+        (
+            ["x.gguf"],
+            {"LORA_PATH": "a.gguf /b.gguf"},
+            ["--model_path", "{here}/x.gguf", "--lora_path", "{here}/a.gguf", "/b.gguf"],
+        ),
+    ],
+)
+def test_the_launcher_for_the_cpu_finds_files_where_it_was_called(tmp_path, argv, variables, expected):
+    python = tmp_path / "python"
+    python.write_text("#!/usr/bin/env bash\nprintf '%s\\n' \"$@\"\n", encoding="utf-8")
+    python.chmod(0o755)
+    env = {"PATH": os.environ["PATH"], "PYTHON": str(python), **variables}
+
+    done = subprocess.run(
+        ["bash", str(ROOT / "scripts/chat_cpu.sh"), *argv], cwd=tmp_path, env=env, capture_output=True, text=True
+    )
+
+    assert done.stdout.splitlines() == ["chat.py", *(part.format(here=tmp_path) for part in expected)]
+
+
+def test_the_launcher_for_the_cpu_asks_for_a_file(tmp_path):
+    done = subprocess.run(["bash", str(ROOT / "scripts/chat_cpu.sh")], cwd=tmp_path, capture_output=True, text=True)
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "name a GGUF file" in done.stderr

@@ -18,7 +18,10 @@ from pathlib import Path
 from vicuna import log
 from vicuna.args import flag, parse
 from vicuna.errors import UserError, run
+from vicuna.gguf_file import PLAIN_TYPES, QUANTISED_TYPES
 from vicuna.prompt import PROMPT_TYPES
+
+TYPES = (*PLAIN_TYPES, *QUANTISED_TYPES)
 
 
 @dataclass
@@ -27,11 +30,7 @@ class ExportFlags:
 
     model_path: str = flag("models/tiny-llama-zh", "the model: a folder in Hugging Face format, or a hub id")
     out_path: str = flag("", "the .gguf file to write")
-    type: str = flag(
-        "",
-        "f32, f16, bf16, q8_0, q6_k, q5_k_m, q5_k_s, q5_0, q5_1, q4_k_m, q4_k_s, q4_0, q4_1, q3_k_l, q3_k_m, q3_k_s or "
-        "q2_k; default f16, and f32 for an adapter",
-    )
+    type: str = flag("", f"one of {', '.join(TYPES)}; default f16, and f32 for an adapter")
     lora_path: str = flag("", "write only this adapter, trained on --model_path, for a GGUF of that base")
     prompt_type: str = flag("", "template it was trained with; default: what run_args.json in the folder says")
     strict: bool = flag(False, "fail where a tensor can not have the type asked for, instead of naming it")
@@ -43,6 +42,12 @@ class ExportFlags:
             raise UserError(f"--out_path {self.out_path or '(missing)'} is to be the name of a .gguf file.")
         if self.prompt_type not in ("", *PROMPT_TYPES):
             raise UserError(f"--prompt_type {self.prompt_type} is unknown; expected one of {', '.join(PROMPT_TYPES)}.")
+        if self.type not in TYPES:
+            raise UserError(f"--type {self.type} is unknown; expected one of {', '.join(TYPES)}.")
+        if self.lora_path and self.type not in PLAIN_TYPES:
+            raise UserError(
+                f"--type {self.type} is too coarse for an adapter; take f32, f16 or bf16. It fits a base of any type."
+            )
 
 
 def main(flags: ExportFlags) -> None:
@@ -54,9 +59,10 @@ def main(flags: ExportFlags) -> None:
     from vicuna import adapter, gguf_export, gguf_file, llama, modelfile
     from vicuna.model import check_base
 
-    _check_flags(flags, gguf_export.TYPES, tuple(gguf_export.PLAIN))
+    if Path(flags.out_path).exists() and not flags.overwrite:
+        raise UserError(f"--out_path {flags.out_path} exists; name another file, or pass --overwrite.")
     gguf_file.package("gguf")
-    if flags.type in gguf_export.QUANTISED:
+    if flags.type in QUANTISED_TYPES:
         llama.library()
     base = check_base(flags.model_path)
     gguf_export.check(base)
@@ -68,7 +74,7 @@ def main(flags: ExportFlags) -> None:
         aside = Path(name) / "model.gguf"
         if flags.lora_path:
             gguf_export.write_adapter(base, folder, aside, flags.type, prompt_type)
-        elif flags.type in gguf_export.PLAIN:
+        elif flags.type in PLAIN_TYPES:
             gguf_export.write_model(base, aside, flags.type, prompt_type, chat_template(base.path, prompt_type))
         else:
             plain = Path(name) / "plain.gguf"
@@ -102,17 +108,6 @@ def chat_template(folder: Path, prompt_type: str) -> str:
     if (folder / FILE).is_file():
         return (folder / FILE).read_text(encoding="utf-8")
     return chat_template(prompt_type) if prompt_type else ""
-
-
-def _check_flags(flags: ExportFlags, types: tuple[str, ...], plain: tuple[str, ...]) -> None:
-    if flags.type not in types:
-        raise UserError(f"--type {flags.type} is unknown; expected one of {', '.join(types)}.")
-    if flags.lora_path and flags.type not in plain:
-        raise UserError(
-            f"--type {flags.type} is too coarse for an adapter; take f32, f16 or bf16. It works on a base of any type."
-        )
-    if Path(flags.out_path).exists() and not flags.overwrite:
-        raise UserError(f"--out_path {flags.out_path} exists; name another file, or pass --overwrite.")
 
 
 def _report(types: dict[str, str]) -> None:

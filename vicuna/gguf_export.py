@@ -20,17 +20,21 @@ from tqdm import tqdm
 
 from vicuna import adapter
 from vicuna.errors import UserError
-from vicuna.gguf_file import ARCHITECTURE, GENERATION, PROMPT_TYPE, STEP, UNKNOWN_TEXT, GGUFFile, package, padding
+from vicuna.gguf_file import (
+    ARCHITECTURE,
+    GENERATION,
+    PLAIN_TYPES,
+    PROMPT_TYPE,
+    STEP,
+    UNKNOWN_TEXT,
+    GGUFFile,
+    package,
+    padding,
+)
 from vicuna.llama import library, reason
 from vicuna.model import Base, skeleton
 
-# Written as they are; every other type is llama.cpp's quantisation of one of these.
-PLAIN = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
-QUANTISED = (
-    *("q2_k", "q3_k_s", "q3_k_m", "q3_k_l", "q4_0", "q4_1", "q4_k_s", "q4_k_m"),
-    *("q5_0", "q5_1", "q5_k_s", "q5_k_m", "q6_k", "q8_0"),
-)
-TYPES = (*PLAIN, *QUANTISED)
+PLAIN = dict(zip(PLAIN_TYPES, (torch.float32, torch.float16, torch.bfloat16), strict=True))
 _NOT_WEIGHTS = "rotary_emb.inv_freq"  # in folders of 2023, and computed from the config
 _POLL_S = 0.2
 

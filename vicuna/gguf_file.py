@@ -6,12 +6,14 @@ The tokenizer is SentencePiece itself, made of the file's pieces: llama.cpp's ow
 
 import importlib
 import json
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from vicuna.errors import UserError
+from vicuna.gguf_header import MAGIC, read_header
 from vicuna.tokenizer import TextTokenizer
 
 # Keys of our own, beside the public ones of `gguf.Keys`.
@@ -20,6 +22,12 @@ GENERATION = "vicuna.generation_config"  # JSON of GenerationConfig: suppressed 
 UNKNOWN_TEXT = "vicuna.unknown_text"  # how SentencePiece shows an unknown character
 STEP = "vicuna.step"  # of the training of an adapter
 
+# Written as they are; every other type is llama.cpp's quantisation of one of these.
+PLAIN_TYPES = ("f32", "f16", "bf16")
+QUANTISED_TYPES = (
+    *("q8_0", "q6_k", "q5_k_m", "q5_k_s", "q5_1", "q5_0", "q4_k_m", "q4_k_s", "q4_1", "q4_0"),
+    *("q3_k_l", "q3_k_m", "q3_k_s", "q2_k"),
+)
 EXTRA = "bash scripts/install_cpp.sh"  # what installs the packages for GGUF
 ARCHITECTURE = "llama"
 _OLD_MAGIC = {b"lmgg": "ggml", b"fmgg": "ggmf", b"tjgg": "ggjt", b"algg": "ggla"}  # of 2023, before GGUF
@@ -39,10 +47,10 @@ def package(name: str) -> Any:
 
 @dataclass(frozen=True)
 class GGUFFile:
-    """A GGUF file that was read to the end of its keys and checked against its size.
+    """A GGUF file whose head was read and checked against its size.
 
     Attributes:
-        keys: scalar and string values by key; arrays are read by `array`.
+        keys: values by key, lists among them.
         types: tensor name -> type, such as F16 or Q4_K; shapes: tensor name -> (rows, columns), or (n,).
     """
 
@@ -50,12 +58,6 @@ class GGUFFile:
     keys: dict[str, Any]
     types: dict[str, str]
     shapes: dict[str, tuple[int, ...]]
-    reader: Any
-
-    def array(self, key: str) -> list:
-        """An array's values, [] where the file has no such key."""
-        field = self.reader.get_field(key)
-        return field.contents() if field else []
 
     @property
     def is_adapter(self) -> bool:
@@ -108,20 +110,23 @@ def read(name: str, flag: str) -> GGUFFile:
             "again from the model's Hugging Face folder: python tools/export_gguf.py --model_path FOLDER --out_path "
             f"{path.with_suffix('.gguf').name} --type q4_0"
         )
-    if magic != b"GGUF":
+    if magic != MAGIC:
         raise UserError(f"{flag} {name} is a file, but not a GGUF one; expected a .gguf, or a Hugging Face folder.")
+    gguf = package("gguf")
     try:
-        reader = package("gguf").GGUFReader(path)
-        scalars = {key: field for key, field in reader.fields.items() if field.types and field.types[0].name != "ARRAY"}
-        keys = {key: field.contents() for key, field in scalars.items()}
-    except (ValueError, KeyError, IndexError, UnicodeDecodeError, OverflowError, MemoryError) as error:
+        header = read_header(path)
+        kinds = {name: gguf.GGMLQuantizationType(tensor.kind) for name, tensor in header.tensors.items()}
+    except (ValueError, OverflowError, MemoryError) as error:
         raise UserError(f"{flag} {name} is broken or incomplete ({error}). Copy or export it again.") from error
-    found = keys.get("general.architecture")
+    for tensor, one in header.tensors.items():
+        values, size = gguf.GGML_QUANT_SIZES[kinds[tensor]]
+        if one.offset + math.prod(one.shape) // values * size > header.data:
+            raise UserError(f"{flag} {name} is incomplete: it ends within {tensor}. Copy or export it again.")
+    found = header.keys.get("general.architecture")
     if found != ARCHITECTURE:
         raise UserError(f"{flag} {name} is for the architecture {found}; expected {ARCHITECTURE}.")
-    types = {tensor.name: tensor.tensor_type.name for tensor in reader.tensors}
-    shapes = {tensor.name: tuple(reversed(tensor.shape.tolist())) for tensor in reader.tensors}
-    return GGUFFile(path, keys, types, shapes, reader)
+    types = {tensor: kind.name for tensor, kind in kinds.items()}
+    return GGUFFile(path, header.keys, types, {tensor: one.shape for tensor, one in header.tensors.items()})
 
 
 def read_model(name: str) -> GGUFFile:
@@ -169,16 +174,16 @@ def sentencepiece_model(file: GGUFFile) -> bytes:
     """
     from sentencepiece import sentencepiece_model_pb2
 
-    pieces = file.array("tokenizer.ggml.tokens")
-    scores = file.array("tokenizer.ggml.scores") or [0.0] * len(pieces)
-    types = file.array("tokenizer.ggml.token_type") or [1] * len(pieces)
+    keys = file.keys
+    pieces = list(keys.get("tokenizer.ggml.tokens", []))
+    scores = keys.get("tokenizer.ggml.scores", [0.0] * len(pieces))
+    types = keys.get("tokenizer.ggml.token_type", [1] * len(pieces))
     while pieces and types[len(pieces) - 1] == 5 and pieces[-1] == padding(len(pieces) - 1):
         pieces.pop()
     proto = sentencepiece_model_pb2.ModelProto()
     for piece, score, kind in zip(pieces, scores, types, strict=False):
         # llama.cpp's converter writes the spaces of user-defined pieces as spaces.
         proto.pieces.add(piece=piece.replace(" ", "▁"), score=score, type=kind)
-    keys = file.keys
     trainer, normalizer = proto.trainer_spec, proto.normalizer_spec
     trainer.model_type = sentencepiece_model_pb2.TrainerSpec.BPE
     trainer.vocab_size = len(pieces)
@@ -193,7 +198,7 @@ def sentencepiece_model(file: GGUFFile) -> bytes:
     if UNKNOWN_TEXT in keys:
         trainer.unk_surface = keys[UNKNOWN_TEXT]
     normalizer.name = "identity"
-    normalizer.precompiled_charsmap = bytes(file.array("tokenizer.ggml.precompiled_charsmap"))
+    normalizer.precompiled_charsmap = bytes(keys.get("tokenizer.ggml.precompiled_charsmap", []))
     normalizer.add_dummy_prefix = keys.get("tokenizer.ggml.add_space_prefix", True)
     normalizer.remove_extra_whitespaces = keys.get("tokenizer.ggml.remove_extra_whitespaces", False)
     normalizer.escape_whitespaces = True

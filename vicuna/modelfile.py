@@ -25,6 +25,8 @@ def modelfile(gguf: str, prompt_type: str, context: int, suppressed: list[int], 
         adapter: the GGUF is an adapter, and its base is to be named.
     """
     lines = [_LIMITS]
+    if prompt_type and TEMPLATES[prompt_type].eos_after_turns:
+        lines.append("# And behind each </s> of an earlier turn it puts a space, which training did not.")
     if suppressed:
         lines.append(f"# Nor does it know suppressed tokens; here those are the ids {', '.join(map(str, suppressed))}.")
     if adapter:
@@ -55,7 +57,8 @@ def go_template(template: Template) -> str:
     last question alone.
     """
     if template.user or not template.turn:
-        asked = template.user.replace("{content}", "{{ .Prompt }}") or "{{ .Prompt }}"
+        asked = (template.user or "{content}").replace("{content}", template.turn_only or "{content}")
+        asked = asked.replace("{content}", "{{ .Prompt }}")
         return f"{template.system}{asked}{template.answer}{{{{ .Response }}}}"
     question = template.turn_last.replace("{content}", "{{ .Content }}")
     answer = "{{ .Content }}" + ("</s>" if template.eos_after_turns else "") + template.turn_end
