@@ -28,6 +28,7 @@ pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed: bash
 from vicuna.args import DecodingFlags, ModelFlags, ServeFlags
 from vicuna.errors import UserError
 from vicuna.gguf import CHUNK, Scores
+from vicuna.llama import library
 from vicuna.serving import Assistant, load
 from vicuna.stream import settings
 
@@ -82,7 +83,9 @@ def poems(exported, shared, tmp_path_factory) -> Assistant:
     """The poem model with a real adapter at two types."""
     place = tmp_path_factory.mktemp("adapters")
     base, lora = shared / "models/poem-zh-750k-hf", str(shared / POEMS / "peft-safetensors")
-    adapters = [export(base, place / f"poems-{kind}.gguf", kind, lora_path=lora) for kind in ("f32", "f16")]
+    adapters = [
+        export(base, place / f"poems-{kind}.gguf", kind, lora_path=lora, prompt_type="text") for kind in ("f32", "f16")
+    ]
     return opened(exported("poem-zh-750k"), *adapters)
 
 
@@ -146,14 +149,14 @@ def test_logits_are_changed_as_transformers_changes_them():
 def test_draws_have_the_probabilities_that_top_k_and_top_p_leave(tiny):
     """2,000 first tokens against the distribution of transformers' order: temperature, top-k, top-p."""
     chosen = settings(
-        DecodingFlags(repetition_penalty=1.0, temperature=2.0, top_k=8, top_p=0.9, max_new_tokens=1, min_new_tokens=0),
+        DecodingFlags(repetition_penalty=1.0, temperature=1.5, top_k=8, top_p=0.6, max_new_tokens=1, min_new_tokens=0),
         BARE,
     )
     ids = tiny.prompt_ids([{"role": "user", "content": "春天"}])
-    logits = gguf_logits(tiny.engine.file.path, ids)[-1] / 2.0
+    logits = gguf_logits(tiny.engine.file.path, ids)[-1] / 1.5
     best = logits.topk(8)
     probabilities = best.values.softmax(-1)
-    kept = int((probabilities.cumsum(0) < 0.9).sum()) + 1
+    kept = int((probabilities.cumsum(0) < 0.6).sum()) + 1
     expected = probabilities[:kept] / probabilities[:kept].sum()
     counts = dict.fromkeys(best.indices.tolist(), 0)
     for seed in range(2000):
@@ -481,7 +484,7 @@ def test_what_is_no_gguf_is_refused(exported, tmp_path):
     whole = exported("tiny").read_bytes()
     for size in (5, 100, len(whole) // 2, len(whole) - 5000):
         (tmp_path / "x.gguf").write_bytes(whole[:size])
-        with pytest.raises(UserError, match="is broken or incomplete"):
+        with pytest.raises(UserError, match=r"(is broken or|is) incomplete.* Copy or export it again"):
             opened(tmp_path / "x.gguf")
 
 
@@ -499,20 +502,16 @@ def test_an_adapter_that_does_not_belong_is_refused(exported, poems, shared, tmp
         next(poems.stream([1], GREEDY, adapter="x"))
 
 
-@pytest.mark.parametrize("name", ["llama_cpp", "gguf"])
-def test_without_the_packages_the_command_that_installs_them_is_named(exported, name):
-    code = f"""
-import sys
-sys.modules[{name!r}] = None
-sys.argv = ["generate.py", "--model_path", {str(exported("tiny"))!r}, "--text", "hi"]
-import runpy
-runpy.run_path("generate.py", run_name="__main__")
-"""
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
-
-    assert done.returncode == 1
-    assert "GGUF needs packages that are not installed" in done.stderr
-    assert done.stderr.rstrip().endswith("install them: bash scripts/install_cpp.sh")
+def test_without_a_package_the_command_that_installs_it_is_named(exported, monkeypatch):
+    for name in ("llama_cpp", "gguf"):
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, name, None)  # as if it were not installed
+            library.cache_clear()
+            with pytest.raises(
+                UserError, match=rf"not installed \(.*{name}.*\); install them: bash scripts/install_cpp.sh"
+            ):
+                opened(exported("tiny"))
+    library.cache_clear()
 
 
 def test_two_precisions_of_one_model_are_near_each_other(exported):
