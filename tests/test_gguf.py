@@ -457,6 +457,8 @@ def test_a_file_from_elsewhere_has_no_keys_of_ours_and_works(exported, tmp_path)
     [
         ({"general.architecture": "gptneox"}, "is for the architecture gptneox; expected llama"),
         ({"tokenizer.ggml.model": "gpt2"}, "has gpt2 vocabulary; expected a SentencePiece one"),
+        ({"vicuna.generation_config": "[1]"}, "is not JSON of settings"),
+        ({"vicuna.generation_config": "{"}, "is not JSON of settings"),
     ],
 )
 def test_a_gguf_of_another_kind_is_refused(exported, tmp_path, keys, said):

@@ -22,14 +22,14 @@ from transformers import GenerationConfig
 
 from vicuna.args import ServeFlags
 from vicuna.errors import UserError
-from vicuna.gguf_file import EXTRA, PROMPT_TYPE, STEP, GGUFFile, package, read_adapter, read_model
+from vicuna.gguf_file import EXTRA, MOST_CONTEXT, PROMPT_TYPE, STEP, GGUFFile, package, read_adapter, read_model
 from vicuna.growing import Texts
 from vicuna.llama import library, reason
 from vicuna.stream import NOTHING, Generated, Run, Submit, Update, stream
 
 CHUNK = 256  # tokens of a prompt between two looks at whether the answer is still wanted
-MOST_CONTEXT = 4096  # tokens; keys and values of longer ones would take more memory than most machines have left
 DRAWN = {"temperature": 1.0, "top_k": 50, "top_p": 1.0}  # what generate() takes where nothing is said
+END_OF_TURN = "tokenizer.ggml.eot_token_id"  # a second id that ends answers
 UNQUANTISED = {0, 1, 32}  # general.file_type of f32, f16 and bf16
 
 
@@ -140,6 +140,9 @@ class GGUFEngine:
         self.generation_config = GenerationConfig.from_dict(file.generation)
         eos = self.generation_config.eos_token_id
         self.eos_ids = {self.tokenizer.eos_id} if eos is None else set(eos if isinstance(eos, list) else [eos])
+        self.eos_ids |= (
+            {file.keys[END_OF_TURN]} & set(range(self.tokenizer.size)) if END_OF_TURN in file.keys else set()
+        )
         self.suppressed = self.generation_config.suppress_tokens or []
         # The weights' own precision: of a model that nobody quantised, keys and values are not rounded, either.
         api = library()

@@ -279,6 +279,9 @@ def _vocabulary(writer: Any, base: Base) -> None:
     tokenizer = base.tokenizer
     writer.add_bos_token_id(tokenizer.bos_id)
     writer.add_eos_token_id(tokenizer.eos_id)
+    eos = base.generation_config.eos_token_id
+    if others := [number for number in (eos if isinstance(eos, list) else []) if number != tokenizer.eos_id]:
+        writer.add_eot_token_id(others[0])  # llama.cpp's own programs know two of them
     if tokenizer.unk_id is not None:
         writer.add_unk_token_id(tokenizer.unk_id)
     if base.config.pad_token_id is not None:

@@ -28,6 +28,8 @@ QUANTISED_TYPES = (
     *("q8_0", "q6_k", "q5_k_m", "q5_k_s", "q5_1", "q5_0", "q4_k_m", "q4_k_s", "q4_1", "q4_0"),
     *("q3_k_l", "q3_k_m", "q3_k_s", "q2_k"),
 )
+# Tokens: keys and values of longer contexts would take more memory than most machines have left.
+MOST_CONTEXT = 4096
 EXTRA = "bash scripts/install_cpp.sh"  # what installs the packages for GGUF
 ARCHITECTURE = "llama"
 _OLD_MAGIC = {b"lmgg": "ggml", b"fmgg": "ggmf", b"tjgg": "ggjt", b"algg": "ggla"}  # of 2023, before GGUF
@@ -70,8 +72,18 @@ class GGUFFile:
 
     @cached_property
     def generation(self) -> dict[str, Any]:
-        """What the model declares of its decoding, by GenerationConfig's names; {} for a file from elsewhere."""
-        return json.loads(self.keys.get(GENERATION, "{}"))
+        """What the model declares of its decoding, by GenerationConfig's names; {} for a file from elsewhere.
+
+        Raises:
+            UserError: our key does not hold it.
+        """
+        try:
+            found = json.loads(self.keys.get(GENERATION, "{}"))
+            return {name: value for name, value in found.items() if _is_setting(value)}
+        except (ValueError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"{GENERATION} in {self.path} is not JSON of settings ({error}); export it again."
+            ) from error
 
     def tokenizer(self) -> TextTokenizer:
         """Text to the ids this file was made with, by SentencePiece.
@@ -86,6 +98,12 @@ class GGUFFile:
                 "a folder with a tokenizer.model: python tools/export_gguf.py."
             )
         return TextTokenizer(self.path, sentencepiece_model(self))
+
+
+def _is_setting(value: Any) -> bool:
+    """A number, a switch, or ids."""
+    values = value if isinstance(value, list) else [value]
+    return all(isinstance(one, (int, float)) for one in values)
 
 
 def is_meant(name: str) -> bool:

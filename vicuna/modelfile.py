@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from vicuna.gguf_file import MOST_CONTEXT
 from vicuna.prompt import TEMPLATES, Template
 
 FILE = "Modelfile"
@@ -37,7 +38,7 @@ def modelfile(gguf: str, prompt_type: str, context: int, suppressed: list[int], 
         template = TEMPLATES[prompt_type]
         lines.append(f'TEMPLATE """{go_template(template)}"""')
         lines += [f'PARAMETER stop "{stop}"' for stop in stops(template)]
-    lines.append(f"PARAMETER num_ctx {context}")
+    lines.append(f"PARAMETER num_ctx {min(context, MOST_CONTEXT)}")
     lines += [f"PARAMETER {name} {value}" for name, value in _PARAMETERS.items()]
     return "\n".join(lines) + "\n"
 
