@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from vicuna import adapter
+from vicuna import adapter, gguf_file
 from vicuna.args import ModelFlags, ServeFlags
 from vicuna.engine import HFEngine
 from vicuna.errors import UserError
@@ -153,6 +153,8 @@ def load(model_flags: ModelFlags, serve: ServeFlags, lora_paths: Sequence[str] =
     Raises:
         UserError: see `check_base`, `load_base` and `vicuna.adapter.attach`.
     """
+    if gguf_file.is_meant(model_flags.model_path):
+        return _load_gguf(model_flags.model_path, serve, lora_paths)
     base = check_base(model_flags.model_path)
     lora_paths = [path for path in lora_paths if path]
     folders = [adapter.adapter_folder(path, serve.use_local) for path in lora_paths]
@@ -218,18 +220,37 @@ def _names(paths: Sequence[str], folders: Sequence[Path]) -> list[str]:
         depths = [depth + (times[name] > 1) for name, depth in zip(names, depths, strict=True)]
 
 
+def _load_gguf(model_path: str, serve: ServeFlags, lora_paths: Sequence[str]) -> Assistant:
+    """The same for a GGUF file, and adapters of that kind, in llama.cpp."""
+    from vicuna import gguf
+
+    engine = gguf.load_engine(model_path, lora_paths, serve)
+    warnings: list[str] = []
+    choices = {}
+    for name, file in engine.adapters.items():
+        types = _chosen_type(gguf.declared_prompt_type(file), name, "adapter", serve, warnings)
+        choices[name] = Choice(name, *types, gguf.detail(file))
+    of_base = _chosen_type(gguf.declared_prompt_type(engine.file), engine.file.path.name, "model", serve, warnings)
+    in_use = next(iter(choices.values())).prompt_type if choices else of_base[0]
+    choices[""] = Choice("", in_use, of_base[1])
+    where = gguf.described(engine.file)
+    return Assistant(engine, engine.file.path.name, where, choices, warnings, Worker(serve.max_queue))
+
+
 def _prompt_type(folder: Path, what: str, serve: ServeFlags, warnings: list[str]) -> tuple[str, str]:
     """The prompt type of an adapter or a model, and the one it was trained with ("" where nothing says)."""
-    trained_as = adapter.run_args(folder).get("prompt_type", "")
+    return _chosen_type(adapter.run_args(folder).get("prompt_type", ""), folder.name, what, serve, warnings)
+
+
+def _chosen_type(trained_as: str, name: str, what: str, serve: ServeFlags, warnings: list[str]) -> tuple[str, str]:
     prompt_type = serve.prompt_type or trained_as or "instruct"
     if prompt_type not in PROMPT_TYPES:
         raise UserError(
-            f"the {what} in {folder.name} was trained with prompt type {prompt_type!r}, which this version does not "
+            f"the {what} in {name} was trained with prompt type {prompt_type!r}, which this version does not "
             "know; name one with --prompt_type."
         )
     if trained_as and prompt_type != trained_as:
         warnings.append(
-            f"the {what} in {folder.name} was trained with --prompt_type {trained_as}; {prompt_type} gives worse "
-            "answers."
+            f"the {what} in {name} was trained with --prompt_type {trained_as}; {prompt_type} gives worse answers."
         )
     return prompt_type, trained_as

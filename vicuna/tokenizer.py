@@ -21,24 +21,27 @@ class TextTokenizer:
     Text never becomes a control id: `</s>` typed by somebody is five ordinary characters. BOS and EOS are the
     caller's to add.
 
+    Args:
+        path: the folder with the tokenizer's files.
+        model: a serialised SentencePiece model to read in their place; `path` is then the file it came in.
+
     Attributes:
         bos_id, eos_id, unk_id: as the tokenizer itself declares them; `unk_id` is None where it has none.
         size: number of pieces.
         source: the file the ids come from.
     """
 
-    def __init__(self, path: Path):
-        self.source = next(
-            (path / name for name in ("tokenizer.model", "tokenizer.json") if (path / name).is_file()), None
-        )
+    def __init__(self, path: Path, model: bytes | None = None):
+        names = ("tokenizer.model", "tokenizer.json")
+        self.source = path if model else next((path / name for name in names if (path / name).is_file()), None)
         if self.source is None:
             found = ", ".join(sorted(file.name for file in path.iterdir())[:12]) or "nothing"
             raise UserError(
                 f"{path} has no tokenizer: expected tokenizer.model or tokenizer.json, found {found}. "
                 "Copy the base's tokenizer.model into the folder."
             )
-        if self.source.suffix == ".model":
-            self._read_sentencepiece()
+        if model or self.source.suffix == ".model":
+            self._read_sentencepiece(model or self.source.read_bytes())
         else:
             self._read_json()
         if self.bos_id is None or self.eos_id is None:
@@ -49,12 +52,12 @@ class TextTokenizer:
         self._anchor = self.encode(_ANCHOR)
         self._anchor_width = len(self._decode(self._anchor))
 
-    def _read_sentencepiece(self) -> None:
+    def _read_sentencepiece(self, model: bytes) -> None:
         from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
 
         proto = sentencepiece_model_pb2.ModelProto()
         try:
-            proto.ParseFromString(self.source.read_bytes())
+            proto.ParseFromString(model)
             beginning = SentencePieceProcessor(model_proto=proto.SerializeToString())
             proto.normalizer_spec.add_dummy_prefix = False
             continuation = SentencePieceProcessor(model_proto=proto.SerializeToString())

@@ -1,0 +1,137 @@
+"""Write a LLaMA in Hugging Face format, or an adapter for one, as a GGUF file for llama.cpp, Ollama and chat.py.
+
+    python tools/export_gguf.py --model_path merged --out_path merged-q4_k_m.gguf --type q4_k_m
+    python tools/export_gguf.py --model_path models/tiny-llama-zh --lora_path lora-Vicuna --out_path adapter.gguf
+
+Reads the folder tensor by tensor; writes the file, aside first, and a Modelfile for Ollama beside it. Prints the type
+that each tensor really got. f32, f16 and bf16 need only the package gguf, the others llama.cpp's own library as well;
+bash scripts/install_cpp.sh installs both.
+"""
+
+import os
+import re
+import tempfile
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+from vicuna import log
+from vicuna.args import flag, parse
+from vicuna.errors import UserError, run
+from vicuna.gguf_file import PLAIN_TYPES, QUANTISED_TYPES
+from vicuna.prompt import PROMPT_TYPES
+
+TYPES = (*PLAIN_TYPES, *QUANTISED_TYPES)
+
+
+@dataclass
+class ExportFlags:
+    """What becomes which file."""
+
+    model_path: str = flag("models/tiny-llama-zh", "the model: a folder in Hugging Face format, or a hub id")
+    out_path: str = flag("", "the .gguf file to write")
+    type: str = flag("", f"one of {', '.join(TYPES)}; default f16, and f32 for an adapter")
+    lora_path: str = flag("", "write only this adapter, trained on --model_path, for a GGUF of that base")
+    prompt_type: str = flag("", "template it was trained with; default: what run_args.json in the folder says")
+    strict: bool = flag(False, "fail where a tensor can not have the type asked for, instead of naming it")
+    overwrite: bool = flag(False, "replace --out_path where it exists")
+
+    def __post_init__(self) -> None:
+        self.type = self.type.lower() or ("f32" if self.lora_path else "f16")
+        if not self.out_path.endswith(".gguf"):
+            raise UserError(f"--out_path {self.out_path or '(missing)'} is to be the name of a .gguf file.")
+        if self.prompt_type not in ("", *PROMPT_TYPES):
+            raise UserError(f"--prompt_type {self.prompt_type} is unknown; expected one of {', '.join(PROMPT_TYPES)}.")
+        if self.type not in TYPES:
+            raise UserError(f"--type {self.type} is unknown; expected one of {', '.join(TYPES)}.")
+        if self.lora_path and self.type not in PLAIN_TYPES:
+            raise UserError(
+                f"--type {self.type} is too coarse for an adapter; take f32, f16 or bf16. It fits a base of any type."
+            )
+
+
+def main(flags: ExportFlags) -> None:
+    """Check, write aside, report, move into place."""
+    log.set_up()
+    # Imported here so that --help and a mistyped flag answer at once.
+    import torch
+
+    from vicuna import adapter, gguf_export, gguf_file, llama, modelfile
+    from vicuna.model import check_base
+
+    if Path(flags.out_path).exists() and not flags.overwrite:
+        raise UserError(f"--out_path {flags.out_path} exists; name another file, or pass --overwrite.")
+    gguf_file.package("gguf")
+    if flags.type in QUANTISED_TYPES:
+        llama.library()
+    base = check_base(flags.model_path)
+    gguf_export.check(base)
+    folder = adapter.adapter_folder(flags.lora_path) if flags.lora_path else base.path
+    prompt_type = flags.prompt_type or adapter.run_args(folder).get("prompt_type", "")
+    out = Path(flags.out_path)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".exporting-", dir=out.parent) as name:
+        aside = Path(name) / "model.gguf"
+        if flags.lora_path:
+            gguf_export.write_adapter(base, folder, aside, flags.type, prompt_type)
+        elif flags.type in PLAIN_TYPES:
+            gguf_export.write_model(base, aside, flags.type, prompt_type, chat_template(base.path, prompt_type))
+        else:
+            plain = Path(name) / "plain.gguf"
+            gguf_export.write_model(base, plain, "", prompt_type, chat_template(base.path, prompt_type))
+            gguf_export.quantise(plain, aside, flags.type, torch.get_num_threads())
+        written = gguf_file.read(str(aside), "--out_path")
+        _report(written.types)
+        _judge(gguf_export.fallbacks(written, flags.type), flags)
+        suppressed = base.generation_config.suppress_tokens or []
+        text = modelfile.modelfile(
+            out.name, prompt_type, base.config.max_position_embeddings, suppressed, bool(flags.lora_path)
+        )
+        os.replace(aside, out)
+    beside = modelfile.place(out)
+    beside.write_text(text, encoding="utf-8")
+    if suppressed:
+        log.log.info(
+            "the base never generates the ids %s: this toolkit's programs keep to that, other programs do not.",
+            ", ".join(map(str, suppressed)),
+        )
+    if not prompt_type:
+        log.log.info("no prompt type is known, so there is no template: name it with --prompt_type if it was trained.")
+    what = f"--model_path BASE.gguf --lora_path {out}" if flags.lora_path else f"--model_path {out}"
+    print(f"wrote {out} ({out.stat().st_size / 2**20:.1f} MiB) and {beside}; talk to it: python chat.py {what}")
+
+
+def chat_template(folder: Path, prompt_type: str) -> str:
+    """The model's chat template: the one in its folder, else the one that its prompt type stands for; "" for none."""
+    from vicuna.chat_template import FILE, chat_template
+
+    if (folder / FILE).is_file():
+        return (folder / FILE).read_text(encoding="utf-8")
+    return chat_template(prompt_type) if prompt_type else ""
+
+
+def _report(types: dict[str, str]) -> None:
+    """A line for each kind of tensor: its types, and in which blocks."""
+    kinds: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for name, kind in types.items():
+        block = re.match(r"blk\.(\d+)\.", name)
+        kinds[re.sub(r"^blk\.\d+\.", "blk.*.", name)][kind].append(block[1] if block else "")
+    for name, found in kinds.items():
+        several = len(found) > 1
+        shown = [f"{kind} ({' '.join(blocks)})" if several else kind for kind, blocks in found.items()]
+        print(f"{name:<32} {', '.join(shown)}")
+
+
+def _judge(fallbacks: dict[str, str], flags: ExportFlags) -> None:
+    if not fallbacks:
+        return
+    shown = ", ".join(f"{name} {kind}" for name, kind in list(fallbacks.items())[:8])
+    more = f" and {len(fallbacks) - 8} more" if len(fallbacks) > 8 else ""
+    text = f"{len(fallbacks)} tensors have rows that {flags.type} can not divide into its blocks: {shown}{more}"
+    if flags.strict:
+        raise UserError(f"{text}. Nothing was written; take another --type, or leave --strict out.")
+    log.log.warning("WARNING %s.", text)
+
+
+if __name__ == "__main__":
+    run(lambda: main(*parse(__doc__, ExportFlags)))
