@@ -10,6 +10,10 @@ from vicuna.tokenizer import TextTokenizer
 KEPT = 0.75  # of the budget, once turns are forgotten: the next turns then share their beginning with this one
 
 
+class TooLong(UserError):
+    """The newest message alone does not fit."""
+
+
 @dataclass(frozen=True)
 class Fitted:
     """A prompt that fits.
@@ -47,7 +51,8 @@ def fit(
         max_memory: most tokens of the prompt; None for what the context leaves.
 
     Raises:
-        UserError: the last message alone does not fit, or messages that do not alternate.
+        TooLong: the last message alone does not fit.
+        UserError: messages that do not alternate.
     """
     system, others = split_system(messages)
 
@@ -58,9 +63,9 @@ def fit(
     alone = len(ids(turns, turns))
     memory = context if max_memory is None else max_memory
     if alone >= context:
-        raise UserError(f"the message needs {alone} tokens, the base's context is {context}: shorten it.")
+        raise TooLong(f"the message needs {alone} tokens, the base's context is {context}: shorten it.")
     if alone > memory:
-        raise UserError(
+        raise TooLong(
             f"the message needs {alone} tokens, Max Memory {memory} leaves it no room: raise Max Memory, or shorten it."
         )
     new = min(max_new_tokens, context - alone)
