@@ -10,7 +10,6 @@ import pytest
 from openai import APIError, BadRequestError, InternalServerError, NotFoundError, RateLimitError
 from served import Server, assistant_of, make_adapter
 
-from vicuna.api_answer import Growth
 from vicuna.args import DecodingFlags
 from vicuna.errors import UserError
 from vicuna.memory import fit
@@ -272,19 +271,6 @@ def _update(text: str, finish: str = "") -> Update:
     return Update([Beam([], text)], len(text), 0, 0, finish)
 
 
-def test_what_may_become_a_stop_text_is_held_back():
-    growth = Growth(["END", "\nUser:"], steady=True)
-    assert growth.new(_update("a")) == "a"
-    assert growth.new(_update("aE")) == ""
-    assert growth.new(_update("aEx")) == "Ex"
-    assert growth.new(_update("aEx\nUse")) == ""
-    assert growth.new(_update("aEx\nUse E")) == "\nUse "
-    assert growth.new(_update("aEx\nUse E", "length")) == "E"
-    cut = Growth(["END"], steady=True)
-    assert cut.new(_update("abcEN")) == "abc"
-    assert cut.new(_update("abc", "stop")) == ""
-
-
 # --- completions --------------------------------------------------------------------------------------------------
 
 
@@ -380,14 +366,14 @@ def test_the_models_are_the_adapters_and_the_base(client):
         ({"messages": HELLO * 1001}, "messages", "messages has 1001 items"),
         ({"messages": "你好"}, "messages", "messages is text, expected a list"),
         ({"messages": ["你好"]}, "messages[0]", r"messages[0] is text, expected an object"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role", "messages[0].role is 'tool', expected one of"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role", "messages[0].role is 'tool', expected"),
         ({"messages": [{"content": "x"}]}, "messages[0].role", "messages[0].role is 'None'"),
         ({"messages": [{"role": "user"}]}, "messages[0].content", "messages[0].content is null"),
         ({"messages": [{"role": "user", "content": "\ud800"}]}, "messages[0].content", "surrogate"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content", "'image_url'"),
         ({"messages": [*HELLO, *HELLO]}, "messages", "must be user, assistant"),
         ({"messages": [*HELLO, {"role": "assistant", "content": "x"}]}, "messages", "must be user, assistant"),
-        ({"model": "obeys", "messages": [{"role": "system", "content": "x"}, *HELLO]}, "messages", "use chat or chat_eos"),
+        ({"model": "obeys", "messages": [{"role": "system", "content": "x"}, *HELLO]}, "messages", "use chat or chat_"),
     ],
     ids=lambda value: str(value)[:40],
 )  # fmt: skip
@@ -453,6 +439,10 @@ def test_a_model_that_is_not_there_is_a_404_that_names_those_that_are(ask):
     with pytest.raises(NotFoundError, match="no model 'gpt-4' here; there are: talks, obeys, tiny") as error:
         ask(model="gpt-4")
     assert error.value.code == "model_not_found"
+
+
+def _update(text: str, finish: str = "") -> Update:
+    return Update([Beam([], text)], len(text), 0, 0, finish)
 
 
 def test_out_of_memory_is_a_sentence(ask, monkeypatch, assistant):

@@ -252,7 +252,7 @@ async def _chunks(ask: Ask, form: Chat, growing: AsyncIterator[tuple[int, Update
     """The answers as OpenAI streams them: pieces, the finish reason of each, and at last the usage if asked for."""
     head = _envelope(ask, form, form.part) | ({"usage": None} if ask.include_usage else {})
     count = len(ask.prompts) * ask.n
-    grown = [Growth(ask.stops, steady=ask.chosen["num_beams"] == 1) for _ in range(count)]
+    grown = [Growth(steady=ask.chosen["num_beams"] == 1) for _ in range(count)]
     latest: dict[int, Update] = {}
     notices = _notices(ask)
     for i in range(count):

@@ -135,27 +135,17 @@ class Growth:
     """What is new in an answer from one update to the next.
 
     Args:
-        stops: a text that may yet become one of them is held back.
         steady: the answer only ever grows; beams overtake each other, so theirs is told when it is finished.
     """
 
-    def __init__(self, stops: Sequence[str], steady: bool):
-        self.stops, self.steady = stops, steady
+    def __init__(self, steady: bool):
+        self.steady = steady
         self.told = ""
 
     def new(self, update: Update) -> str:
         """The text that was not told before."""
-        text = update.text
-        if not update.finish:
-            text = text[: len(text) - _possible_stop(text, self.stops)] if self.steady else ""
-        if not text.startswith(self.told):
+        if not (self.steady or update.finish) or not update.text.startswith(self.told):
             return ""
-        new = text[len(self.told) :]
-        self.told = text
+        new = update.text[len(self.told) :]
+        self.told = update.text
         return new
-
-
-def _possible_stop(text: str, stops: Sequence[str]) -> int:
-    """Characters at the end of `text` that a stop text may begin with."""
-    longest = max(map(len, stops), default=0)
-    return next((k for k in range(min(longest, len(text)), 0, -1) if any(s.startswith(text[-k:]) for s in stops)), 0)
