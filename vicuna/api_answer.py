@@ -30,7 +30,7 @@ class Answers:
     """
 
     def __init__(self, makers: Sequence[Callable[[threading.Event], Iterator[Update]]]):
-        self._stop = threading.Event()
+        self._stops = [threading.Event() for _ in makers]
         self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Event()
         self._latest: list[Update | None] = [None] * len(makers)
@@ -40,11 +40,12 @@ class Answers:
 
     def leave(self) -> None:
         """Give up what is not answered yet: what runs stops at its next token, what waits is taken back."""
-        self._stop.set()
+        for stop in self._stops:
+            stop.set()
 
     def _make(self, i: int, maker: Callable[[threading.Event], Iterator[Update]]) -> None:
         try:
-            for update in maker(self._stop):
+            for update in maker(self._stops[i]):
                 self._tell(i, update)
         except BaseException as error:  # raised in the event loop, by `growing`
             self._tell(i, error)

@@ -64,7 +64,8 @@ class Fields:
         for name in sorted(left - NOT_DONE.keys()):
             near = get_close_matches(name, self._taken, n=1)
             hint = f"did you mean {near[0]}?" if near else "leave it out."
-            raise Problem(400, f"{name[:80]!r} is not a field of this request; {hint}", name[:80], "unknown_parameter")
+            param = name[:80] if _is_unicode(name) else None
+            raise Problem(400, f"{name[:80]!r} is not a field of this request; {hint}", param, "unknown_parameter")
 
 
 def is_whole(value: Any) -> bool:

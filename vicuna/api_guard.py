@@ -8,7 +8,7 @@ header lets another origin read an answer.
 import asyncio
 import hmac
 import json
-import os
+import re
 import socket
 from ipaddress import ip_address
 from typing import Any
@@ -23,6 +23,7 @@ from vicuna.errors import UserError
 MAX_BODY_BYTES = 1 << 20
 DRAINED_BYTES = 32 << 20  # of a body that is too large: read on, or the sender would never see the answer
 BODY_S = 60  # in which a body must have arrived
+_HOST = re.compile(r"(?:\[([^\]]+)\]|([^:\[\]]*))(?::\d*)?")  # [address] or name, perhaps with a port
 
 
 class Problem(Exception):
@@ -55,13 +56,13 @@ def api_key(chat: ChatFlags, serve: ServeFlags) -> str:
     Raises:
         UserError: strangers could reach the routes without one, or it can not be sent in a header.
     """
-    key = chat.api_key or os.environ.get("VICUNA_API_KEY", "")
+    key = chat.api_key
     if not (key.isascii() and key.isprintable()) or " " in key:
         raise UserError("--api_key must consist of ASCII letters, digits and signs, without spaces.")
     if key:
         return key
     missing = "the routes of --api need a key of their own; set VICUNA_API_KEY, or give --api_key."
-    if serve.auth or os.environ.get("VICUNA_AUTH"):
+    if serve.auth:
         raise UserError(f"--auth protects the page only: {missing}")
     if serve.share_link or not is_local(serve.host):
         what = "--share_link 1" if serve.share_link else f"--host {serve.host}"
@@ -113,7 +114,8 @@ class Guard:
         return None
 
     def _is_ours(self, header: str, server: tuple[str, int | None] | None) -> bool:
-        name = header.partition("]")[0].strip("[") if header.startswith("[") else header.partition(":")[0]
+        parts = _HOST.fullmatch(header)
+        name = parts[1] or parts[2] if parts else ""
         if name.lower() in ("localhost", self.host.lower(), socket.gethostname().lower()):
             return True
         try:

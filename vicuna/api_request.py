@@ -208,13 +208,13 @@ def _decoding(fields: Fields, flags: DecodingFlags) -> DecodingFlags:
         kind = "a number" if field in NUMBERS else "true or false" if field == "do_sample" else "an integer"
         if (value := fields.take(field, kind)) is None:
             continue
-        if given.get(name, value) != value:
-            raise Problem(400, f"max_tokens {given[name]} and max_completion_tokens {value} differ.", field)
-        given[name] = value
         try:
             DecodingFlags(**{name: value})
         except UserError as error:
             raise Problem(400, str(error).replace(f"--{name}", field), field) from error
+        if given.get(name, value) != value:
+            raise Problem(400, f"max_tokens {given[name]} and max_completion_tokens {value} differ.", field)
+        given[name] = value
     # What the request says of drawing counts as a whole, not beside what the server's flags say of it.
     if "do_sample" not in given and any(name in given for name in DRAWING):
         given["do_sample"] = None

@@ -5,6 +5,7 @@ transformers' HfArgumentParser, which takes `--x True`, `--x 1` and a bare `--x`
 """
 
 import math
+import os
 from argparse import RawDescriptionHelpFormatter
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
@@ -247,6 +248,7 @@ class ChatFlags:
 
     def __post_init__(self) -> None:
         _at_least("--max_memory", self.max_memory, 0)
+        self.api_key = self.api_key or os.environ.get("VICUNA_API_KEY", "")
         if self.cli and self.api:
             raise UserError("--cli is a chat in the terminal, --api a server; give one of them.")
 
