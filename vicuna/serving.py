@@ -146,7 +146,8 @@ def load(model_flags: ModelFlags, serve: ServeFlags, lora_paths: Sequence[str] =
     choices[""] = Choice("", prompt_types[0][0] if prompt_types else of_base[0], of_base[1])
     dtype = str(compute_dtype(model_flags.bits)[0]).removeprefix("torch.")
     where = f"{model_flags.bits} bit, {dtype} · {device().type.upper()}"
-    return Assistant(HFEngine(base, model, inside), base.path.name, where, choices, warnings, Worker(serve.max_queue))
+    engine = HFEngine(base, model, inside, serve.cache_gib)
+    return Assistant(engine, base.path.name, where, choices, warnings, Worker(serve.max_queue))
 
 
 def _prompt_type(folder: Path, what: str, serve: ServeFlags, warnings: list[str]) -> tuple[str, str]:
