@@ -4,6 +4,7 @@ A flag means the same in every program, because the programs combine the same sm
 transformers' HfArgumentParser, which takes `--x True`, `--x 1` and a bare `--x` alike; torch is not imported.
 """
 
+import ipaddress
 import math
 import os
 from argparse import RawDescriptionHelpFormatter
@@ -282,6 +283,17 @@ class ServeFlags:
             if not (user.strip() and colon and password):
                 # Not repeated here: it may be a password.
                 raise UserError(f"account {n} of --auth (or of VICUNA_AUTH) is not of the form user:password.")
+
+    @property
+    def reached_from_elsewhere(self) -> str:
+        """The flag that lets other machines reach what is served; "" when only this one does."""
+        if self.share_link:
+            return "--share_link"
+        try:
+            local = ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            local = self.host == "localhost"
+        return "" if local else f"--host {self.host}"
 
 
 @dataclass

@@ -7,7 +7,6 @@ nowhere else.
 
 import hashlib
 import hmac
-import ipaddress
 import logging
 import secrets
 import socket
@@ -96,14 +95,6 @@ def _with_headers(message: Message) -> Message:
     return {**message, "headers": kept + [(name.encode(), value.encode()) for name, value in _HEADERS.items()]}
 
 
-def is_local(host: str) -> bool:
-    """Whether only this machine reaches an address."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 def login(accounts: list[str]) -> Callable[[str, str], bool] | None:
     """What says whether a user's password is right, in constant time; None where there are no accounts."""
     known = [_digest(*account.split(":", 1)) for account in accounts]
@@ -136,10 +127,10 @@ def serve(
     Raises:
         UserError: the address cannot be listened on.
     """
-    if not is_local(flags.host) and not flags.auth:
-        log.warning("WARNING --host %s lets others reach the page, and no --auth asks who they are.", flags.host)
-    if flags.share_link and not flags.auth:
-        log.warning("WARNING --share_link lets anybody who has the link use the page; --auth asks who they are.")
+    if flags.reached_from_elsewhere and not flags.auth:
+        log.warning(
+            "WARNING %s lets others reach the page, and no --auth asks who they are.", flags.reached_from_elsewhere
+        )
     listening = _listen(flags.host, flags.port)
     config = uvicorn.Config(
         application(blocks, flags, i18n=i18n, css=css, head=head, routes=routes),
