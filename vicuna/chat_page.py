@@ -22,12 +22,18 @@ MAX_MEMORY = 2048  # the original's end of the slider
 CSS = (
     ui.CSS
     + """
-#chat { height: calc(100dvh - 320px) !important; min-height: 340px; }
-#chat .message-row:has(~ .message-row .thought-group) { opacity: 0.45; }
+#chat { height: calc(100dvh - 260px) !important; min-height: 340px; }
 #status p, #memory p, #hint p, #picked p, #warning p { font-size: var(--text-sm); margin: 0; }
 #memory p { color: var(--body-text-color-subdued); font-variant-numeric: tabular-nums; }
-#actions, #turn { flex-wrap: wrap; align-items: center; gap: var(--spacing-sm); }
-#actions > *, #turn > * { flex: 0 0 auto; min-width: 0 !important; width: auto; }
+#actions, #below, #turn { flex-wrap: wrap; align-items: center; gap: var(--spacing-sm); }
+#actions > *, #below > *, #turn > * { flex: 0 0 auto; min-width: 0 !important; width: auto; }
+/* What is forgotten is dim, and a line says where it ends: a message of the kind that Gradio folds. */
+#chat .message-row:has(~ .message-row .thought-group) { opacity: 0.45; }
+#chat .message-row:has(.thought-group) { margin: 0; max-width: 100%; align-self: center; pointer-events: none; }
+#chat .message-row:has(.thought-group) .message,
+#chat .message-row:has(.thought-group) .thought-group { border: none; background: none; box-shadow: none; padding: 0; }
+#chat .message-row:has(.thought-group) :is(.arrow, svg) { display: none; }
+#chat .message-row:has(.thought-group) + .message-buttons { display: none; }
 @media (max-width: 640px) {
     #chat { height: 56dvh !important; }
     #talk { order: 1; } #controls { order: 2; }
@@ -89,12 +95,13 @@ class ChatPage:
             layout="bubble",
             placeholder=i18n("placeholder"),
         )
-        self.memory = gr.Markdown(elem_id="memory")
-        with gr.Row(visible=False, elem_id="turn") as self.turn:
-            self.turn_label = gr.Markdown(elem_id="picked")
-            self.edit = gr.Button(i18n("edit"), size="sm", elem_id="edit")
-            self.delete = gr.Button(i18n("delete"), size="sm", elem_id="delete")
-            self.close = gr.Button("✕", size="sm", elem_id="close")
+        with gr.Row(elem_id="below"):
+            self.memory = gr.Markdown(elem_id="memory")
+            with gr.Row(visible=False, elem_id="turn") as self.turn:
+                self.turn_label = gr.Markdown(elem_id="picked")
+                self.edit = gr.Button(i18n("edit"), size="sm", elem_id="edit")
+                self.delete = gr.Button(i18n("delete"), size="sm", elem_id="delete")
+                self.close = gr.Button("✕", size="sm", elem_id="close")
         self.message = gr.Textbox(
             show_label=False,
             placeholder=i18n("message_hint"),
@@ -170,7 +177,8 @@ class ChatPage:
             self.restore, [*place, self.kept, *settings], [*place, *changed], js=scripts.READ, **ui.QUIET
         )
         self.kept.change(None, [self.owner, self.kept], None, js=scripts.WRITE)
-        self.new.click(self.begin_new, [*place, *settings], [*place, *changed], js=scripts.FRESH, **ui.QUIET)
+        for begin in (self.new.click, self.chat.clear):
+            begin(self.begin_new, [*place, *settings], [*place, *changed], js=scripts.FRESH, **ui.QUIET)
         self.save.click(self.save_chat, [self.id, self.kept, *settings], [self.file, self.hint], **ui.QUIET).then(
             None, self.file, None, js=scripts.DOWNLOAD
         )

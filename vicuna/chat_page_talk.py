@@ -288,14 +288,15 @@ class Talk:
         else:
             forgotten = next_.forgotten
             changes["memory"] = self.memory_line(strings, len(next_.ids), next_.budget, forgotten)
-        return {**changes, "chat": bubbles(strings, messages, forgotten), "forgotten": forgotten, "hint": ""}
+        hint = strings["pick_hint"] if messages else ""
+        return {**changes, "chat": bubbles(strings, messages, forgotten), "forgotten": forgotten, "hint": hint}
 
     @staticmethod
     def memory_line(strings: Strings, used: int, budget: int, forgotten: int) -> str:
         """How full the memory is: a bar, tokens, turns forgotten."""
         full = min(BAR, round(BAR * used / max(1, budget)))
         line = strings["memory"].format(used=f"{used:,}", budget=f"{budget:,}", forgotten=forgotten)
-        return f"{'▓' * full}{'░' * (BAR - full)} {line}"
+        return f"{'■' * full}{'□' * (BAR - full)} {line}"
 
 
 def turns(messages: Sequence[Kept]) -> int:

@@ -15,6 +15,16 @@ LATEX_DELIMITERS = [
     {"left": _INLINE[0], "right": _INLINE[1], "display": False},
 ]
 
+# Languages that Gradio colours, by the names that texts give them. It shows nothing at all of a block in `cpp` (it
+# loads that without `c`), nor of one named like a method of its highlighter; what is not in here is shown plainly.
+_LANGUAGES = {
+    **{name: name for name in ("bash", "c", "css", "go", "html", "java", "javascript", "json", "latex", "php")},
+    **{name: name for name in ("python", "rust", "sql", "xml", "yaml")},
+    **{"c++": "c", "cc": "c", "cpp": "c", "h": "c", "hpp": "c", "golang": "go", "js": "javascript", "py": "python"},
+    **{"python3": "python", "rs": "rust", "sh": "bash", "shell": "bash", "tex": "latex", "yml": "yaml"},
+    **{"ts": "javascript", "typescript": "javascript"},
+}
+
 _FENCE = re.compile(r"[ \t]*(`{3,}(?=[^`]*$)|~{3,})[ \t]*([\w+#.-]*)")
 _LIST_ITEM = re.compile(r"[ \t]*(?:[-*+]|\d{1,9}[.)])[ \t]")
 _PUNCTUATION = r"[!-/:-@\[-`{-~]"
@@ -65,7 +75,7 @@ def _fenced(code: str, language: str) -> str:
     # Four ticks at least: Gradio draws ```mermaid, whose text may hold HTML.
     longest = max((len(run) for run in re.findall("`+", code)), default=0)
     fence = "`" * max(4, longest + 1)
-    return f"\n\n{fence}{language}\n{code}\n{fence}\n\n"
+    return f"\n\n{fence}{_LANGUAGES.get(language.lower(), '')}\n{code}\n{fence}\n\n"
 
 
 def _prose(text: str) -> str:
