@@ -28,11 +28,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 
 from vicuna import api_request
-from vicuna.api_answer import BROKEN, Answers, Events, Growth, while_there
+from vicuna.api_answer import BROKEN, Answers, Events, while_there
 from vicuna.api_guard import Guard, Problem, api_key, read_json
 from vicuna.api_request import Ask, Embed
 from vicuna.args import ChatFlags, DecodingFlags, ServeFlags
 from vicuna.errors import UserError
+from vicuna.growing import Growth
 from vicuna.serving import Assistant
 from vicuna.stream import Update
 from vicuna.worker import Busy
@@ -94,11 +95,11 @@ class Routes:
 
     async def models(self, request: Request) -> Response:
         """What can be talked to, the one in use first."""
-        return JSONResponse({"object": "list", "data": list(map(self._model, api_request.models(self.assistant)))})
+        return JSONResponse({"object": "list", "data": list(map(self._model, self.assistant.names))})
 
     async def model(self, request: Request) -> Response:
         """One of them."""
-        name, known = request.path_params["model"], api_request.models(self.assistant)
+        name, known = request.path_params["model"], self.assistant.names
         if name not in known:
             raise Problem(404, f"there is no model {name!r} here; there are: {', '.join(known)}.", "model")
         return JSONResponse(self._model(name))
@@ -261,7 +262,7 @@ async def _chunks(ask: Ask, form: Chat, growing: AsyncIterator[tuple[int, Update
             notices = {}
     async for i, update in growing:
         latest[i] = update
-        if new := grown[i].new(update):
+        if new := grown[i].new(update.text, bool(update.finish)):
             yield {**head, "choices": [_choice(i, form.piece(new), None)]}
         if update.finish:
             yield {**head, "choices": [_choice(i, form.piece(""), FINISH[update.finish])]}

@@ -130,23 +130,3 @@ class Events(StreamingResponse):
 
 def _event(data: dict[str, Any]) -> str:
     return f"data: {json.dumps(data, ensure_ascii=False)}\n\n"
-
-
-class Growth:
-    """What is new in an answer from one update to the next.
-
-    Args:
-        steady: the answer only ever grows; beams overtake each other, so theirs is told when it is finished.
-    """
-
-    def __init__(self, steady: bool):
-        self.steady = steady
-        self.told = ""
-
-    def new(self, update: Update) -> str:
-        """The text that was not told before."""
-        if not (self.steady or update.finish) or not update.text.startswith(self.told):
-            return ""
-        new = update.text[len(self.told) :]
-        self.told = update.text
-        return new

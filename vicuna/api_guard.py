@@ -64,20 +64,9 @@ def api_key(chat: ChatFlags, serve: ServeFlags) -> str:
     missing = "the routes of --api need a key of their own; set VICUNA_API_KEY, or give --api_key."
     if serve.auth:
         raise UserError(f"--auth protects the page only: {missing}")
-    if serve.share_link or not is_local(serve.host):
-        what = "--share_link 1" if serve.share_link else f"--host {serve.host}"
-        raise UserError(f"{what} lets other machines in: {missing}")
+    if serve.reached_from_elsewhere:
+        raise UserError(f"{serve.reached_from_elsewhere} lets other machines in: {missing}")
     return ""
-
-
-def is_local(host: str) -> bool:
-    """Whether only programs of this machine reach a server that listens on `host`."""
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 class Guard:

@@ -71,17 +71,8 @@ class Embed:
     client: str
 
 
-def models(assistant: Assistant) -> dict[str, str]:
-    """Name of a model as clients know it -> name of the choice; the base alone goes by its own name."""
-    names = {name: name for name in assistant.choices if name}
-    base = assistant.base_name
-    names[f"{base} (base)" if base in names else base] = ""
-    first = assistant.first.name
-    return dict(sorted(names.items(), key=lambda item: item[1] != first))
-
-
 def _model(fields: Fields, assistant: Assistant) -> tuple[str, str]:
-    known = models(assistant)
+    known = assistant.names
     name = fields.take("model", "text", next(iter(known)))
     if name not in known:
         message = f"there is no model {name[:200]!r} here; there are: {', '.join(known)}."

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 from vicuna.errors import UserError
-from vicuna.prompt import Message, prompt_ids, segments, split_system
+from vicuna.prompt import TEMPLATES, Message, prompt_ids, segments, split_system
 from vicuna.tokenizer import TextTokenizer
 
 KEPT = 0.75  # of the budget, once turns are forgotten: the next turns then share their beginning with this one
@@ -108,8 +108,8 @@ def fit(
         )
     new = min(max_new_tokens, context - alone)
     budget = min(memory, context - new)
-    first = 0
-    for last in range(turns + 1):
+    first = 0 if TEMPLATES[prompt_type].turn else turns  # a prompt type without earlier turns forgets them all
+    for last in range(first, turns + 1):
         if length(first, last) > budget:
             while first < last and length(first, last) > KEPT * budget:
                 first += 1
