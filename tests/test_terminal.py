@@ -393,6 +393,11 @@ class Keyboard:
         os.close(child)
         self.main = main
 
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self.main)
+
     def type(self, text: str) -> None:
         os.write(self.main, text.encode())
 
@@ -410,33 +415,38 @@ class Keyboard:
         return before
 
 
-def test_a_person_types_stops_and_leaves(tiny_base, tmp_path):
+@pytest.fixture
+def keyboard():
+    """keyboard(*argv, **env): a program to type to."""
+    opened = []
+
+    def open_one(*argv: object, **env: str) -> Keyboard:
+        opened.append(Keyboard(*argv, **env))
+        return opened[-1]
+
+    yield open_one
+    for one in opened:
+        one.close()
+
+
+def test_a_person_types_changes_their_mind_stops_and_leaves(tiny_base, tmp_path, keyboard):
     slow = make_slow(tiny_base, tmp_path / "slow")
     argv = ["chat.py", "--cli", "--model_path", slow, "--bits", 32, "--max_new_tokens", 400, "--min_new_tokens", 400]
-    person = Keyboard(*argv, LC_ALL="C.UTF-8")
-    person.wait_for(r"Ctrl-D leaves\.\]")
-    person.wait_for("> ")
-    person.type("你好\n")
-    person.wait_for("你好\r\n[^\n]{3}")
-    person.type("\x03")
-    person.wait_for(r"\[stopped\]\r\n> ")
-    person.type("\x1b[A")  # the arrow up: what was typed before
-    person.wait_for("你好")
-    person.type("\x03")  # behind one that stopped an answer: it leaves
-    assert person.process.wait(20) == 130
-    person.wait_for("stopped by Ctrl-C")
-
-
-def test_ctrl_c_drops_a_line_and_the_end_of_the_input_leaves(tiny_base):
-    person = Keyboard(
-        "chat.py", "--cli", "--model_path", tiny_base, "--bits", 32, "--max_new_tokens", 3, LC_ALL="zh_CN"
-    )
+    person = keyboard(*argv, LC_ALL="", LC_CTYPE="C.UTF-8", LANG="zh_CN.UTF-8")
+    person.wait_for(r"Ctrl-D 退出。\]")
     person.wait_for("> ")
     person.type("一半")
     person.wait_for("一半")
-    person.type("\x03")
+    person.type("\x03")  # drops the line
     person.wait_for(r"\[再按一次 Ctrl-C 退出。\]\r\n> ")
     person.type("/new\n")
     person.wait_for(r"\[新的对话\]\r\n> ")
-    person.type("\x04")
-    assert person.process.wait(20) == 0
+    person.type("你好\n")
+    person.wait_for("你好\r\n[^\n]{3}")
+    person.type("\x03")  # stops the answer
+    person.wait_for(r"\[已停止\]\r\n> ")
+    person.type("\x1b[A")  # the arrow up: what was typed before
+    person.wait_for("你好")
+    person.type("\x03")  # behind one that stopped an answer: leaves
+    assert person.process.wait(20) == 130
+    person.wait_for("stopped by Ctrl-C")

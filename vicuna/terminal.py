@@ -137,8 +137,8 @@ class Terminal:
     def _say(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
-    def _notice(self, name: str, **values: object) -> None:
-        self._say(f"[{self.strings[name].format(**values)}]" if name != "help" else self.strings[name])
+    def _notice(self, key: str, **values: object) -> None:
+        self._say(f"[{self.strings[key].format(**values)}]")
 
     def _show(self, text: str) -> None:
         # A terminal obeys control characters, and a model may have learnt any.
@@ -222,7 +222,7 @@ class Terminal:
     # --- commands -----------------------------------------------------------------------------------------------------
 
     def _help(self, rest: str) -> None:
-        self._notice("help")
+        self._say(self.strings["help"])
 
     def _new(self, rest: str) -> None:
         self.turns = []
