@@ -8,8 +8,9 @@ from transformers import GenerationConfig
 
 from vicuna.args import DecodingFlags, ModelFlags, ServeFlags
 from vicuna.errors import UserError
+from vicuna.log import log
 from vicuna.serving import load
-from vicuna.stream import mode, settings
+from vicuna.stream import NOTHING, PENDING, Run, Step, mode, settings
 
 BARE = GenerationConfig()  # a base that declares nothing
 MODES = {
@@ -62,30 +63,28 @@ def test_every_step_is_seen_and_growing(assistant, prompt_ids, name):
 
 
 def test_running_beams_are_scored_best_first(assistant, prompt_ids):
-    update = list(assistant.stream(prompt_ids, chosen_for("beam search")))[10]
+    chosen = chosen_for("beam search", repetition_penalty=1.0)
+    update = list(assistant.stream(prompt_ids, chosen))[10]
     scores = [beam.score for beam in update.beams]
     assert scores == sorted(scores, reverse=True)
     model, ids = assistant.engine.model, torch.tensor([prompt_ids + update.beams[0].ids])
     with torch.inference_mode():
         logs = model(ids).logits[0, len(prompt_ids) - 1 : -1].log_softmax(-1)
-    plain = logs.gather(1, torch.tensor(update.beams[0].ids)[:, None]).sum().item()
-    without_penalty = chosen_for("beam search", repetition_penalty=1.0)
-    unpenalised = list(assistant.stream(prompt_ids, without_penalty))[10]
-    with torch.inference_mode():
-        ids = torch.tensor([prompt_ids + unpenalised.beams[0].ids])
-        logs = model(ids).logits[0, len(prompt_ids) - 1 : -1].log_softmax(-1)
-    expected = logs.gather(1, torch.tensor(unpenalised.beams[0].ids)[:, None]).sum().item()
-    assert unpenalised.beams[0].score == pytest.approx(expected, abs=1e-3)
-    assert update.beams[0].score != pytest.approx(plain, abs=1e-3)  # a penalty changes what the beams are ranked by
+    expected = logs.gather(1, torch.tensor(update.beams[0].ids)[:, None]).sum().item()
+    assert update.beams[0].score == pytest.approx(expected, abs=1e-3)
 
 
-@pytest.mark.parametrize("name", MODES)
-def test_a_generation_that_is_told_to_stop_takes_one_more_token(assistant, prompt_ids, name):
-    stop = threading.Event()
-    stop.set()
-    *_, last = assistant.stream(prompt_ids, chosen_for(name, max_new_tokens=200), seed=1, stop=stop)
-    assert last.finish == "stopped"
-    assert last.tokens == 1
+@pytest.mark.parametrize("name", ["beam search", "beam sampling"])
+def test_running_scores_are_what_the_search_adds_up(assistant, prompt_ids, name):
+    more = {"repetition_penalty": 1.7, "min_new_tokens": 12}
+    *_, ended = assistant.stream(prompt_ids, chosen_for(name, max_new_tokens=12, **more), seed=5)
+    running = next(u for u in assistant.stream(prompt_ids, chosen_for(name, **more), seed=5) if u.tokens == 12)
+    # In the end a search divides by the length. One that samples ends with the beams drawn first, not the best ones.
+    ends = {tuple(beam.ids): beam.score * 12 for beam in ended.beams}
+    scores = {tuple(beam.ids): beam.score for beam in running.beams}
+    both = sorted(ends.keys() & scores.keys())
+    assert len(both) == 3 if name == "beam search" else both
+    assert [scores[ids] for ids in both] == pytest.approx([ends[ids] for ids in both], abs=1e-4)
 
 
 @pytest.mark.parametrize("name", MODES)
@@ -109,9 +108,81 @@ def test_closing_the_iterator_ends_the_thread(assistant, prompt_ids):
     assert threading.active_count() == before
 
 
-def test_an_error_in_the_thread_reaches_the_caller(assistant):
-    with pytest.raises(IndexError):
+@pytest.fixture
+def busy(assistant):
+    """The worker is held up by another call until the event is set."""
+    gate = threading.Event()
+    assistant.worker.submit(gate.wait, "somebody")
+    yield gate
+    gate.set()
+
+
+@pytest.mark.parametrize("name", MODES)
+def test_who_is_stopped_before_the_turn_comes_gets_an_empty_answer(assistant, prompt_ids, busy, name):
+    stop = threading.Event()
+    threading.Timer(0.2, stop.set).start()
+    (last,) = assistant.stream(prompt_ids, chosen_for(name), stop=stop)  # nobody sets `busy`
+    assert (last.finish, last.text, last.tokens, len(last.beams)) == ("stopped", "", 0, 1)
+    assert assistant.worker.waiting == 0
+
+
+@pytest.mark.parametrize("name", MODES)
+def test_who_has_been_stopped_before_the_start_gets_an_empty_answer(assistant, prompt_ids, name):
+    stop = threading.Event()
+    stop.set()
+    (last,) = assistant.stream(prompt_ids, chosen_for(name, max_new_tokens=200), seed=1, stop=stop)
+    assert (last.finish, last.text, last.tokens) == ("stopped", "", 0)
+
+
+def test_a_reader_who_gives_up_before_the_turn_comes_leaves_the_queue(assistant, prompt_ids, busy):
+    class Interrupted(threading.Event):
+        """Looked at while waiting, as Ctrl-C would come."""
+
+        def is_set(self) -> bool:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        next(assistant.stream(prompt_ids, chosen_for("greedy"), stop=Interrupted()))
+    assert assistant.worker.waiting == 0
+
+
+def test_the_callers_event_is_the_callers(assistant, prompt_ids):
+    stop = threading.Event()
+    answers = assistant.stream(prompt_ids, chosen_for("greedy", max_new_tokens=100), stop=stop)
+    next(answers)
+    answers.close()
+    assert not stop.is_set()
+
+
+def test_a_reader_who_is_slow_gets_the_newest_step_and_keeps_no_others(assistant):
+    run = Run(assistant.tokenizer)
+    for n in range(1, 5 * PENDING + 1):
+        run.show([[5] * n], [None])
+    run.end(NOTHING)
+    seen = []
+    while isinstance(item := run.next(1), Step):
+        seen.append(len(item.ids[0]))
+    assert item is NOTHING
+    assert seen == sorted(seen)
+    assert len(seen) <= PENDING
+    assert seen[-1] == 5 * PENDING
+
+
+def test_a_step_that_is_taken_again_is_not_shown_again(assistant):
+    run = Run(assistant.tokenizer)
+    for n in (1, 2, 3, 1, 2, 3, 4):
+        run.show([[5] * n], [None])
+    assert [len(run.next(1).ids[0]) for _ in range(4)] == [1, 2, 3, 4]
+    assert run.next(0.01) is None
+
+
+def test_an_error_in_the_thread_reaches_the_caller_as_a_sentence(assistant, caplog):
+    log.propagate = True  # a program that ran before may have set it up for itself
+    with pytest.raises(UserError, match=r"failed while answering \(IndexError: index out of range in self\)") as caught:
         list(assistant.stream([1, 10**6], chosen_for("greedy")))
+    assert isinstance(caught.value.__cause__, IndexError)
+    assert "Traceback" in caplog.text
+    assert list(assistant.stream([1, 5], chosen_for("greedy")))[-1].finish  # the worker goes on
 
 
 def test_a_prompt_that_fills_the_context_is_refused(assistant):
@@ -123,6 +194,94 @@ def test_the_answer_never_passes_the_context(assistant):
     *_, last = assistant.stream([5] * 505, chosen_for("greedy", max_new_tokens=100, min_new_tokens=100))
     assert last.tokens == 7
     assert last.finish == "length"
+
+
+def long_ids(assistant, length: int) -> list[int]:
+    """A prompt of real words."""
+    words = assistant.tokenizer.encode("春天的花有哪些？请写一首诗。Tell me about alpacas, please.\n" * 40)
+    return [assistant.tokenizer.bos_id, *words][:length]
+
+
+@pytest.mark.parametrize("name", MODES)
+@pytest.mark.parametrize("length", [256, 257, 258, 480])
+def test_a_prompt_computed_in_chunks_gives_what_generate_returns(assistant, name, length):
+    ids, chosen = long_ids(assistant, length), chosen_for(name, max_new_tokens=16)
+    assistant.engine.prefixes.clear()
+    sizes, hook = counted(assistant)
+    *_, last = assistant.stream(ids, chosen, seed=7)
+    hook.remove()
+    assert max(sizes) <= 256
+    torch.manual_seed(7)
+    expected = assistant.engine.model.generate(
+        torch.tensor([ids]), attention_mask=torch.ones(1, len(ids)), num_return_sequences=chosen["num_beams"], **chosen
+    )[:, len(ids) :].tolist()
+    for beam, row in zip(last.beams, expected, strict=True):
+        assert beam.ids == row[: len(beam.ids)]
+
+
+def counted(assistant) -> tuple[list[int], object]:
+    """Positions of every forward pass from now on, and the hook to remove."""
+    sizes: list[int] = []
+    embedding = assistant.engine.model.get_input_embeddings()
+    return sizes, embedding.register_forward_hook(lambda module, args, output: sizes.append(args[0].shape[-1]))
+
+
+@pytest.mark.parametrize("name", ["greedy", "beam search"])
+def test_a_long_prompt_can_be_stopped_between_two_chunks(assistant, name):
+    ids, stop = long_ids(assistant, 500), threading.Event()
+    assistant.engine.prefixes.clear()
+    embedding = assistant.engine.model.get_input_embeddings()
+    hook = embedding.register_forward_hook(lambda *_: stop.set())  # in the middle of the first chunk
+    sizes, counter = counted(assistant)
+    (last,) = assistant.stream(ids, chosen_for(name), stop=stop)
+    hook.remove()
+    counter.remove()
+    assert sizes in ([244], [256])
+    assert (last.finish, last.text, last.tokens) == ("stopped", "", 0)
+
+
+def whole_text(assistant, prompt_ids, chosen) -> str:
+    *_, last = assistant.stream(prompt_ids, chosen, seed=7)
+    return last.beams[0].text
+
+
+@pytest.mark.parametrize("name", MODES)
+@pytest.mark.parametrize("width", [1, 4])
+def test_a_stop_text_ends_the_answer_and_is_never_shown(assistant, prompt_ids, name, width):
+    chosen = chosen_for(name, max_new_tokens=60, min_new_tokens=40)
+    tokenizer = assistant.tokenizer
+    text = whole_text(assistant, prompt_ids, chosen)
+    stop = text[12 : 12 + width]  # of another answer, in a search: that one may win without it
+    updates = list(assistant.stream(prompt_ids, chosen, seed=7, stops=["not there", stop, ""]))
+    last = updates[-1]
+    assert not any(stop in beam.text for update in updates for beam in update.beams)
+    if chosen["num_beams"] == 1:
+        before = text[: text.index(stop)]
+        assert (last.finish, last.text) == ("stop", before)
+        assert tokenizer.decode_continuation(last.beams[0].ids).startswith(before + stop)  # ids go on to its end
+        assert stop not in tokenizer.decode_continuation(last.beams[0].ids[:-1])  # and no further
+        assert last.tokens == len(last.beams[0].ids) < 60
+        assert all(before.startswith(update.text) for update in updates)
+    for beam in last.beams:
+        if stop in (said := tokenizer.decode_continuation(beam.ids)):
+            assert beam.text == said[: said.index(stop)]
+            assert tokenizer.eos_id not in beam.ids
+
+
+def test_a_search_whose_best_beam_has_the_stop_text_ends_with_it(assistant, prompt_ids):
+    chosen = chosen_for("beam search", max_new_tokens=60)
+    *_, last = assistant.stream(prompt_ids, chosen, stops=list("的一是不了在人有我他这中大来上个国到说们"))
+    assert last.finish == "stop"
+    assert last.tokens < 60
+
+
+def test_what_might_become_a_stop_text_is_shown_once_it_does_not(assistant, prompt_ids):
+    chosen = chosen_for("greedy", max_new_tokens=30)
+    text = whole_text(assistant, prompt_ids, chosen)
+    updates = list(assistant.stream(prompt_ids, chosen, seed=7, stops=[text[5:9] + "…", text[-2:] + "…"]))
+    assert updates[-1].text == text
+    assert updates[-1].finish == "length"
+    assert not any(update.text.endswith(text[5:9]) for update in updates[:-1])
 
 
 def test_no_update_shows_half_a_character(assistant, prompt_ids):

@@ -1,20 +1,29 @@
 """A Hugging Face model with its adapters, as what answers: every call runs in the worker."""
 
 import contextlib
+import secrets
 import threading
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
+from vicuna.errors import UserError
+from vicuna.generation import Answer, vectors
 from vicuna.model import Base
-from vicuna.stream import Submit, Update, stream
+from vicuna.prefix import PrefixCache
+from vicuna.stream import Generated, Run, Submit, Update, out_of_memory, stream
 from vicuna.tokenizer import TextTokenizer
+
+GIB = 1 << 30
+Done = TypeVar("Done")
 
 
 class HFEngine:
     """A loaded base and the adapters on it; `vicuna.gguf` has the same for llama.cpp.
 
     Args:
+        model: the base, or the base with adapters by PEFT.
         adapters: name of a choice -> what PEFT knows the adapter by.
+        cache_gib: most memory for what earlier prompts have in common with the next; 0 for none.
 
     Attributes:
         tokenizer, context, generation_config: the base's.
@@ -23,10 +32,12 @@ class HFEngine:
 
     max_beams = 10
 
-    def __init__(self, base: Base, model: Any, adapters: dict[str, str]):
+    def __init__(self, base: Base, model: Any, adapters: dict[str, str], cache_gib: float = 0):
         self.base, self.model, self.adapters = base, model, adapters
+        self._plain = model.get_base_model() if adapters else model  # what generates; adapters lie within its layers
         self.tokenizer: TextTokenizer = base.tokenizer
         self.context, self.generation_config = base.context, base.generation_config
+        self.prefixes = PrefixCache(int(cache_gib * GIB) if _stays(base.config) else 0)
 
     def stream(
         self,
@@ -38,21 +49,80 @@ class HFEngine:
         submit: Submit,
         stops: Sequence[str] = (),
     ) -> Iterator[Update]:
-        """Growing answers; see `vicuna.stream.stream`.
+        """Growing answers to a prompt; see `vicuna.stream.stream`.
 
         Args:
+            prompt_ids: BOS included.
+            chosen: generate()'s arguments, from `settings`; max_new_tokens is lowered to what the context leaves.
+            seed: fixes what sampling draws.
+            stop: set it to end the answer at the next token; the last update then says "stopped".
             adapter: name of a choice, "" for the base alone.
+            stops: texts that end the answer, and are no part of it.
+
+        Raises:
+            UserError: no such adapter, a prompt that fills the context; see `vicuna.stream.stream`.
         """
-        return stream(
-            self.model, self.tokenizer, prompt_ids, chosen, self.context, seed, stop,
-            submit=submit, setting=lambda: self._set(adapter),
-        )  # fmt: skip
+        self._check(adapter)
+        room = self.context - len(prompt_ids)
+        if room < 1:
+            raise UserError(
+                f"the prompt has {len(prompt_ids)} tokens, the base's context is {self.context}: shorten it."
+            )
+        new = min(chosen["max_new_tokens"], room)
+        chosen = {**chosen, "max_new_tokens": new, "min_new_tokens": min(chosen["min_new_tokens"], new)}
+        if chosen["do_sample"] and seed is None:
+            seed = secrets.randbelow(1 << 32)  # so that a second attempt draws the same
+        answer = Answer(self._plain, list(prompt_ids), chosen, seed, self.prefixes, adapter)
+        return stream(lambda run: self._make(answer, run), Run(self.tokenizer, stop, stops), new, submit)
+
+    def _make(self, answer: Answer, run: Run) -> Generated:
+        """The answer, with its adapter."""
+        with self._set(answer.adapter):
+            return self._with_room(lambda: answer.make(run))
+
+    def embed(self, rows: Sequence[list[int]], adapter: str) -> list[list[float]]:
+        """A vector of length 1 for each text: the mean of its last hidden states. For the worker to call.
+
+        Args:
+            rows: ids of each text, BOS included.
+            adapter: name of a choice, "" for the base alone.
+
+        Raises:
+            UserError: no such adapter, a text without tokens or longer than the context.
+        """
+        self._check(adapter)
+        for number, ids in enumerate(rows, 1):
+            if not 0 < len(ids) <= self.context:
+                raise UserError(
+                    f"text {number} has {len(ids)} tokens; expected 1 to {self.context}, the base's context."
+                )
+        with self._set(adapter):
+            return self._with_room(lambda: vectors(self._plain.base_model, rows))
+
+    def _check(self, adapter: str) -> None:
+        if adapter and adapter not in self.adapters:
+            raise UserError(f"no adapter {adapter!r} is loaded; there is {', '.join(self.adapters) or 'none'}.")
+
+    def _with_room(self, work: Callable[[], Done]) -> Done:
+        """What `work` returns; when memory runs out, at a second attempt without the prefix cache."""
+        try:
+            return work()
+        except Exception as error:
+            if not (out_of_memory(error) and self.prefixes.clear()):
+                raise
+        return work()  # behind the handler, which would keep alive what the first attempt held
 
     def _set(self, adapter: str) -> contextlib.AbstractContextManager:
         """What holds while an answer with this adapter is made; entered in the worker."""
-        if not hasattr(self.model, "disable_adapter"):
+        if not self.adapters:
             return contextlib.nullcontext()
         if not adapter:
             return self.model.disable_adapter()
         self.model.set_adapter(self.adapters[adapter], inference_mode=True)
         return contextlib.nullcontext()
+
+
+def _stays(config: Any) -> bool:
+    """A position's keys do not depend on how long the text becomes, as they do with LongRoPE (2402.13753)."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    return "longrope" not in {rope.get("rope_type"), *(r["rope_type"] for r in rope.values() if isinstance(r, dict))}

@@ -1,31 +1,24 @@
-"""One iterator of growing answers, in every decoding mode; pages, terminal and benchmarks consume the same.
+"""One iterator of growing answers, in every decoding mode; pages, terminal, API and benchmarks consume the same.
 
-`model.generate` runs in a thread with two public hooks: a LogitsProcessor that looks at the running sequences,
-and a StoppingCriteria that ends them. The last update holds what `generate` returned, so streaming changes no
-answer; an error in the thread is raised in the caller.
+What makes an answer runs in another thread and shows its steps to a `Run`; `stream` turns them into updates. The
+last update holds what was generated in the end, so streaming changes no answer; an error is raised in the caller.
+`vicuna.generation` makes answers with transformers.
 """
 
-import contextlib
-import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, overload
 
 import torch
-from transformers import (
-    GenerationConfig,
-    LogitsProcessor,
-    LogitsProcessorList,
-    StoppingCriteria,
-    StoppingCriteriaList,
-    set_seed,
-)
+from transformers import GenerationConfig
 
 from vicuna.args import DecodingFlags
 from vicuna.errors import UserError
+from vicuna.growing import Stops, Texts
+from vicuna.log import log
 from vicuna.tokenizer import TextTokenizer
 from vicuna.worker import Call
 
@@ -90,13 +83,14 @@ class Update:
     """The answer so far.
 
     Attributes:
-        beams: best first; one of them in greedy and sampling.
+        beams: best first; one of them in greedy and sampling. Texts of growing beams are decoded when looked at.
         tokens: generated tokens of the best beam; seconds since the start; first_s until the first token.
-        finish: "" while running, then "eos", "length" or "stopped".
+        finish: "" while running, then "eos", "length", "stop" (a text that ends answers; `ids` go on to its end, the
+            text does not) or "stopped" (by the user).
         cut_character: the answer ends inside a character, which is left out of the text.
     """
 
-    beams: list[Beam]
+    beams: Sequence[Beam]
     tokens: int
     seconds: float
     first_s: float
@@ -115,158 +109,202 @@ class Update:
         return (self.tokens - 1) / rest if self.tokens > 1 and rest > 0 else 0.0
 
 
-@dataclass
-class Run:
-    """What the generating thread and the caller share."""
+@dataclass(frozen=True)
+class Step:
+    """A step that an answer has taken: ids of every hypothesis, best first, and their scores; `at` a perf_counter."""
 
-    updates: queue.SimpleQueue = field(default_factory=queue.SimpleQueue)
-    stop: threading.Event = field(default_factory=threading.Event)
-
-
-class Watch(LogitsProcessor):
-    """Passes the running sequences on, (K, T) ids, with their cumulative log probabilities; changes nothing."""
-
-    def __init__(self, run: Run, prompt_len: int, scored: bool):
-        self.run, self.prompt_len, self.scored = run, prompt_len, scored
-        self.totals: dict[tuple[int, ...], float] = {(): 0.0}
-        self.last: dict[tuple[int, ...], torch.Tensor] = {}
-
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        rows = [tuple(row) for row in input_ids[:, self.prompt_len :].tolist()]
-        if self.scored:
-            self.totals = {row: self._total(row) for row in rows}
-            self.last = dict(zip(rows, scores.float().log_softmax(dim=-1), strict=True))
-        if rows[0]:
-            order = dict.fromkeys(sorted(rows, key=lambda row: -self.totals[row]) if self.scored else rows)
-            self.run.updates.put([(list(row), self.totals.get(row)) for row in order])
-        return scores
-
-    def _total(self, row: tuple[int, ...]) -> float:
-        if not row:
-            return 0.0
-        parent = row[:-1]
-        return self.totals.get(parent, 0.0) + float(self.last[parent][row[-1]]) if parent in self.last else 0.0
-
-
-class Stop(StoppingCriteria):
-    """Ends the generation at the next token once the caller asks for it."""
-
-    def __init__(self, run: Run):
-        self.run = run
-
-    def __call__(self, input_ids: torch.LongTensor, scores: Any, **kwargs: Any) -> torch.BoolTensor:
-        return torch.full((len(input_ids),), self.run.stop.is_set(), dtype=torch.bool, device=input_ids.device)
-
-
-def stream(
-    model: Any,
-    tokenizer: TextTokenizer,
-    prompt_ids: list[int],
-    chosen: dict[str, Any],
-    context: int,
-    seed: int | None = None,
-    stop: threading.Event | None = None,
-    *,
-    submit: Submit,
-    setting: Callable[[], AbstractContextManager] = contextlib.nullcontext,
-) -> Iterator[Update]:
-    """Growing answers to a prompt; closing the iterator stops the generation at the next token.
-
-    Args:
-        prompt_ids: BOS included.
-        chosen: generate()'s arguments, from `settings`; max_new_tokens is lowered to what `context` leaves.
-        seed: fixes what sampling draws.
-        stop: set it to end the generation; the last update then says "stopped".
-        submit: has the model called, in another thread.
-        setting: what holds meanwhile, such as the adapter in use; entered in that thread.
-
-    Raises:
-        UserError: a prompt that fills the context, or out of memory.
-    """
-    room = context - len(prompt_ids)
-    if room < 1:
-        raise UserError(f"the prompt has {len(prompt_ids)} tokens, the base's context is {context}: shorten it.")
-    new = min(chosen["max_new_tokens"], room)
-    chosen = {**chosen, "max_new_tokens": new, "min_new_tokens": min(chosen["min_new_tokens"], new)}
-    run = Run(stop=stop or threading.Event())
-    begin = time.perf_counter()
-
-    def work() -> None:
-        try:
-            with setting():
-                run.updates.put(_generate(model, run, prompt_ids, chosen, seed))
-        except BaseException as error:  # delivered to the caller, who raises it
-            run.updates.put(error)
-
-    call = submit(work)
-    first_s = 0.0
-    try:
-        while isinstance(item := run.updates.get(), list):
-            seconds = time.perf_counter() - begin
-            first_s = first_s or seconds
-            beams = [Beam(ids, tokenizer.decode_continuation(tokenizer.complete(ids)), score) for ids, score in item]
-            yield Update(beams, len(beams[0].ids), seconds, first_s)
-    finally:
-        run.stop.set()
-        call.done.wait()
-    if isinstance(item, torch.OutOfMemoryError):
-        raise UserError(
-            "out of memory while answering: lower Max New Tokens, the beams, or the length of the question."
-        ) from item
-    if isinstance(item, BaseException):
-        raise item
-    yield _last(item, tokenizer, run, new, first_s, time.perf_counter() - begin)
+    ids: list[list[int]]
+    scores: list[float | None]
+    at: float
 
 
 @dataclass(frozen=True)
 class Generated:
-    """What generate() returned: answer ids of every hypothesis, best first, eos included, and their scores."""
+    """A whole answer: ids of every hypothesis, best first, eos included, and their scores; and why it ended."""
 
     ids: list[list[int]]
     scores: list[float | None]
     eos_ids: set[int]
-    stopped: bool
+    stopped: bool = False
 
 
-def _generate(model: Any, run: Run, prompt_ids: list[int], chosen: dict[str, Any], seed: int | None) -> Generated:
-    if seed is not None:
-        set_seed(seed)
-    beams = chosen["num_beams"]
-    prompt = torch.tensor([prompt_ids], device=model.get_input_embeddings().weight.device)
-    eos = model.generation_config.eos_token_id
-    eos_ids = set(eos if isinstance(eos, list) else [eos])
-    with torch.inference_mode():
-        output = model.generate(
-            input_ids=prompt,
-            attention_mask=torch.ones_like(prompt),
-            **chosen,
-            num_return_sequences=beams if beams > 1 else 1,
-            pad_token_id=min(eos_ids),
-            return_dict_in_generate=True,
-            output_scores=beams > 1,
-            logits_processor=LogitsProcessorList([Watch(run, len(prompt_ids), scored=beams > 1)]),
-            stopping_criteria=StoppingCriteriaList([Stop(run)]),
-        )
-    scores = output.sequences_scores.tolist() if beams > 1 else [None]
-    ids = [_until_eos(row, eos_ids) for row in output.sequences[:, len(prompt_ids) :].tolist()]
-    return Generated(ids, scores, eos_ids, run.stop.is_set())
+NOTHING = Generated([[]], [None], set(), stopped=True)  # the answer of who was stopped before the first token
+PENDING = 32  # steps that may wait to be looked at; behind more of them, only the newest is of interest
+PATIENCE_S = 0.1  # between looks at whether an answer that has not begun is still wanted
 
 
-def _until_eos(ids: list[int], eos_ids: set[int]) -> list[int]:
-    """The ids up to and including the first eos; what follows is padding."""
-    end = next((i for i, token in enumerate(ids) if token in eos_ids), len(ids) - 1)
-    return ids[: end + 1]
+class Run:
+    """What the thread that makes an answer and the one that reads it share.
+
+    Args:
+        stop: its owner sets it to end the answer; nobody else does.
+        stops: texts that end the answer.
+    """
+
+    def __init__(self, tokenizer: TextTokenizer, stop: threading.Event | None = None, stops: Sequence[str] = ()):
+        self.tokenizer, self.stops = tokenizer, Stops(stops)
+        self.begun = False
+        self.first_at: float | None = None
+        self._stop, self._closed = stop, False
+        self._steps: deque[Step] = deque()
+        self._result: Generated | BaseException | None = None
+        self._changed = threading.Condition()
+        self._longest = 0
+
+    @property
+    def stopped(self) -> bool:
+        """The answer is to end at the next token."""
+        return self._closed or (self._stop is not None and self._stop.is_set())
+
+    def close(self) -> None:
+        """Nobody reads on."""
+        self._closed = True
+
+    def show(self, ids: list[list[int]], scores: list[float | None]) -> None:
+        """A step has been taken; steps that a second attempt takes again are not shown again."""
+        if len(ids[0]) <= self._longest:
+            return
+        self._longest = len(ids[0])
+        with self._changed:
+            if len(self._steps) >= PENDING:
+                self._steps.clear()
+            self._steps.append(Step(ids, scores, time.perf_counter()))
+            self.first_at = self.first_at or self._steps[-1].at
+            self._changed.notify()
+
+    def end(self, result: Generated | BaseException) -> None:
+        """There will be no more steps."""
+        with self._changed:
+            self._result = result
+            self._changed.notify()
+
+    def next(self, timeout: float | None) -> Step | Generated | BaseException | None:
+        """The next step, or behind the last one the result; None when there is nothing within `timeout` seconds."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._steps or self._result, timeout)
+            return self._steps.popleft() if self._steps else self._result
 
 
-def _last(done: Generated, tokenizer: TextTokenizer, run: Run, limit: int, first_s: float, seconds: float) -> Update:
-    beams, cut = [], False
+def stream(
+    generate: Callable[[Run], Generated],
+    run: Run,
+    limit: int,
+    submit: Submit,
+) -> Iterator[Update]:
+    """Growing answers; closing the iterator ends the generation at the next token, or takes it out of the queue.
+
+    Args:
+        generate: makes the answer, in another thread, and shows its steps to `run`.
+        limit: most tokens it may make.
+        submit: has that done.
+
+    Raises:
+        UserError: out of memory, or whatever else `generate` fails with, as a sentence.
+    """
+    begin = time.perf_counter()
+
+    def work() -> None:
+        run.begun = True
+        try:
+            run.end(NOTHING if run.stopped else generate(run))
+        except BaseException as error:  # delivered to the caller, who raises it
+            run.end(error)
+
+    call = submit(work)
+    texts: Texts | None = None
+    try:
+        while isinstance(item := _next(run, call), Step):
+            texts = texts or Texts(run.tokenizer, 2 * len(item.ids))
+            yield Update(_Growing(item, run.stops, texts), len(item.ids[0]), item.at - begin, run.first_at - begin)
+    finally:
+        run.close()
+        if not call.cancel():
+            call.done.wait()
+    if isinstance(item, BaseException):
+        raise as_sentence(item) from item
+    yield _last(item, run, limit, begin)
+
+
+def _next(run: Run, call: Call) -> Step | Generated | BaseException:
+    """The next step, or the result. Who is stopped while waiting for a turn does not wait for it."""
+    while True:
+        item = run.next(None if run.begun else PATIENCE_S)
+        if item is not None:
+            return item
+        if run.stopped and call.cancel():
+            return NOTHING
+
+
+class _Growing(Sequence[Beam]):
+    """The beams of a step; a beam that nobody looks at costs no decoding."""
+
+    def __init__(self, step: Step, stops: Stops, texts: Texts):
+        self._step, self._stops, self._texts = step, stops, texts
+        self._made: dict[int, Beam] = {}
+
+    def __len__(self) -> int:
+        return len(self._step.ids)
+
+    @overload
+    def __getitem__(self, index: int) -> Beam: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Beam]: ...
+
+    def __getitem__(self, index: int | slice) -> Beam | list[Beam]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        index = range(len(self))[index]
+        if index not in self._made:
+            ids = self._step.ids[index]
+            text = self._stops.shown(self._texts.of(ids))
+            self._made[index] = Beam(ids, text, self._step.scores[index])
+        return self._made[index]
+
+
+OUT_OF_MEMORY = "out of memory while answering: lower Max New Tokens or the number of beams, or shorten the text."
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """The device, or main memory, has no room left."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
+        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)  # what torch raises on the CPU
+    )
+
+
+def as_sentence(error: BaseException) -> BaseException:
+    """What to tell who asked for what failed with `error`, whose traceback is logged where it is nobody's mistake."""
+    if isinstance(error, UserError) or not isinstance(error, Exception):
+        return error
+    if out_of_memory(error):
+        return UserError(OUT_OF_MEMORY)
+    log.error("an answer failed", exc_info=error)
+    reason = (str(error).strip().splitlines() or [""])[0]
+    return UserError(f"the model failed while answering ({type(error).__name__}: {reason}); the log has the details.")
+
+
+def _last(done: Generated, run: Run, limit: int, begin: float) -> Update:
+    """The last update, decoded as a whole."""
+    now = time.perf_counter()
+    beams, finish, cut_character = [], "", False
     for ids, score in zip(done.ids, done.scores, strict=True):
         kept = [i for i in ids if i not in done.eos_ids]
-        whole = tokenizer.complete(kept)
-        cut = cut or (not beams and len(whole) < len(kept))
-        beams.append(Beam(ids, tokenizer.decode_continuation(whole), score))
+        whole = run.tokenizer.complete(kept)
+        text = run.tokenizer.decode_continuation(whole)
+        shown = run.stops.cut(text)
+        ended_by_text = len(shown) < len(text)
+        # What follows the end of such an answer in a beam search is padding.
+        beams.append(Beam(kept if ended_by_text else ids, shown, score))
+        if len(beams) == 1:
+            finish = "stop" if ended_by_text else _finish(done, limit)
+            cut_character = not ended_by_text and len(whole) < len(kept)
+    seconds = now - begin
+    first_s = run.first_at - begin if run.first_at else seconds
+    return Update(beams, len(beams[0].ids), seconds, first_s, finish, cut_character)
+
+
+def _finish(done: Generated, limit: int) -> str:
     best = done.ids[0]
-    finish = (
-        "eos" if best and best[-1] in done.eos_ids else "stopped" if done.stopped and len(best) < limit else "length"
-    )
-    return Update(beams, len(best), seconds, first_s or seconds, finish, cut)
+    if best and best[-1] in done.eos_ids:
+        return "eos"
+    return "stopped" if done.stopped and len(best) < limit else "length"

@@ -91,7 +91,7 @@ class TextTokenizer:
 
     def decode_continuation(self, ids: list[int]) -> str:
         """The text of `ids` that follow other text: a leading space is kept, control ids are not text."""
-        text_ids = [i for i in ids if i < self.size and i not in self._control_ids]
+        text_ids = [i for i in ids if self._is_text(i)]
         return self._decode(self._anchor + text_ids)[self._anchor_width :]
 
     def complete(self, ids: list[int]) -> list[int]:
@@ -113,6 +113,17 @@ class TextTokenizer:
             if not self.decode_continuation(kept).endswith("\ufffd") or kept[-len(meant) :] == meant:
                 return kept
         return ids
+
+    def seam(self, ids: list[int]) -> int:
+        """How many of `ids` have the same text whatever follows them: all but those that may end inside a character."""
+        end = len(ids)
+        while end and (self._byte_value(ids[end - 1]) is not None or not self._is_text(ids[end - 1])):
+            end -= 1
+        # Byte-level pieces hold several bytes, and show a character that is not complete as U+FFFD.
+        return 0 if self.decode_continuation(ids[:end]).endswith("\ufffd") else end
+
+    def _is_text(self, i: int) -> bool:
+        return i < self.size and i not in self._control_ids
 
 
 def _byte_of(piece: str | None) -> int | None:
