@@ -137,7 +137,10 @@ def test_each_conversation_has_one_file_whose_name_no_visitor_chooses(tmp_path):
     folder = tmp_path / "saved"
     first = conversation.write(str(folder), "anna", "../../etc/x", "1\n")
     assert conversation.write(str(folder), "anna", "../../etc/x", "2\n") == first
-    others = {conversation.write(str(folder), "bert", "../../etc/x", "3\n"), conversation.write(str(folder), "", "c", "")}
+    others = {
+        conversation.write(str(folder), "bert", "../../etc/x", "3\n"),
+        conversation.write(str(folder), "", "c", ""),
+    }
     assert {file.name for file in folder.iterdir()} == {first, *others}
     assert len(others | {first}) == 3
     assert (folder / first).read_text(encoding="utf-8") == "2\n"

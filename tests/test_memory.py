@@ -103,7 +103,9 @@ def iter_common(a: list[int], b: list[int]):
 
 def test_what_is_forgotten_does_not_depend_on_who_asks_or_when(tokenizer):
     chance = random.Random(3)
-    messages = [*(m for _ in range(30) for m in conversation(chance, 2)[-1:] + [{"role": "assistant", "content": "好"}])]
+    messages = [
+        *(m for _ in range(30) for m in [*conversation(chance, 2)[-1:], {"role": "assistant", "content": "好"}])
+    ]
     messages.append({"role": "user", "content": "最后"})
     warm = fit(tokenizer, "chat", messages, CONTEXT, 100)
     cold = fit(TextTokenizer(tokenizer.source.parent), "chat", messages, CONTEXT, 100)

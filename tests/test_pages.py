@@ -1,14 +1,7 @@
 """generate.py in headless Chromium: type, watch the answer grow, stop it, move a slider; in both languages."""
 
-import os
 import re
-import shutil
 import socket
-import subprocess
-import sys
-import time
-import urllib.request
-from pathlib import Path
 
 import pytest
 
@@ -16,69 +9,11 @@ from vicuna.stream import Beam, Update
 from vicuna.strings import STRINGS
 from vicuna.ui import ONE_QUESTION, SLIDERS, mode_line, show_answer, stats_line
 
-ROOT = Path(__file__).resolve().parent.parent
-CHROMIUM_FLAGS = [
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-]
-
-
-def find_chromium() -> str | None:
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-    return next((path for name in names if (path := shutil.which(name))), None)
-
 
 @pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import Error, sync_playwright
-
-    with sync_playwright() as playwright:
-        try:
-            browser = playwright.chromium.launch(executable_path=find_chromium(), args=CHROMIUM_FLAGS)
-        except Error as error:
-            reason = f"no Chromium to drive the page with: {str(error).splitlines()[0]}"
-            if os.environ.get("VICUNA_REQUIRE_BROWSER"):
-                pytest.fail(reason)
-            pytest.skip(reason)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="module")
-def slow_base(tiny_base, tmp_path_factory):
-    """The tiny base's tokenizer with random weights that take some 20 ms a token: slow enough to watch and to stop."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    folder = tmp_path_factory.mktemp("slow") / "base"
-    shutil.copytree(tiny_base, folder)
-    config = LlamaConfig.from_pretrained(folder)
-    config.update({"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 8, "head_dim": 128})
-    config.initializer_range = 0.1
-    torch.manual_seed(0)
-    LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def address(slow_base):
+def address(serving, slow_base):
     """generate.py serving the slow base."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    argv = [sys.executable, "generate.py", "--model_path", slow_base, "--bits", "32", "--port", str(port)]
-    server = subprocess.Popen(argv, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-    url = f"http://127.0.0.1:{port}/"
-    for _ in range(240):
-        try:
-            urllib.request.urlopen(url, timeout=2)
-            break
-        except OSError:
-            assert server.poll() is None, server.stderr.read()
-            time.sleep(0.5)
-    yield url
-    server.terminate()
-    server.wait(timeout=20)
+    return serving("generate.py", "--model_path", slow_base, "--bits", 32)
 
 
 @pytest.fixture

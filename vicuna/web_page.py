@@ -1,8 +1,8 @@
 """Serving a page: the page and the routes beside it in one process on one port, behind one set of doors.
 
-Gradio is mounted into an application of our own, which routes may be added to first. In front of both stands `Doors`:
-it bounds what a request may bring, answers only the paths that a page needs, and tells the browser to fetch from
-nowhere else.
+Gradio is mounted into an application of our own, which routes may be added to first, and which bounds what a request
+may bring. In front of both stands `Doors`: it answers only the paths that a page needs, and tells the browser to fetch
+from nowhere else.
 """
 
 import hashlib
@@ -15,6 +15,7 @@ from collections.abc import Callable
 import gradio as gr
 import uvicorn
 from fastapi import FastAPI
+from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vicuna.args import ServeFlags
@@ -52,39 +53,16 @@ class Doors:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        headers = dict(scope["headers"])
         if _is_closed(scope["path"]):
-            await _refuse(send, 404, b"Not Found")
+            await PlainTextResponse("Not Found", 404, _HEADERS)(scope, receive, send)
             return
-        if int(headers.get(b"content-length", b"0") or 0) > BODY_LIMIT:
-            await _refuse(send, 413, b"The request is too large.")
-            return
-        counter = _Counter(receive)
-        await self.app(scope, counter.receive, lambda message: send(_with_headers(message)))
-
-
-class _Counter:
-    """Passes a body on until it has brought BODY_LIMIT bytes; then the client counts as gone."""
-
-    def __init__(self, receive: Receive):
-        self._receive, self.seen = receive, 0
-
-    async def receive(self) -> Message:
-        message = await self._receive()
-        self.seen += len(message.get("body", b""))
-        return message if self.seen <= BODY_LIMIT else {"type": "http.disconnect"}
+        await self.app(scope, receive, lambda message: send(_with_headers(message)))
 
 
 def _is_closed(path: str) -> bool:
     if path.startswith(_GRADIO):
         return not path.removeprefix(_GRADIO).startswith(_OPEN)
     return path.startswith(_CLOSED)
-
-
-async def _refuse(send: Send, status: int, text: bytes) -> None:
-    headers = [(b"content-type", b"text/plain"), (b"content-length", str(len(text)).encode())]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": text})
 
 
 def _with_headers(message: Message) -> Message:
@@ -156,7 +134,7 @@ def application(
     routes: Callable[[FastAPI], None] | None = None,
 ) -> FastAPI:
     """The page and the routes beside it as one application."""
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(openapi_url=None, max_body_size=BODY_LIMIT)
     if routes:
         routes(app)
     blocks.queue(max_size=flags.max_queue, api_open=False, default_concurrency_limit=ANSWERS)
@@ -164,6 +142,7 @@ def application(
         app,
         blocks,
         "/",
+        app_kwargs={"openapi_url": None},
         server_name=flags.host,
         server_port=flags.port,
         auth=login(flags.auth),
