@@ -40,30 +40,20 @@ def main(model_flags: ModelFlags, ask: AskFlags, serve: ServeFlags, decoding: De
         return
     import gradio as gr
 
-    from vicuna.ui import CSS, TRANSLATIONS
+    from vicuna import web_page
+    from vicuna.strings import TRANSLATIONS
+    from vicuna.ui import CSS
 
     i18n = gr.I18n(**TRANSLATIONS)
-    try:
-        page(assistant, ask, serve, decoding, i18n).queue().launch(
-            server_name=serve.host,
-            server_port=serve.port,
-            share=serve.share_link,
-            i18n=i18n,
-            css=CSS,
-            footer_links=[],
-            run_history=False,
-        )
-    except OSError as error:
-        raise UserError(
-            f"--host {serve.host} --port {serve.port} can not be listened on; is the port taken?"
-        ) from error
+    web_page.serve(page(assistant, ask, serve, decoding, i18n), serve, i18n=i18n, css=CSS)
 
 
 def page(assistant: Any, flags: AskFlags, serve: ServeFlags, decoding: DecodingFlags, i18n: Any) -> Any:
     """The page: question and settings on the left, the streamed answer on the right."""
     import gradio as gr
 
-    from vicuna import ui
+    from vicuna import ui, web_page
+    from vicuna.markup import LATEX_DELIMITERS
     from vicuna.stream import settings
 
     running: dict[str, threading.Event] = {}  # browser session -> what its Stop button sets
@@ -73,7 +63,7 @@ def page(assistant: Any, flags: AskFlags, serve: ServeFlags, decoding: DecodingF
     ) -> Iterator[list]:
         strings = ui.words(request)
         if not question.strip():
-            yield [gr.skip(), strings["empty"], gr.skip(), gr.skip(), []]
+            yield [gr.skip(), strings["empty"], gr.skip(), gr.skip(), [], gr.skip()]
             return
         messages = [{"role": "user", "content": question, "input": extra or ""}]
         text = assistant.tokenizer.decode_continuation
@@ -81,17 +71,18 @@ def page(assistant: Any, flags: AskFlags, serve: ServeFlags, decoding: DecodingF
         try:
             prompt_ids = assistant.prompt_ids(messages)
             sent = f"{strings['tokens'].format(tokens=len(prompt_ids))}\n\n{assistant.prompt_text(messages)}"
-            yield [ui.CURSOR, "", sent, gr.update(visible=False), []]
+            yield [ui.CURSOR, "", sent, gr.update(visible=False), [], ""]
             for update in assistant.stream(
                 prompt_ids + before, ui.chosen(values), decoding.seed, stop, client=request.session_hash
             ):
                 if not (serve.use_typewriter or update.finish):
                     continue
                 shown = ui.show_answer(strings, update, text(before), all_beams)
+                plain = text(before) + update.text if update.finish else gr.skip()
                 ids = [*before, *update.beams[0].ids] if update.finish == "length" else []
-                yield [shown, ui.stats_line(strings, update), sent, gr.update(visible=bool(ids)), ids]
+                yield [shown, ui.stats_line(strings, update), sent, gr.update(visible=bool(ids)), ids, plain]
         except UserError as error:
-            yield [gr.skip(), f"⚠ {error}", gr.skip(), gr.update(visible=False), []]
+            yield [gr.skip(), f"⚠ {error}", gr.skip(), gr.update(visible=False), [], gr.skip()]
         finally:
             stop.set()
 
@@ -103,8 +94,7 @@ def page(assistant: Any, flags: AskFlags, serve: ServeFlags, decoding: DecodingF
         stop_running(request)
         running.pop(request.session_hash, None)
 
-    values = {**ui.preset_values(decoding.preset), **settings(decoding, assistant.engine.generation_config)}
-    values = {name: values[name] for name in ("do_sample", *ui.SLIDERS)}
+    values = ui.start_values(ui.ONE_QUESTION, decoding.preset, settings(decoding, assistant.engine.generation_config))
     with gr.Blocks(title="Chinese-Vicuna", analytics_enabled=False) as blocks:
         gr.Markdown(f"## Chinese-Vicuna 中文小羊驼\n\n{assistant.status()}", elem_id="status")
         before, none = gr.State([]), gr.State([])
@@ -118,31 +108,34 @@ def page(assistant: Any, flags: AskFlags, serve: ServeFlags, decoding: DecodingF
                         generate = gr.Button(i18n("generate"), variant="primary", elem_id="generate")
                         stop = gr.Button(i18n("stop"), elem_id="stop")
                 with gr.Column(elem_id="controls"):
-                    controls = ui.Decoding(i18n, decoding.preset, values)
+                    controls = ui.Decoding(i18n, decoding.preset, values, max_beams=assistant.engine.max_beams)
                     all_beams = gr.Checkbox(flags.show_beam, label=i18n("show_beam"), elem_id="show_beam")
                     with gr.Accordion(i18n("extra"), open=False):
                         extra = gr.Textbox(show_label=False, placeholder=i18n("extra_hint"), lines=2, elem_id="extra")
                     gr.Examples(_examples(), question, label=i18n("examples"))
             with gr.Column(scale=3, elem_id="right"):
                 output = gr.Markdown(
-                    container=True, min_height=320, buttons=["copy"], elem_id="output", line_breaks=True
-                )
+                    container=True, min_height=320, buttons=["copy"], elem_id="output", line_breaks=True,
+                    latex_delimiters=LATEX_DELIMITERS,
+                )  # fmt: skip
+                plain = gr.Textbox(visible="hidden", elem_id="plain")
                 stats = gr.Markdown(elem_id="stats")
                 go_on = gr.Button(i18n("continue"), visible=False, elem_id="continue")
                 with gr.Accordion(i18n("prompt"), open=False, elem_id="sent"):
                     sent = gr.Textbox(show_label=False, lines=6, interactive=False, elem_id="prompt")
-        outputs = [output, stats, sent, go_on, before]
+        outputs = [output, stats, sent, go_on, before, plain]
         tail = [all_beams, *controls.inputs]
         ask = {
             "fn": answer,
             "outputs": outputs,
             "show_progress": "hidden",
-            "concurrency_limit": 1,
+            "concurrency_limit": web_page.ANSWERS,
             "concurrency_id": "model",
         }
         gr.on([generate.click, question.submit], inputs=[question, extra, none, *tail], api_name="predict", **ask)
         go_on.click(inputs=[question, extra, before, *tail], api_name="continue", **ask)
-        stop.click(stop_running, queue=False, api_name=False)
+        stop.click(stop_running, **ui.QUIET)
+        output.copy(None, plain, None, js=ui.COPY)
         blocks.unload(forget)
         controls.on_load(blocks)
     return blocks

@@ -1,83 +1,19 @@
 """generate.py in headless Chromium: type, watch the answer grow, stop it, move a slider; in both languages."""
 
-import os
 import re
-import shutil
 import socket
-import subprocess
-import sys
-import time
-import urllib.request
-from pathlib import Path
 
 import pytest
 
 from vicuna.stream import Beam, Update
-from vicuna.ui import SLIDERS, STRINGS, mode_line, preset_values, safe_markdown, show_answer, stats_line
-
-ROOT = Path(__file__).resolve().parent.parent
-CHROMIUM_FLAGS = [
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-]
-
-
-def find_chromium() -> str | None:
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-    return next((path for name in names if (path := shutil.which(name))), None)
+from vicuna.strings import STRINGS
+from vicuna.ui import ONE_QUESTION, SLIDERS, mode_line, show_answer, stats_line
 
 
 @pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import Error, sync_playwright
-
-    with sync_playwright() as playwright:
-        try:
-            browser = playwright.chromium.launch(executable_path=find_chromium(), args=CHROMIUM_FLAGS)
-        except Error as error:
-            reason = f"no Chromium to drive the page with: {str(error).splitlines()[0]}"
-            if os.environ.get("VICUNA_REQUIRE_BROWSER"):
-                pytest.fail(reason)
-            pytest.skip(reason)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="module")
-def slow_base(tiny_base, tmp_path_factory):
-    """The tiny base's tokenizer with random weights that take some 20 ms a token: slow enough to watch and to stop."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    folder = tmp_path_factory.mktemp("slow") / "base"
-    shutil.copytree(tiny_base, folder)
-    config = LlamaConfig.from_pretrained(folder)
-    config.update({"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 8, "head_dim": 128})
-    config.initializer_range = 0.1
-    torch.manual_seed(0)
-    LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def address(slow_base):
+def address(serving, slow_base):
     """generate.py serving the slow base."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    argv = [sys.executable, "generate.py", "--model_path", slow_base, "--bits", "32", "--port", str(port)]
-    server = subprocess.Popen(argv, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-    url = f"http://127.0.0.1:{port}/"
-    for _ in range(240):
-        try:
-            urllib.request.urlopen(url, timeout=2)
-            break
-        except OSError:
-            assert server.poll() is None, server.stderr.read()
-            time.sleep(0.5)
-    yield url
-    server.terminate()
-    server.wait(timeout=20)
+    return serving("generate.py", "--model_path", slow_base, "--bits", 32)
 
 
 @pytest.fixture
@@ -298,7 +234,7 @@ def test_the_sliders_have_the_originals_ranges():
     assert SLIDERS["max_new_tokens"] == (1, 2000, 1)
     assert SLIDERS["min_new_tokens"] == (1, 300, 1)
     assert SLIDERS["repetition_penalty"] == (0.1, 10, 0.1)
-    original = preset_values("original")
+    original = ONE_QUESTION.values("original")
     assert [original[name] for name in SLIDERS] == [0.1, 0.75, 40, 4, 256, 1, 2.0]
 
 
@@ -306,20 +242,6 @@ def test_both_languages_have_the_same_strings():
     assert STRINGS["en"].keys() == STRINGS["zh"].keys()
     for key, english in STRINGS["en"].items():
         assert re.findall(r"\{\w+", english) == re.findall(r"\{\w+", STRINGS["zh"][key]), key
-
-
-def test_html_and_images_of_an_answer_are_text_and_code_stays_code():
-    shown = safe_markdown("<b>x</b> a&b ![i](http://h/i.png)\n```cpp\nvector<int> x; a<b\n```\nsee `a<b` & <i>")
-    assert "<b>" not in shown
-    assert "<i>" not in shown
-    assert "![" not in shown
-    assert "```cpp\nvector<int> x; a<b\n```" in shown
-    assert "`a<b`" in shown
-    assert "&lt;b&gt;" in shown or "&lt;b>" in shown
-
-
-def test_an_unfinished_code_block_is_still_code():
-    assert safe_markdown("```py\nif a<b:") == "```py\nif a<b:"
 
 
 def test_the_lines_of_an_update_name_speed_reason_and_beams():
@@ -334,6 +256,6 @@ def test_the_lines_of_an_update_name_speed_reason_and_beams():
 
 
 def test_the_mode_line_says_what_has_no_effect():
-    greedy = preset_values("precise")
+    greedy = ONE_QUESTION.values("precise")
     assert mode_line(STRINGS["en"], greedy).endswith("moving one switches sampling on.")
     assert mode_line(STRINGS["en"], {**greedy, "do_sample": True}) == "Decoding now: **sampling**."

@@ -4,7 +4,9 @@ A flag means the same in every program, because the programs combine the same sm
 transformers' HfArgumentParser, which takes `--x True`, `--x 1` and a bare `--x` alike; torch is not imported.
 """
 
+import ipaddress
 import math
+import os
 from argparse import RawDescriptionHelpFormatter
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
@@ -32,7 +34,7 @@ class Words(list):
 
 def flag(default: Any, text: str) -> Any:
     """A dataclass field whose help text ends with its default, or with the one that a program puts in its place."""
-    if default not in (None, ""):
+    if default not in (None, "", []):
         text = f"{text} (default: %(default)s)"
     if isinstance(default, list):
         return field(default_factory=lambda: Words(default), metadata={"help": text})
@@ -247,6 +249,7 @@ class ChatFlags:
 
     def __post_init__(self) -> None:
         _at_least("--max_memory", self.max_memory, 0)
+        self.api_key = self.api_key or os.environ.get("VICUNA_API_KEY", "")
         if self.cli and self.api:
             raise UserError("--cli is a chat in the terminal, --api a server; give one of them.")
 
@@ -263,13 +266,34 @@ class ServeFlags:
     host: str = flag("127.0.0.1", "address the page listens on")
     port: int = flag(7860, "port the page listens on")
     share_link: bool = flag(False, "also open a public link through Gradio's service")
-    auth: str = flag("", "user:password that the page asks for; better given as VICUNA_AUTH")
+    auth: list[str] = flag(
+        [], "user:password that the page asks for, several for several users; better given as VICUNA_AUTH"
+    )
     max_queue: int = flag(64, "requests that may wait for the model")
     cache_gib: float = flag(1.0, "memory for what earlier prompts have in common with the next, in GiB; 0 for none")
 
     def __post_init__(self) -> None:
         _at_least("--max_queue", self.max_queue, 1)
         _at_least("--cache_gib", self.cache_gib, 0)
+        if not 0 < self.port < 65536:
+            raise UserError(f"--port {self.port} is not a port: expected 1 to 65535.")
+        self.auth = self.auth or os.environ.get("VICUNA_AUTH", "").split()
+        for n, account in enumerate(self.auth, 1):
+            user, colon, password = account.partition(":")
+            if not (user.strip() and colon and password):
+                # Not repeated here: it may be a password.
+                raise UserError(f"account {n} of --auth (or of VICUNA_AUTH) is not of the form user:password.")
+
+    @property
+    def reached_from_elsewhere(self) -> str:
+        """The flag that lets other machines reach what is served; "" when only this one does."""
+        if self.share_link:
+            return "--share_link"
+        try:
+            local = ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            local = self.host == "localhost"
+        return "" if local else f"--host {self.host}"
 
 
 @dataclass

@@ -62,3 +62,23 @@ class Stops:
             (n for stop in self.texts for n in range(1, min(len(stop), len(text) + 1)) if text.endswith(stop[:n])),
             default=0,
         )
+
+
+class Growth:
+    """What is new in an answer since it was last looked at, for readers that can not take back what they were told.
+
+    Args:
+        steady: the answer only ever grows; beams overtake each other, so theirs is told when it is finished.
+    """
+
+    def __init__(self, steady: bool):
+        self.steady = steady
+        self.told = ""
+
+    def new(self, text: str, finished: bool) -> str:
+        """The part of `text` that was not told before."""
+        if not (self.steady or finished) or not text.startswith(self.told):
+            return ""
+        new = text[len(self.told) :]
+        self.told = text
+        return new

@@ -82,6 +82,13 @@ class Assistant:
         return next(iter(self.choices.values()))
 
     @property
+    def names(self) -> dict[str, str]:
+        """What clients and users call a choice by -> its name; the base alone goes by its own. The first one first."""
+        named = {name: name for name in self.choices if name}
+        named[f"{self.base_name} (base)" if self.base_name in named else self.base_name] = ""
+        return dict(sorted(named.items(), key=lambda item: item[1] != self.first.name))
+
+    @property
     def tokenizer(self) -> TextTokenizer:
         return self.engine.tokenizer
 

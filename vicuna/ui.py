@@ -1,14 +1,18 @@
-"""The Gradio parts that the pages share, and every word of theirs in English and Chinese.
+"""The Gradio parts that the pages share.
 
 Static labels follow the browser's language through `gr.I18n`; lines that hold numbers are written per request.
 """
 
-import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import gradio as gr
 
+from vicuna.errors import UserError
+from vicuna.markup import display
 from vicuna.stream import DEFAULTS, PRESETS, Update, effective, mode
+from vicuna.strings import STRINGS
 
 CURSOR = " ▌"
 
@@ -21,93 +25,6 @@ CSS = """
 }
 """
 
-STRINGS = {
-    "en": {
-        "question": "Input",
-        "question_hint": "Tell me about alpacas.",
-        "extra": "Additional input (optional)",
-        "extra_hint": "A text the instruction speaks of",
-        "examples": "Examples",
-        "generate": "Generate",
-        "stop": "Stop",
-        "continue": "Continue",
-        "preset": "Decoding",
-        "settings": "All settings",
-        "do_sample": "Use sample",
-        "do_sample_info": "Off: the likeliest tokens. Moving temperature, top p or top k switches it on.",
-        "temperature": "Temperature",
-        "temperature_info": "0 is greedy; higher is more random",
-        "top_p": "Top p",
-        "top_k": "Top k",
-        "num_beams": "Beams Number",
-        "max_new_tokens": "Max New Tokens",
-        "min_new_tokens": "Min New Tokens",
-        "repetition_penalty": "Repetition Penalty",
-        "show_beam": "Show all beams",
-        "output": "Output",
-        "prompt": "The exact prompt sent",
-        "mode": "Decoding now: **{mode}**.",
-        "inert": " Temperature, top p and top k have no effect in it; moving one switches sampling on.",
-        "zero": " Temperature 0 is greedy: top p and top k have no effect.",
-        "greedy": "greedy",
-        "sampling": "sampling",
-        "beam search": "beam search",
-        "beam sampling": "beam sampling",
-        "beam": "Beam {n} · {score:.2f}",
-        "final": " · final",
-        "stats": "{tokens} tokens · {speed:.1f} tokens/s · first token {first:.2f} s",
-        "eos": " · complete (eos)",
-        "length": " · length limit reached",
-        "stopped": " · stopped by you",
-        "cut": " · the last character was incomplete and is left out",
-        "tokens": "{tokens} tokens",
-        "empty": "Please type a question first.",
-    },
-    "zh": {
-        "question": "输入",
-        "question_hint": "给我讲讲羊驼。",
-        "extra": "补充输入（可不填）",
-        "extra_hint": "指令所说的那段文字",
-        "examples": "示例",
-        "generate": "生成",
-        "stop": "停止",
-        "continue": "继续",
-        "preset": "解码方式",
-        "settings": "全部设置",
-        "do_sample": "使用采样",
-        "do_sample_info": "关闭时取最可能的词。移动温度、top p 或 top k 会打开采样。",
-        "temperature": "温度",
-        "temperature_info": "0 为贪心解码；越高越随机",
-        "top_p": "Top p",
-        "top_k": "Top k",
-        "num_beams": "束数",
-        "max_new_tokens": "最大生成长度",
-        "min_new_tokens": "最小生成长度",
-        "repetition_penalty": "重复惩罚",
-        "show_beam": "显示所有束",
-        "output": "输出",
-        "prompt": "实际发送的提示词",
-        "mode": "当前解码：**{mode}**。",
-        "inert": "温度、top p 和 top k 在此方式下不起作用；移动其中之一会打开采样。",
-        "zero": "温度为 0 即贪心解码：top p 和 top k 不起作用。",
-        "greedy": "贪心",
-        "sampling": "采样",
-        "beam search": "束搜索",
-        "beam sampling": "束采样",
-        "beam": "第 {n} 束 · {score:.2f}",
-        "final": " · 最终",
-        "stats": "{tokens} 个词元 · {speed:.1f} 词元/秒 · 首字 {first:.2f} 秒",
-        "eos": " · 已答完（eos）",
-        "length": " · 已到长度上限",
-        "stopped": " · 已由你停止",
-        "cut": " · 最后一个字不完整，未显示",
-        "tokens": "{tokens} 个词元",
-        "empty": "请先输入问题。",
-    },
-}
-# Gradio looks a browser's language up by its full tag first.
-TRANSLATIONS = {"en": STRINGS["en"], "zh": STRINGS["zh"], "zh-CN": STRINGS["zh"], "zh-TW": STRINGS["zh"]}
-
 PRESET_CHOICES = [
     ("Precise 精确", "precise"),
     ("Balanced 均衡", "balanced"),
@@ -116,7 +33,30 @@ PRESET_CHOICES = [
     ("Original 原版", "original"),
     ("Custom 自定", "custom"),
 ]
-# name -> (minimum, maximum, step), the original's ranges
+
+
+@dataclass(frozen=True)
+class Controls:
+    """What the decoding controls of a page offer: the original's ranges and defaults of that page.
+
+    Attributes:
+        ranges: name -> (minimum, maximum, step).
+        original: what preset "original" sets there beyond `vicuna.stream`.
+    """
+
+    ranges: dict[str, tuple[float, float, float]]
+    original: dict[str, Any] = field(default_factory=dict)
+
+    def values(self, preset: str) -> dict[str, Any]:
+        """What the checkbox and the sliders show under a preset."""
+        values = {**IDLE, **PRESETS[preset], **(self.original if preset == "original" else {})}
+        return {name: values[name] for name in NAMES}
+
+
+# How an event answers that calls no model: at once, and without a sign of waiting.
+QUIET = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+MOST = 32768  # no control goes further, whatever a request says
+IDLE = {"temperature": 0.1, "top_p": 0.75, "top_k": 40, **DEFAULTS}  # where a slider stands that a preset leaves open
 SLIDERS = {
     "temperature": (0, 1, 0.05),
     "top_p": (0, 1, 0.05),
@@ -126,7 +66,12 @@ SLIDERS = {
     "min_new_tokens": (1, 300, 1),
     "repetition_penalty": (0.1, 10, 0.1),
 }
-IDLE = {"temperature": 0.1, "top_p": 0.75, "top_k": 40, **DEFAULTS}  # where a slider stands that a preset leaves open
+NAMES = ("do_sample", *SLIDERS)
+ONE_QUESTION = Controls(SLIDERS)
+CHAT = Controls(
+    {**SLIDERS, "max_new_tokens": (1, 2048, 1), "min_new_tokens": (1, 1024, 1)},
+    {"temperature": 1.0, "top_p": 0.9, "top_k": 60, "min_new_tokens": 5},
+)
 
 
 def words(request: gr.Request | None) -> dict[str, str]:
@@ -135,33 +80,46 @@ def words(request: gr.Request | None) -> dict[str, str]:
     return STRINGS["zh" if language.lower().startswith("zh") else "en"]
 
 
-def preset_values(name: str) -> dict[str, Any]:
-    """What the checkbox and the sliders show under a preset."""
-    values = {**IDLE, **PRESETS[name]}
-    return {key: values[key] for key in ("do_sample", *SLIDERS)}
-
-
 class Decoding:
-    """The decoding controls: presets, the sample checkbox, the sliders, and the line that says what they mean."""
+    """The decoding controls: presets, the sample checkbox, the sliders, and the line that says what they mean.
 
-    def __init__(self, i18n: gr.I18n, preset: str, values: dict[str, Any]):
-        custom = preset_values(preset) != values
-        self.preset = gr.Radio(
-            PRESET_CHOICES, value="custom" if custom else preset, label=i18n("preset"), elem_id="preset"
-        )
-        self.mode = gr.Markdown(mode_line(STRINGS["en"], values), elem_id="mode")
+    Args:
+        values: of the checkbox and the sliders at the start.
+        max_beams: what the engine can search with; beams it cannot are grey.
+    """
+
+    def __init__(
+        self,
+        i18n: gr.I18n,
+        preset: str,
+        values: dict[str, Any],
+        controls: Controls = ONE_QUESTION,
+        max_beams: int = 10,
+    ):
+        self.controls, self.max_beams = controls, max_beams
+        self.start = self._possible(values)
+        self.start_preset = preset if controls.values(preset) == self.start else "custom"
+        self.preset = gr.Radio(PRESET_CHOICES, value=self.start_preset, label=i18n("preset"), elem_id="preset")
+        self.mode = gr.Markdown(mode_line(STRINGS["en"], self.start), elem_id="mode")
         with gr.Accordion(i18n("settings"), open=False, elem_id="settings"):
             self.do_sample = gr.Checkbox(
-                values["do_sample"], label=i18n("do_sample"), info=i18n("do_sample_info"), elem_id="do_sample"
+                self.start["do_sample"], label=i18n("do_sample"), info=i18n("do_sample_info"), elem_id="do_sample"
             )
-            self.sliders = {
-                name: gr.Slider(
-                    low, high, values[name], step=step, label=i18n(name), elem_id=name,
-                    info=i18n("temperature_info") if name == "temperature" else None,
-                )
-                for name, (low, high, step) in SLIDERS.items()
-            }  # fmt: skip
+            self.sliders = {name: self._slider(i18n, name) for name in SLIDERS}
         self._connect()
+
+    def _slider(self, i18n: gr.I18n, name: str) -> gr.Slider:
+        low, high, step = self.controls.ranges[name]
+        value = self.start[name]
+        beams_are_grey = name == "num_beams" and self.max_beams == 1
+        info = "one_beam" if beams_are_grey else "temperature_info" if name == "temperature" else None
+        return gr.Slider(
+            low, max(high, value), value, step=step, label=i18n(name), elem_id=name,
+            info=i18n(info) if info else None, interactive=not beams_are_grey,
+        )  # fmt: skip
+
+    def _possible(self, values: dict[str, Any]) -> dict[str, Any]:
+        return {**values, "num_beams": min(values["num_beams"], self.max_beams)}
 
     @property
     def inputs(self) -> list[Any]:
@@ -170,35 +128,50 @@ class Decoding:
 
     def _connect(self) -> None:
         drawing = [self.sliders[name] for name in ("temperature", "top_p", "top_k")]
-        self.preset.input(lambda name: _fill(name), self.preset, self.inputs, queue=False)
+        self.preset.input(self._fill, self.preset, self.inputs, **QUIET)
         for slider in self.sliders.values():
-            slider.input(lambda: "custom", None, self.preset, queue=False)
+            slider.input(lambda: "custom", None, self.preset, **QUIET)
         for slider in drawing:
-            slider.input(lambda: True, None, self.do_sample, queue=False)
-        self.do_sample.input(lambda: "custom", None, self.preset, queue=False)
+            slider.input(lambda: True, None, self.do_sample, **QUIET)
+        self.do_sample.input(lambda: "custom", None, self.preset, **QUIET)
         for component in self.inputs:
-            component.change(_describe, self.inputs, [self.mode, *drawing[1:]], queue=False, show_progress="hidden")
+            component.change(_describe, self.inputs, [self.mode, *drawing[1:]], **QUIET)
+
+    def _fill(self, name: str) -> list[Any]:
+        if name == "custom":
+            return [gr.skip()] * len(NAMES)
+        return list(self._possible(self.controls.values(name)).values())
 
     def on_load(self, page: gr.Blocks) -> None:
         """Say the mode in the visitor's language once the page is there."""
-        page.load(_describe, self.inputs, [self.mode, self.sliders["top_p"], self.sliders["top_k"]], queue=False)
+        page.load(_describe, self.inputs, [self.mode, self.sliders["top_p"], self.sliders["top_k"]], **QUIET)
 
 
-def _fill(name: str) -> list[Any]:
-    if name == "custom":
-        return [gr.skip()] * (1 + len(SLIDERS))
-    return list(preset_values(name).values())
+def start_values(controls: Controls, preset: str, chosen: dict[str, Any]) -> dict[str, Any]:
+    """What the controls show at the start: what was chosen, and the preset's where nothing was."""
+    values = {**controls.values(preset), **chosen}
+    return {name: values[name] for name in NAMES}
 
 
 def _describe(request: gr.Request, *values: Any) -> list[Any]:
-    chosen = dict(zip(("do_sample", *SLIDERS), values, strict=True))
+    chosen = dict(zip(NAMES, values, strict=True))
     usable = not (chosen["do_sample"] and chosen["temperature"] == 0)
     return [mode_line(words(request), chosen), gr.update(interactive=usable), gr.update(interactive=usable)]
 
 
-def chosen(values: tuple[Any, ...]) -> dict[str, Any]:
-    """generate()'s arguments from the controls' values."""
-    return effective(dict(zip(("do_sample", *SLIDERS), values, strict=True)))
+def chosen(values: Sequence[Any]) -> dict[str, Any]:
+    """generate()'s arguments from the controls' values.
+
+    Raises:
+        UserError: a value that no slider has; a request need not come from the page.
+    """
+    found = dict(zip(NAMES, values, strict=True))
+    for name, (low, _, step) in SLIDERS.items():
+        value = found[name]
+        if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= MOST:
+            raise UserError(f"{name} {value!r} is not possible: expected a number from {low}.")
+        found[name] = int(value) if step == 1 else float(value)
+    return effective({**found, "do_sample": bool(found["do_sample"])})
 
 
 def mode_line(strings: dict[str, str], values: dict[str, Any]) -> str:
@@ -216,25 +189,26 @@ def stats_line(strings: dict[str, str], update: Update) -> str:
     return line + (strings[update.finish] if update.finish else "") + (strings["cut"] if update.cut_character else "")
 
 
+# Puts a text into the clipboard: what a message was written as, where Gradio's own button copies what is shown.
+COPY = """(text) => {
+    if (!text) return;
+    if (navigator.clipboard) { navigator.clipboard.writeText(text); return; }
+    const area = document.createElement("textarea");
+    area.value = text;
+    document.body.prepend(area);
+    area.select();
+    document.execCommand("copy");
+    area.remove();
+}"""
+
+
 def show_answer(strings: dict[str, str], update: Update, before: str = "", all_beams: bool = True) -> str:
     """The answer as Markdown: one beam as it is, several one below the other, best first."""
     cursor = "" if update.finish else CURSOR
     if len(update.beams) == 1 or not all_beams:
-        return safe_markdown(before + update.text) + cursor
+        return display(before + update.text) + cursor
     parts = []
     for n, beam in enumerate(update.beams, 1):
         head = strings["beam"].format(n=n, score=beam.score) + (strings["final"] if update.finish and n == 1 else "")
-        parts.append(f"**{head}**\n\n{safe_markdown(before + beam.text)}{cursor}")
+        parts.append(f"**{head}**\n\n{display(before + beam.text)}{cursor}")
     return "\n\n---\n\n".join(parts)
-
-
-_CODE = re.compile(r"(^```.*?(?:^```[^\S\n]*$|\Z)|`[^`\n]+`)", re.MULTILINE | re.DOTALL)
-
-
-def safe_markdown(text: str) -> str:
-    """`text` for a Markdown component: no raw HTML, no image that the browser would fetch; code stays as it is."""
-    parts = _CODE.split(text)
-    for i in range(0, len(parts), 2):
-        escaped = parts[i].replace("&", "&amp;").replace("<", "&lt;")
-        parts[i] = escaped.replace("![", "!\\[")
-    return "".join(parts)

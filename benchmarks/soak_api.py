@@ -1,0 +1,237 @@
+"""Many clients of the API at once: nobody gets another's answer, an error, or more than a fair wait.
+
+    python benchmarks/soak_api.py --model_path models/tiny-llama-zh --bits 32
+    python benchmarks/soak_api.py --url http://127.0.0.1:7860 --server_pid 4711   # a server that runs already
+
+Each client asks its own question alone first, greedily. Then all ask at once, each again and again, every second time
+as a stream, and each must get exactly what it got alone. Prints a table for benchmarks/RESULTS.md. Exit status 1 if an
+answer differs or fails, if the server's resident memory grows more than 10 % beyond what it was after the warm-up, or
+if the longest wait is more than twice the median.
+"""
+
+import asyncio
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+
+import psutil
+from gpu import commit  # benchmarks/gpu.py
+from openai import AsyncOpenAI, OpenAIError
+
+from vicuna.args import ChatFlags, DecodingFlags, ModelFlags, ServeFlags, flag, parse
+from vicuna.errors import UserError, run
+
+QUESTIONS = (
+    "春天的花有哪些？",
+    "给我讲讲羊驼。",
+    "What is a llama?",
+    "写一句关于雨的话。",
+    "1+1=?",
+    "月亮为什么会变圆？",
+)
+MOST_GROWTH, MOST_WAIT = 1.1, 2.0
+START_S = 300
+MIB = 1 << 20
+
+
+@dataclass
+class SoakFlags:
+    """How many, and how long."""
+
+    clients: int = flag(20, "clients at once")
+    seconds: float = flag(60, "time that they go on asking")
+    max_tokens: int = flag(16, "longest answer in tokens")
+    url: str = flag("", "a server that runs already; empty: one is started")
+    server_pid: int | None = flag(None, "its process, for its memory")
+    model: str = flag("", "name of the model to ask; empty: the first")
+    serve_fd: int | None = flag(None, "used by the program itself: be the server, on this open socket")
+
+    def __post_init__(self) -> None:
+        if self.clients < 1 or self.seconds <= 0:
+            raise UserError("--clients and --seconds must be above 0.")
+
+
+@dataclass(frozen=True)
+class Soaked:
+    """What came of it; waits from a request to its complete answer, memory resident."""
+
+    clients: int
+    seconds: float
+    requests: int
+    errors: list[str]
+    differing: list[str]
+    median_wait_s: float
+    longest_wait_s: float
+    warm_mib: float
+    peak_mib: float
+
+    @property
+    def problems(self) -> list[str]:
+        """What is not as it has to be."""
+        found = [f"{len(self.errors)} errors, the first: {self.errors[0]}"] if self.errors else []
+        if self.differing:
+            found.append(f"{len(self.differing)} answers differ from the solo ones, the first: {self.differing[0]}")
+        if self.peak_mib > MOST_GROWTH * self.warm_mib:
+            found.append(f"memory grew from {self.warm_mib:.0f} to {self.peak_mib:.0f} MiB")
+        if self.longest_wait_s > MOST_WAIT * self.median_wait_s:
+            found.append(f"the longest wait is {self.longest_wait_s:.2f} s, the median {self.median_wait_s:.2f} s")
+        return found
+
+
+def main(soak: SoakFlags, model: ModelFlags) -> None:
+    """Ask, and print what came of it."""
+    if soak.serve_fd is not None:
+        serve(model, soak.serve_fd)
+        return
+    if soak.url:
+        found = asyncio.run(ask_all(soak, soak.url, soak.server_pid))
+    else:
+        found = with_server(model, lambda url, pid: asyncio.run(ask_all(soak, url, pid)))
+    print(table(found))
+    if found.problems:
+        raise UserError("; ".join(found.problems) + ".")
+
+
+def serve(model: ModelFlags, fd: int) -> None:
+    """Be a server of the routes alone, on an open socket."""
+    import uvicorn
+    from fastapi import FastAPI
+
+    from vicuna.api import add_routes
+    from vicuna.serving import load
+
+    app, flags = FastAPI(), ServeFlags()
+    add_routes(app, load(model, flags), ChatFlags(api=True), flags, DecodingFlags(preset="balanced"))
+    uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)).run([socket.socket(fileno=fd)])
+
+
+def with_server(model: ModelFlags, use: Callable[[str, int], Soaked]) -> Soaked:
+    """Start a server, use it, end it."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port, fd = listening.getsockname()[1], listening.fileno()
+        argv = [sys.executable, __file__, "--serve_fd", fd, "--model_path", model.model_path, "--bits", model.bits]
+        server = subprocess.Popen(list(map(str, argv)), pass_fds=[fd])
+    url = f"http://127.0.0.1:{port}"
+    try:
+        wait_until_it_answers(url, server)
+        return use(url, server.pid)
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def wait_until_it_answers(url: str, server: subprocess.Popen) -> None:
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline:
+        if server.poll() is not None:
+            raise UserError(f"the server ended with status {server.returncode} before it answered.")
+        try:
+            urllib.request.urlopen(f"{url}/v1/models", timeout=5)
+            return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.2)
+    raise UserError(f"the server did not answer within {START_S} seconds.")
+
+
+def question(client: int) -> str:
+    """A client's own question."""
+    return f"{client}. {QUESTIONS[client % len(QUESTIONS)]}"
+
+
+async def ask(api: AsyncOpenAI, soak: SoakFlags, model: str, client: int, stream: bool) -> str:
+    """One answer, with the reason for its end."""
+    fields = {
+        "model": model, "messages": [{"role": "user", "content": question(client)}], "temperature": 0,
+        "max_tokens": soak.max_tokens,
+    }  # fmt: skip
+    if not stream:
+        choice = (await api.chat.completions.create(**fields)).choices[0]
+        return f"{choice.message.content}|{choice.finish_reason}"
+    text, finish = "", None
+    async for chunk in await api.chat.completions.create(**fields, stream=True):
+        text += chunk.choices[0].delta.content or ""
+        finish = chunk.choices[0].finish_reason or finish
+    return f"{text}|{finish}"
+
+
+async def ask_all(soak: SoakFlags, url: str, pid: int | None) -> Soaked:
+    """The solo answers, a warm-up with all clients, and then the measured time."""
+    process = psutil.Process(pid) if pid else None
+    key = os.environ.get("VICUNA_API_KEY") or "none"
+    apis = [AsyncOpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0, timeout=300) for _ in range(soak.clients)]
+    model = soak.model or (await apis[0].models.list()).data[0].id
+    solo = [await ask(api, soak, model, i, stream=False) for i, api in enumerate(apis)]
+    errors: list[str] = []
+    differing: list[str] = []
+    waits: list[float] = []
+    peak = 0.0
+
+    async def client(i: int, until: float) -> None:
+        stream = bool(i % 2)
+        while time.perf_counter() < until:
+            begin = time.perf_counter()
+            try:
+                answer = await ask(apis[i], soak, model, i, stream)
+            except OpenAIError as error:
+                errors.append(f"client {i}: {error}")
+                continue
+            waits.append(time.perf_counter() - begin)
+            if answer != solo[i]:
+                differing.append(f"client {i}: {answer!r} instead of {solo[i]!r}")
+            stream = not stream
+
+    async def watch(until: float) -> None:
+        nonlocal peak
+        while process and time.perf_counter() < until:
+            peak = max(peak, process.memory_info().rss / MIB)
+            await asyncio.sleep(0.1)
+
+    async def together(seconds: float) -> None:
+        until = time.perf_counter() + seconds
+        await asyncio.gather(watch(until), *(client(i, until) for i in range(soak.clients)))
+
+    await together(min(5.0, soak.seconds / 4))
+    warm, peak = (process.memory_info().rss / MIB if process else 0.0), 0.0
+    waits.clear()
+    begin = time.perf_counter()
+    await together(soak.seconds)
+    seconds = time.perf_counter() - begin
+    for api in apis:
+        await api.close()
+    return Soaked(
+        soak.clients, seconds, len(waits), errors, differing, statistics.median(waits or [0]), max(waits, default=0),
+        warm, peak,
+    )  # fmt: skip
+
+
+def table(found: Soaked) -> str:
+    """The figures for benchmarks/RESULTS.md, and once more as JSON."""
+    cells = {
+        "clients": found.clients,
+        "seconds": f"{found.seconds:.0f}",
+        "requests": found.requests,
+        "errors": len(found.errors),
+        "differing answers": len(found.differing),
+        "median wait, s": f"{found.median_wait_s:.2f}",
+        "longest wait, s": f"{found.longest_wait_s:.2f}",
+        "memory after warm-up, MiB": f"{found.warm_mib:.0f}",
+        "largest, MiB": f"{found.peak_mib:.0f}",
+        "commit": commit(),
+        "date": datetime.now(UTC).date(),
+    }
+    rows = ["| " + " | ".join(cells) + " |", "|---" * len(cells) + "|"]
+    rows.append("| " + " | ".join(map(str, cells.values())) + " |")
+    return "\n".join([*rows, json.dumps(asdict(found), ensure_ascii=False)])
+
+
+if __name__ == "__main__":
+    run(lambda: main(*parse(__doc__, SoakFlags, ModelFlags, bits=32)))

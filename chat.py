@@ -1,0 +1,69 @@
+"""Chat with a base model, with or without adapters, over many turns.
+
+    python chat.py --lora_path lora-Vicuna             # opens a page on 127.0.0.1:7860
+    python chat.py --lora_path lora-A lora-B           # the page lets each message choose its adapter
+    python chat.py --lora_path lora-Vicuna --cli       # chats in the terminal
+    python chat.py --lora_path lora-Vicuna --api       # serves the OpenAI routes under /v1 beside the page
+
+Reads the base and the adapters; writes conversations to --save_path, if it is given. `python chat.py --help` lists
+every flag.
+"""
+
+from dataclasses import replace
+from functools import partial
+
+from vicuna import log
+from vicuna.args import ChatFlags, DecodingFlags, ModelFlags, ServeFlags, parse
+from vicuna.errors import UserError, run
+
+
+def main(model_flags: ModelFlags, chat: ChatFlags, serve: ServeFlags, decoding: DecodingFlags) -> None:
+    """Chat on a page, with or without routes beside it, or in the terminal."""
+    if chat.api:
+        check_secrets(chat, serve)
+    if decoding.preset == "original" and decoding.min_new_tokens is None:
+        decoding = replace(decoding, min_new_tokens=5)  # where the original's chat page stood
+    log.set_up()
+    # Imported here so that --help and a mistyped flag answer at once.
+    from vicuna.serving import load
+
+    assistant = load(model_flags, serve, chat.lora_path)
+    for warning in assistant.warnings:
+        log.log.warning("WARNING %s", warning)
+    if chat.cli:
+        from vicuna import terminal
+
+        terminal.chat(assistant, chat, decoding)
+        return
+    import gradio as gr
+
+    from vicuna import chat_page, web_page
+    from vicuna.strings import TRANSLATIONS
+
+    routes = None
+    if chat.api:
+        from vicuna.api import add_routes
+
+        routes = partial(add_routes, assistant=assistant, chat=chat, serve=serve, decoding=decoding)
+    i18n = gr.I18n(**TRANSLATIONS)
+    page = chat_page.ChatPage(assistant, chat, serve, decoding, i18n)
+    web_page.serve(page.blocks, serve, i18n=i18n, css=chat_page.CSS, head=chat_page.scripts.HEAD, routes=routes)
+
+
+def check_secrets(chat: ChatFlags, serve: ServeFlags) -> None:
+    """Refuse routes that anybody could call where the page is protected, or reached from elsewhere.
+
+    Raises:
+        UserError: they need --api_key.
+    """
+    open_by = (
+        "--auth protects the page," if serve.auth else f"{serve.reached_from_elsewhere} lets others reach the page,"
+    )
+    if not chat.api_key and (serve.auth or serve.reached_from_elsewhere):
+        raise UserError(
+            f"{open_by} and nothing protects the routes of --api: give --api_key as well, or VICUNA_API_KEY."
+        )
+
+
+if __name__ == "__main__":
+    run(lambda: main(*parse(__doc__, ModelFlags, ChatFlags, ServeFlags, DecodingFlags, preset="balanced")))

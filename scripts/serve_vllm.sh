@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Serve a merged model, or a base with adapters, to many users: vLLM on NVIDIA GPUs, with the template that was trained.
+#
+#   BASE_MODEL=merged bash scripts/serve_vllm.sh                                # OpenAI's routes on 127.0.0.1:8000
+#   BASE_MODEL=/data/llama-7b LORA_PATH="lora-A lora-B" bash scripts/serve_vllm.sh
+#   TOT_CUDA=0,1 bash scripts/serve_vllm.sh --max-model-len 2048                # whatever follows goes to vLLM
+#
+# Also PORT, PROMPT_TYPE, VICUNA_API_KEY, and VLLM for the program itself, if it lives in another environment.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/environment.sh
+
+flags=(--model_path "${BASE_MODEL:-models/tiny-llama-zh}")
+add() { if [ -n "$2" ]; then flags+=("$1" "$2"); fi; }
+add --prompt_type "${PROMPT_TYPE:-}"
+add --port "${PORT:-}"
+if [ -n "${TOT_CUDA:-}" ]; then
+    export CUDA_VISIBLE_DEVICES=$TOT_CUDA
+    add --gpus "$(printf %s "$TOT_CUDA" | tr , '\n' | grep -c .)"
+fi
+read -r -a adapters <<<"${LORA_PATH:-}"
+if [ ${#adapters[@]} -gt 0 ]; then flags+=(--lora_path "${adapters[@]}"); fi
+exec "$PYTHON" -m vicuna.vllm_server "${flags[@]}" -- "$@"

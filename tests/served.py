@@ -1,0 +1,82 @@
+"""What the tests of the API and the terminal share: adapters with random weights, and a server in this process."""
+
+import json
+import shutil
+import socket
+import threading
+import time
+from pathlib import Path
+
+import torch
+import uvicorn
+from fastapi import FastAPI
+from openai import OpenAI
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+from vicuna.adapter import save_adapter
+from vicuna.api import add_routes
+from vicuna.args import ChatFlags, DecodingFlags, ModelFlags, ServeFlags
+from vicuna.serving import Assistant, load
+
+
+def make_adapter(base: Path, folder: Path, prompt_type: str, seed: int) -> Path:
+    """An adapter that changes what the base says, trained with `prompt_type` by its own word."""
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_pretrained(base)
+    config = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM", init_lora_weights=False)
+    save_adapter(get_peft_model(model, config), folder)
+    (folder / "run_args.json").write_text(json.dumps({"prompt_type": prompt_type}), encoding="utf-8")
+    return folder
+
+
+def make_slow(base: Path, folder: Path) -> Path:
+    """The base's tokenizer with weights that take some 20 ms a token."""
+    shutil.copytree(base, folder)
+    config = LlamaConfig.from_pretrained(folder)
+    config.update({"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 8, "head_dim": 128})
+    config.initializer_range = 0.1
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def assistant_of(base: Path, *adapters: Path, **serve: object) -> Assistant:
+    return load(ModelFlags(model_path=str(base), bits=32), ServeFlags(**serve), [str(path) for path in adapters])
+
+
+class Server:
+    """The routes, listening on a port of 127.0.0.1."""
+
+    def __init__(
+        self, assistant: Assistant, chat: ChatFlags | None = None, serve: ServeFlags | None = None, **decoding: object
+    ):
+        self.assistant = assistant
+        app = FastAPI()
+
+        @app.get("/")
+        def page() -> str:
+            return "the page"
+
+        flags = DecodingFlags(**{"preset": "balanced", **decoding})
+        add_routes(app, assistant, chat or ChatFlags(api=True), serve or ServeFlags(), flags)
+        self.server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
+        self.listening = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listening.getsockname()[1]
+        self.thread = threading.Thread(target=self.server.run, args=([self.listening],), daemon=True)
+        self.thread.start()
+        deadline = time.monotonic() + 20
+        while not self.server.started and time.monotonic() < deadline:
+            time.sleep(0.02)
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def client(self, key: str = "none", **more: object) -> OpenAI:
+        return OpenAI(base_url=f"http://{self.address}/v1", api_key=key, **{"max_retries": 0, "timeout": 60, **more})
+
+    def close(self) -> None:
+        self.server.should_exit = True
+        self.thread.join(10)
+        self.listening.close()

@@ -1,0 +1,123 @@
+"""Clients that go away, queued or being answered: their place is free at once."""
+
+import json
+import socket
+import threading
+import time
+
+import pytest
+from served import Server, assistant_of, make_slow
+
+LONG = {
+    "messages": [{"role": "user", "content": "讲一个很长的故事。"}],
+    "temperature": 0,
+    "max_tokens": 440,
+    "min_tokens": 440,
+}
+
+
+@pytest.fixture(scope="module")
+def server(tiny_base, tmp_path_factory):
+    server = Server(assistant_of(make_slow(tiny_base, tmp_path_factory.mktemp("slow") / "base"), max_queue=4))
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def answered(server, monkeypatch):
+    """The last updates of the answers that were made."""
+    made, last = server.assistant.engine.stream, []
+
+    def watched(*args, **kwargs):
+        update = None
+        for update in made(*args, **kwargs):
+            yield update
+        last.append(update)
+
+    monkeypatch.setattr(server.assistant.engine, "stream", watched)
+    return last
+
+
+def ask(server, path="/v1/chat/completions", **fields) -> socket.socket:
+    """A request that has been sent, and whose reply nobody has read yet."""
+    body = json.dumps({**LONG, **fields}).encode()
+    connection = socket.create_connection(("127.0.0.1", server.port), timeout=30)
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+    return connection
+
+
+def wait_for(condition, seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def no_answer_is_made() -> bool:
+    return not [thread for thread in threading.enumerate() if thread.name == "answer"]
+
+
+def test_a_stream_that_is_left_stops_at_the_next_token(server, answered):
+    connection = ask(server, stream=True)
+    seen = b""
+    while seen.count(b"data: ") < 3:
+        seen += connection.recv(4096)
+    connection.close()
+    wait_for(no_answer_is_made)
+    (last,) = answered
+    assert last.finish == "stopped"
+    assert 1 <= last.tokens < 220
+
+
+def test_an_answer_that_is_left_before_it_comes_stops_too(server, answered):
+    worker = server.assistant.worker
+    connection = ask(server)
+    wait_for(lambda: not worker.waiting and not no_answer_is_made())
+    time.sleep(0.3)
+    connection.close()
+    wait_for(no_answer_is_made)
+    (last,) = answered
+    assert last.finish == "stopped"
+    assert last.tokens < 220
+
+
+@pytest.mark.parametrize("fields", [{}, {"stream": True}, {"n": 3, "stream": True}, {"n": 3}], ids=str)
+def test_who_leaves_the_queue_is_taken_out_while_another_is_served(server, answered, fields):
+    worker, opened = server.assistant.worker, threading.Event()
+    running = worker.submit(lambda: opened.wait(30), "other")
+    wait_for(lambda: not worker.waiting)
+    connection = ask(server, **fields)
+    wait_for(lambda: worker.waiting == fields.get("n", 1))
+    connection.close()
+    wait_for(lambda: not worker.waiting, 5)
+    wait_for(no_answer_is_made)
+    assert not running.done.is_set()
+    opened.set()
+    assert [update.tokens for update in answered] == [0] * fields.get("n", 1)
+
+
+def test_one_of_two_that_leaves_costs_the_other_nothing(server, answered):
+    first, second = ask(server, stream=True), ask(server, stream=True, max_tokens=8, min_tokens=8)
+    seen = b""
+    while seen.count(b"data: ") < 3:
+        seen += first.recv(4096)
+    first.close()
+    text = b""
+    while b"[DONE]" not in text:
+        text += second.recv(4096)
+    second.close()
+    assert text.count(b'"finish_reason": "length"') == 1
+    wait_for(no_answer_is_made)
+    assert sorted(update.finish for update in answered) == ["length", "stopped"]
+
+
+def test_places_come_back_however_often_clients_leave(server):
+    worker = server.assistant.worker
+    for i in range(12):  # three times as many as may wait
+        connection = ask(server, stream=bool(i % 2), max_tokens=100, min_tokens=100)
+        time.sleep(0.02 * (i % 4))
+        connection.close()
+    wait_for(lambda: no_answer_is_made() and not worker.waiting)
+    done = server.client().chat.completions.create(model="base", messages=LONG["messages"], max_tokens=2)
+    assert done.choices[0].message.content is not None

@@ -1,0 +1,150 @@
+"""Who may use the API: the key, and the checks of every request before a route sees it.
+
+A page of another site, opened in a visitor's browser, can send requests to this machine. What gives it away is
+checked: a Host that is not this server's (DNS rebinding), a foreign Origin, a body that a form could have sent. No
+header lets another origin read an answer.
+"""
+
+import asyncio
+import hmac
+import json
+import re
+import socket
+from ipaddress import ip_address
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from vicuna.args import ChatFlags, ServeFlags
+from vicuna.errors import UserError
+
+MAX_BODY_BYTES = 1 << 20
+DRAINED_BYTES = 32 << 20  # of a body that is too large: read on, or the sender would never see the answer
+BODY_S = 60  # in which a body must have arrived
+_HOST = re.compile(r"(?:\[([^\]]+)\]|([^:\[\]]*))(?::\d*)?")  # [address] or name, perhaps with a port
+
+
+class Problem(Exception):
+    """What is wrong with a request, as an error body of OpenAI's shape.
+
+    Args:
+        param: the field of the request that it is about.
+        code: what a program can tell it by.
+    """
+
+    def __init__(self, status: int, message: str, param: str | None = None, code: str | None = None, **headers: str):
+        super().__init__(message)
+        self.status, self.param, self.code = status, param, code
+        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
+
+    @property
+    def body(self) -> dict[str, Any]:
+        kind = "server_error" if self.status >= 500 else "invalid_request_error"
+        kind = "rate_limit_error" if self.status == 429 else kind
+        return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
+
+    @property
+    def response(self) -> JSONResponse:
+        return JSONResponse(self.body, self.status, self.headers)
+
+
+def api_key(chat: ChatFlags, serve: ServeFlags) -> str:
+    """The key that requests must carry; "" asks for none.
+
+    Raises:
+        UserError: strangers could reach the routes without one, or it can not be sent in a header.
+    """
+    key = chat.api_key
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        raise UserError("--api_key must consist of ASCII letters, digits and signs, without spaces.")
+    if key:
+        return key
+    missing = "the routes of --api need a key of their own; set VICUNA_API_KEY, or give --api_key."
+    if serve.auth:
+        raise UserError(f"--auth protects the page only: {missing}")
+    if serve.reached_from_elsewhere:
+        raise UserError(f"{serve.reached_from_elsewhere} lets other machines in: {missing}")
+    return ""
+
+
+class Guard:
+    """Refuses what is not from a client of this server.
+
+    Args:
+        host: that the server was told to listen on.
+        key: that requests must carry, "" for none.
+    """
+
+    def __init__(self, app: ASGIApp, host: str, key: str):
+        self.app, self.host, self.key = app, host, key
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and (problem := self._problem(Request(scope))):
+            await problem.response(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+    def _problem(self, request: Request) -> Problem | None:
+        host, origin = request.headers.get("host", ""), request.headers.get("origin")
+        if not self._is_ours(host, request.scope.get("server")):
+            return Problem(
+                403, f"Host {host!r} is not this server; use the address it listens on.", code="foreign_host"
+            )
+        if origin not in (None, f"http://{host}", f"https://{host}"):
+            return Problem(403, f"requests of pages from {origin!r} are not answered.", code="foreign_origin")
+        if not self._has_key(request.headers.get("authorization", "")):
+            message = "the API key is missing or wrong; send the server's key as Authorization: Bearer KEY."
+            return Problem(401, message, code="invalid_api_key", WWW_Authenticate="Bearer")
+        content_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
+        if request.method == "POST" and content_type != "application/json":
+            return Problem(415, f"Content-Type is {content_type!r}, expected application/json.")
+        return None
+
+    def _is_ours(self, header: str, server: tuple[str, int | None] | None) -> bool:
+        parts = _HOST.fullmatch(header)
+        name = parts[1] or parts[2] if parts else ""
+        if name.lower() in ("localhost", self.host.lower(), socket.gethostname().lower()):
+            return True
+        try:
+            address = ip_address(name)
+        except ValueError:
+            return False  # a name of somebody else's, whatever it resolves to
+        # A name can be made to resolve to this machine, an address can not.
+        everywhere = self.host in ("", "0.0.0.0", "::")
+        return everywhere or address.is_loopback or (server is not None and str(address) == server[0])
+
+    def _has_key(self, header: str) -> bool:
+        scheme, _, sent = header.partition(" ")
+        same = hmac.compare_digest(sent.strip().encode("utf-8", "surrogateescape"), self.key.encode())
+        return not self.key or (same and scheme.lower() == "bearer")
+
+
+async def read_json(request: Request) -> dict[str, Any]:
+    """The body of a request.
+
+    Raises:
+        Problem: too large, too slow, or not a JSON object.
+    """
+    body, size = bytearray(), 0
+    try:
+        async with asyncio.timeout(BODY_S):
+            async for part in request.stream():
+                size += len(part)
+                if size <= MAX_BODY_BYTES:
+                    body += part
+                elif size > DRAINED_BYTES:
+                    break
+    except TimeoutError:
+        raise Problem(408, f"the body did not arrive within {BODY_S} seconds.", Connection="close") from None
+    if size > MAX_BODY_BYTES:
+        raise Problem(413, f"the body is larger than {MAX_BODY_BYTES} bytes: send a shorter conversation.")
+    try:
+        values = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise Problem(400, f"the body is not JSON: {reason}.") from error
+    if not isinstance(values, dict):
+        raise Problem(400, "the body is not a JSON object.")
+    return values

@@ -1,0 +1,366 @@
+"""What the chat page does with a conversation, apart from how the page looks.
+
+Every function takes the conversation as the browser sent it and gives changes of the page: a dictionary of the names
+of its parts, with their new values. The server holds nothing between two events but the answers that are running.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import gradio as gr
+
+from vicuna import conversation, memory, ui
+from vicuna.conversation import Kept
+from vicuna.errors import UserError
+from vicuna.markup import display
+from vicuna.prompt import PROMPT_TYPES, TEMPLATES, split_system
+from vicuna.serving import Assistant
+from vicuna.stream import Update
+
+MESSAGE_LIMIT = 100_000  # characters of one message; what a context holds is far less
+WAITING = 8  # messages that a tab may send while an answer is running
+UPDATE_S = 0.05  # between two updates of the page: faster than eyes read, slower than a small model's tokens
+BAR = 10  # characters of the bar that shows how full the memory is
+
+Changes = dict[str, Any]
+Strings = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a visitor has set beside the question; `Talk.options` checks it."""
+
+    adapter: str
+    prompt_type: str
+    system: str
+    max_memory: int
+    all_beams: bool
+    chosen: dict[str, Any]
+
+
+@dataclass
+class Run:
+    """The answer that a tab is getting, and what the tab has asked meanwhile."""
+
+    stop: threading.Event = field(default_factory=threading.Event)
+    waiting: deque[tuple[str, Options]] = field(default_factory=deque)
+    dropped: bool = False  # the tab has turned to another conversation
+
+
+class Runs:
+    """The runs of all tabs, by session; a tab has one at a time."""
+
+    def __init__(self) -> None:
+        self._runs: dict[str, Run] = {}
+        self._lock = threading.Lock()
+
+    def busy(self, session: str) -> bool:
+        """Whether a tab is getting an answer."""
+        return session in self._runs
+
+    def begin(self, session: str) -> Run | None:
+        """A new run; None where one runs already."""
+        with self._lock:
+            if session in self._runs:
+                return None
+            self._runs[session] = run = Run()
+            return run
+
+    def wait(self, session: str, question: str, options: Options) -> bool:
+        """Have the run of a tab answer this next; False if there is none, or enough waits."""
+        with self._lock:
+            run = self._runs.get(session)
+            if run is None or len(run.waiting) >= WAITING:
+                return False
+            run.waiting.append((question, options))
+            return True
+
+    def next(self, session: str, run: Run) -> tuple[str, Options] | None:
+        """What to answer next; None has ended the run."""
+        with self._lock:
+            if run.waiting and not run.stop.is_set():
+                return run.waiting.popleft()
+            if self._runs.get(session) is run:
+                del self._runs[session]
+            return None
+
+    def stop(self, session: str) -> None:
+        """End the answer that a tab is getting, at the next token."""
+        if run := self._runs.get(session):
+            run.stop.set()
+
+    def drop(self, session: str) -> None:
+        """The same, and nothing of it is shown any more."""
+        with self._lock:
+            if run := self._runs.pop(session, None):
+                run.dropped = True
+                run.stop.set()
+
+
+class Talk:
+    """The conversations of a chat page with a loaded model.
+
+    Args:
+        seed: fixes what sampling draws.
+        typewriter: whether answers are shown while they grow.
+    """
+
+    def __init__(self, assistant: Assistant, seed: int | None, typewriter: bool):
+        self.assistant, self.seed, self.typewriter = assistant, seed, typewriter
+        self.runs = Runs()
+
+    def options(self, values: Sequence[Any]) -> Options:
+        """The options from the values of their controls: adapter, prompt type, system, memory, beams, decoding.
+
+        Raises:
+            UserError: a value that no control has; a request need not come from the page.
+        """
+        adapter, prompt_type, system, max_memory, all_beams, *decoding = values
+        if adapter not in self.assistant.choices or prompt_type not in PROMPT_TYPES:
+            raise UserError(f"there is no adapter {adapter!r} or no prompt type {prompt_type!r} here.")
+        if not isinstance(max_memory, int | float) or not 0 <= max_memory <= ui.MOST:
+            raise UserError(f"Max Memory {max_memory!r} is not possible: expected 0 to {ui.MOST}.")
+        chosen = ui.chosen(decoding)
+        if chosen["num_beams"] > self.assistant.engine.max_beams:
+            raise UserError(
+                f"{chosen['num_beams']} beams are more than the {self.assistant.engine.max_beams} possible."
+            )
+        takes_system = TEMPLATES[prompt_type].takes_system
+        system = (system or "").strip() if takes_system else ""
+        return Options(adapter, prompt_type, system, int(max_memory), bool(all_beams), chosen)
+
+    # --- asking -------------------------------------------------------------------------------------------------------
+
+    def send(
+        self, strings: Strings, session: str, kept: str, question: str, editing: int | None, values: Sequence[Any]
+    ) -> Iterator[Changes]:
+        """Answer a question, and those that are sent meanwhile.
+
+        Args:
+            editing: turn whose question this one replaces; what follows it goes.
+        """
+        if not question.strip():
+            yield {"hint": strings["empty"]}
+            return
+        try:
+            if len(question) > MESSAGE_LIMIT:
+                raise UserError(strings["too_long"].format(most=MESSAGE_LIMIT))
+            options = self.options(values)
+            if self.runs.busy(session):
+                yield self._wait(strings, session, question, options)
+                return
+            messages, _ = conversation.kept(kept)
+        except UserError as error:
+            yield {"hint": f"⚠ {error}"}
+            return
+        if editing is not None:
+            messages = before_turn(messages, editing)
+        yield from self._converse(strings, session, messages, question, options)
+
+    def again(self, strings: Strings, session: str, kept: str, values: Sequence[Any]) -> Iterator[Changes]:
+        """Answer the last question once more."""
+        try:
+            messages, _ = conversation.kept(kept)
+            options = self.options(values)
+        except UserError as error:
+            yield {"hint": f"⚠ {error}"}
+            return
+        count = turns(messages)
+        if count and not self.runs.busy(session):
+            question = messages[-2]["content"]
+            yield from self._converse(strings, session, before_turn(messages, count - 1), question, options)
+
+    def _wait(self, strings: Strings, session: str, question: str, options: Options) -> Changes:
+        if self.runs.wait(session, question, options):
+            return {"message": gr.update(value=""), "hint": strings["waits"]}
+        return {"hint": strings["too_many"]}
+
+    def _converse(
+        self, strings: Strings, session: str, messages: list[Kept], question: str, options: Options
+    ) -> Iterator[Changes]:
+        run = self.runs.begin(session)
+        if run is None:
+            yield {"hint": strings["busy"]}
+            return
+        first, job = True, (question, options)
+        try:
+            while job and not run.dropped:
+                messages = yield from self._answer(strings, session, run, messages, *job, first)
+                first, job = False, self.runs.next(session, run)
+            if not run.dropped:
+                unsent = "\n".join(text for text, _ in run.waiting)
+                yield {"message": gr.update(submit_btn=True, stop_btn=False, **({"value": unsent} if unsent else {}))}
+        finally:
+            run.stop.set()
+            self.runs.next(session, run)
+
+    def _answer(
+        self,
+        strings: Strings,
+        session: str,
+        run: Run,
+        messages: list[Kept],
+        question: str,
+        options: Options,
+        first: bool,
+    ) -> Iterator[Changes]:
+        """One answer as changes of the page; returns the messages with it, or as they were where there is none."""
+        asked = [*with_system(messages, options.system), Kept(role="user", content=question)]
+        last: Update | None = None
+        problem = ""
+        try:
+            fitted = self.fit(asked, options)
+            shown = {
+                "chat": bubbles(strings, asked, fitted.forgotten, ui.CURSOR),
+                "forgotten": fitted.forgotten,
+                "memory": self.memory_line(strings, len(fitted.ids), fitted.budget, fitted.forgotten),
+                "kept": conversation.keep(messages, question),
+                "message": gr.update(submit_btn=False, stop_btn=True, **({"value": ""} if first else {})),
+                "hint": lowered(strings, fitted, options),
+                "turn": gr.update(visible=False),
+                "editing": None,
+            }
+            yield shown
+            chosen = {**options.chosen, "max_new_tokens": fitted.max_new_tokens}
+            updates = self.assistant.stream(fitted.ids, chosen, self.seed, run.stop, options.adapter, session)
+            for update in self._paced(updates):
+                if run.dropped:
+                    return messages
+                last = update
+                text = ui.show_answer(strings, update, all_beams=options.all_beams and not update.finish)
+                yield {"chat": bubbles(strings, asked, fitted.forgotten, text)}
+        except UserError as error:
+            problem = f"⚠ {error}"
+        if run.dropped:
+            return messages
+        if last is None or not (last.text or last.finish in ("eos", "length")):
+            # Nothing was answered: the question goes back to where it was typed.
+            yield {
+                "chat": bubbles(strings, messages, 0, notice=problem or f"⚠ {strings['nothing']}"),
+                "kept": conversation.keep(messages, question),
+                "message": gr.update(value=question),
+                "hint": "",
+            }
+            return messages
+        note = " · ".join(filter(None, (options.adapter, ui.stats_line(strings, last), problem)))
+        messages = [*asked, Kept(role="assistant", content=last.text, note=note[: conversation.NOTE])]
+        yield self.show(strings, messages, options)
+        return messages
+
+    def _paced(self, updates: Iterator[Update]) -> Iterator[Update]:
+        """Updates no closer to each other than UPDATE_S; the last one always, the others only with a typewriter."""
+        shown_at = 0.0
+        for update in updates:
+            now = time.monotonic()
+            if update.finish or (self.typewriter and now - shown_at >= UPDATE_S):
+                shown_at = now
+                yield update
+
+    # --- showing ------------------------------------------------------------------------------------------------------
+
+    def fit(self, asked: Sequence[Kept], options: Options) -> memory.Fitted:
+        """The prompt for the last message; a prompt type without earlier turns forgets them all."""
+        context, chosen = self.assistant.engine.context, options.chosen
+        shown = list(asked)
+        if not TEMPLATES[options.prompt_type].turn:
+            shown = [*split_system(asked)[0], asked[-1]]
+        fitted = memory.fit(
+            self.assistant.tokenizer,
+            options.prompt_type,
+            shown,
+            context,
+            chosen["max_new_tokens"],
+            options.max_memory,
+        )
+        return replace(fitted, forgotten=fitted.forgotten + (len(asked) - len(shown)) // 2)
+
+    def show(self, strings: Strings, messages: list[Kept], options: Options) -> Changes:
+        """The whole conversation, how full the memory is with it, and what a next question would not bring along."""
+        changes: Changes = {"kept": conversation.keep(messages), "turn": gr.update(visible=False), "editing": None}
+        try:
+            next_ = self.fit([*with_system(messages, options.system), Kept(role="user", content="")], options)
+        except UserError as error:
+            forgotten, changes["memory"] = 0, f"⚠ {error}"
+        else:
+            forgotten = next_.forgotten
+            changes["memory"] = self.memory_line(strings, len(next_.ids), next_.budget, forgotten)
+        hint = strings["pick_hint"] if messages else ""
+        return {**changes, "chat": bubbles(strings, messages, forgotten), "forgotten": forgotten, "hint": hint}
+
+    @staticmethod
+    def memory_line(strings: Strings, used: int, budget: int, forgotten: int) -> str:
+        """How full the memory is: a bar, tokens, turns forgotten."""
+        full = min(BAR, round(BAR * used / max(1, budget)))
+        line = strings["memory"].format(used=f"{used:,}", budget=f"{budget:,}", forgotten=forgotten)
+        return f"{'■' * full}{'□' * (BAR - full)} {line}"
+
+
+def turns(messages: Sequence[Kept]) -> int:
+    """Questions with their answers in a conversation."""
+    return len(split_system(messages)[1]) // 2
+
+
+def before_turn(messages: list[Kept], turn: int) -> list[Kept]:
+    """The conversation up to a turn, which is not part of it."""
+    system, others = split_system(messages)
+    return [*system, *others[: 2 * turn]]
+
+
+def with_system(messages: Sequence[Kept], system: str) -> list[Kept]:
+    """The conversation under another system message, or under none."""
+    _, others = split_system(messages)
+    return [*([Kept(role="system", content=system)] if system else []), *others]
+
+
+def lowered(strings: Strings, fitted: memory.Fitted, options: Options) -> str:
+    """The notice that an answer may not be as long as was set."""
+    if fitted.max_new_tokens >= options.chosen["max_new_tokens"]:
+        return ""
+    return strings["lowered"].format(asked=options.chosen["max_new_tokens"], left=fitted.max_new_tokens)
+
+
+def bubbles(
+    strings: Strings, messages: Sequence[Kept], forgotten: int = 0, growing: str | None = None, notice: str = ""
+) -> list[dict]:
+    """The conversation as Gradio's Chatbot takes it.
+
+    Args:
+        forgotten: turns above the line that says so.
+        growing: Markdown of the answer that is on its way.
+        notice: what went wrong, below the rest.
+    """
+    shown = []
+    for i, message in enumerate(split_system(messages)[1]):
+        if forgotten and i == 2 * forgotten:
+            shown.append(_line(strings["forgotten"].format(forgotten=forgotten)))
+        text = display(message["content"])
+        if message["role"] == "assistant":
+            text = text or f"*{strings['no_text']}*"
+            if message.get("note"):
+                text += f"\n\n<small>{display(message['note'])}</small>"
+        shown.append(_bubble(message["role"], text))
+    if growing is not None:
+        shown.append(_bubble("assistant", growing))
+    if notice:
+        shown.append(_bubble("assistant", display(notice)))
+    return shown
+
+
+def turn_of(index: int, forgotten: int) -> int:
+    """The turn that a bubble of `bubbles` belongs to; -1 is the line between the forgotten ones and the others."""
+    if forgotten and index == 2 * forgotten:
+        return -1
+    return (index - (1 if forgotten and index > 2 * forgotten else 0)) // 2
+
+
+def _bubble(role: str, text: str) -> dict:
+    # As a dictionary, for Gradio would take the indentation from a plain string.
+    return {"role": role, "content": {"type": "text", "text": text}}
+
+
+def _line(text: str) -> dict:
+    return {"role": "assistant", "content": {"type": "text", "text": ""}, "metadata": {"title": text}}

@@ -1,0 +1,180 @@
+"""Serving a page: the page and the routes beside it in one process on one port, behind one set of doors.
+
+Gradio is mounted into an application of our own, which routes may be added to first, and which bounds what a request
+may bring. In front of both stands `Doors`: it answers only the paths that a page needs, and tells the browser to fetch
+from nowhere else.
+"""
+
+import hashlib
+import hmac
+import logging
+import secrets
+import socket
+from collections.abc import Callable
+
+import gradio as gr
+import uvicorn
+from fastapi import FastAPI
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from vicuna.args import ServeFlags
+from vicuna.errors import UserError
+from vicuna.log import log
+
+BODY_LIMIT = 8 * 2**20  # bytes of a request; a conversation of 2 MB is escaped twice on its way
+# Answers that may wait for the model at once. Each holds one of the 40 threads that everything else needs too.
+ANSWERS = 16
+
+# What Gradio's pages ask for. Its other routes take files, write them or fetch them; none of our pages needs one.
+_GRADIO = "/gradio_api/"
+_OPEN = (
+    *("queue/join", "queue/data", "heartbeat/", "startup-events", "cancel", "reset", "run/", "call/"),
+    *("info", "user", "login_check", "app_id", "theme.css"),
+)
+_CLOSED = ("/monitoring", "/file", "/upload")
+_HEADERS = {
+    # 'unsafe-inline' and 'unsafe-eval': Gradio's own scripts. Nothing is fetched from another origin, ever.
+    "content-security-policy": "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; form-action 'self'; "
+    "frame-src 'none'; object-src 'none'; base-uri 'self'",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+}
+
+
+class Doors:
+    """Stands before the whole application; see the module's docstring."""
+
+    def __init__(self, app: ASGIApp):
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request in, or answer it."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        if _is_closed(scope["path"]):
+            await PlainTextResponse("Not Found", 404, _HEADERS)(scope, receive, send)
+            return
+        await self.app(scope, receive, lambda message: send(_with_headers(message)))
+
+
+def _is_closed(path: str) -> bool:
+    if path.startswith(_GRADIO):
+        return not path.removeprefix(_GRADIO).startswith(_OPEN)
+    return path.startswith(_CLOSED)
+
+
+def _with_headers(message: Message) -> Message:
+    """No page elsewhere may read an answer, and none of ours fetches from elsewhere."""
+    if message["type"] != "http.response.start":
+        return message
+    kept = [(name, value) for name, value in message.get("headers", []) if not name.startswith(b"access-control-")]
+    return {**message, "headers": kept + [(name.encode(), value.encode()) for name, value in _HEADERS.items()]}
+
+
+def login(accounts: list[str]) -> Callable[[str, str], bool] | None:
+    """What says whether a user's password is right, in constant time; None where there are no accounts."""
+    known = [_digest(*account.split(":", 1)) for account in accounts]
+
+    def right(user: str, password: str) -> bool:
+        given = _digest(user, password)
+        return any([hmac.compare_digest(given, one) for one in known])
+
+    return right if known else None
+
+
+def _digest(user: str, password: str) -> bytes:
+    return hashlib.sha256(f"{user.strip()}\0{password}".encode(errors="replace")).digest()
+
+
+def serve(
+    blocks: gr.Blocks,
+    flags: ServeFlags,
+    *,
+    i18n: gr.I18n,
+    css: str,
+    head: str = "",
+    routes: Callable[[FastAPI], None] | None = None,
+) -> None:
+    """Serve a page until the program is ended.
+
+    Args:
+        routes: adds routes of its own to the application.
+
+    Raises:
+        UserError: the address cannot be listened on.
+    """
+    if flags.reached_from_elsewhere and not flags.auth:
+        log.warning(
+            "WARNING %s lets others reach the page, and no --auth asks who they are.", flags.reached_from_elsewhere
+        )
+    listening = _listen(flags.host, flags.port)
+    config = uvicorn.Config(
+        application(blocks, flags, i18n=i18n, css=css, head=head, routes=routes),
+        log_level=logging.WARNING,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=1,  # open tabs never end by themselves
+    )
+    host = f"[{flags.host}]" if ":" in flags.host else flags.host
+    log.info("the page is at http://%s:%d", host, listening.getsockname()[1])
+    if flags.share_link:
+        _share("127.0.0.1" if flags.host in ("0.0.0.0", "::") else flags.host, listening.getsockname()[1])
+    uvicorn.Server(config).run(sockets=[listening])
+
+
+def application(
+    blocks: gr.Blocks,
+    flags: ServeFlags,
+    *,
+    i18n: gr.I18n,
+    css: str,
+    head: str = "",
+    routes: Callable[[FastAPI], None] | None = None,
+) -> FastAPI:
+    """The page and the routes beside it as one application."""
+    app = FastAPI(openapi_url=None, max_body_size=BODY_LIMIT)
+    if routes:
+        routes(app)
+    blocks.queue(max_size=flags.max_queue, api_open=False, default_concurrency_limit=ANSWERS)
+    gr.mount_gradio_app(
+        app,
+        blocks,
+        "/",
+        app_kwargs={"openapi_url": None},
+        server_name=flags.host,
+        server_port=flags.port,
+        auth=login(flags.auth),
+        i18n=i18n,
+        css=css,
+        head=head,
+        footer_links=[],
+        run_history=False,
+        show_error=False,
+        max_file_size=1,  # uploads are closed anyway
+        enable_monitoring=False,
+        ssr_mode=False,
+        mcp_server=False,
+    )
+    app.add_middleware(Doors)
+    return app
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except (OSError, OverflowError) as error:
+        raise UserError(f"--host {host} --port {port} can not be listened on; is the port taken? ({error})") from error
+
+
+def _share(host: str, port: int) -> None:
+    """A public link through Gradio's service; without one the page is served all the same."""
+    from gradio.networking import setup_tunnel
+
+    try:
+        link = setup_tunnel(host, port, secrets.token_urlsafe(32), None, None)
+    except Exception as error:  # whatever the service, the network or its program say
+        log.warning("WARNING no public link could be opened (%s); the page is served here only.", error)
+        return
+    log.info("the public link is %s", link.replace("http://", "https://", 1))
