@@ -1,6 +1,7 @@
 """What the chat page does with a conversation, without a browser: queues, stops, errors, forgetting."""
 
 import threading
+import time
 
 import pytest
 
@@ -38,8 +39,10 @@ def busy(assistant):
     done, begun = threading.Event(), threading.Event()
     assistant.worker.submit(lambda: begun.set() or done.wait(), "somebody")
     begun.wait()
-    yield done
+    yield
     done.set()
+    while assistant.worker.waiting:
+        time.sleep(0.01)
 
 
 def values(adapter="", prompt_type="chat", system="", max_memory=2048, all_beams=False, new=8, **changed) -> list:
