@@ -4,6 +4,7 @@ Every function takes the conversation as the browser sent it and gives changes o
 of its parts, with their new values. The server holds nothing between two events but the answers that are running.
 """
 
+import contextlib
 import threading
 import time
 from collections import deque
@@ -22,6 +23,7 @@ from vicuna.serving import Assistant
 from vicuna.stream import Update
 
 MESSAGE_LIMIT = 100_000  # characters of one message; what a context holds is far less
+ANSWER_LIMIT = 2**18  # bytes that an answer may add to what the browser keeps
 WAITING = 8  # messages that a tab may send while an answer is running
 UPDATE_S = 0.05  # between two updates of the page: faster than eyes read, slower than a small model's tokens
 BAR = 10  # characters of the bar that shows how full the memory is
@@ -214,37 +216,37 @@ class Talk:
         problem = ""
         try:
             fitted = self.fit(asked, options)
-            shown = {
-                "chat": bubbles(strings, asked, fitted.forgotten, ui.CURSOR),
+            above = bubbles(strings, asked, fitted.forgotten)
+            yield {
+                "chat": [*above, _bubble("assistant", ui.CURSOR)],
                 "forgotten": fitted.forgotten,
                 "memory": self.memory_line(strings, len(fitted.ids), fitted.budget, fitted.forgotten),
-                "kept": conversation.keep(messages, question),
+                "kept": conversation.keep(messages, question, ANSWER_LIMIT),
                 "message": gr.update(submit_btn=False, stop_btn=True, **({"value": ""} if first else {})),
                 "hint": lowered(strings, fitted, options),
                 "turn": gr.update(visible=False),
                 "editing": None,
             }
-            yield shown
             chosen = {**options.chosen, "max_new_tokens": fitted.max_new_tokens}
             updates = self.assistant.stream(fitted.ids, chosen, self.seed, run.stop, options.adapter, session)
             for update in self._paced(updates):
                 if run.dropped:
                     return messages
                 last = update
-                text = ui.show_answer(strings, update, all_beams=options.all_beams and not update.finish)
-                yield {"chat": bubbles(strings, asked, fitted.forgotten, text)}
+                if not update.finish:
+                    text = ui.show_answer(strings, update, all_beams=options.all_beams)
+                    yield {"chat": [*above, _bubble("assistant", text)]}
         except UserError as error:
             problem = f"⚠ {error}"
         if run.dropped:
             return messages
         if last is None or not (last.text or last.finish in ("eos", "length")):
             # Nothing was answered: the question goes back to where it was typed.
-            yield {
-                "chat": bubbles(strings, messages, 0, notice=problem or f"⚠ {strings['nothing']}"),
-                "kept": conversation.keep(messages, question),
-                "message": gr.update(value=question),
-                "hint": "",
-            }
+            notice = problem or f"⚠ {strings['nothing']}"
+            changes: Changes = {"chat": bubbles(strings, messages, notice=notice), "message": gr.update(value=question)}
+            with contextlib.suppress(UserError):  # too large to be kept with the question, which `problem` says then
+                changes["kept"] = conversation.keep(messages, question)
+            yield {**changes, "hint": ""}
             return messages
         note = " · ".join(filter(None, (options.adapter, ui.stats_line(strings, last), problem)))
         messages = [*asked, Kept(role="assistant", content=last.text, note=note[: conversation.NOTE])]
@@ -323,28 +325,23 @@ def lowered(strings: Strings, fitted: memory.Fitted, options: Options) -> str:
     return strings["lowered"].format(asked=options.chosen["max_new_tokens"], left=fitted.max_new_tokens)
 
 
-def bubbles(
-    strings: Strings, messages: Sequence[Kept], forgotten: int = 0, growing: str | None = None, notice: str = ""
-) -> list[dict]:
+def bubbles(strings: Strings, messages: Sequence[Kept], forgotten: int = 0, notice: str = "") -> list[dict]:
     """The conversation as Gradio's Chatbot takes it.
 
     Args:
         forgotten: turns above the line that says so.
-        growing: Markdown of the answer that is on its way.
         notice: what went wrong, below the rest.
     """
     shown = []
-    for i, message in enumerate(split_system(messages)[1]):
-        if forgotten and i == 2 * forgotten:
-            shown.append(_line(strings["forgotten"].format(forgotten=forgotten)))
+    for message in split_system(messages)[1]:
         text = display(message["content"])
         if message["role"] == "assistant":
             text = text or f"*{strings['no_text']}*"
             if message.get("note"):
                 text += f"\n\n<small>{display(message['note'])}</small>"
         shown.append(_bubble(message["role"], text))
-    if growing is not None:
-        shown.append(_bubble("assistant", growing))
+    if forgotten:
+        shown.insert(2 * forgotten, _line(strings["forgotten"].format(forgotten=forgotten)))
     if notice:
         shown.append(_bubble("assistant", display(notice)))
     return shown
