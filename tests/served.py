@@ -45,6 +45,12 @@ def assistant_of(base: Path, *adapters: Path, **serve: object) -> Assistant:
     return load(ModelFlags(model_path=str(base), bits=32), ServeFlags(**serve), [str(path) for path in adapters])
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 class Server:
     """The routes, listening on a port of 127.0.0.1."""
 

@@ -325,6 +325,8 @@ def test_an_empty_prompt_begins_a_text(client):
 def test_the_models_are_the_adapters_and_the_base(client):
     assert [model.id for model in client.models.list()] == ["talks", "obeys", "tiny"]
     assert client.models.retrieve("obeys").object == "model"
+    with pytest.raises(NotFoundError, match="there is no model 'owner/name' here"):
+        client.models.retrieve("owner/name")
     with pytest.raises(NotFoundError, match="there are: talks, obeys, tiny"):
         client.models.retrieve("other")
 
@@ -500,13 +502,6 @@ def test_a_bug_is_a_500_without_its_details(ask, monkeypatch, assistant, stream)
 # --- embeddings ---------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def embedding(assistant):
-    if not hasattr(assistant, "embed"):
-        pytest.skip("the assistant can not embed yet")
-
-
-@pytest.mark.usefixtures("embedding")
 def test_embeddings_are_the_assistants_in_both_forms(client, assistant):
     texts = ["春天", "夏天", "What is a llama?"]
     rows = [[assistant.tokenizer.bos_id, *assistant.tokenizer.encode(text)] for text in texts]
@@ -529,7 +524,6 @@ def test_embeddings_are_the_assistants_in_both_forms(client, assistant):
     assert other.data[0].embedding != pytest.approx(expected[0], abs=1e-3)
 
 
-@pytest.mark.usefixtures("embedding")
 def test_many_texts_are_embedded_each_as_if_alone(client):
     texts = [f"第{i}句" * (1 + i % 5) for i in range(20)]
     together = client.embeddings.create(model="talks", input=texts).data

@@ -40,7 +40,7 @@ from vicuna.worker import Busy
 
 FINISH = {"eos": "stop", "stop": "stop", "stopped": "stop", "length": "length"}
 EMBEDDED_AT_ONCE = 8  # rows, behind which other clients have their turn
-ROUTES = ("/chat/completions", "/completions", "/models", "/models/{model}", "/embeddings")
+ROUTES = ("/chat/completions", "/completions", "/models", "/models/{model:path}", "/embeddings")
 
 
 def add_routes(app: FastAPI, assistant: Assistant, chat: ChatFlags, serve: ServeFlags, decoding: DecodingFlags) -> None:
