@@ -300,7 +300,7 @@ def attach(
     """
     tensors = read_tensors(weight_file(folder))
     config, warning = read_config(folder, tensors)
-    check_fit(tensors, base, base_name)
+    check_fit(tensors, base.get_base_model() if isinstance(base, PeftModel) else base, base_name)
     config.inference_mode = not trainable
     config.lora_dropout = config.lora_dropout if dropout is None else dropout
     config.base_model_name_or_path = base_name

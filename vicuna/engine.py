@@ -3,17 +3,18 @@
 import contextlib
 import secrets
 import threading
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 from vicuna.errors import UserError
-from vicuna.generation import Answer
+from vicuna.generation import Answer, vectors
 from vicuna.model import Base
 from vicuna.prefix import PrefixCache
 from vicuna.stream import Generated, Run, Submit, Update, out_of_memory, stream
 from vicuna.tokenizer import TextTokenizer
 
 GIB = 1 << 30
+Done = TypeVar("Done")
 
 
 class HFEngine:
@@ -33,6 +34,7 @@ class HFEngine:
 
     def __init__(self, base: Base, model: Any, adapters: dict[str, str], cache_gib: float = 0):
         self.base, self.model, self.adapters = base, model, adapters
+        self._plain = model.get_base_model() if adapters else model  # what generates; adapters lie within its layers
         self.tokenizer: TextTokenizer = base.tokenizer
         self.context, self.generation_config = base.context, base.generation_config
         self.prefixes = PrefixCache(int(cache_gib * GIB) if _stays(base.config) else 0)
@@ -58,8 +60,9 @@ class HFEngine:
             stops: texts that end the answer, and are no part of it.
 
         Raises:
-            UserError: a prompt that fills the context; see `vicuna.stream.stream`.
+            UserError: no such adapter, a prompt that fills the context; see `vicuna.stream.stream`.
         """
+        self._check(adapter)
         room = self.context - len(prompt_ids)
         if room < 1:
             raise UserError(
@@ -73,19 +76,41 @@ class HFEngine:
         return stream(lambda run: self._make(answer, run), Run(self.tokenizer, stop, stops), new, submit)
 
     def _make(self, answer: Answer, run: Run) -> Generated:
-        """The answer, with its adapter; when memory runs out, a second time without the prefix cache."""
+        """The answer, with its adapter."""
         with self._set(answer.adapter):
-            try:
-                return answer.make(run)
-            except Exception as error:
-                if not (out_of_memory(error) and self.prefixes.clear()):
-                    raise
-            return answer.make(run)  # behind the handler, which would keep alive what the first attempt held
+            return self._with_room(lambda: answer.make(run))
 
-    @property
-    def _plain(self) -> Any:
-        """The model that generates; adapters lie within its layers."""
-        return self.model.get_base_model() if self.adapters else self.model
+    def embed(self, rows: Sequence[list[int]], adapter: str) -> list[list[float]]:
+        """A vector of length 1 for each text: the mean of its last hidden states. For the worker to call.
+
+        Args:
+            rows: ids of each text, BOS included.
+            adapter: name of a choice, "" for the base alone.
+
+        Raises:
+            UserError: no such adapter, a text without tokens or longer than the context.
+        """
+        self._check(adapter)
+        for number, ids in enumerate(rows, 1):
+            if not 0 < len(ids) <= self.context:
+                raise UserError(
+                    f"text {number} has {len(ids)} tokens; expected 1 to {self.context}, the base's context."
+                )
+        with self._set(adapter):
+            return self._with_room(lambda: vectors(self._plain.base_model, rows))
+
+    def _check(self, adapter: str) -> None:
+        if adapter and adapter not in self.adapters:
+            raise UserError(f"no adapter {adapter!r} is loaded; there is {', '.join(self.adapters) or 'none'}.")
+
+    def _with_room(self, work: Callable[[], Done]) -> Done:
+        """What `work` returns; when memory runs out, at a second attempt without the prefix cache."""
+        try:
+            return work()
+        except Exception as error:
+            if not (out_of_memory(error) and self.prefixes.clear()):
+                raise
+        return work()  # behind the handler, which would keep alive what the first attempt held
 
     def _set(self, adapter: str) -> contextlib.AbstractContextManager:
         """What holds while an answer with this adapter is made; entered in the worker."""

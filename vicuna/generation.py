@@ -5,11 +5,13 @@ a search share it. What a `PrefixCache` still has of it is not computed at all; 
 """
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.functional import normalize
 from transformers import (
     DynamicCache,
     LogitsProcessor,
@@ -24,6 +26,7 @@ from vicuna.prefix import PrefixCache, common
 from vicuna.stream import NOTHING, Generated, Run, out_of_memory
 
 CHUNK = 256  # tokens of a prompt between two looks at whether the answer is still wanted
+TOGETHER = 4096  # tokens of texts that are embedded at once
 NO_BEAM = -1e9  # the score `generate` gives the rows that are no beams yet
 
 
@@ -219,3 +222,25 @@ class Answer:
         """The ids up to and including the first eos; what follows is padding."""
         end = next((i for i, token in enumerate(ids) if token in self.eos_ids), len(ids) - 1)
         return ids[: end + 1]
+
+
+@torch.inference_mode()
+def vectors(body: nn.Module, rows: Sequence[list[int]]) -> list[list[float]]:
+    """The mean of the last hidden states of each row of ids, scaled to length 1.
+
+    Args:
+        body: the model without its head.
+    """
+    where = body.get_input_embeddings().weight.device
+    found: dict[int, list[float]] = {}
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    while order:
+        longest = len(rows[order[-1]])
+        batch = [order.pop() for _ in range(min(len(order), max(1, TOGETHER // longest)))]
+        mask = torch.tensor([[1] * len(rows[i]) + [0] * (longest - len(rows[i])) for i in batch], device=where)
+        ids = torch.tensor([rows[i] + [0] * (longest - len(rows[i])) for i in batch], device=where)
+        states = body(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state.float()
+        weights = mask.to(states.device)[..., None].float()
+        means = (states * weights).sum(dim=1) / weights.sum(dim=1)
+        found |= dict(zip(batch, normalize(means, dim=-1).tolist(), strict=True))
+    return [found[i] for i in range(len(rows))]

@@ -13,7 +13,6 @@ import secrets
 import threading
 import weakref
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -272,15 +271,18 @@ def _ids_as_text() -> Any:
     return IdsAsText()
 
 
-def load_engine(model_path: str, lora_paths: Sequence[str], serve: ServeFlags) -> GGUFEngine:
+def load_engine(model_path: str, lora_paths: dict[str, str], serve: ServeFlags) -> GGUFEngine:
     """The engine for `--model_path x.gguf` and adapters of that kind.
+
+    Args:
+        lora_paths: name of a choice -> its file.
 
     Raises:
         UserError: files that can not be read or do not fit.
     """
     library()
     file = read_model(model_path)
-    adapters = {Path(path).stem: read_adapter(path, file) for path in lora_paths if path}
+    adapters = {name: read_adapter(path, file) for name, path in lora_paths.items()}
     return GGUFEngine(file, adapters, serve.cache_gib > 0)
 
 

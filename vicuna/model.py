@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import CustomDtype, compute_module_sizes, get_balanced_memory, infer_auto_device_map
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
+from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig, PreTrainedModel
 
 from vicuna.args import ModelFlags
@@ -216,11 +218,55 @@ def skeleton(config: Any) -> PreTrainedModel:
         ) from error
 
 
-def load_base(base: Base, bits: int, placed: bool = True) -> PreTrainedModel:
+WEIGHTS_SHARE = 0.9  # of a GPU's free memory that weights may take where several hold them
+
+
+def device_map(config: Any, bits: int, dtype: torch.dtype, free: dict[int, int]) -> dict[str, int]:
+    """Which GPU each part of a base goes to: decoder blocks are never split, a tied head stays with its embedding.
+
+    A base that takes no more than half of the first GPU stays there: answers then never wait for a transfer.
+
+    Args:
+        free: bytes by GPU.
+
+    Raises:
+        UserError: it does not fit all of them together.
+    """
+    model = skeleton(config)
+    block = type(max((m for m in model.modules() if isinstance(m, nn.ModuleList)), key=len)[0])
+    small = {4: CustomDtype.INT4, 8: torch.int8}.get(bits)
+    head = model.get_output_embeddings()
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and module is not head]
+    dtypes = {"dtype": dtype, "special_dtypes": {f"{name}.weight": small for name in linear if small}}
+    sizes = compute_module_sizes(model, **dtypes)
+    first = min(free)
+    if sizes[""] <= free[first] / 2:
+        return {"": first}
+    whole = {"no_split_module_classes": [block.__name__], **dtypes}
+    room = {gpu: int(WEIGHTS_SHARE * count) for gpu, count in free.items()}
+    # Accelerate keeps room on the first GPU for the largest part, which may lie in main memory elsewhere.
+    largest = max(
+        sizes[name] for name, part in model.named_modules() if isinstance(part, block) or not [*part.children()]
+    )
+    for budget in (get_balanced_memory(model, dict(room), **whole), room):  # evenly, or else one GPU after the other
+        for extra in (0, largest):
+            found = infer_auto_device_map(model, {**budget, first: budget[first] + extra}, **whole)
+            used = {gpu: sum(sizes[name] for name, place in found.items() if place == gpu) for gpu in found.values()}
+            if all(used[gpu] <= room.get(gpu, -1) for gpu in used):
+                return dict(found)
+    raise UserError(
+        f"the base takes {sizes[''] / 2**30:.1f} GiB at {bits} bits, and {len(free)} GPUs have "
+        f"{' + '.join(f'{count / 2**30:.1f}' for count in free.values())} GiB free, some of which answers need. "
+        "Take fewer --bits, a smaller base, or end other programs on the GPUs."
+    )
+
+
+def load_base(base: Base, bits: int, placed: bool = True, spread: bool = False) -> PreTrainedModel:
     """The base's weights at `bits`, on this process's device.
 
     Args:
         placed: False leaves them to who cuts them in parts: in main memory, or in ZeRO-3's parts from the first.
+        spread: several GPUs, where there are some, may share them.
 
     Raises:
         UserError: weights that are missing, broken, of another shape, or too large for the device.
@@ -231,10 +277,14 @@ def load_base(base: Base, bits: int, placed: bool = True) -> PreTrainedModel:
         raise UserError(
             "--bits 8 needs a GPU of compute capability 7.5 or above (LLM.int8); use --bits 4 or --bits 16."
         )
+    place = {"": where} if placed else None
+    if spread and where.type == "cuda" and torch.cuda.device_count() > 1:
+        free = {gpu: torch.cuda.mem_get_info(gpu)[0] for gpu in range(torch.cuda.device_count())}
+        place = device_map(base.config, bits, dtype, free)
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
             base.path,
-            device_map={"": where} if placed else None,
+            device_map=place,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are refused below, by name
             **load_kwargs(bits, dtype),

@@ -1,6 +1,8 @@
 """A base with its adapters, ready to answer: what pages, terminal, API and tools hold in common."""
 
+import os
 import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,9 +12,9 @@ from vicuna import adapter, gguf_file
 from vicuna.args import ModelFlags, ServeFlags
 from vicuna.engine import HFEngine
 from vicuna.errors import UserError
-from vicuna.model import check_base, compute_dtype, device, load_base, skeleton
+from vicuna.model import Base, check_base, compute_dtype, device, load_base, skeleton
 from vicuna.prompt import PROMPT_TYPES, Message, prompt_ids, render
-from vicuna.stream import Submit, Update
+from vicuna.stream import Submit, Update, as_sentence
 from vicuna.tokenizer import TextTokenizer
 from vicuna.worker import Worker
 
@@ -36,6 +38,9 @@ class Engine(Protocol):
         stops: Sequence[str] = (),
     ) -> Iterator[Update]:
         """Growing answers."""
+
+    def embed(self, rows: Sequence[list[int]], adapter: str) -> list[list[float]]:
+        """A vector for each text, in the worker."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +122,30 @@ class Assistant:
             prompt_ids, chosen, seed, stop, name, lambda work: self.worker.submit(work, client), stops
         )
 
+    def embed(self, rows: Sequence[list[int]], adapter: str | None = None, client: str = "") -> list[list[float]]:
+        """A vector of length 1 for each text's ids, BOS included; waits until it is this client's turn.
+
+        Raises:
+            UserError: an adapter or a text that can not be had, or whatever the model fails with, as a sentence.
+        """
+        name = self.first.name if adapter is None else adapter
+        done: list[list[list[float]] | BaseException] = []
+
+        def work() -> None:
+            try:
+                done.append(self.engine.embed(rows, name))
+            except BaseException as error:  # delivered to the caller
+                done.append(error)
+
+        call = self.worker.submit(work, client)
+        try:
+            call.done.wait()
+        finally:
+            call.cancel()
+        if isinstance(done[0], BaseException):
+            raise as_sentence(done[0]) from done[0]
+        return done[0]
+
 
 def load(model_flags: ModelFlags, serve: ServeFlags, lora_paths: Sequence[str] = ()) -> Assistant:
     """Check everything that needs no weights, then load base and adapters.
@@ -127,27 +156,29 @@ def load(model_flags: ModelFlags, serve: ServeFlags, lora_paths: Sequence[str] =
     if gguf_file.is_meant(model_flags.model_path):
         return _load_gguf(model_flags.model_path, serve, lora_paths)
     base = check_base(model_flags.model_path)
-    folders = [adapter.adapter_folder(path, serve.use_local) for path in lora_paths if path]
-    for folder in folders:
-        tensors = adapter.read_tensors(adapter.weight_file(folder))
-        adapter.check_fit(tensors, skeleton(base.config), model_flags.model_path)
+    lora_paths = [path for path in lora_paths if path]
+    folders = [adapter.adapter_folder(path, serve.use_local) for path in lora_paths]
+    names = _names(lora_paths, folders)
+    _check_adapters(base, model_flags.model_path, names, folders)
     warnings: list[str] = []
     prompt_types = [_prompt_type(folder, "adapter", serve, warnings) for folder in folders]
-    of_base = _prompt_type(base.path, "model", serve, warnings)  # its own, where --train full made it
-    model = load_base(base, model_flags.bits)
+    of_base, trained_as = _prompt_type(base.path, "model", serve, warnings)
+    if prompt_types and not trained_as:  # the base alone, beside adapters, is asked as the first of them is
+        of_base = prompt_types[0][0]
+    model = load_base(base, model_flags.bits, spread=True)
     choices, inside = {}, {}
-    for folder, (prompt_type, trained_as) in zip(folders, prompt_types, strict=True):
-        name = folder.name
-        inside[name] = f"adapter{len(inside)}"
+    for name, folder, (prompt_type, adapter_trained_as) in zip(names, folders, prompt_types, strict=True):
+        inside[name] = f"adapter{len(inside)}"  # PEFT takes no full stop
         model, warning = adapter.attach(model, folder, model_flags.model_path, name=inside[name])
         warnings += [warning] if warning else []
         step = adapter.run_args(folder).get("step")
         rank = model.peft_config[inside[name]].r
-        choices[name] = Choice(name, prompt_type, trained_as, f"step {step}, r {rank}" if step else f"r {rank}")
+        choices[name] = Choice(name, prompt_type, adapter_trained_as, f"step {step}, r {rank}" if step else f"r {rank}")
     model.eval()
-    choices[""] = Choice("", prompt_types[0][0] if prompt_types else of_base[0], of_base[1])
+    choices[""] = Choice("", of_base, trained_as)
     dtype = str(compute_dtype(model_flags.bits)[0]).removeprefix("torch.")
-    where = f"{model_flags.bits} bit, {dtype} · {device().type.upper()}"
+    gpus = len(set(getattr(model, "hf_device_map", {"": 0}).values()))
+    where = f"{model_flags.bits} bit, {dtype} · {f'{gpus} × ' if gpus > 1 else ''}{device().type.upper()}"
     engine = HFEngine(base, model, inside, serve.cache_gib)
     return Assistant(engine, base.path.name, where, choices, warnings, Worker(serve.max_queue))
 
@@ -156,17 +187,56 @@ def _load_gguf(model_path: str, serve: ServeFlags, lora_paths: Sequence[str]) ->
     """The same for a GGUF file, and adapters of that kind, in llama.cpp."""
     from vicuna import gguf
 
-    engine = gguf.load_engine(model_path, lora_paths, serve)
+    lora_paths = [path for path in lora_paths if path]
+    names = _names(lora_paths, [Path(path).expanduser() for path in lora_paths])
+    engine = gguf.load_engine(model_path, dict(zip(names, lora_paths, strict=True)), serve)
+    file, choices = engine.file, {}
     warnings: list[str] = []
-    choices = {}
-    for name, file in engine.adapters.items():
-        types = _chosen_type(gguf.declared_prompt_type(file), name, "adapter", serve, warnings)
-        choices[name] = Choice(name, *types, gguf.detail(file))
-    of_base = _chosen_type(gguf.declared_prompt_type(engine.file), engine.file.path.name, "model", serve, warnings)
-    in_use = next(iter(choices.values())).prompt_type if choices else of_base[0]
-    choices[""] = Choice("", in_use, of_base[1])
-    where = gguf.described(engine.file)
-    return Assistant(engine, engine.file.path.name, where, choices, warnings, Worker(serve.max_queue))
+    for name, one in engine.adapters.items():
+        types = _chosen_type(gguf.declared_prompt_type(one), name, "adapter", serve, warnings)
+        choices[name] = Choice(name, *types, gguf.detail(one))
+    of_base, trained_as = _chosen_type(gguf.declared_prompt_type(file), file.path.name, "model", serve, warnings)
+    if choices and not trained_as:
+        of_base = next(iter(choices.values())).prompt_type
+    choices[""] = Choice("", of_base, trained_as)
+    return Assistant(engine, file.path.name, gguf.described(file), choices, warnings, Worker(serve.max_queue))
+
+
+def _check_adapters(base: Base, base_name: str, names: Sequence[str], folders: Sequence[Path]) -> None:
+    """Refuse, before the model is loaded, adapters that do not fit the base, or do not fit on it together."""
+    bare, own_embeddings = skeleton(base.config), []
+    for name, folder in zip(names, folders, strict=True):
+        tensors = adapter.read_tensors(adapter.weight_file(folder))
+        adapter.check_fit(tensors, bare, base_name)
+        own_embeddings += [name] if adapter.saved_modules(tensors) else []
+    # PEFT 0.21 ties the head to the embeddings of one adapter only.
+    if base.config.tie_word_embeddings and len(own_embeddings) > 1:
+        raise UserError(
+            f"the adapters {' and '.join(own_embeddings)} each have embeddings of their own, and {base.path.name} uses "
+            "its embeddings as its head too: they can not share it. Give one of them with --lora_path."
+        )
+
+
+def _names(paths: Sequence[str], folders: Sequence[Path]) -> list[str]:
+    """What the adapters are called: the last part of each path, and as many parts before it as tell them apart.
+
+    Raises:
+        UserError: an adapter that is given twice.
+    """
+    places = [folder.resolve() for folder in folders]
+    if twice := [path for path, place in zip(paths, places, strict=True) if places.count(place) > 1]:
+        raise UserError(f"--lora_path names the adapter {' and '.join(twice)} twice; give each adapter once.")
+    parts = [
+        Path(os.path.abspath(folder)).parts if Path(path).expanduser().is_dir() else tuple(path.split("/"))
+        for path, folder in zip(paths, folders, strict=True)
+    ]
+    depths = [1] * len(parts)
+    while True:
+        names = ["/".join(part[-depth:]) for part, depth in zip(parts, depths, strict=True)]
+        times = Counter(names)
+        if len(times) == len(names):
+            return names
+        depths = [depth + (times[name] > 1) for name, depth in zip(names, depths, strict=True)]
 
 
 def _prompt_type(folder: Path, what: str, serve: ServeFlags, warnings: list[str]) -> tuple[str, str]:

@@ -221,7 +221,7 @@ def stream(
         if not call.cancel():
             call.done.wait()
     if isinstance(item, BaseException):
-        raise _as_sentence(item) from item
+        raise as_sentence(item) from item
     yield _last(item, run, limit, begin)
 
 
@@ -262,7 +262,7 @@ class _Growing(Sequence[Beam]):
         return self._made[index]
 
 
-OUT_OF_MEMORY = "out of memory while answering: lower Max New Tokens, the beams, or the length of the question."
+OUT_OF_MEMORY = "out of memory while answering: lower Max New Tokens or the number of beams, or shorten the text."
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -272,7 +272,8 @@ def out_of_memory(error: BaseException) -> bool:
     )
 
 
-def _as_sentence(error: BaseException) -> BaseException:
+def as_sentence(error: BaseException) -> BaseException:
+    """What to tell who asked for what failed with `error`, whose traceback is logged where it is nobody's mistake."""
     if isinstance(error, UserError) or not isinstance(error, Exception):
         return error
     if out_of_memory(error):
