@@ -1,11 +1,14 @@
 """What the tests share: a tiny base in Hugging Face format made here, the shared data, and a way to run a program."""
 
 import importlib.util
+import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -65,13 +68,42 @@ def shared() -> Path:
     return SHARED
 
 
+class Warm:
+    """Programs that start quickly, from tests/warm.py."""
+
+    def __init__(self) -> None:
+        command = [sys.executable, str(ROOT / "tests/warm.py")]
+        env = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+        self.server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
+
+    def run(self, argv: list[str], timeout: float) -> subprocess.CompletedProcess:
+        with tempfile.TemporaryDirectory() as folder:
+            files = {name: str(Path(folder) / name) for name in ("stdout", "stderr")}
+            print(json.dumps({"argv": argv, "cwd": str(ROOT), **files}), file=self.server.stdin, flush=True)
+            child = int(self.server.stdout.readline())
+            over = threading.Timer(timeout, os.kill, (child, signal.SIGKILL))
+            over.start()
+            status = int(self.server.stdout.readline())
+            over.cancel()
+            said = {name: Path(file).read_text(encoding="utf-8") for name, file in files.items()}
+        return subprocess.CompletedProcess(argv, status, **said)
+
+
 @pytest.fixture(scope="session")
-def program() -> Callable[..., subprocess.CompletedProcess]:
-    """Run a program of the repository: program("finetune.py", "--bits", 32, env={...}, timeout=300)."""
+def program() -> Iterator[Callable[..., subprocess.CompletedProcess]]:
+    """Run a program of the repository in a process of its own: program("finetune.py", "--bits", 32, timeout=300).
+
+    With `env`, which may change what libraries do when they are read, or `-m`, it is started from nothing.
+    """
+    warm: list[Warm] = []
 
     def run(*argv: object, env: dict[str, str] | None = None, timeout: float = 300) -> subprocess.CompletedProcess:
+        words = [str(word) for word in argv]
+        if env is None and words[0].endswith(".py"):
+            warm.extend([] if warm else [Warm()])
+            return warm[0].run(words, timeout)
         return subprocess.run(
-            [sys.executable, *map(str, argv)],
+            [sys.executable, *words],
             cwd=ROOT,
             env={**os.environ, "CUDA_VISIBLE_DEVICES": "", **(env or {})},
             capture_output=True,
@@ -80,4 +112,7 @@ def program() -> Callable[..., subprocess.CompletedProcess]:
             timeout=timeout,
         )
 
-    return run
+    yield run
+    for one in warm:
+        one.server.stdin.close()
+        one.server.wait(timeout=60)

@@ -34,19 +34,15 @@ def flags(base: Path, data: Path, output: Path) -> list[str]:
     return [str(word) for word in words]
 
 
-def run(*argv: object) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, *map(str, argv)], cwd=ROOT, capture_output=True, text=True, timeout=300)
-
-
 def outcome(output: Path) -> tuple[bytes, list[dict]]:
     lines = (output / "steps.jsonl").read_text(encoding="utf-8").splitlines()
     return (output / "adapter_model.safetensors").read_bytes(), [json.loads(line) for line in lines]
 
 
 @pytest.fixture(scope="module")
-def straight(tiny_base, data, tmp_path_factory) -> Path:
+def straight(program, tiny_base, data, tmp_path_factory) -> Path:
     output = tmp_path_factory.mktemp("straight") / "out"
-    done = run("finetune.py", *flags(tiny_base, data, output))
+    done = program("finetune.py", *flags(tiny_base, data, output))
     assert done.returncode == 0, done.stderr[-2000:]
     return output
 
@@ -65,17 +61,17 @@ def log_lines(stderr: str) -> list[str]:
         ("step_end", 10, 10),  # the last step: evaluation and adapter are still to come
     ],
 )
-def test_a_run_that_was_stopped_goes_on_bit_by_bit(tiny_base, data, straight, tmp_path, place, step, saved):
+def test_a_run_that_was_stopped_goes_on_bit_by_bit(program, tiny_base, data, straight, tmp_path, place, step, saved):
     output = tmp_path / "out"
     words = flags(tiny_base, data, output)
-    stopped = run("tests/stop_at.py", place, step, *words)
+    stopped = program("tests/stop_at.py", place, step, *words)
     assert stopped.returncode == 128 + signal.SIGTERM, stopped.stderr[-2000:]
     assert f"stopped by SIGTERM after step {saved} of 10; go on with:" in stopped.stderr
     assert "Traceback" not in stopped.stderr
     checkpoint = output / f"checkpoint-{saved}"
     command = shlex.split(stopped.stderr.strip().splitlines()[-1])
     assert command[-2:] == ["--resume_from_checkpoint", str(checkpoint)]
-    resumed = run("finetune.py", *words, *command[-2:])
+    resumed = program("finetune.py", *words, *command[-2:])
     assert resumed.returncode == 0, resumed.stderr[-2000:]
     assert outcome(output) == outcome(straight)
     shown = (straight / "session.log").read_text(encoding="utf-8").splitlines()
@@ -83,29 +79,29 @@ def test_a_run_that_was_stopped_goes_on_bit_by_bit(tiny_base, data, straight, tm
     assert log_lines(stopped.stderr + resumed.stderr) == expected  # the window that was open when it stopped, too
 
 
-def test_a_signal_in_the_first_step_leaves_nothing_and_says_so(tiny_base, data, tmp_path):
-    stopped = run("tests/stop_at.py", "substep", 1, *flags(tiny_base, data, tmp_path / "out"))
+def test_a_signal_in_the_first_step_leaves_nothing_and_says_so(program, tiny_base, data, tmp_path):
+    stopped = program("tests/stop_at.py", "substep", 1, *flags(tiny_base, data, tmp_path / "out"))
     assert stopped.returncode == 143
     assert "after step 0 of 10, before there was anything to save" in stopped.stderr
     assert not list((tmp_path / "out").glob("checkpoint-*"))
 
 
-def test_a_signal_inside_a_save_does_not_save_twice(tiny_base, data, straight, tmp_path):
+def test_a_signal_inside_a_save_does_not_save_twice(program, tiny_base, data, straight, tmp_path):
     output = tmp_path / "out"
     words = [*flags(tiny_base, data, output), "--save_steps", "3"]
-    stopped = run("tests/stop_at.py", "save", 3, *words)
+    stopped = program("tests/stop_at.py", "save", 3, *words)
     assert "after step 3 of 10" in stopped.stderr
     assert stopped.returncode == 143
-    resumed = run("finetune.py", *words, "--resume_from_checkpoint", "auto")
+    resumed = program("finetune.py", *words, "--resume_from_checkpoint", "auto")
     assert resumed.returncode == 0, resumed.stderr[-2000:]
     assert outcome(output) == outcome(straight)
 
 
-def test_two_processes_in_a_step_longer_than_torchruns_patience(tiny_base, data, tmp_path):
+def test_two_processes_in_a_step_longer_than_torchruns_patience(program, tiny_base, data, tmp_path):
     """torchrun repeats the signal to its processes and kills them 30 s later; the second step takes 40 s."""
     whole, output = tmp_path / "whole", tmp_path / "out"
     more = ["--total_batch", "20", "--micro_batch", "1", "--num_epoch", "3", "--test_size", "0"]
-    done = run(*TORCHRUN, "finetune.py", *flags(tiny_base, data, whole), *more)
+    done = program(*TORCHRUN, "finetune.py", *flags(tiny_base, data, whole), *more)
     assert done.returncode == 0, done.stderr[-2000:]
 
     command = [*TORCHRUN, "tests/stop_at.py", "slow", "2", *flags(tiny_base, data, output), *more]
@@ -126,13 +122,13 @@ def test_two_processes_in_a_step_longer_than_torchruns_patience(tiny_base, data,
     assert "Traceback" not in stderr
     assert (output / "checkpoint-1/manifest.json").is_file()
     more += ["--resume_from_checkpoint", "auto"]
-    done = run(*TORCHRUN, "finetune.py", *flags(tiny_base, data, output), *more)
+    done = program(*TORCHRUN, "finetune.py", *flags(tiny_base, data, output), *more)
     assert done.returncode == 0, done.stderr[-2000:]
     assert outcome(output) == outcome(whole)
 
 
-def test_the_rank_that_failed_is_named_first_and_all_end(tiny_base, data, tmp_path):
-    done = run(*TORCHRUN, "tests/stop_at.py", "fail", "2", *flags(tiny_base, data, tmp_path / "out"))
+def test_the_rank_that_failed_is_named_first_and_all_end(program, tiny_base, data, tmp_path):
+    done = program(*TORCHRUN, "tests/stop_at.py", "fail", "2", *flags(tiny_base, data, tmp_path / "out"))
     assert done.returncode == 1
     said = [line for line in done.stderr.splitlines() if "error" in line.lower()]
     assert said[0] == "rank 1: stop_at.py: error: planted"

@@ -1,0 +1,48 @@
+"""Runs programs of the repository, each in a process of its own that is forked from this one, which has read the heavy
+libraries already: reading them takes longer than most programs do.
+
+Takes one JSON object a line on standard input, with argv, cwd, stdout and stderr (files to write), and answers with
+two lines: the process id, then the exit status.
+"""
+
+import json
+import os
+import runpy
+import sys
+from importlib import import_module
+from typing import Any
+
+LIBRARIES = ("torch", "transformers.trainer", "peft", "datasets", "bitsandbytes", "accelerate", "sentencepiece")
+
+
+def serve() -> dict[str, Any] | None:
+    """Answer requests to their end; in a forked process, return its request."""
+    for line in sys.stdin:
+        request = json.loads(line)
+        child = os.fork()
+        if not child:
+            return request
+        print(child, flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+    return None
+
+
+def become(request: dict[str, Any]) -> None:
+    """Run the program that was asked for as the main one."""
+    os.setsid()
+    for name, stream in (("stdout", sys.stdout), ("stderr", sys.stderr)):
+        with open(request[name], "wb") as file:
+            os.dup2(file.fileno(), stream.fileno())
+    with open(os.devnull, "rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
+    os.chdir(request["cwd"])
+    sys.argv = request["argv"]
+    sys.path[0] = os.path.dirname(os.path.abspath(sys.argv[0]))
+    runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+if __name__ == "__main__":
+    for name in LIBRARIES:
+        import_module(name)
+    if asked := serve():
+        become(asked)
