@@ -405,6 +405,12 @@ def test_q8_0_and_q4_k_m_answer(tmp_path, tiny_base):
             assert found[0] == expected[0]
 
 
+def test_an_adapter_given_twice_is_refused(poems):
+    one = poems.engine.adapters["poems-f32.gguf"].path
+    with pytest.raises(UserError, match="names the adapter .* twice"):
+        opened(poems.engine.file.path, one, one)
+
+
 def test_generate_py_answers_from_a_gguf(program, exported, shared, tmp_path):
     file = exported("poem-zh-750k")
     done = program("generate.py", "--model_path", file, "--text", "题：春日\n", "--repetition_penalty", 1)
@@ -500,7 +506,7 @@ def test_an_adapter_that_does_not_belong_is_refused(exported, poems, shared, tmp
         opened(exported("tiny"), exported("tiny"))
     with pytest.raises(UserError, match=r"is not a GGUF file, but .* Export the adapter.*--lora_path"):
         opened(exported("poem-zh-750k"), shared / POEMS / "peft-safetensors")
-    with pytest.raises(UserError, match="no adapter 'x' is loaded; there is poems-f32.gguf, poems-f16.gguf"):
+    with pytest.raises(UserError, match=r"no adapter 'x' is loaded; there is poems-f32\.gguf, poems-f16\.gguf"):
         next(poems.stream([1], GREEDY, adapter="x"))
 
 
