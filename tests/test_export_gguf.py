@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from gguf_models import distance, export, gguf_logits, hf_logits, hf_model, make_model
+from gguf_models import distance, export, gguf_logits, hf_logits, hf_model, make_model, tool
 from sentencepiece import SentencePieceProcessor
 
 pytest.importorskip("gguf", reason="gguf is not installed: bash scripts/install_cpp.sh")
@@ -384,16 +384,31 @@ def test_an_existing_file_is_only_replaced_when_told_to(tmp_path, tokenizer_mode
     assert read_model(str(export(folder, tmp_path / "x.gguf", "f32", overwrite=True))).context == 512
 
 
-def test_mistyped_flags_end_with_a_sentence(program, tmp_path):
-    for argv, said in (
-        (("--out_path", "x.bin"), "--out_path x.bin is to be the name of a .gguf file"),
-        (("--out_path", tmp_path / "x.gguf", "--type", "q9"), "--type q9 is unknown; expected one of f32, f16"),
-        (("--out_path", tmp_path / "x.gguf", "--type", "q4_0", "--lora_path", "a"), "too coarse for an adapter"),
-    ):
-        done = program("tools/export_gguf.py", *argv)
-        assert said in done.stderr
-        assert done.returncode in (1, 2)
-        assert "Traceback" not in done.stderr
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({}, r"--out_path \(missing\) is to be the name of a \.gguf file"),
+        ({"out_path": "x.bin"}, r"--out_path x\.bin is to be the name of a \.gguf file"),
+        ({"out_path": "x.gguf", "type": "q9"}, "--type q9 is unknown; expected one of f32, f16"),
+        ({"out_path": "x.gguf", "type": "q4_0", "lora_path": "a"}, "--type q4_0 is too coarse for an adapter"),
+        ({"out_path": "x.gguf", "prompt_type": "poem"}, "--prompt_type poem is unknown; expected one of instruct"),
+    ],
+)
+def test_flags_that_can_not_be_meant_are_refused(flags, said):
+    with pytest.raises(UserError, match=said):
+        tool().ExportFlags(**flags)
+
+
+def test_the_program_itself_exports(program, tmp_path, tokenizer_model):
+    folder = make_model(tmp_path / "hf", tokenizer_model)
+    done = program("tools/export_gguf.py", "--model_path", folder, "--out_path", tmp_path / "x.gguf", "--type", "q8_0")
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].startswith(
+        f"wrote {tmp_path / 'x.gguf'} (0.1 MiB) and {tmp_path / 'Modelfile'}"
+    )
+    assert "Traceback" not in done.stderr
+    assert "llama_" not in done.stderr  # nothing of the library's own talk
 
 
 # Adapters

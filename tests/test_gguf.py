@@ -321,13 +321,13 @@ def test_an_adapter_on_its_base_gives_the_greedy_text_of_base_and_adapter(shared
     expected, _ = greedy(PeftModel.from_pretrained(base, shared / POEMS / "peft-safetensors").eval(), ids, [0])
 
     assert expected != alone
-    assert [answered(poems, ids, GREEDY, adapter=name) for name in ("poems-f32", "", "poems-f16", "")] == [
+    assert [answered(poems, ids, GREEDY, adapter=name) for name in ("poems-f32.gguf", "", "poems-f16.gguf", "")] == [
         expected, alone, expected, alone,
     ]  # fmt: skip
 
 
 def test_adapters_by_turns_from_several_threads_give_their_own_answers(poems):
-    names = ("poems-f32", "", "poems-f16")
+    names = ("poems-f32.gguf", "", "poems-f16.gguf")
     ids = poems.prompt_ids([{"role": "user", "content": "题：秋夜\n"}])
     alone = {name: answered(poems, ids, GREEDY, adapter=name) for name in names}
     found: list[tuple[str, list[int]]] = []
@@ -356,7 +356,7 @@ def test_the_recorded_poem(shared, poems):
 
 def test_the_status_says_what_is_loaded(poems):
     assert poems.status() == (
-        "base poem-zh-750k-f32.gguf · adapter poems-f32 (r 8) · f32 · llama.cpp, 1 threads · prompt text"
+        "base poem-zh-750k-f32.gguf · adapter poems-f32.gguf (r 8) · f32 · llama.cpp, 1 threads · prompt text"
     )
     assert [choice.prompt_type for choice in poems.choices.values()] == ["text"] * 3
     assert poems.warnings == []
@@ -377,7 +377,7 @@ def test_embeddings_are_the_means_of_hugging_faces_hidden_states(shared, poems):
     texts = ["题：春日\n", "江南春草色", "北阙青山远，南天白日寒。" * 4, "A"]
     rows = [[1, *poems.tokenizer.encode(text)] for text in texts]
     base = hf_model(shared / "models/poem-zh-750k-hf")
-    for name in ("", "poems-f32"):
+    for name in ("", "poems-f32.gguf"):
         model = PeftModel.from_pretrained(base, shared / POEMS / "peft-safetensors") if name else base
         decoder = (model.get_base_model() if name else model).model
         found = torch.tensor(poems.engine.embed(rows, name))
@@ -403,6 +403,12 @@ def test_q8_0_and_q4_k_m_answer(tmp_path, tiny_base):
         assert f"{'q8_0' if kind == 'q8_0' else 'q4_k'} · llama.cpp" in assistant.status()
         if kind == "q8_0":
             assert found[0] == expected[0]
+
+
+def test_an_adapter_given_twice_is_refused(poems):
+    one = poems.engine.adapters["poems-f32.gguf"].path
+    with pytest.raises(UserError, match="names the adapter .* twice"):
+        opened(poems.engine.file.path, one, one)
 
 
 def test_generate_py_answers_from_a_gguf(program, exported, shared, tmp_path):
@@ -491,7 +497,7 @@ def test_what_is_no_gguf_is_refused(exported, tmp_path):
 
 
 def test_an_adapter_that_does_not_belong_is_refused(exported, poems, shared, tmp_path, tiny_base):
-    adapter = poems.engine.adapters["poems-f32"].path
+    adapter = poems.engine.adapters["poems-f32.gguf"].path
     with pytest.raises(UserError, match=r"was made for another base: its blk\.0\.attn_q\.weight\.lora_a is \(8, 96\)"):
         opened(exported("tiny"), adapter)
     with pytest.raises(UserError, match="is an adapter: pass it as --lora_path"):
@@ -500,7 +506,7 @@ def test_an_adapter_that_does_not_belong_is_refused(exported, poems, shared, tmp
         opened(exported("tiny"), exported("tiny"))
     with pytest.raises(UserError, match=r"is not a GGUF file, but .* Export the adapter.*--lora_path"):
         opened(exported("poem-zh-750k"), shared / POEMS / "peft-safetensors")
-    with pytest.raises(UserError, match="no adapter 'x' is loaded; there is poems-f32, poems-f16"):
+    with pytest.raises(UserError, match=r"no adapter 'x' is loaded; there is poems-f32\.gguf, poems-f16\.gguf"):
         next(poems.stream([1], GREEDY, adapter="x"))
 
 

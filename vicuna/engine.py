@@ -3,7 +3,7 @@
 import contextlib
 import secrets
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, TypeVar
 
 from vicuna.errors import UserError
@@ -15,6 +15,32 @@ from vicuna.tokenizer import TextTokenizer
 
 GIB = 1 << 30
 Done = TypeVar("Done")
+
+
+def check_adapter(name: str, adapters: Collection[str]) -> None:
+    """Refuse a name that is not among those of the loaded adapters; "" is the base alone."""
+    if name and name not in adapters:
+        raise UserError(f"no adapter {name!r} is loaded; there is {', '.join(adapters) or 'none'}.")
+
+
+def check_rows(rows: Sequence[list[int]], context: int) -> None:
+    """Refuse texts to embed without tokens, or longer than the context."""
+    for number, ids in enumerate(rows, 1):
+        if not 0 < len(ids) <= context:
+            raise UserError(f"text {number} has {len(ids)} tokens; expected 1 to {context}, the base's context.")
+
+
+def fitted(chosen: dict[str, Any], prompt_ids: Sequence[int], context: int) -> dict[str, Any]:
+    """generate()'s arguments with as many new tokens as the context leaves.
+
+    Raises:
+        UserError: a prompt that fills the context.
+    """
+    room = context - len(prompt_ids)
+    if room < 1:
+        raise UserError(f"the prompt has {len(prompt_ids)} tokens, the base's context is {context}: shorten it.")
+    new = min(chosen["max_new_tokens"], room)
+    return {**chosen, "max_new_tokens": new, "min_new_tokens": min(chosen["min_new_tokens"], new)}
 
 
 class HFEngine:
@@ -62,18 +88,14 @@ class HFEngine:
         Raises:
             UserError: no such adapter, a prompt that fills the context; see `vicuna.stream.stream`.
         """
-        self._check(adapter)
-        room = self.context - len(prompt_ids)
-        if room < 1:
-            raise UserError(
-                f"the prompt has {len(prompt_ids)} tokens, the base's context is {self.context}: shorten it."
-            )
-        new = min(chosen["max_new_tokens"], room)
-        chosen = {**chosen, "max_new_tokens": new, "min_new_tokens": min(chosen["min_new_tokens"], new)}
+        check_adapter(adapter, self.adapters)
+        chosen = fitted(chosen, prompt_ids, self.context)
         if chosen["do_sample"] and seed is None:
             seed = secrets.randbelow(1 << 32)  # so that a second attempt draws the same
         answer = Answer(self._plain, list(prompt_ids), chosen, seed, self.prefixes, adapter)
-        return stream(lambda run: self._make(answer, run), Run(self.tokenizer, stop, stops), new, submit)
+        return stream(
+            lambda run: self._make(answer, run), Run(self.tokenizer, stop, stops), chosen["max_new_tokens"], submit
+        )
 
     def _make(self, answer: Answer, run: Run) -> Generated:
         """The answer, with its adapter."""
@@ -90,18 +112,10 @@ class HFEngine:
         Raises:
             UserError: no such adapter, a text without tokens or longer than the context.
         """
-        self._check(adapter)
-        for number, ids in enumerate(rows, 1):
-            if not 0 < len(ids) <= self.context:
-                raise UserError(
-                    f"text {number} has {len(ids)} tokens; expected 1 to {self.context}, the base's context."
-                )
+        check_adapter(adapter, self.adapters)
+        check_rows(rows, self.context)
         with self._set(adapter):
             return self._with_room(lambda: vectors(self._plain.base_model, rows))
-
-    def _check(self, adapter: str) -> None:
-        if adapter and adapter not in self.adapters:
-            raise UserError(f"no adapter {adapter!r} is loaded; there is {', '.join(self.adapters) or 'none'}.")
 
     def _with_room(self, work: Callable[[], Done]) -> Done:
         """What `work` returns; when memory runs out, at a second attempt without the prefix cache."""

@@ -13,7 +13,6 @@ import secrets
 import threading
 import weakref
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ import torch
 from transformers import GenerationConfig
 
 from vicuna.args import ServeFlags
+from vicuna.engine import check_adapter, check_rows, fitted
 from vicuna.errors import UserError
 from vicuna.gguf_file import EXTRA, MOST_CONTEXT, PROMPT_TYPE, STEP, GGUFFile, package, read_adapter, read_model
 from vicuna.growing import Texts
@@ -165,29 +165,19 @@ class GGUFEngine:
         Raises:
             UserError: no such adapter, beams, or a prompt that fills the context; see `vicuna.stream.stream`.
         """
-        self._check(adapter)
+        check_adapter(adapter, self.adapters)
         if chosen["num_beams"] > 1:
             raise UserError(
                 f"--num_beams {chosen['num_beams']} is beam search, which llama.cpp does not have: take 1 with a GGUF."
             )
-        room = self.context - len(prompt_ids)
-        if room < 1:
-            raise UserError(
-                f"the prompt has {len(prompt_ids)} tokens, the base's context is {self.context}: shorten it."
-            )
-        new = min(chosen["max_new_tokens"], room)
-        chosen = {**chosen, "max_new_tokens": new, "min_new_tokens": min(chosen["min_new_tokens"], new)}
+        chosen = fitted(chosen, prompt_ids, self.context)
         seed = secrets.randbelow(2**32 - 1) if seed is None else seed % (2**32 - 1)  # the largest means "any"
         return stream(
             lambda run: self._make(list(prompt_ids), chosen, seed, adapter, run),
             Run(self.tokenizer, stop, stops),
-            new,
+            chosen["max_new_tokens"],
             submit,
         )
-
-    def _check(self, adapter: str) -> None:
-        if adapter and adapter not in self.adapters:
-            raise UserError(f"no adapter {adapter!r} is loaded; there is {', '.join(self.adapters) or 'none'}.")
 
     def _make(self, prompt_ids: list[int], chosen: dict[str, Any], seed: int, adapter: str, run: Run) -> Generated:
         """The answer, every step of it shown to `run`; what runs in the worker."""
@@ -242,12 +232,8 @@ class GGUFEngine:
         Raises:
             UserError: no such adapter, a text without tokens or longer than the context.
         """
-        self._check(adapter)
-        for number, ids in enumerate(rows, 1):
-            if not 0 < len(ids) <= self.context:
-                raise UserError(
-                    f"text {number} has {len(ids)} tokens; expected 1 to {self.context}, the base's context."
-                )
+        check_adapter(adapter, self.adapters)
+        check_rows(rows, self.context)
         if self._embedding is None:
             self._embedding = Loaded(
                 self.file, self.context, self.adapters, embedding=True,
@@ -272,15 +258,18 @@ def _ids_as_text() -> Any:
     return IdsAsText()
 
 
-def load_engine(model_path: str, lora_paths: Sequence[str], serve: ServeFlags) -> GGUFEngine:
+def load_engine(model_path: str, lora_paths: dict[str, str], serve: ServeFlags) -> GGUFEngine:
     """The engine for `--model_path x.gguf` and adapters of that kind.
+
+    Args:
+        lora_paths: name of a choice -> its file.
 
     Raises:
         UserError: files that can not be read or do not fit.
     """
     library()
     file = read_model(model_path)
-    adapters = {Path(path).stem: read_adapter(path, file) for path in lora_paths if path}
+    adapters = {name: read_adapter(path, file) for name, path in lora_paths.items()}
     return GGUFEngine(file, adapters, serve.cache_gib > 0)
 
 

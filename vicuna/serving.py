@@ -190,6 +190,25 @@ def load(model_flags: ModelFlags, serve: ServeFlags, lora_paths: Sequence[str] =
     return Assistant(engine, base.path.name, where, choices, warnings, Worker(serve.max_queue))
 
 
+def _load_gguf(model_path: str, serve: ServeFlags, lora_paths: Sequence[str]) -> Assistant:
+    """The same for a GGUF file, and adapters of that kind, in llama.cpp."""
+    from vicuna import gguf
+
+    lora_paths = [path for path in lora_paths if path]
+    names = _names(lora_paths, [Path(path).expanduser() for path in lora_paths])
+    engine = gguf.load_engine(model_path, dict(zip(names, lora_paths, strict=True)), serve)
+    file, choices = engine.file, {}
+    warnings: list[str] = []
+    for name, one in engine.adapters.items():
+        types = _chosen_type(gguf.declared_prompt_type(one), name, "adapter", serve, warnings)
+        choices[name] = Choice(name, *types, gguf.detail(one))
+    of_base, trained_as = _chosen_type(gguf.declared_prompt_type(file), file.path.name, "model", serve, warnings)
+    if choices and not trained_as:
+        of_base = next(iter(choices.values())).prompt_type
+    choices[""] = Choice("", of_base, trained_as)
+    return Assistant(engine, file.path.name, gguf.described(file), choices, warnings, Worker(serve.max_queue))
+
+
 def _check_adapters(base: Base, base_name: str, names: Sequence[str], folders: Sequence[Path]) -> None:
     """Refuse, before the model is loaded, adapters that do not fit the base, or do not fit on it together."""
     bare, own_embeddings = skeleton(base.config), []
@@ -225,23 +244,6 @@ def _names(paths: Sequence[str], folders: Sequence[Path]) -> list[str]:
         if len(times) == len(names):
             return names
         depths = [depth + (times[name] > 1) for name, depth in zip(names, depths, strict=True)]
-
-
-def _load_gguf(model_path: str, serve: ServeFlags, lora_paths: Sequence[str]) -> Assistant:
-    """The same for a GGUF file, and adapters of that kind, in llama.cpp."""
-    from vicuna import gguf
-
-    engine = gguf.load_engine(model_path, lora_paths, serve)
-    warnings: list[str] = []
-    choices = {}
-    for name, file in engine.adapters.items():
-        types = _chosen_type(gguf.declared_prompt_type(file), name, "adapter", serve, warnings)
-        choices[name] = Choice(name, *types, gguf.detail(file))
-    of_base = _chosen_type(gguf.declared_prompt_type(engine.file), engine.file.path.name, "model", serve, warnings)
-    in_use = next(iter(choices.values())).prompt_type if choices else of_base[0]
-    choices[""] = Choice("", in_use, of_base[1])
-    where = gguf.described(engine.file)
-    return Assistant(engine, engine.file.path.name, where, choices, warnings, Worker(serve.max_queue))
 
 
 def _prompt_type(folder: Path, what: str, serve: ServeFlags, warnings: list[str]) -> tuple[str, str]:
