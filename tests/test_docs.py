@@ -26,8 +26,8 @@ PAGES = sorted(
 )
 README_LINES = 250
 PROGRAMS = (
-    *("finetune.py", "generate.py"),
-    *("tools/check_data.py", "tools/compare_answers.py", "tools/make_tiny_llama.py"),
+    *("finetune.py", "generate.py", "chat.py"),
+    *("tools/check_data.py", "tools/compare_answers.py", "tools/export_gguf.py", "tools/make_tiny_llama.py"),
 )
 
 
@@ -60,17 +60,27 @@ def program_fields(name: str) -> list[Field]:
     groups = {
         "finetune.py": (args.ModelFlags, args.DataFlags, args.LoraFlags, args.RunFlags),
         "generate.py": (args.ModelFlags, args.AskFlags, args.ServeFlags, args.DecodingFlags),
+        "chat.py": (args.ModelFlags, args.ChatFlags, args.ServeFlags, args.DecodingFlags),
         "tools/check_data.py": (tool("check_data", "CheckFlags"), args.DataFlags),
         "tools/compare_answers.py": (args.ModelFlags, tool("compare_answers", "CompareFlags")),
+        "tools/export_gguf.py": (tool("export_gguf", "ExportFlags"),),
         "tools/make_tiny_llama.py": (tool("make_tiny_llama", "MakeFlags"),),
     }[name]
     return [one for group in groups for one in fields(group)]
 
 
-def default_text(one: Field) -> str:
+def own_defaults(name: str) -> dict[str, str]:
+    """The defaults that a program puts in the place of its groups' own."""
+    calls = [node for node in ast.walk(ast.parse(read(name))) if isinstance(node, ast.Call)]
+    parsing = next(call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "parse")
+    return {word.arg: word.value.value for word in parsing.keywords if isinstance(word.value, ast.Constant)}
+
+
+def default_text(one: Field, own: dict[str, str]) -> str:
     """A flag's default as the table shows it; – where there is none."""
     value = one.default_factory() if one.default is MISSING else one.default
-    if value in (None, ""):
+    value = own.get(one.name, value)
+    if value in (None, "", []):
         return "–"
     return f"`{' '.join(value) if isinstance(value, list) else value}`"
 
@@ -156,7 +166,8 @@ def test_the_readme_is_short_and_links_the_other_language_first():
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_the_table_of_a_program_has_its_flags_in_order_with_their_defaults(program, language):
     documented = flag_rows(sections(read(f"docs/{language}/flags.md"))[program])
-    assert documented == [(one.name, default_text(one)) for one in program_fields(program)]
+    own = own_defaults(program)
+    assert documented == [(one.name, default_text(one, own)) for one in program_fields(program)]
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
@@ -172,12 +183,16 @@ def test_every_flag_that_a_page_names_exists(page):
     known |= {f"no_{name}" for name in ("gradient_checkpointing", "use_typewriter", "show_beam")}
     known |= set(re.findall(r"^    (\w+): \w+ = flag\(", read("benchmarks/gpu.py"), re.MULTILINE))
     others = {"help", "standalone", "nproc_per_node", "deepspeed"}  # argparse's, torchrun's, the original's
+    others |= {"max_model_len", "enable_lora", "api_key"}  # vLLM's
     text = re.sub(r"--lora_…", "", read(page))
     named = {name.replace("-", "_") for name in re.findall(r"(?<![\w-])--([a-z][\w-]*)", text)}
     assert named - known - others == set()
 
 
-@pytest.mark.parametrize("script", ["scripts/finetune.sh", "scripts/generate.sh"])
+@pytest.mark.parametrize(
+    "script",
+    [f"scripts/{name}.sh" for name in ("finetune", "generate", "chat_7B", "chat_cpu", "serve_vllm")],
+)
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_the_launcher_variables_are_those_of_the_script(script, language):
     section = re.search(rf"^### {script}\n(.*?)(?=^#|\Z)", read(f"docs/{language}/flags.md"), re.M | re.S)[1]
