@@ -407,7 +407,7 @@ def test_q8_0_and_q4_k_m_answer(tmp_path, tiny_base):
 
 def test_an_adapter_given_twice_is_refused(poems):
     one = poems.engine.adapters["poems-f32.gguf"].path
-    with pytest.raises(UserError, match="names the adapter .* twice"):
+    with pytest.raises(UserError, match=r"names the adapter .* twice"):
         opened(poems.engine.file.path, one, one)
 
 
