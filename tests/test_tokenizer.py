@@ -251,6 +251,19 @@ def test_a_broken_tokenizer_json_is_refused(tmp_path, tiny_base, content):
         TextTokenizer(tmp_path)
 
 
+def test_a_model_that_came_in_another_file_is_read_without_a_folder(tmp_path, tiny_base, tokenizer):
+    file = tmp_path / "x.gguf"
+    inside = TextTokenizer(file, (tiny_base / "tokenizer.model").read_bytes())
+
+    assert inside.source == file
+    assert (inside.bos_id, inside.eos_id, inside.unk_id, inside.size) == (1, 2, 0, 1800)
+    for text in TEXTS:
+        assert inside.encode(text) == tokenizer.encode(text)
+        assert inside.encode_continuation(text) == tokenizer.encode_continuation(text)
+    with pytest.raises(UserError, match=r"x\.gguf is not a SentencePiece model"):
+        TextTokenizer(file, b"\x00" * 100)
+
+
 def test_a_tokenizer_without_eos_is_refused(tmp_path, tiny_base):
     from transformers import PreTrainedTokenizerFast
 
