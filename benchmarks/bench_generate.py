@@ -46,6 +46,7 @@ MODES = {
 }
 QUESTION = "请用三句话介绍第{n}种春天的花，并说明它在哪里生长。"
 SEED = 1
+ROOM = 256  # tokens beside a history: a message and an answer
 
 
 @dataclass
@@ -76,8 +77,8 @@ class GenerateFlags:
                 raise UserError(f"--{name} {getattr(self, name)} is too small: expected 1 or more.")
         if self.hidden_size % 64:
             raise UserError(f"--hidden_size {self.hidden_size} does not divide into heads of 64.")
-        if self.context < 2 * self.history:
-            raise UserError(f"--context {self.context} is too small for --history {self.history}: take twice as much.")
+        if self.context < self.history + ROOM:
+            raise UserError(f"--context {self.context} is too small: --history {self.history} needs {ROOM} more.")
 
 
 def main(flags: GenerateFlags) -> None:

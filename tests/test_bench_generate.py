@@ -42,7 +42,7 @@ def test_what_is_too_slow_is_an_error(tiny_base):
         ({"only": ["cost", "speed"]}, "--only speed: no such part"),
         ({"pairs": 0}, "--pairs 0 is too small"),
         ({"hidden_size": 100}, "--hidden_size 100 does not divide"),
-        ({"context": 2000}, "--context 2000 is too small for --history 1500"),
+        ({"context": 1600}, "--context 1600 is too small: --history 1500 needs 256 more"),
     ],
 )
 def test_a_wrong_flag_is_refused(given, message):
