@@ -95,7 +95,7 @@ def page(assistant: Any, flags: AskFlags, serve: ServeFlags, decoding: DecodingF
         running.pop(request.session_hash, None)
 
     values = ui.start_values(ui.ONE_QUESTION, decoding.preset, settings(decoding, assistant.engine.generation_config))
-    with gr.Blocks(title="Chinese-Vicuna", analytics_enabled=False) as blocks:
+    with gr.Blocks(title="Chinese-Vicuna", **web_page.BLOCKS) as blocks:
         gr.Markdown(f"## Chinese-Vicuna 中文小羊驼\n\n{assistant.status()}", elem_id="status")
         before, none = gr.State([]), gr.State([])
         with gr.Row(elem_id="columns"):

@@ -5,7 +5,7 @@ from typing import Any
 
 import gradio as gr
 
-from vicuna import __version__, conversation, ui
+from vicuna import __version__, conversation, ui, web_page
 from vicuna import chat_page_scripts as scripts
 from vicuna.args import ChatFlags, DecodingFlags, ServeFlags
 from vicuna.chat_page_talk import Changes, Talk, before_turn, bubbles, turn_of, turns
@@ -15,7 +15,6 @@ from vicuna.prompt import PROMPT_TYPES, TEMPLATES, split_system
 from vicuna.serving import Assistant
 from vicuna.stream import settings
 from vicuna.strings import STRINGS
-from vicuna.web_page import ANSWERS
 
 MAX_MEMORY = 2048  # the original's end of the slider
 
@@ -53,7 +52,7 @@ class ChatPage:
         self.start = ui.start_values(ui.CHAT, decoding.preset, settings(decoding, assistant.engine.generation_config))
         self.preset = decoding.preset
         self.talk = Talk(assistant, decoding.seed, serve.use_typewriter)
-        with gr.Blocks(title="Chinese-Vicuna", analytics_enabled=False) as self.blocks:
+        with gr.Blocks(title="Chinese-Vicuna", **web_page.BLOCKS) as self.blocks:
             self._lay_out()
             self._connect()
 
@@ -152,7 +151,7 @@ class ChatPage:
         asking = {
             "outputs": changed,
             "show_progress": "hidden",
-            "concurrency_limit": ANSWERS,
+            "concurrency_limit": web_page.ANSWERS,
             "concurrency_id": "model",
             "trigger_mode": "multiple",
         }
