@@ -72,11 +72,10 @@ def page(assistant: Any, flags: AskFlags, serve: ServeFlags, decoding: DecodingF
             prompt_ids = assistant.prompt_ids(messages)
             sent = f"{strings['tokens'].format(tokens=len(prompt_ids))}\n\n{assistant.prompt_text(messages)}"
             yield [ui.CURSOR, "", sent, gr.update(visible=False), [], ""]
-            for update in assistant.stream(
+            updates = assistant.stream(
                 prompt_ids + before, ui.chosen(values), decoding.seed, stop, client=request.session_hash
-            ):
-                if not (serve.use_typewriter or update.finish):
-                    continue
+            )
+            for update in ui.paced(updates, serve.use_typewriter):
                 shown = ui.show_answer(strings, update, text(before), all_beams)
                 plain = text(before) + update.text if update.finish else gr.skip()
                 ids = [*before, *update.beams[0].ids] if update.finish == "length" else []

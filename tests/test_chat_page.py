@@ -369,6 +369,25 @@ def test_a_reload_keeps_the_conversation_a_second_tab_has_its_own_and_clear_forg
     tab.wait_for_function("document.querySelectorAll('#chat .user').length === 1")
 
 
+def test_a_system_prompt_belongs_to_the_conversation(visit):
+    page = visit()
+    page.locator("#system_prompt button").first.click()
+    page.fill("#system textarea", "你是一位诗人。")
+    plain = ask(visit(), "你好")
+    assert ask(page, "你好").split("\n")[0] != plain.split("\n")[0]
+    assert kept(page)[0] == {"role": "system", "content": "你是一位诗人。"}
+    page.reload()
+    wait_ready(page)
+    page.locator("#system_prompt button").first.click()
+    assert page.input_value("#system textarea") == "你是一位诗人。"
+    with page.expect_download() as download:
+        page.click("#save")
+    other = visit()
+    load(other, download.value.path().read_text(encoding="utf-8"))
+    wait_hint(other, "Turns loaded: 1")
+    assert kept(other)[0] == {"role": "system", "content": "你是一位诗人。"}
+
+
 def test_two_visitors_at_once_see_their_own_conversation_only(visit):
     pages = {"甲": visit(), "乙": visit("zh-CN")}
     for name, page in pages.items():

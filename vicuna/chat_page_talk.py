@@ -5,16 +5,14 @@ of its parts, with their new values. The server holds nothing between two events
 """
 
 import contextlib
-import threading
-import time
-from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import gradio as gr
 
 from vicuna import conversation, memory, ui
+from vicuna.chat_page_runs import Options, Run, Runs
 from vicuna.conversation import Kept
 from vicuna.errors import UserError
 from vicuna.markup import display
@@ -24,83 +22,10 @@ from vicuna.stream import Update
 
 MESSAGE_LIMIT = 100_000  # characters of one message; what a context holds is far less
 ANSWER_LIMIT = 2**18  # bytes that an answer may add to what the browser keeps
-WAITING = 8  # messages that a tab may send while an answer is running
-UPDATE_S = 0.05  # between two updates of the page: faster than eyes read, slower than a small model's tokens
 BAR = 10  # characters of the bar that shows how full the memory is
 
 Changes = dict[str, Any]
 Strings = dict[str, str]
-
-
-@dataclass(frozen=True)
-class Options:
-    """What a visitor has set beside the question; `Talk.options` checks it."""
-
-    adapter: str
-    prompt_type: str
-    system: str
-    max_memory: int
-    all_beams: bool
-    chosen: dict[str, Any]
-
-
-@dataclass
-class Run:
-    """The answer that a tab is getting, and what the tab has asked meanwhile."""
-
-    stop: threading.Event = field(default_factory=threading.Event)
-    waiting: deque[tuple[str, Options]] = field(default_factory=deque)
-    dropped: bool = False  # the tab has turned to another conversation
-
-
-class Runs:
-    """The runs of all tabs, by session; a tab has one at a time."""
-
-    def __init__(self) -> None:
-        self._runs: dict[str, Run] = {}
-        self._lock = threading.Lock()
-
-    def busy(self, session: str) -> bool:
-        """Whether a tab is getting an answer."""
-        return session in self._runs
-
-    def begin(self, session: str) -> Run | None:
-        """A new run; None where one runs already."""
-        with self._lock:
-            if session in self._runs:
-                return None
-            self._runs[session] = run = Run()
-            return run
-
-    def wait(self, session: str, question: str, options: Options) -> bool:
-        """Have the run of a tab answer this next; False if there is none, or enough waits."""
-        with self._lock:
-            run = self._runs.get(session)
-            if run is None or len(run.waiting) >= WAITING:
-                return False
-            run.waiting.append((question, options))
-            return True
-
-    def next(self, session: str, run: Run) -> tuple[str, Options] | None:
-        """What to answer next; None has ended the run."""
-        with self._lock:
-            if run.waiting and not run.stop.is_set():
-                return run.waiting.popleft()
-            if self._runs.get(session) is run:
-                del self._runs[session]
-            return None
-
-    def stop(self, session: str) -> None:
-        """End the answer that a tab is getting, at the next token."""
-        if run := self._runs.get(session):
-            run.stop.set()
-
-    def drop(self, session: str) -> None:
-        """The same, and nothing of it is shown any more."""
-        with self._lock:
-            if run := self._runs.pop(session, None):
-                run.dropped = True
-                run.stop.set()
 
 
 class Talk:
@@ -229,7 +154,7 @@ class Talk:
             }
             chosen = {**options.chosen, "max_new_tokens": fitted.max_new_tokens}
             updates = self.assistant.stream(fitted.ids, chosen, self.seed, run.stop, options.adapter, session)
-            for update in self._paced(updates):
+            for update in ui.paced(updates, self.typewriter):
                 if run.dropped:
                     return messages
                 last = update
@@ -252,15 +177,6 @@ class Talk:
         messages = [*asked, Kept(role="assistant", content=last.text, note=note[: conversation.NOTE])]
         yield self.show(strings, messages, options)
         return messages
-
-    def _paced(self, updates: Iterator[Update]) -> Iterator[Update]:
-        """Updates no closer to each other than UPDATE_S; the last one always, the others only with a typewriter."""
-        shown_at = 0.0
-        for update in updates:
-            now = time.monotonic()
-            if update.finish or (self.typewriter and now - shown_at >= UPDATE_S):
-                shown_at = now
-                yield update
 
     # --- showing ------------------------------------------------------------------------------------------------------
 
@@ -316,6 +232,11 @@ def with_system(messages: Sequence[Kept], system: str) -> list[Kept]:
     """The conversation under another system message, or under none."""
     _, others = split_system(messages)
     return [*([Kept(role="system", content=system)] if system else []), *others]
+
+
+def system_of(messages: Sequence[Kept]) -> str:
+    """The system message of a conversation, "" where it has none."""
+    return "".join(message["content"] for message in split_system(messages)[0])
 
 
 def lowered(strings: Strings, fitted: memory.Fitted, options: Options) -> str:
