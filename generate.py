@@ -81,7 +81,7 @@ def page(assistant: Any, flags: AskFlags, serve: ServeFlags, decoding: DecodingF
                 ids = [*before, *update.beams[0].ids] if update.finish == "length" else []
                 yield [shown, ui.stats_line(strings, update), sent, gr.update(visible=bool(ids)), ids, plain]
         except UserError as error:
-            yield [gr.skip(), f"⚠ {error}", gr.skip(), gr.update(visible=False), [], gr.skip()]
+            yield [gr.skip(), ui.notice(error), gr.skip(), gr.update(visible=False), [], gr.skip()]
         finally:
             stop.set()
 

@@ -40,9 +40,9 @@ class ChatPage:
     def _lay_out(self) -> None:
         i18n = self.i18n
         gr.Markdown("## Chinese-Vicuna 中文小羊驼", elem_id="title")
-        self.status = gr.Markdown(self.assistant.status(), elem_id="status")
+        self.status = gr.Markdown(display(self.assistant.status()), elem_id="status")
         if self.assistant.warnings:
-            gr.Markdown("\n\n".join(f"⚠ {display(text)}" for text in self.assistant.warnings), elem_id="warnings")
+            gr.Markdown("\n\n".join(ui.notice(text) for text in self.assistant.warnings), elem_id="warnings")
         with gr.Row(elem_id="actions"):
             self.new = gr.Button(i18n("new"), size="sm", elem_id="new")
             self.save = gr.Button(i18n("save"), size="sm", elem_id="save")
@@ -223,7 +223,7 @@ class ChatPage:
             question = split_system(messages)[1][2 * turn]["content"]
             changes = self.talk.show(strings, before_turn(messages, turn), self.talk.options(values))
         except UserError as error:
-            return {self.hint: f"⚠ {error}"}
+            return {self.hint: ui.notice(error)}
         return self._named({**changes, **({"message": gr.update(value=question)} if restore else {})})
 
     def pick(self, request: gr.Request, kept: str, forgotten: int, event: gr.SelectData) -> list[Any]:
@@ -242,7 +242,7 @@ class ChatPage:
         try:
             messages, _ = conversation.kept(kept)
         except UserError as error:
-            return [gr.skip(), None, f"⚠ {error}"]
+            return [gr.skip(), None, ui.notice(error)]
         if picked is None or picked >= turns(messages):
             return [gr.skip(), None, ""]
         question = split_system(messages)[1][2 * picked]["content"]
@@ -267,7 +267,7 @@ class ChatPage:
             messages, draft = conversation.kept(kept)
             changes = self._shown(strings, messages, values)
         except UserError as error:
-            return {**place, self.hint: f"⚠ {error}"}
+            return {**place, self.hint: ui.notice(error)}
         return place | self._named({**changes, **({"message": gr.update(value=draft)} if draft else {})})
 
     def _shown(self, strings: dict[str, str], messages: list, values: Sequence[Any]) -> Changes:
@@ -293,7 +293,7 @@ class ChatPage:
             messages, count = conversation.load(text)
             changes = self._shown(strings, messages, options)
         except UserError as error:
-            return {self.hint: f"⚠ {error}"}
+            return {self.hint: ui.notice(error)}
         self.talk.runs.drop(request.session_hash)
         loaded = strings["loaded"].format(turns=turns(messages))
         hint = loaded + (strings["loaded_last"].format(count=count) if count > 1 else "")
@@ -308,13 +308,13 @@ class ChatPage:
                 return ["", strings["nothing_to_save"]]
             text = self._export(messages, values)
         except UserError as error:
-            return ["", f"⚠ {error}"]
+            return ["", ui.notice(error)]
         if not self.flags.save_path:
             return [text, strings["saved"]]
         try:
             name = conversation.write(self.flags.save_path, request.username or "", identity, text)
         except UserError as error:
-            return [text, f"⚠ {error}"]
+            return [text, ui.notice(error)]
         return [text, strings["saved_as"].format(name=name)]
 
     def _export(self, messages: list, values: tuple) -> str:
@@ -357,5 +357,5 @@ class ChatPage:
             messages, _ = conversation.kept(kept)
             changes = self.talk.show(ui.words(request), messages, self.talk.options(values))
         except UserError as error:
-            return {self.memory: f"⚠ {error}"}
+            return {self.memory: ui.notice(error)}
         return self._named({name: changes[name] for name in ("chat", "memory", "forgotten")})

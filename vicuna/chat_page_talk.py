@@ -82,7 +82,7 @@ class Talk:
                 return
             messages, _ = conversation.kept(kept)
         except UserError as error:
-            yield {"hint": f"⚠ {error}"}
+            yield {"hint": ui.notice(error)}
             return
         if editing is not None:
             messages = before_turn(messages, editing)
@@ -94,7 +94,7 @@ class Talk:
             messages, _ = conversation.kept(kept)
             options = self.options(values)
         except UserError as error:
-            yield {"hint": f"⚠ {error}"}
+            yield {"hint": ui.notice(error)}
             return
         count = turns(messages)
         if count and not self.runs.busy(session):
@@ -162,20 +162,21 @@ class Talk:
                     text = ui.show_answer(strings, update, all_beams=options.all_beams)
                     yield {"chat": [*above, _bubble("assistant", text)]}
         except UserError as error:
-            problem = f"⚠ {error}"
+            problem = str(error)
         if run.dropped:
             return messages
         if last is None or not (last.text or last.finish in ("eos", "length")):
             # Nothing was answered: the question goes back to where it was typed.
-            notice = problem or f"⚠ {strings['nothing']}"
+            notice = ui.notice(problem or strings["nothing"])
             changes: Changes = {"chat": bubbles(strings, messages, notice=notice), "message": gr.update(value=question)}
             with contextlib.suppress(UserError):  # too large to be kept with the question, which `problem` says then
                 changes["kept"] = conversation.keep(messages, question)
             yield {**changes, "hint": ""}
             return messages
-        note = " · ".join(filter(None, (options.adapter, ui.stats_line(strings, last), problem)))
+        note = " · ".join(filter(None, (options.adapter, ui.stats_line(strings, last), problem and f"⚠ {problem}")))
         messages = [*asked, Kept(role="assistant", content=last.text, note=note[: conversation.NOTE])]
-        yield self.show(strings, messages, options)
+        shown = self.show(strings, messages, options)
+        yield {**shown, "hint": lowered(strings, fitted, options) or shown["hint"]}
         return messages
 
     # --- showing ------------------------------------------------------------------------------------------------------
@@ -202,7 +203,7 @@ class Talk:
         try:
             next_ = self.fit([*with_system(messages, options.system), Kept(role="user", content="")], options)
         except UserError as error:
-            forgotten, changes["memory"] = 0, f"⚠ {error}"
+            forgotten, changes["memory"] = 0, ui.notice(error)
         else:
             forgotten = next_.forgotten
             changes["memory"] = self.memory_line(strings, len(next_.ids), next_.budget, forgotten)
@@ -251,7 +252,7 @@ def bubbles(strings: Strings, messages: Sequence[Kept], forgotten: int = 0, noti
 
     Args:
         forgotten: turns above the line that says so.
-        notice: what went wrong, below the rest.
+        notice: Markdown of what went wrong, below the rest.
     """
     shown = []
     for message in split_system(messages)[1]:
@@ -264,7 +265,7 @@ def bubbles(strings: Strings, messages: Sequence[Kept], forgotten: int = 0, noti
     if forgotten:
         shown.insert(2 * forgotten, _line(strings["forgotten"].format(forgotten=forgotten)))
     if notice:
-        shown.append(_bubble("assistant", display(notice)))
+        shown.append(_bubble("assistant", notice))
     return shown
 
 

@@ -195,6 +195,11 @@ def paced(updates: Iterator[Update], typewriter: bool) -> Iterator[Update]:
             yield update
 
 
+def notice(problem: object) -> str:
+    """What went wrong, as Markdown."""
+    return f"⚠ {display(str(problem))}"
+
+
 def stats_line(strings: dict[str, str], update: Update) -> str:
     """Tokens, speed, first token, and why the answer ended."""
     line = strings["stats"].format(tokens=update.tokens, speed=update.tokens_per_s, first=update.first_s)
