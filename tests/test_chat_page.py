@@ -5,6 +5,7 @@ import random
 import re
 
 import pytest
+from test_markup import PIECES
 
 from vicuna import conversation
 from vicuna.strings import STRINGS
@@ -17,59 +18,6 @@ HOSTILE = (
 )
 PARROT_SAYS = (
     'vector<int> x; a<b <img src="http://evil.example/i.png"> <form> <style>*{} ![i](http://evil.example/j.png)'
-)
-PIECES = (
-    *(
-        "<img src=//evil.example/x onerror=window.pwned=1>",
-        "<form>",
-        "<iframe src=//evil.example>",
-        "<style>*{}</style>",
-    ),
-    *(
-        "`",
-        "``",
-        "```",
-        "~~~",
-        "````\n",
-        "\n```html\n",
-        "\n~~~\n",
-        "\n\n",
-        "\n",
-        "> ",
-        "- ",
-        "1. ",
-        "    ",
-        "\t",
-        "   ",
-    ),
-    *("$", "$$", "\\(", "\\)", "\\[", "\\]", "\\", "\\`", "[a]: ", "[x](", ")", '"', "'", "![", "](//evil.example/i)"),
-    *(
-        "<!--",
-        "-->",
-        "<![CDATA[",
-        "<?",
-        "</p>",
-        "<a href=javascript:window.pwned=1>x</a>",
-        "&lt;img&gt;",
-        "&",
-        "|",
-        "---",
-    ),
-    *(
-        "%%%LATEX_BLOCK_0%%%",
-        "\ue000",
-        "\ue001",
-        "<details>",
-        "<svg onload=window.pwned=1>",
-        "http://evil.example/",
-        "词",
-    ),
-    *(
-        "[x](javascript:window.pwned=1)",
-        "```mermaid\ngraph TD; A[<img src=//evil.example>]",
-        "<think>",
-        "\\href{//evil.example}{x}",
-    ),
 )
 UNWANTED = "img, form, iframe, style, script, object, embed, input, svg image, link, video, audio, base, meta"
 
