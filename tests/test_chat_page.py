@@ -5,6 +5,7 @@ import random
 import re
 
 import pytest
+from test_markup import PIECES
 
 from vicuna import conversation
 from vicuna.strings import STRINGS
@@ -17,59 +18,6 @@ HOSTILE = (
 )
 PARROT_SAYS = (
     'vector<int> x; a<b <img src="http://evil.example/i.png"> <form> <style>*{} ![i](http://evil.example/j.png)'
-)
-PIECES = (
-    *(
-        "<img src=//evil.example/x onerror=window.pwned=1>",
-        "<form>",
-        "<iframe src=//evil.example>",
-        "<style>*{}</style>",
-    ),
-    *(
-        "`",
-        "``",
-        "```",
-        "~~~",
-        "````\n",
-        "\n```html\n",
-        "\n~~~\n",
-        "\n\n",
-        "\n",
-        "> ",
-        "- ",
-        "1. ",
-        "    ",
-        "\t",
-        "   ",
-    ),
-    *("$", "$$", "\\(", "\\)", "\\[", "\\]", "\\", "\\`", "[a]: ", "[x](", ")", '"', "'", "![", "](//evil.example/i)"),
-    *(
-        "<!--",
-        "-->",
-        "<![CDATA[",
-        "<?",
-        "</p>",
-        "<a href=javascript:window.pwned=1>x</a>",
-        "&lt;img&gt;",
-        "&",
-        "|",
-        "---",
-    ),
-    *(
-        "%%%LATEX_BLOCK_0%%%",
-        "\ue000",
-        "\ue001",
-        "<details>",
-        "<svg onload=window.pwned=1>",
-        "http://evil.example/",
-        "词",
-    ),
-    *(
-        "[x](javascript:window.pwned=1)",
-        "```mermaid\ngraph TD; A[<img src=//evil.example>]",
-        "<think>",
-        "\\href{//evil.example}{x}",
-    ),
 )
 UNWANTED = "img, form, iframe, style, script, object, embed, input, svg image, link, video, audio, base, meta"
 
@@ -367,6 +315,25 @@ def test_a_reload_keeps_the_conversation_a_second_tab_has_its_own_and_clear_forg
     tab.reload()
     wait_ready(tab)
     tab.wait_for_function("document.querySelectorAll('#chat .user').length === 1")
+
+
+def test_a_system_prompt_belongs_to_the_conversation(visit):
+    page = visit()
+    page.locator("#system_prompt button").first.click()
+    page.fill("#system textarea", "你是一位诗人。")
+    plain = ask(visit(), "你好")
+    assert ask(page, "你好").split("\n")[0] != plain.split("\n")[0]
+    assert kept(page)[0] == {"role": "system", "content": "你是一位诗人。"}
+    page.reload()
+    wait_ready(page)
+    page.locator("#system_prompt button").first.click()
+    assert page.input_value("#system textarea") == "你是一位诗人。"
+    with page.expect_download() as download:
+        page.click("#save")
+    other = visit()
+    load(other, download.value.path().read_text(encoding="utf-8"))
+    wait_hint(other, "Turns loaded: 1")
+    assert kept(other)[0] == {"role": "system", "content": "你是一位诗人。"}
 
 
 def test_two_visitors_at_once_see_their_own_conversation_only(visit):

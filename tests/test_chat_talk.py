@@ -7,7 +7,8 @@ import pytest
 
 from vicuna import conversation, ui
 from vicuna.args import ModelFlags, ServeFlags
-from vicuna.chat_page_talk import MESSAGE_LIMIT, WAITING, Talk, before_turn, bubbles, turn_of, turns
+from vicuna.chat_page_runs import WAITING
+from vicuna.chat_page_talk import MESSAGE_LIMIT, Talk, before_turn, bubbles, turn_of, turns
 from vicuna.errors import UserError
 from vicuna.prompt import PROMPT_TYPES
 from vicuna.serving import load
