@@ -6,6 +6,7 @@ import threading
 import time
 
 import pytest
+from openai import BadRequestError
 from served import Server, assistant_of, make_slow
 
 LONG = {
@@ -14,6 +15,8 @@ LONG = {
     "max_tokens": 440,
     "min_tokens": 440,
 }
+
+ONLY_INPUT = {**dict.fromkeys(LONG), "input": "你好"}
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +43,7 @@ def answered(server, monkeypatch):
 
 def ask(server, path="/v1/chat/completions", **fields) -> socket.socket:
     """A request that has been sent, and whose reply nobody has read yet."""
-    body = json.dumps({**LONG, **fields}).encode()
+    body = json.dumps({name: value for name, value in {**LONG, **fields}.items() if value is not None}).encode()
     connection = socket.create_connection(("127.0.0.1", server.port), timeout=30)
     head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
@@ -95,6 +98,21 @@ def test_who_leaves_the_queue_is_taken_out_while_another_is_served(server, answe
     assert not running.done.is_set()
     opened.set()
     assert [update.tokens for update in answered] == [0] * fields.get("n", 1)
+
+
+def test_embeddings_that_are_left_leave_the_queue_too_and_hold_nobody_up(server):
+    worker, opened = server.assistant.worker, threading.Event()
+    running = worker.submit(lambda: opened.wait(60), "other")
+    wait_for(lambda: not worker.waiting)
+    waiting = [ask(server, "/v1/embeddings", **ONLY_INPUT) for _ in range(worker.max_queue)]
+    wait_for(lambda: worker.waiting == worker.max_queue)
+    with pytest.raises(BadRequestError, match="temperature 11 is out of range"):
+        server.client().chat.completions.create(model="base", messages=LONG["messages"], temperature=11)
+    for connection in waiting:
+        connection.close()
+    wait_for(lambda: not worker.waiting, 5)
+    assert not running.done.is_set()
+    opened.set()
 
 
 def test_one_of_two_that_leaves_costs_the_other_nothing(server, answered):

@@ -1,5 +1,6 @@
 """The chat in the terminal: through a pipe, through a pseudo-terminal, and command by command."""
 
+import codecs
 import io
 import json
 import os
@@ -383,7 +384,7 @@ class Keyboard:
     """The program in a pseudo-terminal."""
 
     def __init__(self, *argv: object, **env: str):
-        self.shown = ""
+        self.shown, self.decoder = "", codecs.getincrementaldecoder("utf-8")("replace")
         main, child = pty.openpty()
         self.process = subprocess.Popen(
             [sys.executable, *map(str, argv)], cwd=ROOT, stdin=child, stdout=child, stderr=child,
@@ -408,7 +409,7 @@ class Keyboard:
             assert time.monotonic() < deadline, self.shown
             if select.select([self.main], [], [], 0.2)[0]:
                 try:
-                    self.shown += os.read(self.main, 65536).decode(errors="replace")
+                    self.shown += self.decoder.decode(os.read(self.main, 65536))
                 except OSError:  # the program has ended
                     assert re.search(pattern, self.shown), self.shown
         before, self.shown = self.shown[: match.end()], self.shown[match.end() :]

@@ -28,7 +28,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 
 from vicuna import api_request
-from vicuna.api_answer import BROKEN, Answers, Events, while_there
+from vicuna.api_answer import BROKEN, Answers, Events, in_thread, while_there
 from vicuna.api_guard import Guard, Problem, api_key, read_json
 from vicuna.api_request import Ask, Embed
 from vicuna.args import ChatFlags, DecodingFlags, ServeFlags
@@ -126,8 +126,8 @@ class Routes:
         vectors: list[list[float]] = []
         for start in range(0, len(ask.rows), EMBEDDED_AT_ONCE):
             rows = ask.rows[start : start + EMBEDDED_AT_ONCE]
-            work = asyncio.to_thread(self.assistant.embed, rows, ask.adapter, ask.client)
-            vectors += await while_there(request, _told(work))
+            work = partial(self.assistant.embed, rows, ask.adapter, ask.client)
+            vectors += await while_there(request, _told(in_thread(work)))
         return JSONResponse(_embedded(ask, vectors))
 
     async def _answer(self, request: Request, ask: Ask, form: "Chat") -> Response:

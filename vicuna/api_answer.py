@@ -76,6 +76,30 @@ class Answers:
                     yield i, update
 
 
+async def in_thread(work: Callable[[threading.Event], Any]) -> Any:
+    """What `work` returns, in a thread of its own; if this is cancelled, the event that it takes is set."""
+    loop, stop = asyncio.get_running_loop(), threading.Event()
+    result = loop.create_future()
+
+    def tell(setter: Callable[[Any], None], value: Any) -> None:
+        if not result.done():  # else nobody waits for it any more
+            setter(value)
+
+    def run() -> None:
+        try:
+            told = (result.set_result, work(stop))
+        except BaseException as error:
+            told = (result.set_exception, error)
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the server has ended
+            loop.call_soon_threadsafe(tell, *told)
+
+    threading.Thread(target=run, daemon=True, name="embedding").start()
+    try:
+        return await result
+    finally:
+        stop.set()
+
+
 async def while_there(request: Request, work: Awaitable[Any]) -> Any:
     """The result of `work`, which is cancelled if the client goes away; the body must have been read.
 

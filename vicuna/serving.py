@@ -14,7 +14,7 @@ from vicuna.engine import HFEngine
 from vicuna.errors import UserError
 from vicuna.model import Base, check_base, compute_dtype, device, load_base, skeleton
 from vicuna.prompt import PROMPT_TYPES, Message, prompt_ids, render
-from vicuna.stream import Submit, Update, as_sentence
+from vicuna.stream import PATIENCE_S, Submit, Update, as_sentence
 from vicuna.tokenizer import TextTokenizer
 from vicuna.worker import Worker
 
@@ -129,8 +129,17 @@ class Assistant:
             prompt_ids, chosen, seed, stop, name, lambda work: self.worker.submit(work, client), stops
         )
 
-    def embed(self, rows: Sequence[list[int]], adapter: str | None = None, client: str = "") -> list[list[float]]:
+    def embed(
+        self,
+        rows: Sequence[list[int]],
+        adapter: str | None = None,
+        client: str = "",
+        stop: threading.Event | None = None,
+    ) -> list[list[float]]:
         """A vector of length 1 for each text's ids, BOS included; waits until it is this client's turn.
+
+        Args:
+            stop: set while it waits for its turn, it is taken out of the queue, and nothing is returned.
 
         Raises:
             UserError: an adapter or a text that can not be had, or whatever the model fails with, as a sentence.
@@ -146,7 +155,9 @@ class Assistant:
 
         call = self.worker.submit(work, client)
         try:
-            call.done.wait()
+            while not call.done.wait(None if stop is None else PATIENCE_S):
+                if stop.is_set() and call.cancel():
+                    return []
         finally:
             call.cancel()
         if isinstance(done[0], BaseException):
