@@ -172,7 +172,7 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
         ],
     )
     trainer.remove_callback(PrinterCallback)  # Progress speaks instead
-    training.check_same({"tokenised records": examples.sha256, "base": exact["base_fingerprint"]})
+    training.check_same({"set of tokenised records": examples.sha256, "base": exact["base_fingerprint"]})
     with as_checkpoint(start.schedule, start.resume, trained, plan.next_rate, run_flags, arguments.fp16) as resume:
         training.train(trainer, resume)
 

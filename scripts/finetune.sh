@@ -26,12 +26,17 @@ NUM_PROCESSES=${NUM_PROCESSES:-$(printf %s "$gpus" | tr , '\n' | grep -c . || tr
 if [ "$NUM_PROCESSES" -le 1 ] && [ "${NNODES:-1}" -le 1 ]; then
     exec "$PYTHON" "$PROGRAM" "${flags[@]}" "$@"
 fi
-# A mistake is answered once, before many processes start.
-"$PYTHON" "$PROGRAM" "${flags[@]}" "$@" --plan_only >/dev/null
+if [ "$NUM_PROCESSES" -lt 1 ]; then NUM_PROCESSES=1; fi
+if [ "${NNODES:-1}" -gt 1 ] && { [ -z "${NODE_RANK:-}" ] || [ -z "${MASTER_ADDR:-}" ]; }; then
+    echo "finetune.sh: NNODES is $NNODES, but NODE_RANK or MASTER_ADDR is not set; see finetune_multinode.sh" >&2
+    exit 2
+fi
+# A mistake is answered once, before many processes start, by one that plans for all of them.
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+RANK=0 WORLD_SIZE=$((NUM_PROCESSES * ${NNODES:-1})) "$PYTHON" "$PROGRAM" "${flags[@]}" "$@" --plan_only >/dev/null
 rendezvous=(--standalone)
 if [ -n "${PORT:-}" ]; then rendezvous=(--nnodes=1 --master_port="$PORT"); fi
 if [ "${NNODES:-1}" -gt 1 ]; then
     rendezvous=(--nnodes="$NNODES" --node_rank="$NODE_RANK" --master_addr="$MASTER_ADDR" --master_port="${PORT:-29500}")
 fi
-if [ "$NUM_PROCESSES" -lt 1 ]; then NUM_PROCESSES=1; fi
 exec "$PYTHON" -m vicuna.launch "${rendezvous[@]}" --nproc_per_node="$NUM_PROCESSES" "$PROGRAM" "${flags[@]}" "$@"

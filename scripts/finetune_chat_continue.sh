@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Go on with the schedule of a dialogue checkpoint on other dialogues, 30 records a step on one card of 24 GB.
+# Go on with the schedule of a dialogue checkpoint on other dialogues, 32 records a step on one card of 24 GB.
 # Variables as in finetune_others_continue.sh.
 #
 #   lora_checkpoint=outs/instruct_chat/checkpoint-4800 DATA_PATH=legal.jsonl bash scripts/finetune_chat_continue.sh

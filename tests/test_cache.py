@@ -152,6 +152,6 @@ def test_hosts_with_other_records_are_refused(tiny_base, tmp_path):
     command += ["--cache_path", str(tmp_path / "cache"), "--eval_steps", "0"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 1
-    assert "the tokenised records of rank 1 are not those of rank 0" in done.stderr
+    assert "rank 1 has another set of tokenised records than rank 0" in done.stderr
     assert "copy the same files and versions to every host" in done.stderr
     assert "Traceback" not in done.stderr

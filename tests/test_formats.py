@@ -64,7 +64,7 @@ def test_an_empty_system_message_is_none(name, empty):
     row = {**ROWS[name]}
     row["meta_instruction" if name == "moss" else "system"] = empty
     if name == "messages":
-        row = {"messages": PLAN, "system": empty}
+        row = {"messages": [{"role": "system", "content": empty}, *PLAN], "system": empty}
 
     assert dialogue(row, "chat") == PLAN
     assert dialogue(row, "instruct") == PLAN

@@ -56,6 +56,23 @@ def test_the_published_checkpoint_is_read_and_refused_for_its_missing_files(publ
         starting_point(RunFlags(continue_schedule=str(published)), {})
 
 
+def test_a_schedule_of_our_own_keeps_its_kind_and_its_warm_up(old_checkpoint, tmp_path):
+    folder = Path(shutil.copytree(old_checkpoint, tmp_path / "checkpoint-100"))
+    known = {"flags": {"lr_scheduler": "cosine"}, "plan": {"warmup_steps": 7}}
+    (folder / "run_args.json").write_text(json.dumps(known), encoding="utf-8")
+    inherited = starting_point(RunFlags(continue_schedule=str(folder), warmup_ratio=0.5), {}).inherited
+    assert (inherited["lr_scheduler"], inherited["warmup_steps"], inherited["warmup_ratio"]) == ("cosine", 7, None)
+    (folder / "run_args.json").unlink()
+    asked = RunFlags(continue_schedule=str(folder), lr_scheduler="cosine", warmup_steps=9)
+    assert "warmup_steps" not in starting_point(asked, {}).inherited  # it can be worked out of a linear one alone
+
+
+def test_a_foreign_checkpoint_is_not_resumed_by_deepspeed(old_checkpoint):
+    asked = RunFlags(resume_from_checkpoint=str(old_checkpoint), deepspeed="config-sample/ds_zero2.json")
+    with pytest.raises(UserError, match="can not be resumed with --deepspeed: drop it, or start from its adapter"):
+        starting_point(asked, {})
+
+
 def flags(shared: Path, data: Path, output: Path) -> list[object]:
     words = ["--model_path", shared / "models/poem-zh-750k-hf", "--bits", 32, "--lora_dropout", 0]
     words += ["--data_path", data, "--prompt_type", "text", "--cutoff_len", 128, "--test_size", 2, "--eval_steps", 40]

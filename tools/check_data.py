@@ -143,7 +143,7 @@ def measure(records: Records, flags: CheckFlags, data: DataFlags) -> None:
     for name, count in (("cut", cut.cut), ("shortened", cut.shortened), ("left out", cut.left_out)):
         print(f"  {name:<11} {count} ({count / len(lengths):.1%}) at --cutoff_len {data.cutoff_len}")
     for row in cut.rows.select(range(min(flags.show, len(cut.rows)))):
-        print(f"\n{row['source']} line {row['line']}, {len(row['input_ids'])} tokens")
+        print(f"\n{records.sources[row['source']].path} line {row['line']}, {len(row['input_ids'])} tokens")
         print(marked(tokenizer, row))
 
 

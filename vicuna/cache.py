@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import json
 import os
+import sys
 import tempfile
 import threading
 import time
@@ -108,7 +109,11 @@ def _sha256(raw: bytes) -> str:
 
 
 def _write(flags: DataFlags, text_tokenizer: TextTokenizer, entry: Path) -> None:
+    import datasets
+
     entry.parent.mkdir(parents=True, exist_ok=True)
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
     with _heartbeat(entry), tempfile.TemporaryDirectory(prefix=f".{entry.name}-", dir=entry.parent) as aside:
         records = read_records(flags.data_path, flags.prompt_type, flags.skip_bad_rows, flags.encoding)
         train_ids, held_ids = hold_out(len(records.dialogues), flags.test_size)

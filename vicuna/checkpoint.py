@@ -30,7 +30,7 @@ NO_EFFECT = {
     "deepspeed",  # what its file says is compared, not where it lies
 }
 # What --elastic lets change: dropout draws and rounding differ, the rows of a step do not.
-ELASTIC = {"micro_batch", "world_size"}
+ELASTIC = {"micro_batch", "world_size", "threads"}
 # What --ignore_data_skip lets change, since the data begins anew.
 DATA = {"data_sha256", "test_size"}
 CHECKPOINT_FILES = ("trainer_state.json", "optimizer.pt", "scheduler.pt")
@@ -197,22 +197,34 @@ def _continue(run: RunFlags) -> Start:
     flag = "--continue_schedule"
     schedule = read_schedule(_whole(run.continue_schedule, flag), flag)
     log.info("%s %s: %s", flag, schedule.folder, schedule)
-    return _from_schedule(schedule, flag, schedule.step, "continues the schedule of", "the new data from its beginning")
+    return _from_schedule(
+        schedule, run, flag, schedule.step, "continues the schedule of", "the new data from its beginning"
+    )
 
 
 def _resume_foreign(folder: Path, run: RunFlags, flag: str) -> Start:
     """A checkpoint of another program: all goes on but what can not be read safely."""
+    if run.deepspeed or run.fsdp:
+        other = "--deepspeed" if run.deepspeed else "--fsdp"
+        raise UserError(
+            f"{flag} {folder} is a checkpoint of another program, which can not be resumed with {other}: drop it, or "
+            "start from its adapter with a new schedule."
+        )
     schedule = read_schedule(folder, flag)
     data = "from its beginning" if run.ignore_data_skip else "where its steps would be in this program's order"
     start = schedule.step if run.ignore_data_skip else 0
-    return _from_schedule(schedule, flag, start, "goes on from the foreign checkpoint", f"the data {data}")
+    return _from_schedule(schedule, run, flag, start, "goes on from the foreign checkpoint", f"the data {data}")
 
 
-def _from_schedule(schedule: Schedule, flag: str, data_start: int, how: str, data: str) -> Start:
+def _from_schedule(schedule: Schedule, run: RunFlags, flag: str, data_start: int, how: str, data: str) -> Start:
     check_complete(schedule, flag)
+    old = run_args(schedule.folder)
     inherited: dict[str, Any] = {"learning_rate": schedule.peak}
-    if schedule.warmup is not None:
-        inherited |= {"warmup_steps": schedule.warmup, "warmup_ratio": None}
+    inherited["lr_scheduler"] = old.get("flags", {}).get("lr_scheduler", run.lr_scheduler)
+    inferred = schedule.warmup if inherited["lr_scheduler"] == "linear" else None
+    warmup = old.get("plan", {}).get("warmup_steps", inferred)
+    if warmup is not None:
+        inherited |= {"warmup_steps": warmup, "warmup_ratio": None}
     unread = ", ".join(schedule.unreadable)
     note = f"; not read, because only a pickle could: {unread}, so it will not be bit by bit" if unread else ""
     text = f"{how} {schedule.folder} at step {schedule.step} of {schedule.max_steps}; {data}{note}"
@@ -237,8 +249,10 @@ def _resume(folder: Path, run: RunFlags, facts: dict[str, Any]) -> Start:
     step = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))["global_step"]
     data = "the data starts at its beginning" if run.ignore_data_skip else "the data goes on where it stopped"
     data_start = step if run.ignore_data_skip else old.get("data_start", 0)
+    # On other data the schedule is still that of the run, and is not over before it would have been.
+    at_least = old["plan"]["steps"] if run.ignore_data_skip else old.get("at_least", 0)
     text = f"resumes {folder} at step {step}: {data}"
-    return Start(folder, None, text, step, data_start, old.get("at_least", 0), old.get("inherited", {}))
+    return Start(folder, None, text, step, data_start, at_least, old.get("inherited", {}))
 
 
 def _earlier(output: Path) -> str:
@@ -272,7 +286,7 @@ def _compare(old: dict[str, Any], facts: dict[str, Any], run: RunFlags, folder: 
         if name not in allowed and name in before and before[name] != value:
             spelt = f"--{name}" if name in old.get("flags", {}) else name
             way_out = "pass --elastic to go on with another one" if name in ELASTIC else "a resumed run must keep it"
-            way_out = "or pass --ignore_data_skip to begin the data anew" if name in DATA else way_out
+            way_out = f"{way_out}, or pass --ignore_data_skip to begin the data anew" if name in DATA else way_out
             raise UserError(
                 f"{folder} was begun with {spelt} {before[name]}, this run has {value}: {way_out}. To begin a new "
                 "schedule from its weights, pass the folder of its adapter instead."

@@ -143,6 +143,8 @@ def _spoken(field: str, speaker: str, content: str) -> Callable[[dict], list[Mes
             if role is None:
                 known = ", ".join(SPEAKERS)
                 raise BadRow(f"field {name}.{speaker} is {item[speaker]!r}; expected {known}", "unknown speaker")
+            if role == "system" and _blank(item[content]):
+                continue
             messages.append(_message(role, item[content], f"{name}.{content}"))
         return messages
 
@@ -214,9 +216,11 @@ def _message(role: str, value: Any, name: str) -> Message:
 
 def _system(row: dict, name: str = "system") -> list[Message]:
     value = row.get(name)
-    if value is None or (isinstance(value, str) and not value.strip()):
-        return []
-    return [_message("system", value, name)]
+    return [] if _blank(value) else [_message("system", value, name)]
+
+
+def _blank(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
 
 
 def _items(row: dict, name: str) -> list:

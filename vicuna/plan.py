@@ -129,6 +129,11 @@ def make_plan(
 
 def _next_rate(start: Start, run: RunFlags, warmup: int, steps: int) -> tuple[float, str]:
     if start.schedule is None:
+        if start.data_start and steps <= start.step:
+            raise UserError(
+                f"{start.resume} is at step {start.step}, and the run ends at step {steps}: raise --num_epoch above "
+                f"{run.num_epoch:g} to train on the data once more."
+            )
         return 0.0, start.text
     if steps <= start.step:
         raise UserError(

@@ -320,7 +320,7 @@ def check_same(facts: dict[str, str]) -> None:
         others = [rank for rank, found in enumerate(everywhere) if found[name] != value]
         if others:
             raise UserError(
-                f"the {name} of rank {others[0]} are not those of rank 0 ({everywhere[others[0]][name][:12]}…, "
+                f"rank {others[0]} has another {name} than rank 0 ({everywhere[others[0]][name][:12]}…, "
                 f"{value[:12]}…): copy the same files and versions to every host."
             )
 
