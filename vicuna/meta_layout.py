@@ -7,7 +7,7 @@ be uneven, the last shard then has the remainder; norms are in every shard.
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ import torch
 
 from vicuna.errors import UserError
 from vicuna.meta_params import Shape, read_params
-from vicuna.weight_files import create, planned, read_file, refuse_old_llama_cpp
+from vicuna.outputs import check_room
+from vicuna.weight_files import Rows, blocks, create, planned, progress, read_file, refuse_old_llama_cpp, seal
 
 ROWS, COLUMNS, COPIED = 0, 1, None  # the dimension along which a tensor is cut
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -235,7 +236,7 @@ def _check_shards(files: list[Path], shards: list[dict[str, torch.Tensor]], shap
         parts = [shard[place.name] for shard in shards]
         cut = _embedding_cut(parts, shape.hidden) if name == EMBEDDING else place.cut
         found = Parts(parts[:1] if cut is None else parts, cut).shape
-        if found != whole[name] or cut is not None and sum(part.numel() for part in parts) != found.numel():
+        if found != whole[name] or (cut is not None and sum(part.numel() for part in parts) != found.numel()):
             raise UserError(
                 f"the shards in {files[0].parent} hold a {place.name} of {tuple(found)}, but {tuple(whole[name])} "
                 "follows from params.json: shards are missing, or belong to another model."
@@ -286,28 +287,39 @@ def default_count(shape: Shape) -> int:
     return count if count in working_counts(shape) else 1
 
 
-def create_meta(
-    folder: Path, shape: Shape, dtypes: Callable[[str], torch.dtype], count: int, rotated: bool = True
-) -> Mapping[str, Parts]:
-    """Make `count` shards to fill, by Hugging Face's names; `vicuna.weight_files.seal` each file afterwards.
+def write_meta(folder: Path, shape: Shape, tensors: Mapping[str, Rows], count: int, rotated: bool = True) -> None:
+    """Write `count` shards, with a progress bar.
 
     Args:
-        dtypes: a tensor's dtype by its Hugging Face name.
-        rotated: False where rows of q and k come in Meta's order.
+        tensors: by Hugging Face's names; a dtype for each.
+        rotated: False where the rows of q and k come in Meta's order.
     """
-    whole, found = expected_shapes(shape), places(shape.layers)
+    found = places(shape.layers)
+    check_room(folder, sum(math.prod(tensors[name].shape) * tensors[name].dtype.itemsize for name in found))
     shards = []
     for i in range(count):
         plan = {
-            place.name: planned(_part(whole[name], place.cut, i, count), dtypes(name)) for name, place in found.items()
+            place.name: planned(_part(tensors[name].shape, place.cut, i, count), tensors[name].dtype)
+            for name, place in found.items()
         }
         shards.append(create(folder / f"consolidated.{i:02d}.pth", plan))
-    return {
-        name: Parts(
-            [shard[place.name] for shard in shards], place.cut, shape.head_dim if place.rotated and rotated else None
-        )
-        for name, place in found.items()
-    }
+    for name, tensor in progress({name: tensors[name] for name in found}):
+        place = found[name]
+        head_dim = shape.head_dim if place.rotated and rotated else None
+        Parts([shard[place.name] for shard in shards], place.cut, head_dim).fill(_whole(tensor))
+    del shards
+    for file in sorted(folder.glob("consolidated.*.pth")):
+        seal(file)
+
+
+def _whole(tensor: Rows) -> torch.Tensor:
+    """A tensor in one piece: as it is mapped, or in memory where it has to be computed."""
+    if isinstance(tensor, torch.Tensor):
+        return tensor
+    whole = torch.empty(tensor.shape, dtype=tensor.dtype)
+    for start, stop in blocks(tensor.shape):
+        whole[start:stop] = tensor[start:stop]
+    return whole
 
 
 def _part(shape: torch.Size, cut: int | None, i: int, count: int) -> list[int]:

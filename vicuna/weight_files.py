@@ -13,11 +13,13 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from mmap import MAP_SHARED
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors import safe_open
 from torch.serialization import set_default_mmap_options, skip_data
+from tqdm import tqdm
 
 from vicuna.errors import UserError
 from vicuna.outputs import check_room
@@ -94,7 +96,9 @@ def read_file(file: Path) -> dict[str, torch.Tensor]:
             f"{file} can not be read as plain tensors ({reason[:160]}). It is broken, or a pickle of program objects, "
             "which is never opened."
         ) from error
-    if not isinstance(tensors, Mapping) or not all(isinstance(one, torch.Tensor) for one in tensors.values()):
+    if not isinstance(tensors, Mapping) or not all(
+        isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in tensors.items()
+    ):
         raise UserError(f"{file} is no table of named tensors; expected the weights of a model or of an adapter.")
     return dict(tensors)
 
@@ -116,17 +120,42 @@ def read_files(files: Iterable[Path]) -> dict[str, torch.Tensor]:
     return found
 
 
+class Rows(Protocol):
+    """A tensor whose rows can be had: a mapped one, or one that is computed when it is asked for."""
+
+    @property
+    def shape(self) -> torch.Size: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    def __getitem__(self, rows: slice) -> torch.Tensor:
+        """Some rows; `rows` has a beginning and an end."""
+
+
 def planned(shape: Iterable[int], dtype: torch.dtype) -> torch.Tensor:
     """A tensor that is going to be written: its shape and dtype, without values."""
     return torch.empty(tuple(shape), dtype=dtype, device="meta")
 
 
 def blocks(shape: torch.Size | tuple[int, ...]) -> Iterator[tuple[int, int]]:
-    """Ranges of rows that are worked on together; (0, 1) for a single number."""
-    rows = shape[0] if shape else 1
+    """Ranges of rows that are worked on together."""
     step = max(1, BLOCK // max(1, torch.Size(shape[1:]).numel()))
-    for start in range(0, rows, step):
-        yield start, min(rows, start + step)
+    for start in range(0, shape[0], step):
+        yield start, min(shape[0], start + step)
+
+
+def write_model(folder: Path, tensors: Mapping[str, Rows]) -> None:
+    """Write the weights of a model in Hugging Face format, with a progress bar."""
+    places = create_model(folder, {name: planned(tensor.shape, tensor.dtype) for name, tensor in tensors.items()})
+    for name, tensor in progress(tensors):
+        for start, stop in blocks(tensor.shape):
+            places[name][start:stop].copy_(tensor[start:stop])
+
+
+def progress(tensors: Mapping[str, Rows]) -> Iterable[tuple[str, Rows]]:
+    """The tensors and their names, with a progress bar where there is a terminal."""
+    return tqdm(tensors.items(), desc="Writing", unit="tensor", disable=None)
 
 
 def create_model(folder: Path, plan: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
