@@ -1,14 +1,25 @@
 """One thread that runs every call of a model, one at a time; the clients take turns."""
 
+import math
 import threading
+import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 
 from vicuna.errors import UserError
+from vicuna.log import log
 
 
 class Busy(UserError):
-    """As many calls wait as may."""
+    """As many calls wait as may.
+
+    Attributes:
+        retry_s: whole seconds after which a place is likely to be free, at least 1.
+    """
+
+    def __init__(self, message: str, retry_s: int = 1):
+        super().__init__(message)
+        self.retry_s = retry_s
 
 
 class Call:
@@ -18,9 +29,13 @@ class Call:
         done: set once it has run or was cancelled.
     """
 
-    def __init__(self, work: Callable[[], None], client: str):
-        self.work, self.client = work, client
+    def __init__(self, work: Callable[[], None], client: str, worker: "Worker"):
+        self.work, self.client, self.worker = work, client, worker
         self.done = threading.Event()
+
+    def cancel(self) -> bool:
+        """Take it back; False if it has begun."""
+        return self.worker.cancel(self)
 
 
 class Worker:
@@ -34,18 +49,22 @@ class Worker:
         self.max_queue = max_queue
         self._clients: OrderedDict[str, deque[Call]] = OrderedDict()  # those with waiting calls, next one first
         self._changed = threading.Condition()
+        self._call_s = 1.0  # what a call takes, as a moving mean
         threading.Thread(target=self._run, daemon=True, name="model").start()
 
     def submit(self, work: Callable[[], None], client: str = "") -> Call:
-        """Have `work` run; it must not raise.
+        """Have `work` run; whatever it raises is logged, and goes no further.
 
         Raises:
             Busy: the queue is full.
         """
-        call = Call(work, client)
+        call = Call(work, client, self)
         with self._changed:
             if self._waiting() >= self.max_queue:
-                raise Busy(f"{self.max_queue} requests are waiting already; try again in a little while.")
+                raise Busy(
+                    f"{self.max_queue} requests are waiting already; try again in a little while.",
+                    max(1, math.ceil(self._call_s)),
+                )
             self._clients.setdefault(client, deque()).append(call)
             self._changed.notify()
         return call
@@ -71,15 +90,29 @@ class Worker:
     def _waiting(self) -> int:
         return sum(map(len, self._clients.values()))
 
+    def _next(self, served: str | None) -> Call:
+        """The call whose turn it is, once there is one; `served` is the client whose call has just ended."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._clients)
+            if served in self._clients:
+                self._clients.move_to_end(served)  # behind those, too, that came while its call ran
+            client = next(iter(self._clients))
+            call = self._clients[client].popleft()
+            if not self._clients[client]:
+                del self._clients[client]
+        return call
+
     def _run(self) -> None:
+        served = None
         while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._clients)
-                client, calls = self._clients.popitem(last=False)
-                call = calls.popleft()
-                if calls:
-                    self._clients[client] = calls  # behind all the others
+            call = self._next(served)
+            begin = time.perf_counter()
             try:
                 call.work()
+            except BaseException:  # the thread outlives every call
+                log.exception("a call of the model failed")
             finally:
+                self._call_s += 0.2 * (time.perf_counter() - begin - self._call_s)
+                served = call.client
                 call.done.set()
+                del call  # what it holds is not kept until the next one comes

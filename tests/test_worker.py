@@ -1,0 +1,207 @@
+"""The one thread that runs the model: whose turn it is, what may wait, and what it survives."""
+
+import gc
+import logging
+import random
+import threading
+import time
+import weakref
+from collections import Counter
+
+import pytest
+
+from vicuna.errors import UserError
+from vicuna.worker import Busy, Worker
+
+
+class Gate:
+    """Work that holds the worker up until it is opened."""
+
+    def __init__(self, worker: Worker, client: str = "first"):
+        self.begun, self.opened = threading.Event(), threading.Event()
+        self.call = worker.submit(self.work, client)
+        assert self.begun.wait(5)
+
+    def work(self) -> None:
+        self.begun.set()
+        self.opened.wait(20)
+
+    def open(self) -> None:
+        self.opened.set()
+        assert self.call.done.wait(5)
+
+
+@pytest.fixture
+def ran():
+    """The names of the calls in the order in which they ran."""
+    return []
+
+
+@pytest.fixture
+def add(ran):
+    """add(worker, "a1"): submit a call that notes its name; its letter is the client."""
+    return lambda worker, name: worker.submit(lambda: ran.append(name), name[0])
+
+
+def finish(calls) -> None:
+    for call in calls:
+        assert call.done.wait(5)
+
+
+def test_clients_take_turns_and_each_keeps_its_order(add, ran):
+    worker = Worker()
+    gate = Gate(worker)
+    calls = [add(worker, name) for name in ("a1", "a2", "a3", "b1", "b2", "c1")]
+    gate.open()
+    finish(calls)
+    assert ran == ["a1", "b1", "c1", "a2", "b2", "a3"]
+
+
+def test_a_client_that_comes_while_another_is_served_is_next(add, ran):
+    worker = Worker()
+    gate = Gate(worker, client="a")
+    calls = [add(worker, name) for name in ("a1", "a2", "b1")]
+    gate.open()
+    finish(calls)
+    assert ran == ["b1", "a1", "a2"]
+
+
+def test_a_client_that_always_asks_again_lets_the_others_through(ran):
+    worker, calls = Worker(), []
+
+    def greedy() -> None:
+        ran.append("a")
+        if ran.count("a") < 8:
+            calls.append(worker.submit(greedy, "a"))
+
+    gate = Gate(worker)
+    calls += [worker.submit(greedy, "a"), worker.submit(greedy, "a")]
+    calls += [worker.submit(lambda: ran.append("b"), "b") for _ in range(3)]
+    gate.open()
+    deadline = time.monotonic() + 5
+    while ran.count("a") < 8 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert "".join(ran).startswith("ababab")
+
+
+def test_one_call_runs_at_a_time(ran):
+    worker, running = Worker(), []
+
+    def work() -> None:
+        running.append(1)
+        ran.append(len(running))
+        time.sleep(0.002)
+        running.pop()
+
+    finish([worker.submit(work, str(i % 3)) for i in range(20)])
+    assert ran == [1] * 20
+
+
+def test_many_threads_at_once_lose_no_call():
+    worker, ran, calls, lock = Worker(max_queue=10_000), Counter(), [], threading.Lock()
+
+    def client(name: str) -> None:
+        draw = random.Random(name)
+        for i in range(100):
+            call = worker.submit(lambda i=i: ran.update([(name, i)]), name)
+            kept = draw.random() < 0.7 or not call.cancel()
+            with lock:
+                calls.append((call, name, i, kept))
+
+    threads = [threading.Thread(target=client, args=(str(n),)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    finish([call for call, *_ in calls])
+    assert ran == Counter((name, i) for _, name, i, kept in calls if kept)
+    assert worker.waiting == 0
+
+
+def test_a_waiting_call_can_be_taken_back(add, ran):
+    worker = Worker()
+    gate = Gate(worker)
+    calls = [add(worker, name) for name in ("a1", "a2", "b1")]
+    assert worker.waiting == 3
+    assert calls[0].cancel()
+    assert calls[2].cancel()
+    assert calls[0].done.is_set()
+    assert worker.waiting == 1
+    assert not calls[0].cancel()
+    gate.open()
+    finish(calls)
+    assert ran == ["a2"]
+
+
+def test_a_call_that_runs_or_has_run_cannot_be_taken_back(add, ran):
+    worker = Worker()
+    gate = Gate(worker)
+    assert not gate.call.cancel()
+    assert not gate.call.done.is_set()
+    gate.open()
+    call = add(worker, "a1")
+    finish([call])
+    assert not call.cancel()
+    assert ran == ["a1"]
+
+
+def test_a_full_queue_refuses_and_takes_again_when_there_is_room(add, ran):
+    worker = Worker(max_queue=2)
+    gate = Gate(worker)  # runs: it waits no longer
+    calls = [add(worker, "a1"), add(worker, "b1")]
+    with pytest.raises(Busy, match="2 requests are waiting already; try again") as refused:
+        add(worker, "c1")
+    assert isinstance(refused.value, UserError)
+    assert refused.value.retry_s >= 1
+    assert worker.waiting == 2
+    calls[0].cancel()
+    calls.append(add(worker, "c2"))
+    gate.open()
+    finish(calls)
+    assert ran == ["b1", "c2"]
+
+
+def test_the_refusal_says_when_to_come_again():
+    worker = Worker(max_queue=1)
+    for _ in range(4):
+        finish([worker.submit(lambda: time.sleep(0.01))])
+    gate = Gate(worker)
+    waiting = worker.submit(lambda: None)
+    with pytest.raises(Busy) as refused:
+        worker.submit(lambda: None)
+    assert refused.value.retry_s == 1  # calls are short here
+    gate.open()
+    finish([waiting])
+
+
+@pytest.mark.parametrize("error", [ValueError("broken"), SystemExit(3), KeyboardInterrupt()])
+def test_the_thread_outlives_what_a_call_raises(add, ran, caplog, error):
+    worker = Worker()
+
+    def fail() -> None:
+        raise error
+
+    with caplog.at_level(logging.ERROR, logger="vicuna"):
+        logging.getLogger("vicuna").addHandler(caplog.handler)
+        try:
+            finish([worker.submit(fail, "a"), add(worker, "a1")])
+        finally:
+            logging.getLogger("vicuna").removeHandler(caplog.handler)
+    assert ran == ["a1"]
+    assert "a call of the model failed" in caplog.text
+
+
+def test_a_call_that_is_done_is_not_held():
+    class Large:
+        pass
+
+    worker, large = Worker(), Large()
+    seen = weakref.ref(large)
+    call = worker.submit(lambda large=large: None)
+    finish([call])
+    del call, large
+    deadline = time.monotonic() + 5
+    while seen() is not None and time.monotonic() < deadline:
+        gc.collect()
+        time.sleep(0.01)
+    assert seen() is None
