@@ -53,8 +53,8 @@ class Int4:
 
 def quantised_by(config: Any) -> str:
     """What a base's weights were quantised with, "" for a plain one."""
-    settings = getattr(config, "quantization_config", None) or {}
-    return settings.get("quant_method", "an unknown method") if isinstance(settings, dict) else str(settings)
+    settings = getattr(config, "quantization_config", None)
+    return settings.get("quant_method", "an unknown method") if settings else ""
 
 
 def read_base(path: Path, config: Any) -> dict[str, Rows]:

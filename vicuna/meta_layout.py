@@ -200,7 +200,9 @@ def _shard_folder(folder: Path, size: str, flag: str) -> Path:
     refuse_old_llama_cpp(folder)
     if inside:
         sizes = ", ".join(path.name for path in inside)
-        raise UserError(f"{flag} {folder} holds the sizes {sizes}: name one of them with --model_size.")
+        raise UserError(
+            f"{flag} {folder} holds the sizes {sizes}: pass the folder of one of them, such as {inside[0]}."
+        )
     found = ", ".join(sorted(file.name for file in folder.iterdir())[:12]) or "nothing"
     where = f"it or its folder {size}" if size else "it"
     raise UserError(f"{flag} {folder}: expected consolidated.00.pth and params.json in {where}, found {found}.")
