@@ -64,7 +64,9 @@ def read_tensors(file: Path) -> dict[str, torch.Tensor]:
     tensors = read_file(file)
     if not any("lora_" in name or name.startswith(_PREFIX) for name in tensors):
         raise UserError(f"{file} holds no LoRA tensors; expected names such as …q_proj.lora_A.weight.")
-    return tensors
+    # Where the vocabulary was enlarged, PEFT also saves the base's own embeddings, and the trained ones twice.
+    kept = {name: tensor for name, tensor in tensors.items() if ".original_module." not in name}
+    return {name.replace(".modules_to_save.", "."): tensor for name, tensor in kept.items()}
 
 
 def modules_of(tensors: dict[str, torch.Tensor]) -> dict[str, tuple[int, int, int]]:

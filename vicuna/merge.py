@@ -176,8 +176,10 @@ def _with_vocabulary(config: Any, tensors: Mapping, folder: Path, base_name: str
         UserError: more of them in one of embeddings and head alone, or without the tokenizer they are for.
     """
     saved = adapter.saved_modules(tensors)
-    names = {f"{name}.weight" for name in _vocabulary_modules(config)}
-    rows = {name: shape[0] for name, shape in saved.items() if f"{name}.weight" in names and len(shape) == 2}
+    names = _vocabulary_modules(skeleton(config))
+    if config.tie_word_embeddings:
+        names = names[:1]
+    rows = {name: saved[name][0] for name in names if name in saved}
     sizes = set(rows.values()) - {config.vocab_size}
     if not sizes:
         return config, False
@@ -204,12 +206,10 @@ def _with_vocabulary(config: Any, tensors: Mapping, folder: Path, base_name: str
     return grown, True
 
 
-def _vocabulary_modules(config: Any) -> list[str]:
-    """Names of the modules with a row for each piece: the embeddings, and the head unless it is tied to them."""
-    model = skeleton(config)
+def _vocabulary_modules(model: torch.nn.Module) -> list[str]:
+    """Names of the modules with a row for each piece: the embeddings and the head."""
     names = {module: name for name, module in model.named_modules()}
-    found = [names[model.get_input_embeddings()]]
-    return found if config.tie_word_embeddings else [*found, names[model.get_output_embeddings()]]
+    return [names[model.get_input_embeddings()], names[model.get_output_embeddings()]]
 
 
 def _tokenizer_warning(folder: Path, vocab: int) -> str:
@@ -223,12 +223,14 @@ def _tokenizer_warning(folder: Path, vocab: int) -> str:
 
 def _scalings(model: torch.nn.Module, lora: LoraConfig, tensors: Mapping, folder: Path) -> dict[str, float]:
     """Module -> alpha / r, as PEFT itself works it out from patterns and rslora; every tensor is asked for by it."""
+    vocabulary = _vocabulary_modules(model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about tied weights and fan_in_fan_out, which are dealt with here
         peft = get_peft_model(model, lora)
         expected = set(get_peft_model_state_dict(peft, save_embedding_layers=False))
-    found = {name for name in tensors if not name.endswith(".base_layer.weight")}
-    if odd := sorted(expected ^ found):
+    # Embeddings and head may be there in addition: PEFT saves them where they are changed, or were enlarged.
+    more = {f"{_PREFIX}{module}.{name}" for module in vocabulary for name in ("weight", "base_layer.weight")}
+    if odd := sorted((expected ^ set(tensors)) - (more - expected)):
         raise UserError(
             f"{folder} and its config do not describe the same adapter: {len(odd)} tensors differ, such as {odd[0]}."
         )
