@@ -20,6 +20,7 @@ from vicuna.args import flag, parse
 from vicuna.data import read_records
 from vicuna.errors import UserError, run
 from vicuna.prompt import TEMPLATES, Message
+from vicuna.tokenizer_json import write_tokenizer_json
 
 WORDED = ("instruct", "chat", "text")  # prompt types whose words become pieces; the others share most of theirs
 ROOT = Path(__file__).resolve().parent.parent
@@ -173,40 +174,6 @@ def length_grouped(examples: list[dict], batch: int, draw: random.Random) -> lis
     batches = [order[start : start + batch] for start in range(0, len(order), batch)]
     draw.shuffle(batches)
     return [row for rows in batches for row in rows]
-
-
-def write_tokenizer_json(folder: Path, context: int) -> None:
-    """tokenizer.json and tokenizer_config.json with the ids of tokenizer.model, for tools that read only these.
-
-    Pieces merge in the order of their scores; no two pieces of this model share one, so ranks say the same.
-    """
-    from sentencepiece import sentencepiece_model_pb2
-    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
-    from tokenizers.processors import TemplateProcessing
-    from transformers import PreTrainedTokenizerFast
-
-    proto = sentencepiece_model_pb2.ModelProto.FromString((folder / "tokenizer.model").read_bytes())
-    vocabulary = {piece.piece: i for i, piece in enumerate(proto.pieces)}
-    ranked = sorted((piece for piece in proto.pieces if piece.type == piece.NORMAL), key=lambda piece: -piece.score)
-    normal = {piece.piece for piece in ranked}
-    merges = [
-        (piece.piece[:i], piece.piece[i:])
-        for piece in ranked
-        for i in range(1, len(piece.piece))
-        if piece.piece[:i] in normal and piece.piece[i:] in normal
-    ]
-    tokenizer = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
-    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )
-    tokenizer.post_processor = TemplateProcessing(single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", 1)])
-    tokenizer.add_special_tokens(
-        [AddedToken(name, special=True, normalized=False) for name in ("<unk>", "<s>", "</s>")]
-    )
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>", model_max_length=context
-    ).save_pretrained(folder)
 
 
 if __name__ == "__main__":

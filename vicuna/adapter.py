@@ -21,6 +21,7 @@ from torch.distributed.tensor import DTensor
 from vicuna.args import LoraFlags
 from vicuna.errors import UserError
 from vicuna.model import Base, local_folder, skeleton
+from vicuna.weight_files import read_file
 
 # Today's name first, then the two that the original wrote.
 WEIGHT_FILES = ("adapter_model.safetensors", "adapter_model.bin", "pytorch_model.bin")
@@ -60,22 +61,12 @@ def read_tensors(file: Path) -> dict[str, torch.Tensor]:
     Raises:
         UserError: not a weight file, or one without an adapter's tensors.
     """
-    try:
-        if file.suffix == ".safetensors":
-            tensors = load_file(file)
-        else:
-            tensors = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises whatever the broken archive makes it stumble over
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(
-            f"{file} can not be read as plain tensors ({reason[:160]}). It is broken, or a pickle of program objects, "
-            "which is never opened."
-        ) from error
-    if not isinstance(tensors, dict) or not any(
-        "lora_" in str(name) or str(name).startswith(_PREFIX) for name in tensors
-    ):
+    tensors = read_file(file)
+    if not any("lora_" in name or name.startswith(_PREFIX) for name in tensors):
         raise UserError(f"{file} holds no LoRA tensors; expected names such as …q_proj.lora_A.weight.")
-    return tensors
+    # Where the vocabulary was enlarged, PEFT also saves the base's own embeddings, and the trained ones twice.
+    kept = {name: tensor for name, tensor in tensors.items() if ".original_module." not in name}
+    return {name.replace(".modules_to_save.", "."): tensor for name, tensor in kept.items()}
 
 
 def modules_of(tensors: dict[str, torch.Tensor]) -> dict[str, tuple[int, int, int]]:
@@ -94,7 +85,7 @@ def modules_of(tensors: dict[str, torch.Tensor]) -> dict[str, tuple[int, int, in
 def saved_modules(tensors: dict[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
     """Module name in the base -> shape of its weight, for modules that the adapter replaces as a whole."""
     return {
-        name.removesuffix(".weight").removeprefix(_PREFIX): tuple(tensor.shape)
+        name.removesuffix(".weight").removesuffix(".base_layer").removeprefix(_PREFIX): tuple(tensor.shape)
         for name, tensor in tensors.items()
         if "lora_" not in name and name.endswith(".weight")
     }

@@ -1,0 +1,42 @@
+"""Cut a model in Meta's layout into another number of consolidated.*.pth files.
+
+    python tools/reshard.py 2 llama/7B llama-7B-in-2
+
+Takes the new number of shards, the folder to read and the new folder to write, as the original did. Tensors are
+cut as Meta's programs expect: heads stay whole, norms are in every shard, and where the rows of the head do not
+divide the last shard has the remainder. Every bit stays as it is; params.json and tokenizer.model are copied.
+"""
+
+import json
+import shutil
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from pathlib import Path
+
+from vicuna import log
+from vicuna.errors import run
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Check, then write."""
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("num_shards", type=int, help="number of shards to write")
+    parser.add_argument("input_dir", help="folder with consolidated.00.pth and params.json")
+    parser.add_argument("output_dir", help="new folder")
+    flags = parser.parse_args(argv)
+    log.set_up()
+    from vicuna.meta_layout import check_count, read_meta, write_meta
+    from vicuna.meta_params import FILE
+    from vicuna.outputs import new_folder
+
+    with new_folder(flags.output_dir, "output_dir") as folder:
+        model = read_meta(Path(flags.input_dir).expanduser(), flag="input_dir")
+        check_count(flags.num_shards, model.shape, "num_shards")
+        write_meta(folder, model.shape, model.tensors(rotated=False), flags.num_shards, rotated=False)
+        (folder / FILE).write_text(json.dumps(model.params), encoding="utf-8")
+        if model.tokenizer:
+            shutil.copyfile(model.tokenizer, folder / model.tokenizer.name)
+    print(f"cut {len(model.files)} shards into {flags.num_shards}: {flags.output_dir}")
+
+
+if __name__ == "__main__":
+    run(main)

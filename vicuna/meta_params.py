@@ -1,0 +1,144 @@
+"""params.json, where Meta's layout keeps a model's sizes; and the same from and for Hugging Face's config."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vicuna.errors import UserError
+
+FILE = "params.json"
+NORM_EPS, ROPE_THETA = 1e-5, 10000.0  # what Meta's programs take where params.json is silent
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes of a LLaMA. `hidden` and `ffn` are widths, `vocab` the rows of the embeddings."""
+
+    hidden: int
+    ffn: int
+    layers: int
+    heads: int
+    kv_heads: int
+    vocab: int
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden // self.heads
+
+    @classmethod
+    def of_params(cls, params: Mapping[str, Any], shards: Sequence[Mapping[str, torch.Tensor]]) -> "Shape":
+        """From params.json; what it leaves open (vocab_size is -1, the width of the FFN is a formula) from tensors.
+
+        Raises:
+            UserError: numbers that are missing, or are none.
+        """
+        sizes = {name: params.get(name) for name in ("dim", "n_layers", "n_heads")}
+        sizes["n_kv_heads"] = params.get("n_kv_heads") or sizes["n_heads"]
+        for name, value in sizes.items():
+            if not isinstance(value, int) or value < 1:
+                raise UserError(f"{FILE} says {name} {value}; expected a number above 0. Copy the file again.")
+        if sizes["dim"] % sizes["n_heads"] or sizes["n_heads"] % sizes["n_kv_heads"]:
+            raise UserError(
+                f"{FILE} says dim {sizes['dim']}, n_heads {sizes['n_heads']} and n_kv_heads {sizes['n_kv_heads']}, "
+                "which do not divide: it is broken."
+            )
+        ffn, vocab = (sum(len(shard.get(name, ())) for shard in shards) for name in (_FFN, _HEAD))
+        if not ffn or not vocab:
+            raise UserError(f"the shards lack {_FFN if not ffn else _HEAD}: they are no LLaMA. Copy them again.")
+        return cls(sizes["dim"], ffn, sizes["n_layers"], sizes["n_heads"], sizes["n_kv_heads"], vocab)
+
+    @classmethod
+    def of_config(cls, config: Any, where: Path) -> "Shape":
+        """From a Hugging Face config.
+
+        Raises:
+            UserError: an architecture that Meta's layout can not hold.
+        """
+        if config.model_type != "llama":
+            raise UserError(f"{where} is of type {config.model_type}; Meta's layout holds LLaMA models only.")
+        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        extra = [name for name in ("attention_bias", "mlp_bias") if getattr(config, name, False)]
+        if extra or head_dim * config.num_attention_heads != config.hidden_size or config.hidden_act != "silu":
+            what = extra[0] if extra else f"hidden_act {config.hidden_act} with a head_dim of {head_dim}"
+            raise UserError(f"{where} has {what}, which Meta's layout has no place for.")
+        return cls(
+            config.hidden_size, config.intermediate_size, config.num_hidden_layers, config.num_attention_heads,
+            config.num_key_value_heads, config.vocab_size,
+        )  # fmt: skip
+
+
+_FFN, _HEAD = "layers.0.feed_forward.w1.weight", "output.weight"
+
+
+def read_params(folder: Path, shards: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, Any]:
+    """params.json of a folder of shards.
+
+    The original's merge wrote the table of all sizes into it, "7B" to "65B", for models of more than one shard: then
+    that of the model's width counts.
+
+    Raises:
+        UserError: missing or broken, or of a model this layout does not cover.
+    """
+    file = folder / FILE
+    if not file.is_file():
+        raise UserError(f"{folder} has no {FILE}: copy the one that was published with the shards.")
+    try:
+        params = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{file} is not JSON ({error}). Copy the file again.") from error
+    if isinstance(params, dict) and "dim" not in params:
+        width = len(shards[0].get("norm.weight", ()))
+        fitting = [one for one in params.values() if isinstance(one, dict) and one.get("dim") == width]
+        params = fitting[0] if len(fitting) == 1 else params
+    if not isinstance(params, dict) or "dim" not in params:
+        raise UserError(f"{file} holds no sizes; expected dim, n_layers, n_heads and so on. Copy the file again.")
+    if odd := sorted(name for name in ("use_scaled_rope", "moe", "vision_chunk_size") if params.get(name)):
+        raise UserError(f"{file} says {odd[0]}, which is LLaMA 3's or later; LLaMA 1 and 2 can be converted.")
+    return params
+
+
+def params_of(config: Any, shape: Shape) -> dict[str, Any]:
+    """params.json for a Hugging Face config; vocab_size is -1 as in the published ones: the tokenizer's.
+
+    Keys of LLaMA 2 and Code Llama are left out where they say what LLaMA 1 means anyway.
+    """
+    params = {
+        "dim": shape.hidden,
+        **_ffn_formula(shape.hidden, shape.ffn),
+        "n_heads": shape.heads,
+        "n_layers": shape.layers,
+        "norm_eps": config.rms_norm_eps,
+        "vocab_size": -1,
+    }
+    if shape.kv_heads != shape.heads:
+        params["n_kv_heads"] = shape.kv_heads
+    if (theta := rope_theta(config)) != ROPE_THETA:
+        params["rope_theta"] = theta
+    return params
+
+
+def rope_theta(config: Any) -> float:
+    """The base of the rotation's frequencies in a Hugging Face config."""
+    return (config.rope_parameters or {}).get("rope_theta", ROPE_THETA)
+
+
+def _ffn_formula(hidden: int, ffn: int) -> dict[str, Any]:
+    """What makes Meta's formula, the next multiple of m above factor * 8/3 of the hidden size, give this width."""
+    for multiple in (256, *(2**i for i in range(14, -1, -1))):
+        if ffn_width(hidden, multiple) == ffn:
+            return {"multiple_of": multiple}
+    multiple = max(2**i for i in range(9) if ffn % 2**i == 0)
+    # From half a step below the width, the formula rounds up to it however the product is rounded.
+    middle = ffn - multiple // 2 + 0.5
+    return {"multiple_of": multiple, "ffn_dim_multiplier": round(middle / int(2 * (4 * hidden) / 3), 9)}
+
+
+def ffn_width(hidden: int, multiple: int, factor: float | None = None) -> int:
+    """Meta's formula for the width of the FFN."""
+    width = int(2 * (4 * hidden) / 3)
+    width = int(factor * width) if factor is not None else width
+    return multiple * ((width + multiple - 1) // multiple)

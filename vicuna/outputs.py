@@ -1,0 +1,62 @@
+"""Folders that tools write: complete under their name, or not there at all."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from vicuna.errors import UserError
+
+
+@contextmanager
+def new_folder(name: str, flag: str) -> Iterator[Path]:
+    """A folder to fill, which gets its name once the block ends; it is removed if the block fails.
+
+    Args:
+        name: what the user asked for; its parent is made if need be.
+        flag: as the user typed it.
+
+    Raises:
+        UserError: it exists already.
+    """
+    output = Path(name).expanduser()
+    if not name or output.exists() or output.is_symlink():
+        said = f"{flag} {name} exists" if name else f"{flag} is empty"
+        raise UserError(f"{said}; nothing is ever written over: name a new folder.")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as aside:
+        folder = Path(aside) / output.name
+        folder.mkdir()
+        yield folder
+        for path in [*folder.rglob("*"), folder]:
+            _flush(path)
+        os.replace(folder, output)
+        _flush(output.parent)
+
+
+def check_room(folder: Path, size: int) -> None:
+    """Refuse what the disk has no room for, before anything is computed.
+
+    Args:
+        size: bytes that are going to be written.
+
+    Raises:
+        UserError: with both figures.
+    """
+    free = shutil.disk_usage(folder).free
+    if size > free:
+        raise UserError(
+            f"{size / 2**30:.1f} GiB are to be written, but the disk has {free / 2**30:.1f} GiB free: make room, or "
+            "name a folder on another disk."
+        )
+
+
+def _flush(path: Path) -> None:
+    """Whatever was written is on the disk before the name is, also by way of a mapping."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
