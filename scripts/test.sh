@@ -22,8 +22,8 @@ if command -v shellcheck >/dev/null; then
 else
     echo "shellcheck is not installed: the launchers are not linted" >&2
 fi
-# Two files at a time, each in one thread; the pages alone, since a browser beside other work is slow to answer.
-"$PYTHON" -m pytest -m "not gpu and not browser" -n 2 --dist loadfile "$@" || status=$?
-"$PYTHON" -m pytest -m browser "$@" || pages=$?
+# Two files at a time, each in one thread; then what needs the machine for itself, such as a browser and its server.
+"$PYTHON" -m pytest -m "not gpu and not browser and not alone" -n 2 --dist loadfile --durations=30 "$@" || status=$?
+"$PYTHON" -m pytest -m "browser or alone" --durations=20 "$@" || alone=$?
 # 5: nothing of that part was asked for
-for one in "${status:-0}" "${pages:-0}"; do if [ "$one" -ne 0 ] && [ "$one" -ne 5 ]; then exit "$one"; fi; done
+for one in "${status:-0}" "${alone:-0}"; do if [ "$one" -ne 0 ] && [ "$one" -ne 5 ]; then exit "$one"; fi; done

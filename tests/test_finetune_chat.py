@@ -99,7 +99,7 @@ def test_mixed_files_train_every_answer_and_the_adapter_is_asked_as_it_was_train
     assert answer.returncode == 0, answer.stderr
     assert "WARNING" not in answer.stderr
     warned = program("generate.py", *asked, "--prompt_type", "chat")
-    assert "the adapter was trained with --prompt_type chat_eos; chat gives worse answers" in warned.stderr
+    assert "the adapter in out was trained with --prompt_type chat_eos; chat gives worse answers" in warned.stderr
 
 
 def test_a_default_run_plans_the_sample(program, tiny_base):

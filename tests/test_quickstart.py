@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+# It trains on every core, which makes it many times slower beside other work.
+pytestmark = [pytest.mark.alone, pytest.mark.timeout(1800)]
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -24,7 +27,7 @@ def run(base: Path, adapter: Path) -> str:
     env = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     env |= {"MODEL_PATH": str(base), "OUTPUT_PATH": str(adapter), "PYTHON": sys.executable, "CUDA_VISIBLE_DEVICES": ""}
     argv = ["bash", ROOT / "scripts/quickstart.sh"]
-    done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=900, check=False)
+    done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=1700, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 

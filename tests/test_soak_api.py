@@ -3,11 +3,13 @@
 import asyncio
 import dataclasses
 
+import pytest
 from soak_api import Soaked, SoakFlags, ask_all, table, with_server
 
 from vicuna.args import ModelFlags
 
 
+@pytest.mark.alone
 def test_twenty_clients_at_once_each_get_their_solo_answer(tiny_base):
     flags = SoakFlags(seconds=8, max_tokens=8)
     model = ModelFlags(model_path=str(tiny_base), bits=32)
