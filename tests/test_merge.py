@@ -1,9 +1,11 @@
 """Merging: base + adapter in one model, exactly; every tensor used; and whatever does not fit is refused."""
 
+import ctypes
+import gc
 import json
 import shutil
+import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -507,41 +509,35 @@ def test_shards_that_can_not_be_are_refused(base, adapter, tmp_path, flags, mess
         run(base, adapter, tmp_path / "out", **flags)
 
 
-@dataclass
-class Sizes:
-    """A base of 300 MB whose largest tensor is 6 MB."""
-
-    sizes: dict[str, int] = field(
-        default_factory=lambda: {
-            "hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 12, "num_attention_heads": 8,
-            "num_key_value_heads": 8,
-        }
-    )  # fmt: skip
+def taken(work: Callable[[], object]) -> int:
+    """Anonymous memory in bytes that `work` needs at most, beside what is in use."""
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # what was freed counts as in use until it is given back
+    before = Peak().stop()
+    peak = Peak()
+    work()
+    return peak.stop() - before
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="anonymous memory is read from /proc")
 def test_memory_does_not_grow_with_the_model(tiny_base, tmp_path):
-    large = random_llama(tmp_path / "base", tiny_base, torch.float16, **Sizes().sizes)
+    sizes = {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 8, "num_key_value_heads": 8}
+    large = random_llama(tmp_path / "base", tiny_base, torch.float16, **sizes)
     adapter = make_adapter(large, tmp_path / "adapter", target_modules=ALL_MODULES)
     size = (large / "model.safetensors").stat().st_size
     run(large, adapter, tmp_path / "first")  # libraries and pools are there from now on
-    shutil.rmtree(tmp_path / "first")
 
-    for flags in ({}, {"format": "pth", "num_shards": 1}):
-        before = Peak().stop()
-        peak = Peak()
-        run(large, adapter, tmp_path / "out", **flags)
-        taken = peak.stop() - before
-        shutil.rmtree(tmp_path / "out")
-        assert taken < size / 4, f"{taken / 2**20:.0f} MiB for {size / 2**20:.0f} MiB of weights"
+    loaded = taken(lambda: [tensor.clone() for tensor in tensors_of(large).values()])
+    hf = taken(lambda: run(large, adapter, tmp_path / "hf"))
+    pth = taken(lambda: run(large, adapter, tmp_path / "pth", format="pth", num_shards=1))
+
+    assert loaded > 0.9 * size
+    assert max(hf, pth) < size / 3, f"{hf / 2**20:.0f} and {pth / 2**20:.0f} MiB for {size / 2**20:.0f} MiB of weights"
 
 
-def test_the_program_merges_and_says_its_refusals_in_a_line(program, base, adapter, tmp_path):
+def test_the_program_merges_by_its_flags(program, base, adapter, tmp_path):
     flags = ["--model_path", base, "--lora_path", adapter, "--out_path", tmp_path / "out", "--prompt_type", "instruct"]
     done = program("tools/merge_lora.py", *flags)
 
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("merged all 28 tensors of seven into float32")
-    done = program("tools/merge_lora.py", *flags)
-    assert done.returncode == 1
-    assert done.stderr.strip().endswith("exists; nothing is ever written over: name a new folder.")
-    assert "Traceback" not in done.stderr

@@ -92,6 +92,5 @@ def test_the_program_takes_what_the_originals_took(program, meta, tmp_path):
 
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "two/params.json").read_text(encoding="utf-8"))["n_heads"] == 24
-    done = program("tools/reshard.py", 2, meta, tmp_path / "two")
-    assert done.returncode == 1
-    assert "exists; nothing is ever written over" in done.stderr
+    with pytest.raises(UserError, match=r"two exists; nothing is ever written over"):
+        cut(2, meta, tmp_path / "two")

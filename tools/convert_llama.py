@@ -77,10 +77,12 @@ def to_hf(flags: ConvertFlags, folder: Path) -> None:
     """Meta's layout to Hugging Face's."""
     from transformers import GenerationConfig
 
+    from vicuna.manifests import check_input
     from vicuna.meta_layout import EMBEDDING, HEAD, read_meta
     from vicuna.weight_files import write_model
 
     model = read_meta(Path(flags.input_dir).expanduser(), flags.model_size)
+    check_input(model.folder)
     tensors = model.tensors()
     equal = equal_rows(tensors[HEAD], tensors[EMBEDDING])
     given = read_config(Path(flags.config_from), "--config_from") if flags.config_from else None
@@ -205,6 +207,7 @@ def write_tokenizer(file: Path | None, folder: Path, context: int, given: Path |
 def to_meta(flags: ConvertFlags, folder: Path) -> None:
     """Hugging Face's layout to Meta's."""
     from vicuna.base_weights import quantised_by, read_base
+    from vicuna.manifests import check_input
     from vicuna.meta_layout import check_count, default_count, write_meta
     from vicuna.meta_params import FILE, Shape, params_of
     from vicuna.model import BASE_FILES, local_folder
@@ -216,6 +219,7 @@ def to_meta(flags: ConvertFlags, folder: Path) -> None:
         raise UserError(f"{path} is quantised with {method}, which Meta's layout has no place for.")
     count = default_count(shape) if flags.num_shards is None else flags.num_shards
     check_count(count, shape, "--num_shards")
+    check_input(path)
     write_meta(folder, shape, read_base(path, config), count)
     (folder / FILE).write_text(json.dumps(params_of(config, shape)), encoding="utf-8")
     if (path / "tokenizer.model").is_file():

@@ -66,12 +66,15 @@ def main(flags: MergeFlags) -> None:
         raise UserError("--lora_path is empty; name one or more adapters.")
     from vicuna import merge
     from vicuna.base_weights import quantised_by, read_base
+    from vicuna.manifests import check_input
     from vicuna.model import check_base
     from vicuna.outputs import new_folder
 
     with new_folder(flags.out_path, "--out_path") as folder:
         base = check_base(flags.model_path)
         updates = read_updates(flags, base)
+        for path in (base.path, *(one.folder for one in updates)):
+            check_input(path)
         tensors = merge.merge(read_base(base.path, base.config), updates, merge.dtype_named(flags.dtype))
         if quantised_by(base.config):
             log.log.warning(
