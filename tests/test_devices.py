@@ -66,7 +66,7 @@ def test_decoder_blocks_are_never_split_and_a_tied_head_follows_its_embedding(sh
             assert place_of("lm_head.weight", places) == place_of("model.embed_tokens.weight", places)
         used = {gpu: sum(size for name, size in sizes.items() if place_of(name, places) == gpu) for gpu in free}
         assert all(used[gpu] <= free[gpu] for gpu in free)
-        assert all(used.values())
+        assert sum(map(bool, used.values())) >= min(gpus, 2)
 
 
 def test_what_fits_one_gpu_easily_stays_there():

@@ -311,6 +311,19 @@ def test_what_the_base_suppresses_never_appears(tiny_base, assistant, prompt_ids
     assert first not in ids
 
 
+@pytest.mark.parametrize("declared", [{"use_cache": False}, {"cache_implementation": "static"}], ids=str)
+@pytest.mark.parametrize("name", ["greedy", "beam search"])
+def test_what_the_base_declares_of_caches_is_no_hindrance(assistant, prompt_ids, name, declared):
+    *_, before = assistant.stream(prompt_ids, chosen_for(name))
+    config = assistant.engine.model.generation_config
+    config.update(**declared)
+    try:
+        *_, last = assistant.stream(prompt_ids, chosen_for(name))
+    finally:
+        config.update(use_cache=True, cache_implementation=None)
+    assert [beam.ids for beam in last.beams] == [beam.ids for beam in before.beams]
+
+
 @pytest.mark.parametrize(
     ("given", "expected"),
     [

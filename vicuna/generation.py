@@ -211,7 +211,7 @@ class Answer:
             input_ids=prompt,
             attention_mask=torch.ones_like(prompt),
             past_key_values=cache,
-            cache_implementation=None,
+            **{"cache_implementation": None, "use_cache": True},  # whatever the base declares: ours is in use
             **self.chosen,
             pad_token_id=min(self.eos_ids),
             return_dict_in_generate=True,

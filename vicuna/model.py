@@ -244,12 +244,12 @@ def device_map(config: Any, bits: int, dtype: torch.dtype, free: dict[int, int])
         return {"": first}
     whole = {"no_split_module_classes": [block.__name__], **dtypes}
     room = {gpu: int(WEIGHTS_SHARE * count) for gpu, count in free.items()}
-    # Accelerate keeps room on the first GPU for the largest part, for the case that it lies in main memory.
+    # Accelerate keeps room on the first GPU for the largest part, which may lie in main memory elsewhere.
     largest = max(
         sizes[name] for name, part in model.named_modules() if isinstance(part, block) or not [*part.children()]
     )
     for budget in (get_balanced_memory(model, dict(room), **whole), room):  # evenly, or else one GPU after the other
-        for extra in (largest, 0):
+        for extra in (0, largest):
             found = infer_auto_device_map(model, {**budget, first: budget[first] + extra}, **whole)
             used = {gpu: sum(sizes[name] for name, place in found.items() if place == gpu) for gpu in found.values()}
             if all(used[gpu] <= room.get(gpu, -1) for gpu in used):

@@ -1,0 +1,330 @@
+"""What streaming costs beside `model.generate`, how soon a long conversation answers, and what a prefix cache changes.
+
+    python benchmarks/bench_generate.py
+
+Makes a LLaMA of random weights in a temporary folder. Cost: both generate the same tokens in turn, in pairs whose order
+alternates; every update's beams are decoded; the median of the pairs' ratios counts. First token: one conversation,
+kept going until its history is long, against a first turn with the same message. Prefix cache: how far the first new
+token's logits are from those without it, and where answers first differ, at each precision. Prints tables for
+benchmarks/RESULTS.md; exit status 1 when streaming costs more than --most_cost, or a first token takes longer than
+--most_wait times a first turn's.
+"""
+
+import itertools
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from kill_resume import machine  # benchmarks/kill_resume.py
+
+from vicuna import log
+from vicuna.args import ModelFlags, ServeFlags, flag, parse
+from vicuna.errors import UserError, run
+
+if TYPE_CHECKING:
+    import torch
+
+    from vicuna.serving import Assistant
+
+ROOT = Path(__file__).resolve().parent.parent
+PARTS = ("cost", "first", "prefix")
+SAMPLED = {"do_sample": True, "temperature": 0.9, "top_p": 0.95, "top_k": 40}
+MODES = {
+    "greedy": {"do_sample": False, "num_beams": 1},
+    "sampling": {**SAMPLED, "num_beams": 1},
+    "beam search, 4 beams": {"do_sample": False, "num_beams": 4},
+    "beam sampling, 4 beams": {**SAMPLED, "num_beams": 4},
+}
+QUESTION = "请用三句话介绍第{n}种春天的花，并说明它在哪里生长。"
+SEED = 1
+ROOM = 256  # tokens beside a history: a message and an answer
+
+
+@dataclass
+class GenerateFlags:
+    """What is measured, and on which model."""
+
+    only: list[str] = flag(list(PARTS), f"parts to run: {', '.join(PARTS)}")
+    hidden_size: int = flag(1024, "width of the model, a multiple of 64")
+    num_layers: int = flag(8, "decoder blocks")
+    vocab_size: int = flag(2600, "pieces of the tokenizer, all of which are text; fewer make the model faster")
+    tokenizer: str = flag("", "folder with a tokenizer.model to use in its place; default: one of the sample texts")
+    context: int = flag(2560, "longest sequence in tokens")
+    bits: int = flag(32, "precision of the first two parts")
+    prefix_bits: list[int] = flag([16, 8, 4], "precisions of the third part")
+    tokens: int = flag(256, "length of an answer in tokens")
+    pairs: int = flag(7, "pairs of runs in each mode, and of first tokens")
+    history: int = flag(1500, "tokens of the long conversation")
+    prompts: int = flag(8, "prompts of the third part")
+    threads: int = flag(0, "threads that compute; 0 leaves it to PyTorch")
+    most_cost: float = flag(0.03, "largest share of generate()'s speed that streaming may cost")
+    most_wait: float = flag(1.5, "longest wait for a first token, in those of a first turn")
+
+    def __post_init__(self) -> None:
+        if unknown := sorted(set(self.only) - set(PARTS)):
+            raise UserError(f"--only {' '.join(unknown)}: no such part; there are {', '.join(PARTS)}.")
+        for name in ("hidden_size", "num_layers", "tokens", "pairs", "history", "prompts"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name} {getattr(self, name)} is too small: expected 1 or more.")
+        if self.hidden_size % 64:
+            raise UserError(f"--hidden_size {self.hidden_size} does not divide into heads of 64.")
+        if self.context < self.history + ROOM:
+            raise UserError(f"--context {self.context} is too small: --history {self.history} needs {ROOM} more.")
+
+
+def main(flags: GenerateFlags) -> None:
+    """Run the parts and print their tables."""
+    log.set_up()
+    import torch
+
+    if flags.threads:
+        torch.set_num_threads(flags.threads)
+    facts = machine() | {"command": shlex.join(["python", "benchmarks/bench_generate.py", *sys.argv[1:]])}
+    versions = ", ".join(f"{name} {number}" for name, number in facts["versions"].items())
+    computes = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} threads"
+    where = f"{facts['machine']}, {computes}"
+    print(f"`{facts['command']}` on {where}. {versions}; commit {facts['commit']}, {facts['date']}.")
+    too_slow: list[str] = []
+    with tempfile.TemporaryDirectory() as folder:
+        base = Path(folder) / "base"
+        make_base(base, flags)
+        if {"cost", "first"} & set(flags.only):
+            assistant = loaded(base, flags.bits)
+            size = sum(parameter.numel() for parameter in assistant.engine.model.parameters())
+            print(f"Hidden {flags.hidden_size}, {flags.num_layers} blocks, {size / 1e6:.0f} M parameters, ", end="")
+            print(f"{assistant.where}.", flush=True)
+            too_slow += cost(assistant, flags) if "cost" in flags.only else []
+            too_slow += first_token(assistant, flags) if "first" in flags.only else []
+        if "prefix" in flags.only:
+            prefix(base, flags)
+    if too_slow:
+        raise UserError(f"too slow: {'; '.join(too_slow)}.")
+
+
+def make_base(folder: Path, flags: GenerateFlags) -> None:
+    """A LLaMA of random weights, with the tokenizer of the sample texts."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from vicuna.tokenizer import TextTokenizer
+
+    if flags.tokenizer:
+        folder.mkdir()
+        shutil.copy(Path(flags.tokenizer) / "tokenizer.model", folder)
+    else:
+        make_tokenizer(folder, flags)
+    torch.manual_seed(SEED)
+    shape = {
+        "hidden_size": flags.hidden_size,
+        "intermediate_size": flags.hidden_size * 11 // 4 // 64 * 64,  # LLaMA's proportion
+        "num_attention_heads": flags.hidden_size // 64,
+        "num_hidden_layers": flags.num_layers,
+    }
+    LlamaForCausalLM(
+        LlamaConfig(
+            **shape,
+            vocab_size=TextTokenizer(folder).size,
+            max_position_embeddings=flags.context,
+            bos_token_id=1,
+            eos_token_id=2,
+            tie_word_embeddings=False,
+        )
+    ).save_pretrained(folder)
+
+
+def make_tokenizer(folder: Path, flags: GenerateFlags) -> None:
+    """Have the tool make a base, of which the tokenizer is of use."""
+    sizes = ["--hidden_size", "32", "--num_layers", "1", "--steps", "1", "--context", str(flags.context)]
+    command = ["tools/make_tiny_llama.py", "--output_path", str(folder), "--vocab_size", str(flags.vocab_size), *sizes]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, *command], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise UserError(f"{shlex.join(command)} failed: {''.join(done.stderr.strip().splitlines()[-1:])}")
+
+
+def loaded(base: Path, bits: int) -> "Assistant":
+    """The base as every program loads it."""
+    from vicuna.serving import load
+
+    return load(ModelFlags(model_path=str(base), bits=bits), ServeFlags(prompt_type="chat", cache_gib=2))
+
+
+def arguments(flags: GenerateFlags, **more: Any) -> dict[str, Any]:
+    """generate()'s, for an answer of exactly --tokens."""
+    lengths = {"max_new_tokens": flags.tokens, "min_new_tokens": flags.tokens}
+    return {"repetition_penalty": 1.1, **lengths, **more}
+
+
+def prompt(assistant: "Assistant", *texts: str) -> list[int]:
+    """The ids of a conversation: question, answer, …, question."""
+    roles = itertools.cycle(("user", "assistant"))
+    return assistant.prompt_ids([{"role": role, "content": text} for role, text in zip(roles, texts, strict=False)])
+
+
+# --- what streaming costs -----------------------------------------------------------------------------------------
+
+
+def cost(assistant: "Assistant", flags: GenerateFlags) -> list[str]:
+    """Print what streaming costs in every mode; returns those in which it costs too much."""
+    ids = prompt(assistant, QUESTION.format(n=1))
+    print(f"\n{flags.pairs} pairs of {flags.tokens} tokens behind a prompt of {len(ids)}.\n")
+    print("| mode | generate, tokens/s | streaming, tokens/s | cost, median of the pairs | same ids |")
+    print("|---|---|---|---|---|")
+    slow = []
+    for mode, chosen in MODES.items():
+        asked, same, pairs = arguments(flags, **chosen), 0, []
+        for number in range(-1, flags.pairs):  # the first pair warms up
+            order = (streamed, generated) if number % 2 else (generated, streamed)
+            seconds, answers = {}, []
+            for way in order:
+                seconds[way], answer = way(assistant, ids, asked)
+                answers.append(answer)
+            if number >= 0:
+                same += answers[0] == answers[1]
+                pairs.append((seconds[generated], seconds[streamed]))
+        share = median(1 - plain / stream for plain, stream in pairs)
+        speeds = [flags.tokens / median(column) for column in zip(*pairs, strict=True)]
+        print(f"| {mode} | {speeds[0]:.2f} | {speeds[1]:.2f} | {share:+.1%} | {same} of {flags.pairs} |", flush=True)
+        slow += [f"streaming costs {share:.1%} in {mode}"] if share > flags.most_cost else []
+    return slow
+
+
+def streamed(assistant: "Assistant", ids: list[int], asked: dict[str, Any]) -> tuple[float, list[int]]:
+    """Seconds and ids of an answer of which every beam is read after every token."""
+    assistant.engine.prefixes.clear()
+    begin = time.perf_counter()
+    for update in assistant.stream(ids, asked, seed=SEED):
+        texts = [beam.text for beam in update.beams]
+    seconds = time.perf_counter() - begin
+    assert len(texts) == asked["num_beams"]
+    return seconds, update.beams[0].ids
+
+
+def generated(assistant: "Assistant", ids: list[int], asked: dict[str, Any]) -> tuple[float, list[int]]:
+    """Seconds and ids of the same answer by `generate` alone, decoded once."""
+    import torch
+    from transformers import set_seed
+
+    model = assistant.engine.model
+    begin = time.perf_counter()
+    set_seed(SEED)
+    inputs = torch.tensor([ids], device=model.get_input_embeddings().weight.device)
+    with torch.inference_mode():
+        rows = model.generate(
+            inputs,
+            attention_mask=torch.ones_like(inputs),
+            num_return_sequences=asked["num_beams"],
+            pad_token_id=2,
+            **asked,
+        )
+    answers = rows[:, len(ids) :].tolist()
+    for answer in answers:
+        assistant.tokenizer.decode_continuation(answer)
+    return time.perf_counter() - begin, answers[0]
+
+
+# --- how soon a long conversation answers -------------------------------------------------------------------------
+
+
+def first_token(assistant: "Assistant", flags: GenerateFlags) -> list[str]:
+    """Print how long the first token takes, in a first turn and behind a long history; returns what is too slow."""
+    from vicuna.engine import HFEngine
+
+    engine = assistant.engine
+    talk = grown(assistant, flags)
+    fresh, bare = (HFEngine(engine.base, engine.model, {}, gib) for gib in (2, 0))
+    waits: dict[str, list[float]] = {"first": [], "later": [], "later, no cache": []}
+    for number in range(-1, flags.pairs):
+        message = QUESTION.format(n=100 + number)
+        alone, behind = prompt(assistant, message), prompt(assistant, *talk, message)
+        fresh.prefixes.clear()
+        found = {
+            "first": wait(assistant, fresh, alone),
+            "later": wait(assistant, engine, behind),
+            "later, no cache": wait(assistant, bare, behind),
+        }
+        for name, seconds in found.items():
+            waits[name] += [seconds] if number >= 0 else []
+    first, later, without = (median(seconds) for seconds in waits.values())
+    ratio = median(b / a for a, b in zip(waits["first"], waits["later"], strict=True))
+    print(f"\nFirst token, medians of {flags.pairs}; a message of {len(alone)} tokens with its template.\n")
+    print("| turn | history, tokens | first token, ms | of a first turn |\n|---|---|---|---|")
+    print(f"| first | 0 | {1000 * first:.0f} | 1 |")
+    print(f"| number {len(talk) // 2 + 1} | {len(behind) - len(alone)} | {1000 * later:.0f} | {ratio:.2f} |")
+    print(f"| the same, --cache_gib 0 | {len(behind) - len(alone)} | {1000 * without:.0f} | {without / first:.2f} |")
+    sys.stdout.flush()
+    return [f"a later turn waits {ratio:.2f} times as long as a first one"] if ratio > flags.most_wait else []
+
+
+def grown(assistant: "Assistant", flags: GenerateFlags) -> list[str]:
+    """A conversation of --history tokens, asked turn by turn: question, answer, …, answer."""
+    talk: list[str] = []
+    lengths = {"max_new_tokens": 48, "min_new_tokens": 48}
+    for number in itertools.count(1):
+        ids = prompt(assistant, *talk, QUESTION.format(n=number))
+        if len(ids) > flags.history:
+            return talk
+        *_, last = assistant.stream(ids, arguments(flags, **MODES["sampling"]) | lengths, seed=number)
+        talk += [QUESTION.format(n=number), last.text]
+    raise AssertionError
+
+
+def wait(assistant: "Assistant", engine: Any, ids: list[int]) -> float:
+    """Seconds until the first token of an answer of two."""
+    asked = {"repetition_penalty": 1.1, "max_new_tokens": 2, "min_new_tokens": 2, **MODES["greedy"]}
+    *_, last = engine.stream(ids, asked, SEED, None, "", assistant.worker.submit)
+    return last.first_s
+
+
+# --- what a prefix cache changes ----------------------------------------------------------------------------------
+
+
+def prefix(base: Path, flags: GenerateFlags) -> None:
+    """Print how far logits and answers are from those without a prefix cache."""
+    print(f"\nSecond turns with and without the prefix cache, {flags.prompts} conversations, greedy, 32 tokens.\n")
+    print(
+        "| bits | largest difference of the first logits, of the largest logit | answers that differ | first at token |"
+    )
+    print("|---|---|---|---|")
+    for bits in flags.prefix_bits:
+        assistant = loaded(base, bits)
+        distances, differ = zip(*conversations(assistant, flags), strict=True)
+        found = [at for at in differ if at is not None]
+        where = ", ".join(map(str, sorted(found))) or "–"
+        print(f"| {assistant.where} | {max(distances):.1e} | {len(found)} of {len(differ)} | {where} |", flush=True)
+
+
+def conversations(assistant: "Assistant", flags: GenerateFlags) -> Iterator[tuple[float, int | None]]:
+    """Of each: the distance of the first logits, and the first token that differs, counted from 1."""
+    from vicuna.engine import HFEngine
+
+    engine, logits = assistant.engine, []
+    head = engine.model.get_output_embeddings()
+    head.register_forward_hook(lambda module, args, output: logits.append(output[0, -1].float()))
+    bare = HFEngine(engine.base, engine.model, {}, 0)
+    asked = arguments(flags, **MODES["greedy"]) | {"max_new_tokens": 32, "min_new_tokens": 32}
+    for number in range(flags.prompts):
+        ids = prompt(assistant, QUESTION.format(n=number))
+        *_, last = engine.stream(ids, asked, SEED, None, "", assistant.worker.submit)
+        follow = ids + last.beams[0].ids + assistant.tokenizer.encode_continuation("\n\nUser:还有呢？\n\nAssistant:")
+        found: list[tuple[torch.Tensor, list[int]]] = []
+        for way in (engine, bare):
+            logits.clear()
+            *_, last = way.stream(follow, asked, SEED, None, "", assistant.worker.submit)
+            found.append((logits[0], last.beams[0].ids))
+        (near, one), (far, other) = found
+        at = next((n for n, (a, b) in enumerate(zip(one, other, strict=True), 1) if a != b), None)
+        yield ((near - far).abs().max() / far.abs().max()).item(), at
+
+
+if __name__ == "__main__":
+    run(lambda: main(*parse(__doc__, GenerateFlags)))

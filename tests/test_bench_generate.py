@@ -1,0 +1,50 @@
+"""benchmarks/bench_generate.py on a model of a moment: every table is there, and what is too slow is an error."""
+
+import pytest
+from bench_generate import MODES, GenerateFlags, main
+
+from vicuna.errors import UserError
+
+SMALL = {
+    "hidden_size": 64, "num_layers": 1, "context": 512, "tokens": 6, "pairs": 2, "history": 200,
+    "prompts": 1, "threads": 1,
+}  # fmt: skip
+
+
+def test_a_small_run_prints_every_table(tiny_base, capsys):
+    main(GenerateFlags(**SMALL, tokenizer=str(tiny_base), prefix_bits=[32], most_cost=1.0, most_wait=1000.0))
+    printed = capsys.readouterr().out
+    rows = [line for line in printed.splitlines() if line.startswith("| ")]
+    for mode in MODES:
+        (row,) = [row for row in rows if row.startswith(f"| {mode} |")]
+        assert row.endswith("| 2 of 2 |")  # the same ids with and without streaming
+    assert any(row.startswith("| first | 0 |") for row in rows)
+    (long,) = [row for row in rows if row.startswith("| number ")]
+    assert 150 < int(long.split("|")[2]) < 260
+    (same,) = [row for row in rows if row.startswith("| 32 bit, float32")]
+    assert same.endswith("| 0 of 1 | – |")
+    assert float(same.split("|")[2]) < 1e-5
+    assert "commit" in printed
+    assert "benchmarks/bench_generate.py" in printed
+
+
+def test_what_is_too_slow_is_an_error(tiny_base):
+    small = SMALL | {"tokenizer": str(tiny_base)}
+    with pytest.raises(UserError, match=r"too slow: streaming costs .*% in greedy"):
+        main(GenerateFlags(**small, only=["cost"], most_cost=-1000.0))
+    with pytest.raises(UserError, match="too slow: a later turn waits"):
+        main(GenerateFlags(**small, only=["first"], most_wait=0.0))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"only": ["cost", "speed"]}, "--only speed: no such part"),
+        ({"pairs": 0}, "--pairs 0 is too small"),
+        ({"hidden_size": 100}, "--hidden_size 100 does not divide"),
+        ({"context": 1600}, "--context 1600 is too small: --history 1500 needs 256 more"),
+    ],
+)
+def test_a_wrong_flag_is_refused(given, message):
+    with pytest.raises(UserError, match=message):
+        GenerateFlags(**given)
