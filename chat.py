@@ -37,7 +37,7 @@ def main(model_flags: ModelFlags, chat: ChatFlags, serve: ServeFlags, decoding: 
         return
     import gradio as gr
 
-    from vicuna import chat_page, web_page
+    from vicuna import chat_page, chat_page_browser, web_page
     from vicuna.strings import TRANSLATIONS
 
     routes = None
@@ -47,7 +47,7 @@ def main(model_flags: ModelFlags, chat: ChatFlags, serve: ServeFlags, decoding: 
         routes = partial(add_routes, assistant=assistant, chat=chat, serve=serve, decoding=decoding)
     i18n = gr.I18n(**TRANSLATIONS)
     page = chat_page.ChatPage(assistant, chat, serve, decoding, i18n)
-    web_page.serve(page.blocks, serve, i18n=i18n, css=chat_page.CSS, head=chat_page.scripts.HEAD, routes=routes)
+    web_page.serve(page.blocks, serve, i18n=i18n, css=chat_page_browser.CSS, head=chat_page_browser.HEAD, routes=routes)
 
 
 def check_secrets(chat: ChatFlags, serve: ServeFlags) -> None:

@@ -72,17 +72,16 @@ def page(assistant: Any, flags: AskFlags, serve: ServeFlags, decoding: DecodingF
             prompt_ids = assistant.prompt_ids(messages)
             sent = f"{strings['tokens'].format(tokens=len(prompt_ids))}\n\n{assistant.prompt_text(messages)}"
             yield [ui.CURSOR, "", sent, gr.update(visible=False), [], ""]
-            for update in assistant.stream(
+            updates = assistant.stream(
                 prompt_ids + before, ui.chosen(values), decoding.seed, stop, client=request.session_hash
-            ):
-                if not (serve.use_typewriter or update.finish):
-                    continue
+            )
+            for update in ui.paced(updates, serve.use_typewriter):
                 shown = ui.show_answer(strings, update, text(before), all_beams)
                 plain = text(before) + update.text if update.finish else gr.skip()
                 ids = [*before, *update.beams[0].ids] if update.finish == "length" else []
                 yield [shown, ui.stats_line(strings, update), sent, gr.update(visible=bool(ids)), ids, plain]
         except UserError as error:
-            yield [gr.skip(), f"⚠ {error}", gr.skip(), gr.update(visible=False), [], gr.skip()]
+            yield [gr.skip(), ui.notice(error), gr.skip(), gr.update(visible=False), [], gr.skip()]
         finally:
             stop.set()
 
@@ -95,7 +94,7 @@ def page(assistant: Any, flags: AskFlags, serve: ServeFlags, decoding: DecodingF
         running.pop(request.session_hash, None)
 
     values = ui.start_values(ui.ONE_QUESTION, decoding.preset, settings(decoding, assistant.engine.generation_config))
-    with gr.Blocks(title="Chinese-Vicuna", analytics_enabled=False) as blocks:
+    with gr.Blocks(title="Chinese-Vicuna", **web_page.BLOCKS) as blocks:
         gr.Markdown(f"## Chinese-Vicuna 中文小羊驼\n\n{assistant.status()}", elem_id="status")
         before, none = gr.State([]), gr.State([])
         with gr.Row(elem_id="columns"):

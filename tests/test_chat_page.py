@@ -5,6 +5,7 @@ import random
 import re
 
 import pytest
+from test_markup import PIECES
 
 from vicuna import conversation
 from vicuna.strings import STRINGS
@@ -17,59 +18,6 @@ HOSTILE = (
 )
 PARROT_SAYS = (
     'vector<int> x; a<b <img src="http://evil.example/i.png"> <form> <style>*{} ![i](http://evil.example/j.png)'
-)
-PIECES = (
-    *(
-        "<img src=//evil.example/x onerror=window.pwned=1>",
-        "<form>",
-        "<iframe src=//evil.example>",
-        "<style>*{}</style>",
-    ),
-    *(
-        "`",
-        "``",
-        "```",
-        "~~~",
-        "````\n",
-        "\n```html\n",
-        "\n~~~\n",
-        "\n\n",
-        "\n",
-        "> ",
-        "- ",
-        "1. ",
-        "    ",
-        "\t",
-        "   ",
-    ),
-    *("$", "$$", "\\(", "\\)", "\\[", "\\]", "\\", "\\`", "[a]: ", "[x](", ")", '"', "'", "![", "](//evil.example/i)"),
-    *(
-        "<!--",
-        "-->",
-        "<![CDATA[",
-        "<?",
-        "</p>",
-        "<a href=javascript:window.pwned=1>x</a>",
-        "&lt;img&gt;",
-        "&",
-        "|",
-        "---",
-    ),
-    *(
-        "%%%LATEX_BLOCK_0%%%",
-        "\ue000",
-        "\ue001",
-        "<details>",
-        "<svg onload=window.pwned=1>",
-        "http://evil.example/",
-        "词",
-    ),
-    *(
-        "[x](javascript:window.pwned=1)",
-        "```mermaid\ngraph TD; A[<img src=//evil.example>]",
-        "<think>",
-        "\\href{//evil.example}{x}",
-    ),
 )
 UNWANTED = "img, form, iframe, style, script, object, embed, input, svg image, link, video, audio, base, meta"
 
@@ -227,7 +175,7 @@ def load(page, text: str) -> None:
 
 def wait_hint(page, pattern: str) -> str:
     page.wait_for_function("p => new RegExp(p).test(document.querySelector('#hint').innerText)", arg=pattern)
-    return page.inner_text("#hint")
+    return page.inner_text("#hint .prose")
 
 
 def as_file(*turns: tuple[str, str]) -> str:
@@ -335,7 +283,7 @@ def test_a_chat_is_saved_in_the_originals_form_and_loaded_by_another_visitor(vis
     assert (saved / name).read_text(encoding="utf-8") == text
     other = visit()
     load(other, text)
-    wait_hint(other, "Loaded 1 turns")
+    wait_hint(other, "Turns loaded: 1")
     assert questions(other) == ["存 <b>&amp;"]
     assert [m["content"] for m in kept(other)] == [m["content"] for m in kept(page)]
     load(other, text + "nonsense\n")
@@ -367,6 +315,25 @@ def test_a_reload_keeps_the_conversation_a_second_tab_has_its_own_and_clear_forg
     tab.reload()
     wait_ready(tab)
     tab.wait_for_function("document.querySelectorAll('#chat .user').length === 1")
+
+
+def test_a_system_prompt_belongs_to_the_conversation(visit):
+    page = visit()
+    page.locator("#system_prompt button").first.click()
+    page.fill("#system textarea", "你是一位诗人。")
+    plain = ask(visit(), "你好")
+    assert ask(page, "你好").split("\n")[0] != plain.split("\n")[0]
+    assert kept(page)[0] == {"role": "system", "content": "你是一位诗人。"}
+    page.reload()
+    wait_ready(page)
+    page.locator("#system_prompt button").first.click()
+    assert page.input_value("#system textarea") == "你是一位诗人。"
+    with page.expect_download() as download:
+        page.click("#save")
+    other = visit()
+    load(other, download.value.path().read_text(encoding="utf-8"))
+    wait_hint(other, "Turns loaded: 1")
+    assert kept(other)[0] == {"role": "system", "content": "你是一位诗人。"}
 
 
 def test_two_visitors_at_once_see_their_own_conversation_only(visit):
@@ -428,13 +395,13 @@ def test_what_does_not_fit_is_a_notice_with_the_remedy_and_keeps_the_typed_text(
     page.wait_for_function("document.querySelector('#message textarea').value.length === 900")
     assert questions(page) == ["短"]
     send(page, "")
-    assert wait_hint(page, "question") == "Please type a question first."
+    assert wait_hint(page, "Please") == "Please type a question first."
 
 
 def test_what_is_forgotten_is_dim_below_a_line_that_says_so_and_still_there(visit):
     page = visit()
     load(page, as_file(*((f"问题{i}" * 8, f"回答{i}" * 8) for i in range(12))))
-    wait_hint(page, "Loaded 12 turns")
+    wait_hint(page, "Turns loaded: 12")
     line = page.inner_text("#memory")
     used, budget, forgotten = map(int, re.search(r"(\d+) / (\d+) tokens · (\d+) turns forgotten", line).groups())
     assert budget == 512 - 30
@@ -465,12 +432,10 @@ def test_no_text_of_anybody_becomes_markup_or_a_request(visit, address):
             *zip(texts_[::2], texts_[1::2], strict=True),
         ),
     )
-    wait_hint(page, "Loaded 82 turns")
+    wait_hint(page, "Turns loaded: 82")
     page.wait_for_timeout(1000)
-    found = page.locator("#chat .message-content").evaluate_all(
-        f"all => all.map((one, i) => [i, [...one.querySelectorAll('{UNWANTED}')].map((e) => e.outerHTML)]).filter((x) => x[1].length)"
-    )
-    assert found == []
+    found = page.locator("#chat .message-content").locator(UNWANTED)
+    assert found.evaluate_all("all => all.map((one) => one.outerHTML)") == []
     bubbles = page.locator("#chat .message-content")
     assert bubbles.count() == 164 + page.locator("#chat .thought-group").count()
     empty = bubbles.evaluate_all(
@@ -482,7 +447,7 @@ def test_no_text_of_anybody_becomes_markup_or_a_request(visit, address):
     assert shown[1] == "vector<int> x; a<b"
     assert "vector<int> y;" in page.locator("#chat .bot code").nth(1).inner_text()
     links = page.locator("#chat .message-content a").evaluate_all("all => all.map((one) => one.protocol)")
-    assert set(links) <= {"http:", "https:", "mailto:"}
+    assert set(links) <= {"http:", "https:", "mailto:", ":"}  # ":" leads nowhere
     assert page.evaluate("window.pwned") is None
     assert [url for url in page.requested if not url.startswith((address, "data:", "blob:"))] == []
     assert page.problems == []
@@ -494,7 +459,7 @@ def test_code_tables_and_maths_are_rendered(visit):
         page,
         as_file(("```cpp\nvector<int> x;\n```", "| 甲 | 乙 |\n|---|---|\n| 1 | $\\frac{a}{b}$ |\n\n$$\\int_0^1 x<1$$")),
     )
-    wait_hint(page, "Loaded 1 turns")
+    wait_hint(page, "Turns loaded: 1")
     page.wait_for_selector("#chat .bot .katex-display")
     assert page.locator("#chat .bot td .katex .mfrac").count() == 1
     assert page.locator("#chat .bot th").all_inner_texts() == ["甲", "乙"]
@@ -505,7 +470,7 @@ def test_copy_gives_a_message_as_it_was_written(visit):
     page = visit()
     written = "a<b & `c<d` $x<1$ ![i](http://h/i.png)"
     load(page, as_file((written, "答 <b>")))
-    wait_hint(page, "Loaded 1 turns")
+    wait_hint(page, "Turns loaded: 1")
     page.locator("#chat button[aria-label='Copy message']").first.click()
     page.wait_for_function("async text => await navigator.clipboard.readText() === text", arg=written)
 
@@ -593,7 +558,7 @@ def test_what_a_model_writes_is_text_and_two_logins_of_one_browser_are_two_peopl
     assert questions(page) == ["说"]
 
 
-def test_both_languages_name_the_limits_that_hold(visit):
+def test_a_file_that_is_too_large_is_refused(visit):
     page = visit()
     load(page, " " * (conversation.LIMIT + 1))
     wait_hint(page, "larger than 2 MB")

@@ -1,10 +1,66 @@
 """The copy of a text that a page shows: code and maths stay what they are, and nothing else becomes markup."""
 
+import random
 import re
 
 import pytest
 
 from vicuna.markup import LATEX_DELIMITERS, display
+
+# Of these, hostile texts are drawn; test_chat_page.py shows some to a real browser.
+PIECES = (
+    *(
+        "<img src=//evil.example/x onerror=window.pwned=1>",
+        "<form>",
+        "<iframe src=//evil.example>",
+        "<style>*{}</style>",
+    ),
+    *(
+        "`",
+        "``",
+        "```",
+        "~~~",
+        "````\n",
+        "\n```html\n",
+        "\n~~~\n",
+        "\n\n",
+        "\n",
+        "> ",
+        "- ",
+        "1. ",
+        "    ",
+        "\t",
+        "   ",
+    ),
+    *("$", "$$", "\\(", "\\)", "\\[", "\\]", "\\", "\\`", "[a]: ", "[x](", ")", '"', "'", "![", "](//evil.example/i)"),
+    *(
+        "<!--",
+        "-->",
+        "<![CDATA[",
+        "<?",
+        "</p>",
+        "<a href=javascript:window.pwned=1>x</a>",
+        "&lt;img&gt;",
+        "&",
+        "|",
+        "---",
+    ),
+    *(
+        "%%%LATEX_BLOCK_0%%%",
+        "\ue000",
+        "\ue001",
+        "<details>",
+        "<svg onload=window.pwned=1>",
+        "http://evil.example/",
+        "词",
+    ),
+    *(
+        "[x](javascript:window.pwned=1)",
+        "```mermaid\ngraph TD; A[<img src=//evil.example>]",
+        "<think>",
+        "\\href{//evil.example}{x}",
+    ),
+)
 
 
 def maths(text: str, block: bool = False) -> str:
@@ -60,8 +116,20 @@ def test_code(text, shown):
     assert display(text).strip("\n") == shown
 
 
-def test_nothing_of_a_texts_own_punctuation_opens_code_or_html_outside_the_fences_that_are_written_for_it():
-    hostile = "<img src=x> `<b>` \\`<i>\\` > ```\n> <u>\n- ```\n  <s>\n  ```\n<p>\n[x]: y '\n\n```\n<a>'"
-    outside = re.sub(r"^(`{4,}).*?^\1$", "", display(hostile), flags=re.MULTILINE | re.DOTALL)
-    assert set(re.findall(r"<[^>]*>", outside)) == {"<code>", "</code>"}
-    assert "`" not in outside
+@pytest.mark.parametrize("seed", range(300))
+def test_nothing_of_a_texts_own_punctuation_opens_code_or_html_outside_the_fences_that_are_written_for_it(seed):
+    chance = random.Random(seed)
+    shown = display("".join(chance.choices(PIECES, k=chance.randint(1, 30))))
+    lines = iter(shown.split("\n"))
+    outside = []
+    for line in lines:
+        if fence := re.match("`{4,}", line):
+            assert re.fullmatch("[a-z]*", line[fence.end() :])
+            assert fence[0] in lines  # the next line of only these ends the code; there is one
+        else:
+            outside.append(line)
+    rest = "\n".join(outside)
+    assert set(re.findall("<[^>]*>?", rest)) <= {"<code>", "</code>"}
+    assert rest.count("<code>") == rest.count("</code>")
+    assert "`" not in re.sub("[\ue000\ue002][^\ue001\ue003]*[\ue001\ue003]", "", rest)
+    assert not re.search(r"!\[|\]:|~~~", re.sub("[\ue000\ue002][^\ue001\ue003]*[\ue001\ue003]", "", rest))

@@ -21,7 +21,9 @@ def open_page(browser, address):
     contexts = []
 
     def open_page(language: str = "en-US", width: int = 1280):
-        context = browser.new_context(locale=language, viewport={"width": width, "height": 900})
+        context = browser.new_context(
+            locale=language, viewport={"width": width, "height": 900}, permissions=["clipboard-read", "clipboard-write"]
+        )
         contexts.append(context)
         page = context.new_page()
         page.requested = []
@@ -166,6 +168,21 @@ def test_the_exact_prompt_is_shown(open_page):
     sent = page.locator("#prompt textarea").input_value()
     assert sent.endswith("### Instruction:\n你好\n\n### Response:\n")
     assert re.match(r"\d+ tokens\n\nBelow is an instruction", sent)
+
+
+@pytest.mark.browser
+def test_copy_gives_the_answer_as_the_model_wrote_it(open_page):
+    page = open_page()
+    open_settings(page)
+    set_slider(page, "max_new_tokens", 60)
+    set_slider(page, "min_new_tokens", 60)
+    ask(page, "你好")
+    wait_for_stats(page, "length limit|eos")
+    written = page.locator("#plain textarea").input_value()
+    assert len(written) > 20
+    page.hover("#output")
+    page.locator("#output button").first.click()
+    page.wait_for_function("async text => await navigator.clipboard.readText() === text", arg=written)
 
 
 @pytest.mark.browser

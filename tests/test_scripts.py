@@ -10,7 +10,17 @@ from pathlib import Path
 import pytest
 
 from finetune_chat import DEFAULTS
-from vicuna.args import AskFlags, DataFlags, DecodingFlags, LoraFlags, ModelFlags, RunFlags, ServeFlags, parse
+from vicuna.args import (
+    AskFlags,
+    ChatFlags,
+    DataFlags,
+    DecodingFlags,
+    LoraFlags,
+    ModelFlags,
+    RunFlags,
+    ServeFlags,
+    parse,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = sorted((ROOT / "scripts").glob("*.sh"))
@@ -308,10 +318,51 @@ def test_each_launcher_of_generate_has_its_precision(launch, name, bits):
     assert flags(SERVE, launch(name).only.argv[1:])["bits"] == bits
 
 
+# --- chat ---------------------------------------------------------------------------------------------------------
+
+CHAT = (ModelFlags, ChatFlags, ServeFlags, DecodingFlags)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "name", "meant"),
+    [
+        ("BASE_MODEL", "/data/my llama", "model_path", "/data/my llama"),
+        ("LORA_PATH", "owner/name", "lora_path", ["owner/name"]),
+        ("LORA_PATH", "lora-A lora-B", "lora_path", ["lora-A", "lora-B"]),
+        ("LORA_PATH", "", "lora_path", []),
+        ("INT8", "1", "bits", 8),
+        ("INT8", "0", "bits", 16),
+        ("SHOW_BEAM", "1", "show_beam", True),
+        ("SHOW_BEAM", "0", "show_beam", False),
+        ("PROMPT_TYPE", "interaction", "prompt_type", "interaction"),
+        ("USE_LOCAL", "1", "use_local", True),
+        ("TYPE_WRITER", "0", "use_typewriter", False),
+    ],
+)
+@pytest.mark.parametrize("name_of_script", ["chat_7B.sh", "interaction.sh"])
+def test_a_variable_of_chat_reaches_its_flag(launch, name_of_script, variable, value, name, meant):
+    program, *argv = launch(name_of_script, **{variable: value}).only.argv
+
+    assert program == "chat.py"
+    assert flags(CHAT, argv)[name] == meant
+
+
+def test_without_variables_chat_opens_what_the_quickstart_made(launch):
+    argv = launch("chat_7B.sh").only.argv
+
+    assert argv == ["chat.py", "--model_path", "models/tiny-llama-zh", "--lora_path", "lora-Vicuna"]
+
+
+def test_what_follows_goes_to_chat_on_the_cards_that_are_named(launch):
+    call = launch("chat_7B.sh", "--port", "80", TOT_CUDA="2").only
+
+    assert (call.argv[-2:], call.visible) == (["--port", "80"], "2")
+
+
 # --- flags --------------------------------------------------------------------------------------------------------
 
 PROGRAM = re.compile(
-    r"(?:scripts/)?((?:tools/)?(?:finetune_chat(?=\.py)|finetune|generate|make_tiny_llama|compare_answers))\w*\.(?:py|sh)\b"
+    r"(?:scripts/)?((?:tools/)?(?:finetune_chat(?=\.py)|finetune|generate|chat|make_tiny_llama|compare_answers))\w*\.(?:py|sh)\b"
 )
 
 
@@ -335,7 +386,14 @@ def flags_passed(script: Path) -> dict[str, set[str]]:
 
 @pytest.mark.parametrize(
     ("name", "at_least"),
-    [("finetune.sh", 9), ("finetune_4bit.sh", 1), ("finetune_fp16.sh", 1), ("generate.sh", 4), ("generate_4bit.sh", 1)],
+    [
+        ("finetune.sh", 9),
+        ("finetune_4bit.sh", 1),
+        ("finetune_fp16.sh", 1),
+        ("generate.sh", 4),
+        ("generate_4bit.sh", 1),
+        ("chat_7B.sh", 7),
+    ],
 )
 def test_the_reader_of_the_test_below_finds_the_flags(name, at_least):
     (found,) = flags_passed(ROOT / "scripts" / name).values()

@@ -11,12 +11,12 @@ from chat import check_secrets
 from vicuna.args import ChatFlags, ServeFlags, parse
 from vicuna.errors import UserError
 from vicuna.strings import TRANSLATIONS
-from vicuna.web_page import BODY_LIMIT, application, login
+from vicuna.web_page import BLOCKS, BODY_LIMIT, application, login
 
 
 def client(routes=None, **flags) -> TestClient:
     """A small page behind the doors."""
-    with gr.Blocks(analytics_enabled=False) as blocks:
+    with gr.Blocks(**BLOCKS) as blocks:
         box = gr.Textbox()
         box.submit(lambda text: text, box, box, api_name="queued", concurrency_id="model")
         gr.Button().click(lambda text: text, box, box, api_name="direct", queue=False)
@@ -195,3 +195,29 @@ def test_a_page_that_others_reach_without_a_login_is_warned_of(caplog, monkeypat
         with gr.Blocks() as blocks, pytest.raises(UserError, match=f"--port {flags.port} can not be listened on"):
             web_page.serve(blocks, flags, i18n=gr.I18n(**TRANSLATIONS), css="")
     assert "--host 0.0.0.0 lets others reach the page, and no --auth asks who they are" in caplog.text
+
+
+def test_a_public_link_that_cannot_be_had_is_told_and_the_page_is_served_all_the_same(caplog, monkeypatch):
+    from vicuna import web_page
+    from vicuna.log import log
+
+    asked = []
+
+    def refuse(*args: object) -> str:
+        asked.append(args)
+        raise RuntimeError("Could not get share link from Gradio API Server.")
+
+    monkeypatch.setattr("gradio.networking.setup_tunnel", refuse)
+    monkeypatch.setattr("uvicorn.Server.run", lambda server, sockets: asked.append(sockets))
+    monkeypatch.setattr(log, "propagate", True)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with gr.Blocks(**BLOCKS) as blocks:
+        pass
+    web_page.serve(blocks, ServeFlags(port=port, share_link=True), i18n=gr.I18n(**TRANSLATIONS), css="")
+    assert asked[0][:2] == ("127.0.0.1", port)
+    assert asked[1][0].getsockname() == ("127.0.0.1", port)
+    asked[1][0].close()
+    assert "--share_link lets others reach the page, and no --auth asks" in caplog.text
+    assert "no public link could be opened (Could not get share link" in caplog.text

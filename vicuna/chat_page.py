@@ -1,45 +1,23 @@
 """The multi-turn page of chat.py: what is on it, and which part of `Talk` each event calls."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import gradio as gr
 
-from vicuna import __version__, conversation, ui
-from vicuna import chat_page_scripts as scripts
+from vicuna import __version__, conversation, ui, web_page
+from vicuna import chat_page_browser as browser
 from vicuna.args import ChatFlags, DecodingFlags, ServeFlags
-from vicuna.chat_page_talk import Changes, Talk, before_turn, bubbles, turn_of, turns
+from vicuna.chat_page_talk import Changes, Talk, before_turn, bubbles, system_of, turn_of, turns
 from vicuna.errors import UserError
 from vicuna.markup import LATEX_DELIMITERS, display
 from vicuna.prompt import PROMPT_TYPES, TEMPLATES, split_system
 from vicuna.serving import Assistant
 from vicuna.stream import settings
 from vicuna.strings import STRINGS
-from vicuna.web_page import ANSWERS
 
+IDLE = gr.update(submit_btn=True, stop_btn=False)  # where a message is typed, while no answer is running
 MAX_MEMORY = 2048  # the original's end of the slider
-
-CSS = (
-    ui.CSS
-    + """
-#chat { height: calc(100dvh - 260px) !important; min-height: 340px; }
-#status p, #memory p, #hint p, #picked p, #warning p { font-size: var(--text-sm); margin: 0; }
-#memory p { color: var(--body-text-color-subdued); font-variant-numeric: tabular-nums; }
-#actions, #below, #turn { flex-wrap: wrap; align-items: center; gap: var(--spacing-sm); }
-#actions > *, #below > *, #turn > * { flex: 0 0 auto; min-width: 0 !important; width: auto; }
-/* What is forgotten is dim, and a line says where it ends: a message of the kind that Gradio folds. */
-#chat .message-row:has(~ .message-row .thought-group) { opacity: 0.45; }
-#chat .message-row:has(.thought-group) { margin: 0; max-width: 100%; align-self: center; pointer-events: none; }
-#chat .message-row:has(.thought-group) .message,
-#chat .message-row:has(.thought-group) .thought-group { border: none; background: none; box-shadow: none; padding: 0; }
-#chat .message-row:has(.thought-group) :is(.arrow, svg) { display: none; }
-#chat .message-row:has(.thought-group) + .message-buttons { display: none; }
-@media (max-width: 640px) {
-    #chat { height: 56dvh !important; }
-    #talk { order: 1; } #controls { order: 2; }
-}
-"""
-)
 
 
 class ChatPage:
@@ -53,7 +31,7 @@ class ChatPage:
         self.start = ui.start_values(ui.CHAT, decoding.preset, settings(decoding, assistant.engine.generation_config))
         self.preset = decoding.preset
         self.talk = Talk(assistant, decoding.seed, serve.use_typewriter)
-        with gr.Blocks(title="Chinese-Vicuna", analytics_enabled=False) as self.blocks:
+        with gr.Blocks(title="Chinese-Vicuna", **web_page.BLOCKS) as self.blocks:
             self._lay_out()
             self._connect()
 
@@ -62,9 +40,9 @@ class ChatPage:
     def _lay_out(self) -> None:
         i18n = self.i18n
         gr.Markdown("## Chinese-Vicuna 中文小羊驼", elem_id="title")
-        self.status = gr.Markdown(self.assistant.status(), elem_id="status")
+        self.status = gr.Markdown(display(self.assistant.status()), elem_id="status")
         if self.assistant.warnings:
-            gr.Markdown("\n\n".join(f"⚠ {display(text)}" for text in self.assistant.warnings), elem_id="warnings")
+            gr.Markdown("\n\n".join(ui.notice(text) for text in self.assistant.warnings), elem_id="warnings")
         with gr.Row(elem_id="actions"):
             self.new = gr.Button(i18n("new"), size="sm", elem_id="new")
             self.save = gr.Button(i18n("save"), size="sm", elem_id="save")
@@ -145,14 +123,14 @@ class ChatPage:
         settings = [self.adapter, self.prompt_type, self.system, self.max_memory, self.all_beams, *self.decoding.inputs]
         self.parts = {
             "chat": self.chat, "kept": self.kept, "memory": self.memory, "message": self.message, "hint": self.hint,
-            "turn": self.turn, "forgotten": self.forgotten, "editing": self.editing,
+            "turn": self.turn, "forgotten": self.forgotten, "editing": self.editing, "system": self.system,
         }  # fmt: skip
         changed = list(self.parts.values())
         quiet = {**ui.QUIET, "outputs": changed}
         asking = {
             "outputs": changed,
             "show_progress": "hidden",
-            "concurrency_limit": ANSWERS,
+            "concurrency_limit": web_page.ANSWERS,
             "concurrency_id": "model",
             "trigger_mode": "multiple",
         }
@@ -174,15 +152,15 @@ class ChatPage:
     def _connect_storage(self, settings: list[Any], changed: list[Any]) -> None:
         place = [self.owner, self.id]
         self.blocks.load(self.whose, None, self.owner, **ui.QUIET).then(
-            self.restore, [*place, self.kept, *settings], [*place, *changed], js=scripts.READ, **ui.QUIET
+            self.restore, [*place, self.kept, *settings], [*place, *changed], js=browser.READ, **ui.QUIET
         )
-        self.kept.change(None, [self.owner, self.kept], None, js=scripts.WRITE)
+        self.kept.change(None, [self.owner, self.kept], None, js=browser.WRITE)
         for begin in (self.new.click, self.chat.clear):
-            begin(self.begin_new, [*place, *settings], [*place, *changed], js=scripts.FRESH, **ui.QUIET)
+            begin(self.begin_new, [*place, *settings], [*place, *changed], js=browser.FRESH, **ui.QUIET)
         self.save.click(self.save_chat, [self.id, self.kept, *settings], [self.file, self.hint], **ui.QUIET).then(
-            None, self.file, None, js=scripts.DOWNLOAD
+            None, self.file, None, js=browser.DOWNLOAD
         )
-        self.load.click(self.load_chat, [*settings, self.file], changed, js=scripts.PICK, **ui.QUIET)
+        self.load.click(self.load_chat, [*settings, self.file], changed, js=browser.PICK, **ui.QUIET)
 
     def _connect_settings(self, settings: list[Any], changed: list[Any]) -> None:
         look = [self.status, self.warning, self.system]
@@ -245,7 +223,7 @@ class ChatPage:
             question = split_system(messages)[1][2 * turn]["content"]
             changes = self.talk.show(strings, before_turn(messages, turn), self.talk.options(values))
         except UserError as error:
-            return {self.hint: f"⚠ {error}"}
+            return {self.hint: ui.notice(error)}
         return self._named({**changes, **({"message": gr.update(value=question)} if restore else {})})
 
     def pick(self, request: gr.Request, kept: str, forgotten: int, event: gr.SelectData) -> list[Any]:
@@ -264,7 +242,7 @@ class ChatPage:
         try:
             messages, _ = conversation.kept(kept)
         except UserError as error:
-            return [gr.skip(), None, f"⚠ {error}"]
+            return [gr.skip(), None, ui.notice(error)]
         if picked is None or picked >= turns(messages):
             return [gr.skip(), None, ""]
         question = split_system(messages)[1][2 * picked]["content"]
@@ -287,19 +265,23 @@ class ChatPage:
         place = {self.owner: owner, self.id: identity}
         try:
             messages, draft = conversation.kept(kept)
-            changes = self.talk.show(strings, messages, self.talk.options(values))
+            changes = self._shown(strings, messages, values)
         except UserError as error:
-            return {**place, self.hint: f"⚠ {error}"}
+            return {**place, self.hint: ui.notice(error)}
         return place | self._named({**changes, **({"message": gr.update(value=draft)} if draft else {})})
+
+    def _shown(self, strings: dict[str, str], messages: list, values: Sequence[Any]) -> Changes:
+        """Another conversation than the one that is there, with its own system prompt in its place."""
+        system = system_of(messages)
+        adapter, prompt_type, _, *others = values
+        options = self.talk.options([adapter, prompt_type, system, *others])
+        return {**self.talk.show(strings, messages, options), "system": gr.update(value=system)}
 
     def begin_new(self, request: gr.Request, owner: str, identity: str, *values: Any) -> dict:
         """Leave a conversation for an empty one."""
         self.talk.runs.drop(request.session_hash)
-        return {self.owner: owner, self.id: identity} | self._show_new(request, [], values)
-
-    def _show_new(self, request: gr.Request, messages: list, values: tuple) -> dict:
-        changes = self.talk.show(ui.words(request), messages, self.talk.options(values))
-        return self._named({**changes, "message": gr.update(submit_btn=True, stop_btn=False)})
+        changes = self.talk.show(ui.words(request), [], self.talk.options(values))
+        return {self.owner: owner, self.id: identity} | self._named({**changes, "message": IDLE})
 
     def load_chat(self, request: gr.Request, *values: Any) -> dict:
         """Go on with the conversation of a file that the visitor picked; the browser sent its text."""
@@ -309,12 +291,13 @@ class ChatPage:
             return {self.hint: ""}
         try:
             messages, count = conversation.load(text)
-            self.talk.runs.drop(request.session_hash)
-            changes = self._show_new(request, messages, tuple(options))
+            changes = self._shown(strings, messages, options)
         except UserError as error:
-            return {self.hint: f"⚠ {error}"}
+            return {self.hint: ui.notice(error)}
+        self.talk.runs.drop(request.session_hash)
         loaded = strings["loaded"].format(turns=turns(messages))
-        return {**changes, self.hint: loaded + (strings["loaded_last"].format(count=count) if count > 1 else "")}
+        hint = loaded + (strings["loaded_last"].format(count=count) if count > 1 else "")
+        return self._named({**changes, "message": IDLE, "hint": hint})
 
     def save_chat(self, request: gr.Request, identity: str, kept: str, *values: Any) -> list[str]:
         """The conversation as a file for the browser, and, with --save_path, on the server."""
@@ -325,13 +308,13 @@ class ChatPage:
                 return ["", strings["nothing_to_save"]]
             text = self._export(messages, values)
         except UserError as error:
-            return ["", f"⚠ {error}"]
+            return ["", ui.notice(error)]
         if not self.flags.save_path:
             return [text, strings["saved"]]
         try:
             name = conversation.write(self.flags.save_path, request.username or "", identity, text)
         except UserError as error:
-            return [text, f"⚠ {error}"]
+            return [text, ui.notice(error)]
         return [text, strings["saved_as"].format(name=name)]
 
     def _export(self, messages: list, values: tuple) -> str:
@@ -374,5 +357,5 @@ class ChatPage:
             messages, _ = conversation.kept(kept)
             changes = self.talk.show(ui.words(request), messages, self.talk.options(values))
         except UserError as error:
-            return {self.memory: f"⚠ {error}"}
+            return {self.memory: ui.notice(error)}
         return self._named({name: changes[name] for name in ("chat", "memory", "forgotten")})

@@ -4,16 +4,15 @@ Every function takes the conversation as the browser sent it and gives changes o
 of its parts, with their new values. The server holds nothing between two events but the answers that are running.
 """
 
-import threading
-import time
-from collections import deque
+import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import gradio as gr
 
 from vicuna import conversation, memory, ui
+from vicuna.chat_page_runs import Options, Run, Runs
 from vicuna.conversation import Kept
 from vicuna.errors import UserError
 from vicuna.markup import display
@@ -22,83 +21,11 @@ from vicuna.serving import Assistant
 from vicuna.stream import Update
 
 MESSAGE_LIMIT = 100_000  # characters of one message; what a context holds is far less
-WAITING = 8  # messages that a tab may send while an answer is running
-UPDATE_S = 0.05  # between two updates of the page: faster than eyes read, slower than a small model's tokens
+ANSWER_LIMIT = 2**18  # bytes that an answer may add to what the browser keeps
 BAR = 10  # characters of the bar that shows how full the memory is
 
 Changes = dict[str, Any]
 Strings = dict[str, str]
-
-
-@dataclass(frozen=True)
-class Options:
-    """What a visitor has set beside the question; `Talk.options` checks it."""
-
-    adapter: str
-    prompt_type: str
-    system: str
-    max_memory: int
-    all_beams: bool
-    chosen: dict[str, Any]
-
-
-@dataclass
-class Run:
-    """The answer that a tab is getting, and what the tab has asked meanwhile."""
-
-    stop: threading.Event = field(default_factory=threading.Event)
-    waiting: deque[tuple[str, Options]] = field(default_factory=deque)
-    dropped: bool = False  # the tab has turned to another conversation
-
-
-class Runs:
-    """The runs of all tabs, by session; a tab has one at a time."""
-
-    def __init__(self) -> None:
-        self._runs: dict[str, Run] = {}
-        self._lock = threading.Lock()
-
-    def busy(self, session: str) -> bool:
-        """Whether a tab is getting an answer."""
-        return session in self._runs
-
-    def begin(self, session: str) -> Run | None:
-        """A new run; None where one runs already."""
-        with self._lock:
-            if session in self._runs:
-                return None
-            self._runs[session] = run = Run()
-            return run
-
-    def wait(self, session: str, question: str, options: Options) -> bool:
-        """Have the run of a tab answer this next; False if there is none, or enough waits."""
-        with self._lock:
-            run = self._runs.get(session)
-            if run is None or len(run.waiting) >= WAITING:
-                return False
-            run.waiting.append((question, options))
-            return True
-
-    def next(self, session: str, run: Run) -> tuple[str, Options] | None:
-        """What to answer next; None has ended the run."""
-        with self._lock:
-            if run.waiting and not run.stop.is_set():
-                return run.waiting.popleft()
-            if self._runs.get(session) is run:
-                del self._runs[session]
-            return None
-
-    def stop(self, session: str) -> None:
-        """End the answer that a tab is getting, at the next token."""
-        if run := self._runs.get(session):
-            run.stop.set()
-
-    def drop(self, session: str) -> None:
-        """The same, and nothing of it is shown any more."""
-        with self._lock:
-            if run := self._runs.pop(session, None):
-                run.dropped = True
-                run.stop.set()
 
 
 class Talk:
@@ -155,7 +82,7 @@ class Talk:
                 return
             messages, _ = conversation.kept(kept)
         except UserError as error:
-            yield {"hint": f"⚠ {error}"}
+            yield {"hint": ui.notice(error)}
             return
         if editing is not None:
             messages = before_turn(messages, editing)
@@ -167,7 +94,7 @@ class Talk:
             messages, _ = conversation.kept(kept)
             options = self.options(values)
         except UserError as error:
-            yield {"hint": f"⚠ {error}"}
+            yield {"hint": ui.notice(error)}
             return
         count = turns(messages)
         if count and not self.runs.busy(session):
@@ -214,51 +141,43 @@ class Talk:
         problem = ""
         try:
             fitted = self.fit(asked, options)
-            shown = {
-                "chat": bubbles(strings, asked, fitted.forgotten, ui.CURSOR),
+            above = bubbles(strings, asked, fitted.forgotten)
+            yield {
+                "chat": [*above, _bubble("assistant", ui.CURSOR)],
                 "forgotten": fitted.forgotten,
                 "memory": self.memory_line(strings, len(fitted.ids), fitted.budget, fitted.forgotten),
-                "kept": conversation.keep(messages, question),
+                "kept": conversation.keep(messages, question, ANSWER_LIMIT),
                 "message": gr.update(submit_btn=False, stop_btn=True, **({"value": ""} if first else {})),
                 "hint": lowered(strings, fitted, options),
                 "turn": gr.update(visible=False),
                 "editing": None,
             }
-            yield shown
             chosen = {**options.chosen, "max_new_tokens": fitted.max_new_tokens}
             updates = self.assistant.stream(fitted.ids, chosen, self.seed, run.stop, options.adapter, session)
-            for update in self._paced(updates):
+            for update in ui.paced(updates, self.typewriter):
                 if run.dropped:
                     return messages
                 last = update
-                text = ui.show_answer(strings, update, all_beams=options.all_beams and not update.finish)
-                yield {"chat": bubbles(strings, asked, fitted.forgotten, text)}
+                if not update.finish:
+                    text = ui.show_answer(strings, update, all_beams=options.all_beams)
+                    yield {"chat": [*above, _bubble("assistant", text)]}
         except UserError as error:
-            problem = f"⚠ {error}"
+            problem = str(error)
         if run.dropped:
             return messages
         if last is None or not (last.text or last.finish in ("eos", "length")):
             # Nothing was answered: the question goes back to where it was typed.
-            yield {
-                "chat": bubbles(strings, messages, 0, notice=problem or f"⚠ {strings['nothing']}"),
-                "kept": conversation.keep(messages, question),
-                "message": gr.update(value=question),
-                "hint": "",
-            }
+            notice = ui.notice(problem or strings["nothing"])
+            changes: Changes = {"chat": bubbles(strings, messages, notice=notice), "message": gr.update(value=question)}
+            with contextlib.suppress(UserError):  # too large to be kept with the question, which `problem` says then
+                changes["kept"] = conversation.keep(messages, question)
+            yield {**changes, "hint": ""}
             return messages
-        note = " · ".join(filter(None, (options.adapter, ui.stats_line(strings, last), problem)))
+        note = " · ".join(filter(None, (options.adapter, ui.stats_line(strings, last), problem and f"⚠ {problem}")))
         messages = [*asked, Kept(role="assistant", content=last.text, note=note[: conversation.NOTE])]
-        yield self.show(strings, messages, options)
+        shown = self.show(strings, messages, options)
+        yield {**shown, "hint": lowered(strings, fitted, options) or shown["hint"]}
         return messages
-
-    def _paced(self, updates: Iterator[Update]) -> Iterator[Update]:
-        """Updates no closer to each other than UPDATE_S; the last one always, the others only with a typewriter."""
-        shown_at = 0.0
-        for update in updates:
-            now = time.monotonic()
-            if update.finish or (self.typewriter and now - shown_at >= UPDATE_S):
-                shown_at = now
-                yield update
 
     # --- showing ------------------------------------------------------------------------------------------------------
 
@@ -284,7 +203,7 @@ class Talk:
         try:
             next_ = self.fit([*with_system(messages, options.system), Kept(role="user", content="")], options)
         except UserError as error:
-            forgotten, changes["memory"] = 0, f"⚠ {error}"
+            forgotten, changes["memory"] = 0, ui.notice(error)
         else:
             forgotten = next_.forgotten
             changes["memory"] = self.memory_line(strings, len(next_.ids), next_.budget, forgotten)
@@ -316,6 +235,11 @@ def with_system(messages: Sequence[Kept], system: str) -> list[Kept]:
     return [*([Kept(role="system", content=system)] if system else []), *others]
 
 
+def system_of(messages: Sequence[Kept]) -> str:
+    """The system message of a conversation, "" where it has none."""
+    return "".join(message["content"] for message in split_system(messages)[0])
+
+
 def lowered(strings: Strings, fitted: memory.Fitted, options: Options) -> str:
     """The notice that an answer may not be as long as was set."""
     if fitted.max_new_tokens >= options.chosen["max_new_tokens"]:
@@ -323,30 +247,25 @@ def lowered(strings: Strings, fitted: memory.Fitted, options: Options) -> str:
     return strings["lowered"].format(asked=options.chosen["max_new_tokens"], left=fitted.max_new_tokens)
 
 
-def bubbles(
-    strings: Strings, messages: Sequence[Kept], forgotten: int = 0, growing: str | None = None, notice: str = ""
-) -> list[dict]:
+def bubbles(strings: Strings, messages: Sequence[Kept], forgotten: int = 0, notice: str = "") -> list[dict]:
     """The conversation as Gradio's Chatbot takes it.
 
     Args:
         forgotten: turns above the line that says so.
-        growing: Markdown of the answer that is on its way.
-        notice: what went wrong, below the rest.
+        notice: Markdown of what went wrong, below the rest.
     """
     shown = []
-    for i, message in enumerate(split_system(messages)[1]):
-        if forgotten and i == 2 * forgotten:
-            shown.append(_line(strings["forgotten"].format(forgotten=forgotten)))
+    for message in split_system(messages)[1]:
         text = display(message["content"])
         if message["role"] == "assistant":
             text = text or f"*{strings['no_text']}*"
             if message.get("note"):
                 text += f"\n\n<small>{display(message['note'])}</small>"
         shown.append(_bubble(message["role"], text))
-    if growing is not None:
-        shown.append(_bubble("assistant", growing))
+    if forgotten:
+        shown.insert(2 * forgotten, _line(strings["forgotten"].format(forgotten=forgotten)))
     if notice:
-        shown.append(_bubble("assistant", display(notice)))
+        shown.append(_bubble("assistant", notice))
     return shown
 
 

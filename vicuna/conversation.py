@@ -76,18 +76,19 @@ def _text(value: Any, what: str) -> str:
     return value
 
 
-def keep(messages: Sequence[Kept], draft: str = "") -> str:
+def keep(messages: Sequence[Kept], draft: str = "", spare: int = 0) -> str:
     """What the browser keeps of a conversation; "" of none.
 
     Args:
         draft: a question that has no answer yet.
+        spare: bytes that must still be free.
 
     Raises:
         UserError: it is larger than LIMIT.
     """
     if not messages and not draft:
         return ""
-    return _bounded(json.dumps({"messages": list(messages), "draft": draft}, ensure_ascii=False))
+    return _bounded(json.dumps({"messages": list(messages), "draft": draft}, ensure_ascii=False), spare)
 
 
 def kept(text: str | None) -> tuple[list[Kept], str]:
@@ -107,8 +108,8 @@ def kept(text: str | None) -> tuple[list[Kept], str]:
     return check(found.get("messages")), _text(found.get("draft", ""), "the draft")
 
 
-def _bounded(text: str) -> str:
-    if len(text) > LIMIT or len(text.encode(errors="replace")) > LIMIT:
+def _bounded(text: str, spare: int = 0) -> str:
+    if len(text) > LIMIT or len(text.encode(errors="replace")) > LIMIT - spare:
         raise UserError(f"the conversation is larger than {LIMIT // 2**20} MB; save it and begin a new chat.")
     return text
 

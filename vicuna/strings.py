@@ -76,7 +76,7 @@ STRINGS = {
         "nothing_to_save": "There is no conversation to save yet.",
         "saved": "Saved to your downloads.",
         "saved_as": "Saved to your downloads, and on the server as {name}.",
-        "loaded": "Loaded {turns} turns.",
+        "loaded": "Turns loaded: {turns}.",
         "loaded_last": " The file holds {count} conversations; this is the last.",
     },
     "zh": {

@@ -3,7 +3,8 @@
 Static labels follow the browser's language through `gr.I18n`; lines that hold numbers are written per request.
 """
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,7 @@ from vicuna.stream import DEFAULTS, PRESETS, Update, effective, mode
 from vicuna.strings import STRINGS
 
 CURSOR = " ▌"
+UPDATE_S = 0.05  # between two updates of a page: faster than eyes read, slower than a small model's tokens
 
 # On a phone: question, answer, then the settings.
 CSS = """
@@ -181,6 +183,21 @@ def mode_line(strings: dict[str, str], values: dict[str, Any]) -> str:
     if not real["do_sample"]:
         hint = strings["zero"] if values["do_sample"] else strings["inert"]
     return strings["mode"].format(mode=strings[mode(real)]) + hint
+
+
+def paced(updates: Iterator[Update], typewriter: bool) -> Iterator[Update]:
+    """Updates no closer to each other than UPDATE_S; the last one always, the others only with a typewriter."""
+    shown_at = 0.0
+    for update in updates:
+        now = time.monotonic()
+        if update.finish or (typewriter and now - shown_at >= UPDATE_S):
+            shown_at = now
+            yield update
+
+
+def notice(problem: object) -> str:
+    """What went wrong, as Markdown."""
+    return f"⚠ {display(str(problem))}"
 
 
 def stats_line(strings: dict[str, str], update: Update) -> str:

@@ -26,6 +26,9 @@ BODY_LIMIT = 8 * 2**20  # bytes of a request; a conversation of 2 MB is escaped 
 # Answers that may wait for the model at once. Each holds one of the 40 threads that everything else needs too.
 ANSWERS = 16
 
+# No page reports to anybody, and what Gradio may put into its cache is gone after an hour.
+BLOCKS = {"analytics_enabled": False, "delete_cache": (3600, 3600)}
+
 # What Gradio's pages ask for. Its other routes take files, write them or fetch them; none of our pages needs one.
 _GRADIO = "/gradio_api/"
 _OPEN = (

@@ -1,10 +1,34 @@
-"""The few lines of JavaScript that no Gradio event can stand for: the address, the browser's storage, files, keys.
+"""What the chat page gives the browser beside its parts: their look, and the few lines of JavaScript that no event of
+Gradio can stand for: the address, the browser's storage, files, keys.
 
 A conversation's id is in the page's address (`?c=…`), so that a reload finds it and a second tab has its own; each is
 kept under a key of its own, so that two tabs never write over each other.
 """
 
+from vicuna import ui
 from vicuna.conversation import LIMIT
+
+CSS = (
+    ui.CSS
+    + """
+#chat { height: calc(100dvh - 260px) !important; min-height: 340px; }
+#status p, #memory p, #hint p, #picked p, #warning p { font-size: var(--text-sm); margin: 0; }
+#memory p { color: var(--body-text-color-subdued); font-variant-numeric: tabular-nums; }
+#actions, #below, #turn { flex-wrap: wrap; align-items: center; gap: var(--spacing-sm); }
+#actions > *, #below > *, #turn > * { flex: 0 0 auto; min-width: 0 !important; width: auto; }
+/* What is forgotten is dim, and a line says where it ends: a message of the kind that Gradio folds. */
+#chat .message-row:has(~ .message-row .thought-group) { opacity: 0.45; }
+#chat .message-row:has(.thought-group) { margin: 0; max-width: 100%; align-self: center; pointer-events: none; }
+#chat .message-row:has(.thought-group) .message,
+#chat .message-row:has(.thought-group) .thought-group { border: none; background: none; box-shadow: none; padding: 0; }
+#chat .message-row:has(.thought-group) :is(.arrow, svg) { display: none; }
+#chat .message-row:has(.thought-group) + .message-buttons { display: none; }
+@media (max-width: 640px) {
+    #chat { height: 56dvh !important; }
+    #talk { order: 1; } #controls { order: 2; }
+}
+"""
+)
 
 # Escape presses Stop.
 HEAD = """<script>
