@@ -337,7 +337,7 @@ def edit(folder: Path, **values: object) -> None:
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "is quantised with gptq, from which a GGUF would only lose more"),
+        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "is quantised with gptq, from which"),
         ({"hidden_act": "gelu"}, "computes with gelu"),
         ({"rope_parameters": {**ROPE, "rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 256,
                               "attention_factor": 1.3}}, "RoPE scaling"),
