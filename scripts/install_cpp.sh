@@ -2,7 +2,7 @@
 # Install what GGUF models need: llama.cpp, compiled once for this machine (a few minutes on two cores), and gguf.
 #
 #   bash scripts/install_cpp.sh
-#   CMAKE_ARGS=-DGGML_CUDA=on bash scripts/install_cpp.sh    # for an NVIDIA GPU with its CUDA toolkit
+#   CXX=clang++ bash scripts/install_cpp.sh    # with another compiler; CMAKE_ARGS holds further settings
 #
 # The compiled wheel is kept in the user's cache folder, and found there the next time.
 set -euo pipefail

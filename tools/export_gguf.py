@@ -56,7 +56,7 @@ def main(flags: ExportFlags) -> None:
     # Imported here so that --help and a mistyped flag answer at once.
     import torch
 
-    from vicuna import adapter, gguf_export, gguf_file, llama, modelfile
+    from vicuna import adapter, gguf_adapter, gguf_export, gguf_file, llama, modelfile
     from vicuna.model import check_base
 
     if Path(flags.out_path).exists() and not flags.overwrite:
@@ -66,6 +66,9 @@ def main(flags: ExportFlags) -> None:
         llama.library()
     base = check_base(flags.model_path)
     gguf_export.check(base)
+    if settings := getattr(base.config, "quantization_config", None):
+        bits = 8 if settings.get("load_in_8bit") else 4
+        log.log.warning("WARNING %s is kept at %d bits: what that lost stays lost in the GGUF.", base.path, bits)
     folder = adapter.adapter_folder(flags.lora_path) if flags.lora_path else base.path
     prompt_type = flags.prompt_type or adapter.run_args(folder).get("prompt_type", "")
     out = Path(flags.out_path)
@@ -73,7 +76,7 @@ def main(flags: ExportFlags) -> None:
     with tempfile.TemporaryDirectory(prefix=".exporting-", dir=out.parent) as name:
         aside = Path(name) / "model.gguf"
         if flags.lora_path:
-            gguf_export.write_adapter(base, folder, aside, flags.type, prompt_type)
+            gguf_adapter.write_adapter(base, folder, aside, flags.type, prompt_type)
         elif flags.type in PLAIN_TYPES:
             gguf_export.write_model(base, aside, flags.type, prompt_type, chat_template(base.path, prompt_type))
         else:

@@ -1,4 +1,4 @@
-"""A Hugging Face LLaMA, or an adapter for one, as a GGUF file: one tensor at a time, from memory-mapped files.
+"""A Hugging Face LLaMA as a GGUF file: one tensor at a time, from memory-mapped files.
 
 Only three things differ from the folder: names; the rows of the query and key projections, which llama.cpp wants in
 the order of Meta's files; and the type, which llama.cpp's own library brings about where it is a quantised one.
@@ -7,72 +7,38 @@ the order of Meta's files; and the type, which llama.cpp's own library brings ab
 import json
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import get_peft_model
-from peft.tuners.lora import LoraLayer
-from safetensors import safe_open
 from tqdm import tqdm
 
-from vicuna import adapter
+from vicuna.base_weights import quantised_by, read_base
 from vicuna.errors import UserError
 from vicuna.gguf_file import (
     ARCHITECTURE,
     GENERATION,
     PLAIN_TYPES,
     PROMPT_TYPE,
-    STEP,
     UNKNOWN_TEXT,
     GGUFFile,
     package,
     padding,
 )
 from vicuna.llama import library, reason
-from vicuna.model import Base, skeleton
+from vicuna.model import Base
+from vicuna.outputs import check_room
+from vicuna.weight_files import Rows
 
 PLAIN = dict(zip(PLAIN_TYPES, (torch.float32, torch.float16, torch.bfloat16), strict=True))
-_NOT_WEIGHTS = "rotary_emb.inv_freq"  # in folders of 2023, and computed from the config
 _POLL_S = 0.2
 
 
 def block(kind: str) -> int:
     """How many values of a row a type packs together: rows must be a multiple of it."""
     return 1 if kind in PLAIN else 256 if "_k" in kind else 32
-
-
-class Weights:
-    """The tensors of a Hugging Face folder by name, each read when it is asked for."""
-
-    def __init__(self, folder: Path):
-        self._files: dict[str, Any] = {}  # tensor -> the opened file that has it
-        for file in sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("pytorch_model*.bin")):
-            try:
-                if file.suffix == ".bin":
-                    opened = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-                else:
-                    opened = safe_open(file, framework="pt")
-            except Exception as error:  # torch.load raises whatever the broken archive makes it stumble over
-                raise UserError(f"{file} can not be read as plain tensors ({error}). Copy the file again.") from error
-            self._files |= dict.fromkeys(opened.keys(), opened)
-
-    def names(self) -> set[str]:
-        return {name for name in self._files if not name.endswith(_NOT_WEIGHTS)}
-
-    def __getitem__(self, name: str) -> torch.Tensor:
-        opened = self._files[name]
-        return opened[name] if isinstance(opened, dict) else opened.get_tensor(name)
-
-    def dtype(self, name: str) -> torch.dtype:
-        opened = self._files[name]
-        if isinstance(opened, dict):
-            return opened[name].dtype
-        return {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}.get(
-            opened.get_slice(name).get_dtype(), torch.int8
-        )
 
 
 def check(base: Base) -> None:
@@ -84,12 +50,10 @@ def check(base: Base) -> None:
     config, path = base.config, base.path
     if config.model_type != "llama":
         raise UserError(f"{path} is of type {config.model_type}; GGUF export is for LLaMA's architecture (llama).")
-    quantised = getattr(config, "quantization_config", None)
-    if quantised:
-        method = quantised.get("quant_method", "?") if isinstance(quantised, dict) else quantised.quant_method
+    if (method := quantised_by(config)) not in ("", "bitsandbytes"):
         raise UserError(
-            f"{path} is quantised already ({method}), from which a GGUF would only lose more: export the 16-bit or "
-            "32-bit model it was made from."
+            f"{path} is quantised with {method}, from which a GGUF would only lose more: export the 16-bit or 32-bit "
+            "model it was made of."
         )
     if base.tokenizer.source.suffix != ".model":
         raise UserError(
@@ -114,32 +78,23 @@ class Entry:
     dtype: torch.dtype
 
 
-def entries(base: Base, weights: Weights, kind: str) -> list[Entry]:
+def entries(base: Base, weights: Mapping[str, Rows], kind: str) -> list[Entry]:
     """The tensors of the GGUF in the order of the blocks.
 
     Args:
+        weights: by name, from `vicuna.base_weights.read_base`.
         kind: a type of `PLAIN`, or "" for the one each tensor has. Vectors are always float32.
-
-    Raises:
-        UserError: tensors that are missing, of no use, or of another shape.
     """
     config, gguf = base.config, package("gguf")
-    expected = {name: tuple(tensor.shape) for name, tensor in skeleton(config).state_dict().items()}
-    if config.tie_word_embeddings:
-        expected.pop("lm_head.weight", None)
-    found = weights.names()
-    if lacking := sorted(set(expected) - found):
-        raise UserError(f"the weights in {base.path} lack {len(lacking)} tensors, such as {lacking[0]}. Copy it again.")
-    if odd := sorted(found - set(expected) - {"lm_head.weight"}):
-        raise UserError(f"the weights in {base.path} have {odd[0]}, for which a LLaMA has no place.")
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
     made = []
-    for source, shape in expected.items():
-        if (own := weights.dtype(source)) not in PLAIN.values():
-            raise UserError(f"{source} in {base.path} is {own}; expected float32, float16 or bfloat16.")
-        dtype = torch.float32 if len(shape) == 1 else PLAIN[kind] if kind else own
-        made.append(Entry(source, names.get_name(source, try_suffixes=(".weight", ".bias")), shape, dtype))
-    if base.config.rope_parameters["rope_type"] == "llama3":
+    for source, tensor in weights.items():
+        if source == "lm_head.weight" and config.tie_word_embeddings:
+            continue  # llama.cpp takes the embeddings where there is no head
+        dtype = torch.float32 if len(tensor.shape) == 1 else PLAIN[kind] if kind else tensor.dtype
+        name = names.get_name(source, try_suffixes=(".weight", ".bias"))
+        made.append(Entry(source, name, tuple(tensor.shape), dtype))
+    if config.rope_parameters["rope_type"] == "llama3":
         made.append(Entry("", "rope_freqs.weight", (head_dim(config) // 2,), torch.float32))
     return made
 
@@ -168,46 +123,51 @@ def write_model(base: Base, file: Path, kind: str, prompt_type: str, template: s
         prompt_type: what it was trained with, "" if unknown; template: its chat template, "" for none.
 
     Raises:
-        UserError: see `entries`; or weights that are not finite, or not at that type.
+        UserError: see `vicuna.base_weights.read_base`; or weights that are not finite, or not at that type.
     """
-    weights = Weights(base.path)
+    weights = read_base(base.path, base.config)
     gguf = package("gguf")
     writer = gguf.GGUFWriter(file, ARCHITECTURE)
     _model_keys(writer, base, kind)
     _vocabulary(writer, base)
     if template:
         writer.add_chat_template(template)
-    _own_keys(writer, prompt_type, base.generation_config)
+    own_keys(writer, prompt_type, base.generation_config)
     todo = entries(base, weights, kind)
 
     def tensors() -> Iterator[torch.Tensor]:
         for entry in todo:
             if entry.source:
-                yield permuted(weights[entry.source], entry.source, base.config).to(entry.dtype)
+                whole = weights[entry.source][0 : entry.shape[0]]
+                yield permuted(whole, entry.source, base.config).to(entry.dtype)
             else:
                 yield _llama3_factors(base.config)
 
-    _write(writer, todo, tensors(), base.path)
+    write(writer, todo, tensors(), base.path)
 
 
-def _write(writer: Any, todo: list[Entry], tensors: Iterator[torch.Tensor], source: Path) -> None:
-    """Keys, the list of tensors, then each of them."""
+def write(writer: Any, todo: list[Entry], tensors: Iterator[torch.Tensor], source: Path) -> None:
+    """Write the keys, the list of tensors, then each of them.
+
+    Args:
+        source: where they come from, for messages.
+
+    Raises:
+        UserError: values that are not finite, or not at that type; or no room on the disk.
+    """
     gguf = package("gguf")
     types = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
     for entry in todo:
         size = math.prod(entry.shape) * entry.dtype.itemsize
         raw = gguf.GGMLQuantizationType[types[entry.dtype]]
         writer.add_tensor_info(entry.name, entry.shape, _numpy(torch.empty(0, dtype=entry.dtype)).dtype, size, raw)
+    total = sum(math.prod(entry.shape) * entry.dtype.itemsize for entry in todo)
+    check_room(writer.path.parent, total)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
-    total = sum(math.prod(entry.shape) * entry.dtype.itemsize for entry in todo)
     with tqdm(total=total, desc="Writing", unit="B", unit_scale=True, disable=None) as bar:
         for entry, tensor in zip(todo, tensors, strict=True):
-            if tuple(tensor.shape) != entry.shape:
-                raise UserError(
-                    f"{entry.source} in {source} is {tuple(tensor.shape)}, but its config says {entry.shape}."
-                )
             if not torch.isfinite(tensor).all():
                 raise UserError(
                     f"{entry.source} in {source} has values that are not finite, or too large for "
@@ -304,7 +264,7 @@ def _added_tokens(folder: Path) -> dict[int, str]:
         raise UserError(f"{file} is not JSON of names and ids ({error}). Delete it, or copy it again.") from error
 
 
-def _own_keys(writer: Any, prompt_type: str, generation: Any = None) -> None:
+def own_keys(writer: Any, prompt_type: str, generation: Any = None) -> None:
     if prompt_type:
         writer.add_string(PROMPT_TYPE, prompt_type)
     if generation is not None:
@@ -359,63 +319,3 @@ def fallbacks(file: GGUFFile, kind: str) -> dict[str, str]:
         for name, shape in file.shapes.items()
         if len(shape) == 2 and shape[1] % block(kind)
     }  # fmt: skip
-
-
-def write_adapter(base: Base, folder: Path, file: Path, kind: str, prompt_type: str) -> None:
-    """Write a LoRA adapter by itself, for a GGUF of its base.
-
-    Raises:
-        UserError: an adapter that does not fit, or has what llama.cpp's adapters have no place for.
-    """
-    tensors = adapter.read_tensors(adapter.weight_file(folder))
-    config, _ = adapter.read_config(folder, tensors)
-    adapter.check_fit(tensors, skeleton(base.config), str(base.path))
-    modules = adapter.modules_of(tensors)
-    sides = {module: {side: _of(tensors, f"{module}.lora_{side}.weight") for side in "AB"} for module in modules}
-    odd = sorted(name for name in tensors if not name.endswith((".lora_A.weight", ".lora_B.weight")))
-    if tied := [module for module in modules if "lm_head" in module and base.config.tie_word_embeddings]:
-        odd.append(tied[0])
-    if odd or config.use_dora:
-        raise UserError(
-            f"{folder} has {odd[0] if odd else 'DoRA magnitudes'}, for which llama.cpp's adapters have no place: merge "
-            "it into its base, and export the whole model."
-        )
-    gguf = package("gguf")
-    writer = gguf.GGUFWriter(file, ARCHITECTURE)
-    writer.add_type(gguf.GGUFType.ADAPTER)
-    writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
-    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, config.lora_alpha)
-    writer.add_name(folder.resolve().name)
-    args = adapter.run_args(folder)
-    _own_keys(writer, prompt_type)
-    if args.get("step"):
-        writer.add_uint32(STEP, args["step"])
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, base.config.num_hidden_layers)
-    scalings = _scalings(base, config)
-    todo, values = [], []
-    for module, (rank, _, _) in modules.items():
-        # llama.cpp multiplies by alpha / rank; what PEFT multiplies by beyond that goes into lora_b.
-        beyond = scalings[module] / (config.lora_alpha / rank)
-        lora_b = permuted(sides[module]["B"].float(), module, base.config) * beyond
-        for side, tensor in (("a", sides[module]["A"]), ("b", lora_b)):
-            name = f"{names.get_name(f'{module}.weight', try_suffixes=('.weight',))}.lora_{side}"
-            todo.append(Entry(module, name, tuple(tensor.shape), PLAIN[kind]))
-            values.append(tensor.to(PLAIN[kind]))
-    _write(writer, todo, iter(values), folder)
-
-
-def _of(tensors: dict[str, torch.Tensor], name: str) -> torch.Tensor:
-    """The tensor of that name, whatever PEFT puts in front of it."""
-    return next(tensor for full, tensor in tensors.items() if full.endswith(name))
-
-
-def _scalings(base: Base, config: Any) -> dict[str, float]:
-    """Module -> what PEFT multiplies its update by."""
-    config.base_model_name_or_path = str(base.path)  # else PEFT warns of a base that was moved
-    with torch.device("meta"):
-        model = get_peft_model(skeleton(base.config), config)
-    return {
-        name: module.scaling["default"]
-        for name, module in model.get_base_model().named_modules()
-        if isinstance(module, LoraLayer)
-    }
