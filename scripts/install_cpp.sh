@@ -14,7 +14,10 @@ bash scripts/install.sh requirements.txt
 llama=$(grep '^llama-cpp-python==' requirements_cpp.txt)
 # llama.cpp is compiled for the very CPU it stands on, so a cache that several machines share holds one for each.
 processor=$({ grep -m 1 '^flags' /proc/cpuinfo || uname -a; } 2>/dev/null)
-kind=$(printf '%s %s %s' "$processor" "$(uname -sm)" "${CMAKE_ARGS:-}" | cksum | cut -d ' ' -f 1)
+# Without Intel's AMX: the kernels of this version for quantised models end the process on machines that have it.
+if [[ $processor == *amx_int8* ]]; then no_amx="-DCMAKE_C_FLAGS=-mno-amx-int8 -DCMAKE_CXX_FLAGS=-mno-amx-int8"; fi
+settings="${no_amx:-} ${CMAKE_ARGS:-}"
+kind=$(printf '%s %s %s' "$processor" "$(uname -sm)" "$settings" | cksum | cut -d ' ' -f 1)
 wheels=${XDG_CACHE_HOME:-$HOME/.cache}/chinese-vicuna/wheels/$kind
 wheel() { find "$wheels" -name "llama_cpp_python-${llama#*==}-*.whl" 2>/dev/null | head -n 1; }
 
@@ -29,7 +32,7 @@ if [ -z "$(wheel)" ]; then
     # Half of the package is for llama.cpp's own programs, which Python does not call.
     echo 'set(LLAMA_BUILD_COMMON OFF)' >"$aside/less.cmake"
     echo "compiling $llama …"
-    CMAKE_ARGS="-DLLAVA_BUILD=OFF -DCMAKE_PROJECT_llama_cpp_INCLUDE=$aside/less.cmake ${CMAKE_ARGS:-}" \
+    CMAKE_ARGS="-DLLAVA_BUILD=OFF -DCMAKE_PROJECT_llama_cpp_INCLUDE=$aside/less.cmake $settings" \
         "$PYTHON" -m pip --quiet --disable-pip-version-check wheel --no-deps --no-cache-dir --wheel-dir "$aside" "$llama"
     mv "$aside"/*.whl "$wheels/"
 fi
