@@ -53,7 +53,7 @@ def base(tmp_path_factory) -> Base:
     """A base on disk; no tokenizer, which these tests need not have."""
     folder = tmp_path_factory.mktemp("base")
     torch.manual_seed(0)
-    config = LlamaConfig(**SMALL, initializer_range=0.1)
+    config = LlamaConfig(**SMALL)
     LlamaForCausalLM(config).save_pretrained(folder)
     return Base(folder, config, None, GenerationConfig())
 
@@ -67,7 +67,7 @@ def logits(model, where) -> "torch.Tensor":
 # --- loading ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("bits", "kind", "alike"), [(4, "Linear4bit", 0.9), (8, "Linear8bitLt", 0.99)])
+@pytest.mark.parametrize(("bits", "kind", "alike"), [(4, "Linear4bit", 0.95), (8, "Linear8bitLt", 0.999)])
 def test_a_base_loads_quantised_onto_the_gpu_and_computes_alike(base, where, bits, kind, alike):
     model = load_base(base, bits)
     exact = logits(load_base(base, 32), where)
