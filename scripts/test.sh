@@ -23,7 +23,9 @@ else
     echo "shellcheck is not installed: the launchers are not linted" >&2
 fi
 # Two files at a time, each in one thread; then what needs the machine for itself, such as a browser and its server.
-"$PYTHON" -m pytest -m "not gpu and not browser and not alone" -n 2 --dist loadfile --durations=30 "$@" || status=$?
+# A worker that a library crashed is not started again: pytest-xdist can wait for ever for what it was to run.
+"$PYTHON" -m pytest -m "not gpu and not browser and not alone" -n 2 --dist loadfile --no-loadscope-reorder \
+    --max-worker-restart 0 --durations=30 "$@" || status=$?
 "$PYTHON" -m pytest -m "browser or alone" --durations=20 "$@" || alone=$?
 # 5: nothing of that part was asked for
 for one in "${status:-0}" "${alone:-0}"; do if [ "$one" -ne 0 ] && [ "$one" -ne 5 ]; then exit "$one"; fi; done

@@ -5,6 +5,7 @@ Takes one JSON object a line on standard input, with argv, cwd, stdout and stder
 two lines: the process id, then the exit status.
 """
 
+import gc
 import json
 import os
 import runpy
@@ -44,5 +45,6 @@ def become(request: dict[str, Any]) -> None:
 if __name__ == "__main__":
     for name in LIBRARIES:
         import_module(name)
+    gc.freeze()  # else the first collection in a forked process copies every page that holds an object
     if asked := serve():
         become(asked)
