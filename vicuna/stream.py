@@ -70,6 +70,11 @@ def mode(chosen: dict[str, Any]) -> str:
     return "sampling" if chosen["do_sample"] else "greedy"
 
 
+def nth_seed(seed: int | None, n: int) -> int | None:
+    """The seed of another draw for the same prompt, n of which have been made; None where each is a surprise."""
+    return None if seed is None else (seed + n) % 2**32
+
+
 @dataclass(frozen=True)
 class Beam:
     """One hypothesis: its ids, its text, and its score (log probability; at the end as beam search ranks it)."""
