@@ -14,13 +14,15 @@ from functools import partial
 
 from vicuna import log
 from vicuna.args import ChatFlags, DecodingFlags, ModelFlags, ServeFlags, parse
-from vicuna.errors import UserError, run
+from vicuna.errors import run
 
 
 def main(model_flags: ModelFlags, chat: ChatFlags, serve: ServeFlags, decoding: DecodingFlags) -> None:
     """Chat on a page, with or without routes beside it, or in the terminal."""
     if chat.api:
-        check_secrets(chat, serve)
+        from vicuna.api_guard import api_key
+
+        api_key(chat, serve)  # a missing one is told before the base is loaded
     if decoding.preset == "original" and decoding.min_new_tokens is None:
         decoding = replace(decoding, min_new_tokens=5)  # where the original's chat page stood
     log.set_up()
@@ -48,21 +50,6 @@ def main(model_flags: ModelFlags, chat: ChatFlags, serve: ServeFlags, decoding: 
     i18n = gr.I18n(**TRANSLATIONS)
     page = chat_page.ChatPage(assistant, chat, serve, decoding, i18n)
     web_page.serve(page.blocks, serve, i18n=i18n, css=chat_page_browser.CSS, head=chat_page_browser.HEAD, routes=routes)
-
-
-def check_secrets(chat: ChatFlags, serve: ServeFlags) -> None:
-    """Refuse routes that anybody could call where the page is protected, or reached from elsewhere.
-
-    Raises:
-        UserError: they need --api_key.
-    """
-    open_by = (
-        "--auth protects the page," if serve.auth else f"{serve.reached_from_elsewhere} lets others reach the page,"
-    )
-    if not chat.api_key and (serve.auth or serve.reached_from_elsewhere):
-        raise UserError(
-            f"{open_by} and nothing protects the routes of --api: give --api_key as well, or VICUNA_API_KEY."
-        )
 
 
 if __name__ == "__main__":

@@ -10,9 +10,10 @@ from fastapi import FastAPI
 from openai import APIStatusError, AuthenticationError
 from served import Server, assistant_of
 
+from chat import main
 from vicuna.api import add_routes
 from vicuna.api_guard import MAX_BODY_BYTES, Guard, api_key
-from vicuna.args import ChatFlags, DecodingFlags, ServeFlags, parse
+from vicuna.args import ChatFlags, DecodingFlags, ModelFlags, ServeFlags, parse
 from vicuna.errors import UserError
 
 JSON = {"Content-Type": "application/json"}
@@ -100,10 +101,10 @@ def test_what_is_beside_the_routes_needs_no_key(locked):
 @pytest.mark.parametrize(
     ("argv", "says"),
     [
-        (["--auth", "me:secret"], "--auth protects the page only: the routes of --api need a key"),
-        (["--host", "0.0.0.0"], "--host 0.0.0.0 lets other machines in: the routes of --api need a key"),
-        (["--host", "example"], "--host example lets other machines in"),
-        (["--share_link"], "--share_link lets other machines in"),
+        (["--auth", "me:secret"], "--auth protects the page, and nothing protects the routes of --api: give --api_key"),
+        (["--host", "0.0.0.0"], "--host 0.0.0.0 lets others reach the page, and nothing protects the routes"),
+        (["--host", "example"], "--host example lets others reach the page"),
+        (["--share_link"], "--share_link lets others reach the page"),
     ],
     ids=str,
 )
@@ -111,6 +112,8 @@ def test_what_strangers_reach_does_not_start_without_a_key(assistant, argv, says
     (serve,) = parse("", ServeFlags, argv=argv)
     with pytest.raises(UserError, match=says):
         add_routes(FastAPI(), assistant, ChatFlags(api=True), serve, DecodingFlags())
+    with pytest.raises(UserError, match=says):  # before a base is looked for
+        main(ModelFlags(model_path="/nowhere"), ChatFlags(api=True), serve, DecodingFlags())
     assert api_key(ChatFlags(api_key="sesame"), serve) == "sesame"
 
 

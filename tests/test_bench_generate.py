@@ -1,7 +1,9 @@
 """benchmarks/bench_generate.py on a model of a moment: every table is there, and what is too slow is an error."""
 
+import random
+
 import pytest
-from bench_generate import MODES, GenerateFlags, main
+from bench_generate import MODES, GenerateFlags, interval, main
 
 from vicuna.errors import UserError
 
@@ -30,10 +32,21 @@ def test_a_small_run_prints_every_table(tiny_base, capsys):
 
 def test_what_is_too_slow_is_an_error(tiny_base):
     small = SMALL | {"tokenizer": str(tiny_base)}
-    with pytest.raises(UserError, match=r"too slow: streaming costs .*% in greedy"):
+    with pytest.raises(UserError, match=r"streaming costs .*% in greedy"):
         main(GenerateFlags(**small, only=["cost"], most_cost=-1000.0))
-    with pytest.raises(UserError, match="too slow: a later turn waits"):
+    with pytest.raises(UserError, match="a later turn waits"):
         main(GenerateFlags(**small, only=["first"], most_wait=0.0))
+
+
+def test_the_interval_holds_the_median_nine_times_in_ten():
+    draw, held = random.Random(1), 0
+    for _ in range(2000):
+        low, high = interval([draw.gauss(0, 1) for _ in range(21)])
+        held += low <= 0 <= high
+    assert 0.9 <= held / 2000 <= 0.96
+    assert interval([3.0, 1.0, 2.0]) == (1.0, 3.0)
+    assert interval([1.0]) == (1.0, 1.0)
+    assert interval([float(n) for n in range(1, 61)]) == (24.0, 37.0)  # a table's ranks for 60 values
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,43 @@ def test_regenerating_asks_the_last_question_once_more(talk):
     assert list(talk.again(WORDS, "s", "", values())) == []
 
 
+def test_regenerating_with_a_seed_draws_anew_and_a_fresh_start_draws_the_same(talk, assistant):
+    drawn = {"do_sample": True, "temperature": 1.0, "top_p": 1.0, "top_k": 0}
+
+    def told(changes: list[dict]) -> str:
+        return [change["kept"] for change in changes if "kept" in change][-1]
+
+    kept, answers = told(say(talk, "三", TALK, **drawn)), []
+    for _ in range(3):
+        answers.append(conversation.kept(kept)[0][-1]["content"])
+        kept = told(list(talk.again(WORDS, "s", kept, values(**drawn))))
+    assert len(set(answers)) == 3
+    assert after(say(Talk(assistant, seed=1, typewriter=True), "三", TALK, **drawn))[-1]["content"] == answers[0]
+    seeds = [after(say(Talk(assistant, seed=1 + n, typewriter=True), "三", TALK, **drawn))[-1] for n in range(3)]
+    assert [message["content"] for message in seeds] == answers  # the n-th time, seed + n
+    # The next question begins with the seed again.
+    with_draw = say(talk, "四", conversation.kept(kept)[0], **drawn)
+    assert "draw" not in conversation.kept(told(with_draw))[0][-1]
+
+
+@pytest.mark.parametrize("how", ["regenerate", "edit"])
+def test_what_is_not_answered_anew_keeps_its_old_answer(talk, busy, how):
+    kept = conversation.keep(TALK)
+    if how == "edit":
+        updates = talk.send(WORDS, "s", kept, "又一", 0, values())
+    else:
+        updates = talk.again(WORDS, "s", kept, values())
+    first = next(updates)
+    talk.runs.stop("s")
+    changes = [first, *updates]
+    assert after(changes) == TALK
+    shown = [bubble["content"]["text"] for bubble in changes[-2]["chat"]]
+    assert shown == ["一", "壹", "二", "贰", f"⚠ {WORDS['nothing']}"]
+    typed = [change["message"]["value"] for change in changes if "value" in change.get("message", {})]
+    assert typed == (["", "又一"] if how == "edit" else [])
+    assert [change["editing"] for change in changes if "editing" in change] == [None, 0 if how == "edit" else None]
+
+
 def test_a_full_queue_is_a_notice_and_the_question_stays(talk, assistant, busy):
     assistant.worker.submit(lambda: None, "another")
     changes = say(talk, "三", TALK)

@@ -30,7 +30,7 @@ ORIGINAL = "\n".join(
 
 
 def test_what_is_kept_comes_back_as_it_was():
-    noted = [*TALK[:3], {**TALK[3], "note": "A · 3 tokens"}]
+    noted = [*TALK[:3], {**TALK[3], "note": "A · 3 tokens", "draw": 2}]
     assert conversation.kept(conversation.keep(noted, "草稿")) == (noted, "草稿")
     assert conversation.keep([]) == ""
     assert conversation.kept("") == conversation.kept(None) == ([], "")
@@ -53,6 +53,9 @@ def test_only_known_fields_are_let_in():
         ([TALK[0], {"role": "assistant", "content": ["x"]}], "message 2: content is not a text: found list"),
         ([TALK[0], {"role": "assistant"}], "message 2: content is not a text: found NoneType"),
         ([{**TALK[0], "note": 3}, TALK[1]], "message 1: note"),
+        ([TALK[0], {**TALK[1], "draw": -1}], "message 2: draw is not a number from 1"),
+        ([TALK[0], {**TALK[1], "draw": 2**32}], "message 2: draw is not a number from 1"),
+        ([TALK[0], {**TALK[1], "draw": "2"}], "message 2: draw is not a number from 1"),
         ([{"role": "user", "content": "\ud800"}, TALK[1]], "half of a surrogate pair"),
         ([TALK[0]], "found user"),
         ([TALK[1], TALK[0]], "found assistant, user"),

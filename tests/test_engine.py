@@ -15,7 +15,7 @@ from vicuna import adapter
 from vicuna.args import ModelFlags, ServeFlags
 from vicuna.engine import HFEngine
 from vicuna.errors import UserError
-from vicuna.model import check_base, load_base
+from vicuna.model import check_base, compute_dtype, load_base
 from vicuna.serving import Assistant, load
 from vicuna.stream import OUT_OF_MEMORY
 from vicuna.worker import Worker
@@ -319,8 +319,9 @@ def test_embedding_waits_for_its_turn(plain):
 # --- precisions ---------------------------------------------------------------------------------------------------
 
 # Largest difference of the first new token's logits with and without the prefix cache, of the largest logit. The same
-# products in other shapes are rounded otherwise; int8 also scales by what it is given.
-BOUNDS = {32: 1e-5, 16: 0.02, 8: 0.05, 4: 1e-4}
+# products in other shapes are rounded otherwise; int8 also scales by what it is given. At 4 bits it depends on
+# the CPU whether products are computed in bfloat16, as at 16 bits, or in float32.
+BOUNDS = {32: 1e-5, 16: 0.02, 8: 0.05, 4: 0.02 if compute_dtype(4)[0] is torch.bfloat16 else 1e-4}
 
 
 @pytest.mark.parametrize("bits", BOUNDS)

@@ -7,8 +7,7 @@ import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
-from chat import check_secrets
-from vicuna.args import ChatFlags, ServeFlags, parse
+from vicuna.args import ChatFlags, ServeFlags
 from vicuna.errors import UserError
 from vicuna.strings import TRANSLATIONS
 from vicuna.web_page import BLOCKS, BODY_LIMIT, application, login
@@ -165,22 +164,6 @@ def test_secrets_can_come_from_the_environment(monkeypatch):
 )
 def test_what_lets_others_in_is_known(flags, named):
     assert ServeFlags(**flags).reached_from_elsewhere == named
-
-
-@pytest.mark.parametrize(
-    ("argv", "named"),
-    [
-        (["--auth", "a:b"], "--auth protects the page"),
-        (["--host", "0.0.0.0"], "--host 0.0.0.0 lets others reach the page"),
-        (["--share_link", "1"], "--share_link lets others reach the page"),
-    ],
-)
-def test_routes_without_a_key_are_refused_where_the_page_is_not_open_to_all_or_this_machine_only(argv, named):
-    chat, serve = parse("test", ChatFlags, ServeFlags, argv=["--api", *argv])
-    with pytest.raises(UserError, match=f"{named}.*give --api_key as well"):
-        check_secrets(chat, serve)
-    check_secrets(*parse("test", ChatFlags, ServeFlags, argv=["--api", "--api_key", "k", *argv]))
-    check_secrets(*parse("test", ChatFlags, ServeFlags, argv=["--api"]))
 
 
 def test_a_page_that_others_reach_without_a_login_is_warned_of(caplog, monkeypatch):

@@ -35,7 +35,7 @@ from vicuna.args import ChatFlags, DecodingFlags, ServeFlags
 from vicuna.errors import UserError
 from vicuna.growing import Growth
 from vicuna.serving import Assistant
-from vicuna.stream import Update
+from vicuna.stream import Update, nth_seed
 from vicuna.worker import Busy
 
 FINISH = {"eos": "stop", "stop": "stop", "stopped": "stop", "length": "length"}
@@ -148,8 +148,9 @@ class Routes:
         return JSONResponse(_whole(ask, form, [latest[i] for i in sorted(latest)]))
 
     def _stream(self, ask: Ask, prompt: list[int], i: int, stop: Event) -> Iterator[Update]:
-        seed = None if ask.seed is None else (ask.seed + i) % 2**32
-        return self.assistant.stream(prompt, ask.chosen, seed, stop, ask.adapter, ask.client, ask.stops)
+        return self.assistant.stream(
+            prompt, ask.chosen, nth_seed(ask.seed, i), stop, ask.adapter, ask.client, ask.stops
+        )
 
 
 def _peer(request: Request) -> str:

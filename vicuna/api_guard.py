@@ -61,12 +61,13 @@ def api_key(chat: ChatFlags, serve: ServeFlags) -> str:
         raise UserError("--api_key must consist of ASCII letters, digits and signs, without spaces.")
     if key:
         return key
-    missing = "the routes of --api need a key of their own; set VICUNA_API_KEY, or give --api_key."
     if serve.auth:
-        raise UserError(f"--auth protects the page only: {missing}")
-    if serve.reached_from_elsewhere:
-        raise UserError(f"{serve.reached_from_elsewhere} lets other machines in: {missing}")
-    return ""
+        open_by = "--auth protects the page,"
+    elif serve.reached_from_elsewhere:
+        open_by = f"{serve.reached_from_elsewhere} lets others reach the page,"
+    else:
+        return ""
+    raise UserError(f"{open_by} and nothing protects the routes of --api: give --api_key as well, or VICUNA_API_KEY.")
 
 
 class Guard:

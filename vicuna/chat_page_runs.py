@@ -20,12 +20,27 @@ class Options:
     chosen: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Ask:
+    """A question, and how it is to be answered.
+
+    Attributes:
+        turn: the one that question and answer replace with all that follows; None where they are a new one.
+        draw: how often the question was answered before; each time draws with the next seed.
+    """
+
+    question: str
+    options: Options
+    turn: int | None = None
+    draw: int = 0
+
+
 @dataclass
 class Run:
     """The answer that a tab is getting, and what the tab has asked meanwhile."""
 
     stop: threading.Event = field(default_factory=threading.Event)
-    waiting: deque[tuple[str, Options]] = field(default_factory=deque)
+    waiting: deque[Ask] = field(default_factory=deque)
     dropped: bool = False  # the tab has turned to another conversation
 
 
@@ -48,16 +63,16 @@ class Runs:
             self._runs[session] = run = Run()
             return run
 
-    def wait(self, session: str, question: str, options: Options) -> bool:
+    def wait(self, session: str, ask: Ask) -> bool:
         """Have the run of a tab answer this next; False if there is none, or enough waits."""
         with self._lock:
             run = self._runs.get(session)
             if run is None or len(run.waiting) >= WAITING:
                 return False
-            run.waiting.append((question, options))
+            run.waiting.append(ask)
             return True
 
-    def next(self, session: str, run: Run) -> tuple[str, Options] | None:
+    def next(self, session: str, run: Run) -> Ask | None:
         """What to answer next; None has ended the run."""
         with self._lock:
             if run.waiting and not run.stop.is_set():

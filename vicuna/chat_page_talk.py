@@ -12,13 +12,13 @@ from typing import Any
 import gradio as gr
 
 from vicuna import conversation, memory, ui
-from vicuna.chat_page_runs import Options, Run, Runs
+from vicuna.chat_page_runs import Ask, Options, Run, Runs
 from vicuna.conversation import Kept
 from vicuna.errors import UserError
 from vicuna.markup import display
 from vicuna.prompt import PROMPT_TYPES, TEMPLATES, split_system
 from vicuna.serving import Assistant
-from vicuna.stream import Update
+from vicuna.stream import Update, nth_seed
 
 MESSAGE_LIMIT = 100_000  # characters of one message; what a context holds is far less
 ANSWER_LIMIT = 2**18  # bytes that an answer may add to what the browser keeps
@@ -76,20 +76,18 @@ class Talk:
         try:
             if len(question) > MESSAGE_LIMIT:
                 raise UserError(strings["too_long"].format(most=MESSAGE_LIMIT))
-            options = self.options(values)
+            ask = Ask(question, self.options(values), editing)
             if self.runs.busy(session):
-                yield self._wait(strings, session, question, options)
+                yield self._wait(strings, session, ask)
                 return
             messages, _ = conversation.kept(kept)
         except UserError as error:
             yield {"hint": ui.notice(error)}
             return
-        if editing is not None:
-            messages = before_turn(messages, editing)
-        yield from self._converse(strings, session, messages, question, options)
+        yield from self._converse(strings, session, messages, ask)
 
     def again(self, strings: Strings, session: str, kept: str, values: Sequence[Any]) -> Iterator[Changes]:
-        """Answer the last question once more."""
+        """Answer the last question once more: with another draw, where one is drawn."""
         try:
             messages, _ = conversation.kept(kept)
             options = self.options(values)
@@ -98,45 +96,41 @@ class Talk:
             return
         count = turns(messages)
         if count and not self.runs.busy(session):
-            question = messages[-2]["content"]
-            yield from self._converse(strings, session, before_turn(messages, count - 1), question, options)
+            question, answer = messages[-2:]
+            ask = Ask(question["content"], options, count - 1, (answer.get("draw", 0) + 1) % conversation.DRAWS)
+            yield from self._converse(strings, session, messages, ask)
 
-    def _wait(self, strings: Strings, session: str, question: str, options: Options) -> Changes:
-        if self.runs.wait(session, question, options):
+    def _wait(self, strings: Strings, session: str, ask: Ask) -> Changes:
+        if self.runs.wait(session, replace(ask, turn=None)):
             return {"message": gr.update(value=""), "hint": strings["waits"]}
         return {"hint": strings["too_many"]}
 
-    def _converse(
-        self, strings: Strings, session: str, messages: list[Kept], question: str, options: Options
-    ) -> Iterator[Changes]:
+    def _converse(self, strings: Strings, session: str, messages: list[Kept], ask: Ask) -> Iterator[Changes]:
         run = self.runs.begin(session)
         if run is None:
             yield {"hint": strings["busy"]}
             return
-        first, job = True, (question, options)
+        first = True
         try:
-            while job and not run.dropped:
-                messages = yield from self._answer(strings, session, run, messages, *job, first)
-                first, job = False, self.runs.next(session, run)
+            while ask and not run.dropped:
+                messages = yield from self._answer(strings, session, run, messages, ask, first)
+                first, ask = False, self.runs.next(session, run)
             if not run.dropped:
-                unsent = "\n".join(text for text, _ in run.waiting)
+                unsent = "\n".join(waiting.question for waiting in run.waiting)
                 yield {"message": gr.update(submit_btn=True, stop_btn=False, **({"value": unsent} if unsent else {}))}
         finally:
             run.stop.set()
             self.runs.next(session, run)
 
     def _answer(
-        self,
-        strings: Strings,
-        session: str,
-        run: Run,
-        messages: list[Kept],
-        question: str,
-        options: Options,
-        first: bool,
+        self, strings: Strings, session: str, run: Run, messages: list[Kept], ask: Ask, first: bool
     ) -> Iterator[Changes]:
         """One answer as changes of the page; returns the messages with it, or as they were where there is none."""
-        asked = [*with_system(messages, options.system), Kept(role="user", content=question)]
+        question, options, before = ask.question, ask.options, messages
+        if ask.turn is not None:
+            before = before_turn(messages, ask.turn)
+        asked = [*with_system(before, options.system), Kept(role="user", content=question)]
+        draft = "" if ask.draw else question  # what is typed stays while an older question is answered again
         last: Update | None = None
         problem = ""
         try:
@@ -146,14 +140,16 @@ class Talk:
                 "chat": [*above, _bubble("assistant", ui.CURSOR)],
                 "forgotten": fitted.forgotten,
                 "memory": self.memory_line(strings, len(fitted.ids), fitted.budget, fitted.forgotten),
-                "kept": conversation.keep(messages, question, ANSWER_LIMIT),
-                "message": gr.update(submit_btn=False, stop_btn=True, **({"value": ""} if first else {})),
+                "kept": conversation.keep(messages, draft, ANSWER_LIMIT),
+                "message": gr.update(submit_btn=False, stop_btn=True, **({"value": ""} if first and draft else {})),
                 "hint": lowered(strings, fitted, options),
                 "turn": gr.update(visible=False),
                 "editing": None,
             }
             chosen = {**options.chosen, "max_new_tokens": fitted.max_new_tokens}
-            updates = self.assistant.stream(fitted.ids, chosen, self.seed, run.stop, options.adapter, session)
+            updates = self.assistant.stream(
+                fitted.ids, chosen, nth_seed(self.seed, ask.draw), run.stop, options.adapter, session
+            )
             for update in ui.paced(updates, self.typewriter):
                 if run.dropped:
                     return messages
@@ -166,18 +162,26 @@ class Talk:
         if run.dropped:
             return messages
         if last is None or not (last.text or last.finish in ("eos", "length")):
-            # Nothing was answered: the question goes back to where it was typed.
-            notice = ui.notice(problem or strings["nothing"])
-            changes: Changes = {"chat": bubbles(strings, messages, notice=notice), "message": gr.update(value=question)}
-            with contextlib.suppress(UserError):  # too large to be kept with the question, which `problem` says then
-                changes["kept"] = conversation.keep(messages, question)
-            yield {**changes, "hint": ""}
+            yield self._unanswered(strings, messages, ask, problem or strings["nothing"])
             return messages
         note = " · ".join(filter(None, (options.adapter, ui.stats_line(strings, last), problem and f"⚠ {problem}")))
-        messages = [*asked, Kept(role="assistant", content=last.text, note=note[: conversation.NOTE])]
+        answer = Kept(role="assistant", content=last.text, note=note[: conversation.NOTE])
+        messages = [*asked, {**answer, "draw": ask.draw} if ask.draw else answer]
         shown = self.show(strings, messages, options)
         yield {**shown, "hint": lowered(strings, fitted, options) or shown["hint"]}
         return messages
+
+    def _unanswered(self, strings: Strings, messages: list[Kept], ask: Ask, problem: str) -> Changes:
+        """Nothing was answered: what was there still is, and the question goes back to where it was typed."""
+        changes = {**self.show(strings, messages, ask.options), "hint": ""}
+        changes["chat"].append(_bubble("assistant", ui.notice(problem)))
+        if ask.draw:
+            return changes
+        with contextlib.suppress(UserError):  # too large to be kept with the question, which `problem` says then
+            changes["kept"] = conversation.keep(messages, ask.question)
+        if ask.turn is not None:
+            changes |= {"editing": ask.turn, "hint": strings["editing"].format(n=ask.turn + 1)}
+        return {**changes, "message": gr.update(value=ask.question)}
 
     # --- showing ------------------------------------------------------------------------------------------------------
 
@@ -247,12 +251,11 @@ def lowered(strings: Strings, fitted: memory.Fitted, options: Options) -> str:
     return strings["lowered"].format(asked=options.chosen["max_new_tokens"], left=fitted.max_new_tokens)
 
 
-def bubbles(strings: Strings, messages: Sequence[Kept], forgotten: int = 0, notice: str = "") -> list[dict]:
+def bubbles(strings: Strings, messages: Sequence[Kept], forgotten: int = 0) -> list[dict]:
     """The conversation as Gradio's Chatbot takes it.
 
     Args:
         forgotten: turns above the line that says so.
-        notice: Markdown of what went wrong, below the rest.
     """
     shown = []
     for message in split_system(messages)[1]:
@@ -264,8 +267,6 @@ def bubbles(strings: Strings, messages: Sequence[Kept], forgotten: int = 0, noti
         shown.append(_bubble(message["role"], text))
     if forgotten:
         shown.insert(2 * forgotten, _line(strings["forgotten"].format(forgotten=forgotten)))
-    if notice:
-        shown.append(_bubble("assistant", notice))
     return shown
 
 

@@ -24,12 +24,15 @@ SETTINGS = (
 INFO = ("base", "adapter", "bits", "prompt_type", "version")  # all that a saved chat says of the machine it comes from
 NOTE = 200  # characters of the line that says how an answer was made
 TURNS = 1000  # most turns of one conversation
+DRAWS = 2**32  # after so many, a question gets its first answer again
 
 
 class Kept(Message):
-    """A message with the line that says how the answer was made: adapter, tokens, speed."""
+    """A message with the line that says how the answer was made: adapter, tokens, speed; and which draw it is, if not
+    the first."""
 
     note: NotRequired[str]
+    draw: NotRequired[int]
 
 
 def check(messages: Any) -> list[Kept]:
@@ -63,6 +66,10 @@ def _message(message: Any, n: int) -> Kept:
     checked = Kept(role=message["role"], content=_text(message.get("content"), f"message {n}: content"))
     if message.get("note"):
         checked["note"] = _text(message["note"], f"message {n}: note")[:NOTE]
+    if draw := message.get("draw"):
+        if type(draw) is not int or not 0 < draw < DRAWS:
+            raise UserError(f"message {n}: draw is not a number from 1 to {DRAWS - 1}.")
+        checked["draw"] = draw
     return checked
 
 

@@ -23,13 +23,15 @@ class Texts:
         """The text of an answer's ids so far."""
         begin, text = 0, ""
         for known, known_text in self._known:
-            if len(known) > begin and ids[: len(known)] == known:
-                begin, text = len(known), known_text
+            n = len(known)
+            # Beams mostly differ in the last id: of others than the right one, no more is compared.
+            if begin < n <= len(ids) and ids[n - 1] == known[-1] and ids[:n] == known:
+                begin, text = n, known_text
         new = ids[begin:]
-        seam = self._tokenizer.seam(new)
-        text += self._tokenizer.decode_continuation(new[:seam])
-        self._known.append((ids[: begin + seam], text))
-        rest = self._tokenizer.complete(new[seam:]) if seam < len(new) else []
+        end, more = self._tokenizer.settled(new)
+        text += more
+        self._known.append((ids[: begin + end], text))
+        rest = self._tokenizer.complete(new[end:]) if end < len(new) else []
         return text + self._tokenizer.decode_continuation(rest) if rest else text
 
 
@@ -53,6 +55,8 @@ class Stops:
 
     def shown(self, text: str) -> str:
         """What may be shown of a growing text: nothing of one of them, also where it is not complete yet."""
+        if not self.texts:
+            return text
         cut = self.cut(text)
         return cut if len(cut) < len(text) else text[: len(text) - self._begun(text)]
 

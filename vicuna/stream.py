@@ -5,9 +5,10 @@ last update holds what was generated in the end, so streaming changes no answer;
 `vicuna.generation` makes answers with transformers.
 """
 
+import contextlib
+import queue
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
@@ -67,6 +68,11 @@ def mode(chosen: dict[str, Any]) -> str:
     if chosen["num_beams"] > 1:
         return "beam sampling" if chosen["do_sample"] else "beam search"
     return "sampling" if chosen["do_sample"] else "greedy"
+
+
+def nth_seed(seed: int | None, n: int) -> int | None:
+    """The seed of another draw for the same prompt, n of which have been made; None where each is a surprise."""
+    return None if seed is None else (seed + n) % 2**32
 
 
 @dataclass(frozen=True)
@@ -146,9 +152,8 @@ class Run:
         self.begun = False
         self.first_at: float | None = None
         self._stop, self._closed = stop, False
-        self._steps: deque[Step] = deque()
-        self._result: Generated | BaseException | None = None
-        self._changed = threading.Condition()
+        # A hand-over by one call of C: whatever the reader does in Python, the thread that computes waits for.
+        self._items: queue.SimpleQueue[Step | Generated | BaseException] = queue.SimpleQueue()
         self._longest = 0
 
     @property
@@ -165,24 +170,24 @@ class Run:
         if len(ids[0]) <= self._longest:
             return
         self._longest = len(ids[0])
-        with self._changed:
-            if len(self._steps) >= PENDING:
-                self._steps.clear()
-            self._steps.append(Step(ids, scores, time.perf_counter()))
-            self.first_at = self.first_at or self._steps[-1].at
-            self._changed.notify()
+        step = Step(ids, scores, time.perf_counter())
+        self.first_at = self.first_at or step.at
+        if self._items.qsize() >= PENDING:
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    self._items.get_nowait()
+        self._items.put(step)
 
     def end(self, result: Generated | BaseException) -> None:
         """There will be no more steps."""
-        with self._changed:
-            self._result = result
-            self._changed.notify()
+        self._items.put(result)
 
     def next(self, timeout: float | None) -> Step | Generated | BaseException | None:
         """The next step, or behind the last one the result; None when there is nothing within `timeout` seconds."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._steps or self._result, timeout)
-            return self._steps.popleft() if self._steps else self._result
+        try:
+            return self._items.get(timeout=timeout)
+        except queue.Empty:
+            return None
 
 
 def stream(

@@ -21,7 +21,7 @@ from vicuna.growing import Growth
 from vicuna.memory import fit
 from vicuna.prompt import TEMPLATES, Message
 from vicuna.serving import Assistant
-from vicuna.stream import Update, settings
+from vicuna.stream import Update, nth_seed, settings
 from vicuna.terminal_strings import words
 
 PROMPT, FURTHER, BLOCK = "> ", "… ", '"""'
@@ -190,7 +190,7 @@ class Terminal:
         if fitted.max_new_tokens < chosen["max_new_tokens"]:
             self._notice("lowered", count=fitted.max_new_tokens)
         chosen = {**chosen, "max_new_tokens": fitted.max_new_tokens}
-        seed = None if self.decoding.seed is None else (self.decoding.seed + self.again) % 2**32
+        seed = nth_seed(self.decoding.seed, self.again)
         growth = Growth(steady=chosen["num_beams"] == 1)
         last = None
         updates = assistant.stream(fitted.ids, chosen, seed, self.interrupts.stop, self.adapter, "terminal")

@@ -7,6 +7,7 @@ enlarged vocabularies). Only a base without that file is read from its `tokenize
 
 import codecs
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from vicuna.errors import UserError
@@ -65,12 +66,14 @@ class TextTokenizer:
             raise UserError(f"{self.source} is not a SentencePiece model ({error}). Copy the file again.") from error
         self.encode, self.encode_continuation = beginning.encode, continuation.encode
         self._decode = beginning.decode
-        self._byte_value = lambda i: _byte_of(beginning.id_to_piece(i)) if i < beginning.vocab_size() else None
         self.bos_id, self.eos_id, self.unk_id = (
             None if i < 0 else i for i in (beginning.bos_id(), beginning.eos_id(), beginning.unk_id())
         )
         self.size = beginning.vocab_size()
         self._control_ids = {i for i in range(self.size) if beginning.is_control(i)}
+        self._bytes = _byte_pieces(
+            lambda piece: i if beginning.id_to_piece(i := beginning.piece_to_id(piece)) == piece else None
+        )
 
     def _read_json(self) -> None:
         from tokenizers import Tokenizer
@@ -87,10 +90,10 @@ class TextTokenizer:
         self.encode = lambda text: beginning.encode(text, add_special_tokens=False).ids
         self.encode_continuation = lambda text: continuation.encode(text, add_special_tokens=False).ids
         self._decode = beginning.decode
-        self._byte_value = lambda i: _byte_of(beginning.id_to_token(i))
         self.bos_id, self.eos_id, self.unk_id = hf.bos_token_id, hf.eos_token_id, hf.unk_token_id
         self.size = beginning.get_vocab_size()
         self._control_ids = {i for i, token in beginning.get_added_tokens_decoder().items() if token.special}
+        self._bytes = _byte_pieces(beginning.token_to_id)
 
     def decode_continuation(self, ids: list[int]) -> str:
         """The text of `ids` that follow other text: a leading space is kept, control ids are not text."""
@@ -101,7 +104,7 @@ class TextTokenizer:
         """`ids` without a last character of which only some bytes are there yet."""
         run = []
         for i in reversed(ids):
-            if (value := self._byte_value(i)) is None:
+            if (value := self._bytes.get(i)) is None:
                 break
             run.insert(0, value)
         if run:
@@ -117,21 +120,23 @@ class TextTokenizer:
                 return kept
         return ids
 
-    def seam(self, ids: list[int]) -> int:
-        """How many of `ids` have the same text whatever follows them: all but those that may end inside a character."""
+    def settled(self, ids: list[int]) -> tuple[int, str]:
+        """How many of `ids` have the same text whatever follows, and it; not those that may end inside a character."""
         end = len(ids)
-        while end and (self._byte_value(ids[end - 1]) is not None or not self._is_text(ids[end - 1])):
+        while end and (ids[end - 1] in self._bytes or not self._is_text(ids[end - 1])):
             end -= 1
+        text = self.decode_continuation(ids[:end])
         # Byte-level pieces hold several bytes, and show a character that is not complete as U+FFFD.
-        return 0 if self.decode_continuation(ids[:end]).endswith("\ufffd") else end
+        return (0, "") if text.endswith("\ufffd") else (end, text)
 
     def _is_text(self, i: int) -> bool:
         return i < self.size and i not in self._control_ids
 
 
-def _byte_of(piece: str | None) -> int | None:
-    """The value of a byte-fallback piece such as `<0xE4>`, None for any other piece."""
-    return int(piece[3:5], 16) if piece and len(piece) == 6 and piece.startswith("<0x") else None
+def _byte_pieces(id_of: Callable[[str], int | None]) -> dict[int, int]:
+    """The ids of the byte-fallback pieces `<0x00>` to `<0xFF>`, if there are any, and the bytes they stand for."""
+    ids = {value: id_of(f"<0x{value:02X}>") for value in range(256)}
+    return {i: value for value, i in ids.items() if i is not None}
 
 
 def _without_prefix(tokenizer_json: str) -> str:
