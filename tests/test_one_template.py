@@ -19,8 +19,8 @@ dummy space: there its ids are compared without these spaces, and only where the
 Every trained answer ends in the id that stops generation: of the tokenizer, of both engines, of the merged folder.
 
 The tiny tokenizer takes all 10,000. Where ../shared/data is there, LLaMA's own tokenizer and that of Chinese-LLaMA-2,
-as folders of 2023 have them (tokenizer.model alone), and the one of poem-zh-750k take 100 of `instruct`
-or `chat`; the last has no byte pieces, for which llama.cpp's tokenizer ends the process, so that path is left out there.
+as folders of 2023 have them, and the one of poem-zh-750k take 100 of `instruct` or `chat`; the last has no byte
+pieces, for want of which llama.cpp's tokenizer ends the process, so that path is left out there.
 """
 
 import json
@@ -42,6 +42,7 @@ from vicuna import api_request
 from vicuna.args import ChatFlags, DecodingFlags, ModelFlags, ServeFlags
 from vicuna.chat_page_runs import Options
 from vicuna.chat_page_talk import Talk
+from vicuna.chat_template import chat_template
 from vicuna.llama import library
 from vicuna.prompt import IGNORE_INDEX, PROMPT_TYPES, TEMPLATES, Encoded, encode, render, split_system
 from vicuna.serving import Assistant, load
@@ -229,6 +230,11 @@ def without_spaces_behind_eos(found: Paths, ids: list[int]) -> list[int]:
     kept = [one for before, one in zip([None, *ids], ids, strict=False) if (before, one) != (eos, space)]
     assert len(ids) - len(kept) == ids.count(eos)
     return kept
+
+
+def test_the_gguf_holds_the_template_of_the_merged_folder(everywhere):
+    inside = everywhere.served["gguf"].assistant.engine.file.keys["tokenizer.chat_template"]
+    assert inside == everywhere.hugging_face.chat_template == chat_template(everywhere.prompt_type)
 
 
 def test_every_trained_answer_ends_in_the_id_that_stops_generation(everywhere):
