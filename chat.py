@@ -27,8 +27,9 @@ def main(model_flags: ModelFlags, chat: ChatFlags, serve: ServeFlags, decoding: 
         decoding = replace(decoding, min_new_tokens=5)  # where the original's chat page stood
     log.set_up()
     # Imported here so that --help and a mistyped flag answer at once.
-    from vicuna.serving import load
+    from vicuna.serving import check_beams, load
 
+    check_beams(model_flags.model_path, decoding)
     assistant = load(model_flags, serve, chat.lora_path)
     for warning in assistant.warnings:
         log.log.warning("WARNING %s", warning)

@@ -25,9 +25,10 @@ def main(model_flags: ModelFlags, ask: AskFlags, serve: ServeFlags, decoding: De
         raise UserError("--text is empty; give it a question, or leave it out to open the page.")
     log.set_up()
     # Imported here so that --help and a mistyped flag answer at once.
-    from vicuna.serving import load
+    from vicuna.serving import check_beams, load
     from vicuna.stream import settings
 
+    check_beams(model_flags.model_path, decoding)
     assistant = load(model_flags, serve, [ask.lora_path])
     for warning in assistant.warnings:
         log.log.warning("WARNING %s", warning)
@@ -108,7 +109,7 @@ def page(assistant: Any, flags: AskFlags, serve: ServeFlags, decoding: DecodingF
                         stop = gr.Button(i18n("stop"), elem_id="stop")
                 with gr.Column(elem_id="controls"):
                     controls = ui.Decoding(i18n, decoding.preset, values, max_beams=assistant.engine.max_beams)
-                    all_beams = gr.Checkbox(flags.show_beam, label=i18n("show_beam"), elem_id="show_beam")
+                    all_beams = ui.beams_checkbox(i18n, flags.show_beam, assistant.engine.max_beams)
                     with gr.Accordion(i18n("extra"), open=False):
                         extra = gr.Textbox(show_label=False, placeholder=i18n("extra_hint"), lines=2, elem_id="extra")
                     gr.Examples(_examples(), question, label=i18n("examples"))

@@ -228,7 +228,11 @@ def test_adapters_that_enlarge_the_vocabulary_bring_their_tokenizer(base, tmp_pa
     assert json.loads((output / "config.json").read_text(encoding="utf-8"))["vocab_size"] == 1842
     assert tensors_of(output)["lm_head.weight"].shape == (1842, 64)
     assert TextTokenizer(output).size == 1842
-    assert not (output / "tokenizer.json").exists()  # the base's would be another tokenizer
+    others = AutoTokenizer.from_pretrained(output)  # not the base's, which would be another tokenizer
+    assert others("<s>新40春天", add_special_tokens=False)["input_ids"] == [
+        1,
+        *TextTokenizer(output).encode("新40春天"),
+    ]
     assert near(logits(output), peft_logits(base, first, second))
 
     shards = run(base, [first, second], tmp_path / "pth", format="pth", num_shards=4)

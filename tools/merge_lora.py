@@ -172,9 +172,12 @@ def write_pth(
 def describe(folder: Path, tokenizer: Path, base: "Base", updates: list["Update"], flags: MergeFlags) -> None:
     """The tokenizer, run_args.json, and the template that the model was trained with."""
     from vicuna.adapter import RUN_ARGS
+    from vicuna.tokenizer_json import settle
     from vicuna.weights import copy_tokenizer
 
     copy_tokenizer(tokenizer, folder)
+    if notice := settle(folder, base.context):
+        log.log.warning("%s.", notice)
     recorded = [one.prompt_type for one in updates]
     prompt_type = flags.prompt_type or recorded[-1]
     if flags.prompt_type and recorded[-1] not in ("", flags.prompt_type):

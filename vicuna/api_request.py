@@ -166,7 +166,8 @@ def _common(
     chosen = settings(flags, assistant.engine.generation_config)
     most = assistant.engine.max_beams
     if chosen["num_beams"] > most:
-        message = f"num_beams {chosen['num_beams']} is out of range: this model answers with at most {most}."
+        why = ": llama.cpp, which computes it, has no beam search" if most == 1 else ""
+        message = f"num_beams {chosen['num_beams']} is out of range: this model answers with at most {most}{why}."
         raise Problem(400, message, "num_beams")
     n = fields.take("n", "an integer", 1)
     if n < 1:

@@ -115,7 +115,7 @@ class ChatPage:
             0, max(MAX_MEMORY, self.flags.max_memory), self.flags.max_memory, step=1, label=i18n("max_memory"),
             info=i18n("max_memory_info"), elem_id="max_memory",
         )  # fmt: skip
-        self.all_beams = gr.Checkbox(self.flags.show_beam, label=i18n("show_beam"), elem_id="show_beam")
+        self.all_beams = ui.beams_checkbox(i18n, self.flags.show_beam, self.assistant.engine.max_beams)
 
     # --- what its events do -------------------------------------------------------------------------------------------
 

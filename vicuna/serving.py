@@ -8,13 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from transformers import GenerationConfig
+
 from vicuna import adapter, gguf_file
-from vicuna.args import ModelFlags, ServeFlags
+from vicuna.args import DecodingFlags, ModelFlags, ServeFlags
 from vicuna.engine import HFEngine
 from vicuna.errors import UserError
 from vicuna.model import Base, check_base, compute_dtype, device, load_base, skeleton
 from vicuna.prompt import PROMPT_TYPES, Message, prompt_ids, render
-from vicuna.stream import PATIENCE_S, Submit, Update, as_sentence
+from vicuna.stream import PATIENCE_S, Submit, Update, as_sentence, settings
 from vicuna.tokenizer import TextTokenizer
 from vicuna.worker import Worker
 
@@ -163,6 +165,21 @@ class Assistant:
         if isinstance(done[0], BaseException):
             raise as_sentence(done[0]) from done[0]
         return done[0]
+
+
+def check_beams(model_path: str, decoding: DecodingFlags) -> None:
+    """Refuse beam search where the model is a GGUF.
+
+    Raises:
+        UserError: see above.
+    """
+    if gguf_file.is_meant(model_path) and (beams := settings(decoding, GenerationConfig())["num_beams"]) > 1:
+        flag, other = (
+            (f"--num_beams {beams}", "1")
+            if decoding.num_beams
+            else (f"--preset {decoding.preset}", "precise or balanced")
+        )
+        raise UserError(f"{flag} is beam search, which llama.cpp does not have: take {other} with a GGUF.")
 
 
 def load(model_flags: ModelFlags, serve: ServeFlags, lora_paths: Sequence[str] = ()) -> Assistant:

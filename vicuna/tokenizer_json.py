@@ -5,14 +5,23 @@ the same where no two pieces share a score, which all of LLaMA's do but its runs
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+from vicuna.tokenizer import TextTokenizer
+
+# What a chat template may put behind BOS. Some conversions put no space before it, as SentencePiece does, and merge
+# runs of spaces in another order.
+_PROBES = ("Below is an instruction", "你好 x", "\nUser:", "a\n    return b\n        c")
 
 
-def write_tokenizer_json(folder: Path, context: int) -> str:
+def write_tokenizer_json(folder: Path, context: int, further: Sequence[Any] = (), padding: str | None = None) -> str:
     """Write tokenizer.json and tokenizer_config.json with the ids of the tokenizer.model in `folder`.
 
     Args:
         context: longest text in tokens that the model takes.
+        further: `tokenizers.AddedToken` of the ids behind SentencePiece's own, in their order; padding: one of them.
 
     Returns:
         A warning, "" if none: where the two can not say the same, or nothing was written (SentencePiece's unigram).
@@ -50,9 +59,10 @@ def write_tokenizer_json(folder: Path, context: int) -> str:
     controls = [piece.piece for piece in proto.pieces if piece.type in (piece.UNKNOWN, piece.CONTROL)]
     tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in controls])
     own = [piece.piece for piece in proto.pieces if piece.type == piece.USER_DEFINED]
-    tokenizer.add_tokens([AddedToken(name, normalized=False) for name in own])
+    tokenizer.add_tokens([*(AddedToken(name, normalized=False) for name in own), *further])
+    names = {"unk_token": unknown, "bos_token": begin, "eos_token": end, "pad_token": padding}
     PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, unk_token=unknown, bos_token=begin, eos_token=end, model_max_length=context
+        tokenizer_object=tokenizer, model_max_length=context, **{name: one for name, one in names.items() if one}
     ).save_pretrained(folder)
     scores = Counter(piece.score for piece in proto.pieces if piece.type == piece.NORMAL and piece.piece.strip("▁"))
     equal = sum(count for count in scores.values() if count > 1)
@@ -61,6 +71,51 @@ def write_tokenizer_json(folder: Path, context: int) -> str:
     return (
         f"{equal} pieces of tokenizer.model share their score, and programs that read tokenizer.json merge them in "
         "another order than SentencePiece: a few texts have other ids there"
+    )
+
+
+def settle(folder: Path, context: int) -> str:
+    """Have transformers and vLLM give a rendered chat template the ids of `TextTokenizer`, which training used.
+
+    Where they do not, tokenizer.json and tokenizer_config.json are written anew from tokenizer.model. That is so for
+    most LLaMA folders of 2023, which have no tokenizer.json.
+
+    Returns:
+        What the user should know of it, "" for nothing.
+    """
+    hf = _auto_tokenizer(folder)
+    own = TextTokenizer(folder)
+    if hf and _same_ids(hf, own):
+        return ""
+    further = sorted(hf.added_tokens_decoder.items()) if hf else []
+    further = [(i, token) for i, token in further if i >= own.size]
+    if own.source.suffix != ".model" or [i for i, _ in further] != [*range(own.size, own.size + len(further))]:
+        return (
+            f"transformers and vLLM read {own.source.name} otherwise than this toolkit did in training, so their "
+            "answers may be worse: the first word behind <s> has other ids there"
+        )
+    padding = getattr(hf, "pad_token", None)
+    for name in ("special_tokens_map.json", "added_tokens.json"):  # tokenizer.json says it now
+        (folder / name).unlink(missing_ok=True)
+    return write_tokenizer_json(folder, context, [token for _, token in further], padding)
+
+
+def _auto_tokenizer(folder: Path) -> Any:
+    """What transformers reads in the folder; None where it can not."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder)
+    except (ValueError, OSError, AttributeError, KeyError, TypeError, ImportError):
+        return None
+
+
+def _same_ids(hf: Any, own: TextTokenizer) -> bool:
+    if (hf.bos_token_id, hf.eos_token_id) != (own.bos_id, own.eos_id):
+        return False
+    return all(
+        hf(hf.bos_token + text, add_special_tokens=False)["input_ids"] == [own.bos_id, *own.encode(text)]
+        for text in _PROBES
     )
 
 

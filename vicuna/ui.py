@@ -82,6 +82,13 @@ def words(request: gr.Request | None) -> dict[str, str]:
     return STRINGS["zh" if language.lower().startswith("zh") else "en"]
 
 
+def beams_checkbox(i18n: gr.I18n, value: bool, max_beams: int) -> gr.Checkbox:
+    """Whether all beams are shown; grey, with the reason, where there is one only."""
+    one = max_beams == 1
+    info = i18n("one_beam") if one else None
+    return gr.Checkbox(value and not one, label=i18n("show_beam"), info=info, interactive=not one, elem_id="show_beam")
+
+
 class Decoding:
     """The decoding controls: presets, the sample checkbox, the sliders, and the line that says what they mean.
 
