@@ -23,7 +23,7 @@ from vicuna.args import (
 )
 
 ROOT = Path(__file__).resolve().parent.parent
-SCRIPTS = sorted((ROOT / "scripts").glob("*.sh"))
+SCRIPTS = sorted([*(ROOT / "scripts").glob("*.sh"), *(ROOT / "tools").glob("*.sh")])
 TRAIN = (ModelFlags, DataFlags, LoraFlags, RunFlags)
 SERVE = (ModelFlags, AskFlags, ServeFlags, DecodingFlags)
 # Stands in for python: notes CUDA_VISIBLE_DEVICES and its arguments, one call a line, and ends with $STATUS.
@@ -362,7 +362,8 @@ def test_what_follows_goes_to_chat_on_the_cards_that_are_named(launch):
 # --- flags --------------------------------------------------------------------------------------------------------
 
 PROGRAM = re.compile(
-    r"(?:scripts/)?((?:tools/)?(?:finetune_chat(?=\.py)|finetune|generate|chat|make_tiny_llama|compare_answers))\w*\.(?:py|sh)\b"
+    r"(?:scripts/)?((?:tools/)?(?:finetune_chat(?=\.py)|finetune|generate|chat|make_tiny_llama|compare_answers"
+    r"|merge_lora|export_gguf|verify_sha256))\w*\.(?:py|sh)\b"
 )
 
 
