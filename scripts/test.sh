@@ -18,7 +18,7 @@ fi
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
 if command -v shellcheck >/dev/null; then
-    shellcheck -x scripts/*.sh benchmarks/*.sh .ci/run
+    shellcheck -x scripts/*.sh tools/*.sh benchmarks/*.sh .ci/run
 else
     echo "shellcheck is not installed: the launchers are not linted" >&2
 fi

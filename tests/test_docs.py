@@ -27,7 +27,8 @@ PAGES = sorted(
 README_LINES = 250
 PROGRAMS = (
     *("finetune.py", "generate.py", "chat.py"),
-    *("tools/check_data.py", "tools/compare_answers.py", "tools/export_gguf.py", "tools/make_tiny_llama.py"),
+    *("tools/check_data.py", "tools/compare_answers.py", "tools/convert_llama.py", "tools/export_gguf.py"),
+    *("tools/make_tiny_llama.py", "tools/merge_lora.py", "tools/verify_sha256.py"),
 )
 
 
@@ -63,8 +64,11 @@ def program_fields(name: str) -> list[Field]:
         "chat.py": (args.ModelFlags, args.ChatFlags, args.ServeFlags, args.DecodingFlags),
         "tools/check_data.py": (tool("check_data", "CheckFlags"), args.DataFlags),
         "tools/compare_answers.py": (args.ModelFlags, tool("compare_answers", "CompareFlags")),
+        "tools/convert_llama.py": (tool("convert_llama", "ConvertFlags"),),
         "tools/export_gguf.py": (tool("export_gguf", "ExportFlags"),),
         "tools/make_tiny_llama.py": (tool("make_tiny_llama", "MakeFlags"),),
+        "tools/merge_lora.py": (tool("merge_lora", "MergeFlags"),),
+        "tools/verify_sha256.py": (tool("verify_sha256", "VerifyFlags"),),
     }[name]
     return [one for group in groups for one in fields(group)]
 
@@ -191,7 +195,10 @@ def test_every_flag_that_a_page_names_exists(page):
 
 @pytest.mark.parametrize(
     "script",
-    [f"scripts/{name}.sh" for name in ("finetune", "generate", "chat_7B", "chat_cpu", "serve_vllm")],
+    [
+        *(f"scripts/{name}.sh" for name in ("finetune", "generate", "chat_7B", "chat_cpu", "serve_vllm")),
+        *("tools/download_llama.sh", "tools/prepare_llama_cpp.sh"),
+    ],
 )
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_the_launcher_variables_are_those_of_the_script(script, language):

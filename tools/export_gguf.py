@@ -35,6 +35,7 @@ class ExportFlags:
     prompt_type: str = flag("", "template it was trained with; default: what run_args.json in the folder says")
     strict: bool = flag(False, "fail where a tensor can not have the type asked for, instead of naming it")
     overwrite: bool = flag(False, "replace --out_path where it exists")
+    plan_only: bool = flag(False, "check what can be checked without reading weights, and stop there")
 
     def __post_init__(self) -> None:
         self.type = self.type.lower() or ("f32" if self.lora_path else "f16")
@@ -71,6 +72,8 @@ def main(flags: ExportFlags) -> None:
         log.log.warning("WARNING %s is kept at %d bits: what that lost stays lost in the GGUF.", base.path, bits)
     folder = adapter.adapter_folder(flags.lora_path) if flags.lora_path else base.path
     prompt_type = flags.prompt_type or adapter.run_args(folder).get("prompt_type", "")
+    if flags.plan_only:
+        return
     out = Path(flags.out_path)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".exporting-", dir=out.parent) as name:
