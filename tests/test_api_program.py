@@ -16,8 +16,11 @@ import pytest
 from openai import OpenAI
 from served import assistant_of, free_port, make_adapter
 
-from vicuna import terminal
+from vicuna import conversation, terminal, ui
 from vicuna.args import ChatFlags, DecodingFlags, parse
+from vicuna.chat_page_talk import Talk
+from vicuna.stream import settings
+from vicuna.strings import STRINGS
 
 ROOT = Path(__file__).resolve().parent.parent
 KEY = "sesame-1"
@@ -60,7 +63,7 @@ def client(port):
 
 
 def test_every_way_to_ask_gives_the_same_answer(client, program, tiny_base, adapter, monkeypatch, capsys):
-    """The same prompt, settings and seed: --api, generate.py and the chat in the terminal."""
+    """The same prompt, settings and seed: --api, generate.py, the chat in the terminal, and what its page does."""
     message = {"role": "user", "content": QUESTION}
     asked = {"temperature": 0.8, "seed": 3, "max_tokens": 10}
     by_api = client.chat.completions.create(model="obeys", messages=[message], **asked).choices[0].message.content
@@ -68,10 +71,17 @@ def test_every_way_to_ask_gives_the_same_answer(client, program, tiny_base, adap
     by_generate = program("generate.py", *model, "--text", QUESTION, *DRAWN).stdout
     monkeypatch.setattr(sys, "stdin", io.StringIO(QUESTION))
     (drawn,) = parse("", DecodingFlags, argv=DRAWN)
-    terminal.chat(assistant_of(tiny_base, adapter), ChatFlags(), drawn)
+    assistant = assistant_of(tiny_base, adapter)
+    terminal.chat(assistant, ChatFlags(), drawn)
     by_terminal = capsys.readouterr().out
+    decoding = ui.start_values(ui.CHAT, drawn.preset, settings(drawn, assistant.engine.generation_config))
+    controls = ["obeys", "instruct", "", 2048, False, *decoding.values()]
+    talk = Talk(assistant, seed=3, typewriter=True)
+    changes = list(talk.send(STRINGS["en"], "tab", conversation.keep([]), QUESTION, None, controls))
+    kept = [change["kept"] for change in changes if "kept" in change][-1]
     assert by_api
     assert by_terminal == f"{by_api}\n"
+    assert conversation.kept(kept)[0][-1]["content"] == by_api
     assert by_generate == f"{by_api}\n".replace("\r\n", "\n")  # as files of text are read
 
 
