@@ -388,6 +388,43 @@ def test_a_rank_pattern_in_the_config_is_honoured(tiny_base, tmp_path):
     assert torch.equal(logits(adapter.attach(base_model(tiny_base), tmp_path, "tiny")[0]), logits(model))
 
 
+@pytest.mark.parametrize("who", ["this program", "PEFT"])
+def test_a_low_rank_head_gives_the_same_logits_whoever_saved_it(tiny_base, tmp_path, who):
+    """PEFT saves the base's own head beside the matrices, this program the matrices alone."""
+    model = new_adapter(tiny_base, target_modules=["lm_head", "q_proj"])
+    if who == "PEFT":
+        model.save_pretrained(tmp_path)
+    else:
+        adapter.save_adapter(model, tmp_path)
+    tensors = adapter.read_tensors(tmp_path / "adapter_model.safetensors")
+    assert ("base_model.model.lm_head.base_layer.weight" in tensors) == (who == "PEFT")
+    assert adapter.kind_of(tensors) == "lora"
+
+    for bits in (32, 8):
+        base = base_model(tiny_base, bits)
+        alone = logits(base)
+        found, _ = adapter.attach(base, tmp_path, str(tiny_base))
+        assert (logits(found) - alone).abs().max() > 0.1
+        with found.disable_adapter():
+            assert torch.equal(logits(found), alone)
+        if bits == 32:
+            assert torch.equal(logits(found), logits(model))
+    _, flags, _ = adapter.planned(check_base(str(tiny_base)), LoraFlags(), tmp_path)
+    assert sorted(flags.lora_target_modules) == ["lm_head", "q_proj"]
+
+
+def test_a_low_rank_head_of_another_base_is_refused(tiny_base, tmp_path):
+    new_adapter(tiny_base, target_modules=["lm_head", "q_proj"]).save_pretrained(tmp_path)
+    file, name = tmp_path / "adapter_model.safetensors", "base_model.model.lm_head.base_layer.weight"
+    tensors = load_file(file)
+    save_file({**tensors, name: tensors[name].bfloat16()}, file)
+    adapter.attach(base_model(tiny_base), tmp_path, "here")  # the same, kept in 16 bits
+    save_file({**tensors, name: tensors[name].flip(0)}, file)
+
+    with pytest.raises(UserError, match=r"changes a lm_head that is not that of here: .* merge the adapter"):
+        adapter.attach(base_model(tiny_base), tmp_path, "here")
+
+
 def test_an_adapter_of_another_architecture_is_refused(tiny_base, shared):
     folder = shared / "lora/pythia70m-lora-alpaca"
 

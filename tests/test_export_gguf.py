@@ -430,7 +430,7 @@ def test_the_program_itself_exports(program, tmp_path, tokenizer_model):
 
 
 def make_adapter(base: Path, folder: Path, **config: object) -> Path:
-    """A random LoRA adapter for `base`."""
+    """A random LoRA adapter for `base`; beside a low-rank head PEFT saves that of the base."""
     from peft import LoraConfig, get_peft_model
 
     model = get_peft_model(hf_model(base), LoraConfig(task_type="CAUSAL_LM", **config))
@@ -438,7 +438,7 @@ def make_adapter(base: Path, folder: Path, **config: object) -> Path:
     for name, parameter in model.named_parameters():
         if "lora_" in name:
             torch.nn.init.normal_(parameter, std=0.2)
-    model.save_pretrained(folder, save_embedding_layers=False)
+    model.save_pretrained(folder)
     return folder
 
 
@@ -518,3 +518,44 @@ def test_the_head_of_tied_embeddings_takes_no_adapter(tmp_path, tokenizer_model)
 
     with pytest.raises(UserError, match=r"has lm_head, for which llama\.cpp's adapters have no place"):
         export(base, tmp_path / "a.gguf", "f32", lora_path=str(folder))
+
+
+@pytest.fixture
+def trained(shared, tmp_path) -> Path:
+    """A real checkpoint as a run of this program leaves it, sealed, with the fingerprint of its base."""
+    from vicuna.checkpoint import seal
+    from vicuna.model import fingerprint
+
+    output = tmp_path / "run"
+    folder = output / "checkpoint-200"
+    shutil.copytree(shared / "lora/poem-zh-lora-generated/r8-qv/checkpoint-200", folder)
+    exact = {"base_fingerprint": fingerprint(shared / "models/poem-zh-750k-hf")}
+    for place in (output, folder):
+        (place / "run_args.json").write_text(json.dumps({"prompt_type": "text", "exact": exact}), encoding="utf-8")
+    seal(folder)
+    return folder
+
+
+def test_a_checkpoint_is_exported_while_it_is_whole(shared, trained, tmp_path):
+    base = shared / "models/poem-zh-750k-hf"
+    assert export(base, tmp_path / "a.gguf", "f32", lora_path=str(trained)).is_file()
+    file = trained / "pytorch_model.bin"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(UserError, match=r"checkpoint-200 is torn: pytorch_model\.bin is not what was saved"):
+        export(base, tmp_path / "b.gguf", "f32", lora_path=str(trained))
+    file.write_bytes(whole)
+    (trained / "manifest.json").unlink()
+    with pytest.raises(UserError, match=r"checkpoint-200 is torn: manifest\.json is missing: the save did not end"):
+        export(base, tmp_path / "b.gguf", "f32", lora_path=str(trained))
+    assert not (tmp_path / "b.gguf").exists()
+
+
+def test_an_adapter_with_another_bases_fingerprint_is_refused_unless_told_otherwise(shared, trained, tmp_path):
+    base = tmp_path / "other"
+    shutil.copytree(shared / "models/poem-zh-750k-hf", base)
+    edit(base, initializer_range=0.5)  # the same weights, and another file
+    with pytest.raises(UserError, match=r"was trained on another base than .*--ignore_fingerprint True"):
+        export(base, tmp_path / "a.gguf", "f32", lora_path=str(trained))
+    assert not (tmp_path / "a.gguf").exists()
+    assert export(base, tmp_path / "a.gguf", "f32", lora_path=str(trained), ignore_fingerprint=True).is_file()

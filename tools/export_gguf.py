@@ -33,6 +33,11 @@ class ExportFlags:
     type: str = flag("", f"one of {', '.join(TYPES)}; default f16, and f32 for an adapter")
     lora_path: str = flag("", "write only this adapter, trained on --model_path, for a GGUF of that base")
     prompt_type: str = flag("", "template it was trained with; default: what run_args.json in the folder says")
+    ignore_fingerprint: bool = flag(
+        False,
+        "export --lora_path although it was trained on other files than those of --model_path, such as a copy of it in "
+        "another format",
+    )
     strict: bool = flag(False, "fail where a tensor can not have the type asked for, instead of naming it")
     overwrite: bool = flag(False, "replace --out_path where it exists")
     plan_only: bool = flag(False, "check what can be checked without reading weights, and stop there")
@@ -57,7 +62,7 @@ def main(flags: ExportFlags) -> None:
     # Imported here so that --help and a mistyped flag answer at once.
     import torch
 
-    from vicuna import adapter, gguf_adapter, gguf_export, gguf_file, llama, modelfile
+    from vicuna import adapter, checkpoint, gguf_adapter, gguf_export, gguf_file, llama, modelfile
     from vicuna.model import check_base
 
     if Path(flags.out_path).exists() and not flags.overwrite:
@@ -71,6 +76,8 @@ def main(flags: ExportFlags) -> None:
         bits = 8 if settings.get("load_in_8bit") else 4
         log.log.warning("WARNING %s is kept at %d bits: what that lost stays lost in the GGUF.", base.path, bits)
     folder = adapter.adapter_folder(flags.lora_path) if flags.lora_path else base.path
+    if flags.lora_path:
+        checkpoint.check_source(folder, base, flags.ignore_fingerprint)
     prompt_type = flags.prompt_type or adapter.run_args(folder).get("prompt_type", "")
     if flags.plan_only:
         return

@@ -96,35 +96,19 @@ def read_updates(flags: MergeFlags, base: "Base") -> list["Update"]:
     import copy
 
     from vicuna.adapter import adapter_folder
+    from vicuna.checkpoint import check_source
     from vicuna.merge import read_update
 
     config, updates = copy.deepcopy(base.config), []
     for name in flags.lora_path:
         folder = adapter_folder(name)
-        check_whole(folder, base, flags.ignore_fingerprint)
+        check_source(folder, base, flags.ignore_fingerprint)
         update = read_update(folder, config, flags.model_path)
         if update.warning:
             log.log.warning("%s", update.warning)
         config.vocab_size = update.vocab
         updates.append(update)
     return updates
-
-
-def check_whole(folder: Path, base: "Base", ignore_fingerprint: bool) -> None:
-    """Refuse a checkpoint that is torn, and an adapter that says it was trained on another base."""
-    from vicuna.adapter import run_args
-    from vicuna.checkpoint import MANIFEST, torn
-    from vicuna.model import fingerprint
-
-    if (folder / MANIFEST).is_file() and (problem := torn(folder)):
-        raise UserError(f"--lora_path {folder} is torn: {problem}. Take another checkpoint of the run.")
-    trained_on = run_args(folder).get("exact", {}).get("base_fingerprint")
-    if trained_on and not ignore_fingerprint and trained_on != fingerprint(base.path):
-        raise UserError(
-            f"the adapter in {folder} was trained on another base than {base.path}: run_args.json has the fingerprint "
-            f"{trained_on[:12]}…, this base has {fingerprint(base.path)[:12]}…. Pass the base it was trained on; or "
-            "--ignore_fingerprint True if this one has the same weights, or gets them from the adapters before it."
-        )
 
 
 def write_hf(folder: Path, tensors: dict[str, "Merged"], base: "Base", updates: list["Update"]) -> None:

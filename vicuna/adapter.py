@@ -7,6 +7,7 @@ of the user. What is saved is PEFT's own format; it is written aside, opened aga
 import json
 import os
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ SAVING = ".saving-"  # begins the name of a folder that an adapter is written to
 HUB_FILES = [*WEIGHT_FILES, CONFIG_FILE, RUN_ARGS]
 SAMPLE_CONFIG = Path(__file__).parent.parent / "config-sample" / CONFIG_FILE
 _PREFIX = "base_model.model."  # how PEFT names the base's modules in a file
+_FROZEN = ".base_layer.weight"  # ends the name of a base's own weight, which PEFT saves beside a low-rank head
+_ROUNDED = {"rtol": 2**-7, "atol": 2**-24}  # what 16 bits leave of a weight
 
 
 def adapter_folder(name: str, use_local: bool | None = None) -> Path:
@@ -91,9 +94,37 @@ def saved_modules(tensors: dict[str, torch.Tensor]) -> dict[str, tuple[int, ...]
     }
 
 
+def trained_modules(tensors: dict[str, torch.Tensor]) -> list[str]:
+    """Those of `saved_modules` that were trained: not the base's own weight below a low-rank head."""
+    return list(saved_modules({name: one for name, one in tensors.items() if not name.endswith(_FROZEN)}))
+
+
 def kind_of(tensors: dict[str, torch.Tensor]) -> str:
     """Which --train wrote an adapter."""
-    return "+".join([*["lora"] * bool(modules_of(tensors)), *["embeddings"] * bool(saved_modules(tensors))])
+    return "+".join([*["lora"] * bool(modules_of(tensors)), *["embeddings"] * bool(trained_modules(tensors))])
+
+
+def without_frozen(
+    tensors: dict[str, torch.Tensor], weight_of: Callable[[str], torch.Tensor], folder: Path, base_name: str
+) -> dict[str, torch.Tensor]:
+    """An adapter without the copy of the base's own weight that PEFT saves below a low-rank head or embeddings.
+
+    Args:
+        weight_of: the base's weight of a module.
+
+    Raises:
+        UserError: it is not the base's.
+    """
+    for name in [name for name in tensors if name.endswith(_FROZEN)]:
+        module = name.removesuffix(_FROZEN).removeprefix(_PREFIX)
+        own, copy = weight_of(module), tensors[name]
+        # Of a base that ZeRO-3 keeps in parts there is nothing to compare with.
+        if own.shape == copy.shape and not torch.allclose(own.float(), copy.float(), **_ROUNDED):
+            raise UserError(
+                f"the adapter in {folder} changes a {module} that is not that of {base_name}: use the base it was "
+                "trained on; or merge the adapter, which takes the weight along: python tools/merge_lora.py"
+            )
+    return {name: tensor for name, tensor in tensors.items() if not name.endswith(_FROZEN)}
 
 
 def read_config(folder: Path, tensors: dict[str, torch.Tensor]) -> tuple[LoraConfig, str]:
@@ -291,7 +322,9 @@ def attach(
     """
     tensors = read_tensors(weight_file(folder))
     config, warning = read_config(folder, tensors)
-    check_fit(tensors, base.get_base_model() if isinstance(base, PeftModel) else base, base_name)
+    bare = base.get_base_model() if isinstance(base, PeftModel) else base
+    check_fit(tensors, bare, base_name)
+    tensors = without_frozen(tensors, lambda module: _weight(bare.get_submodule(module)), folder, base_name)
     config.inference_mode = not trainable
     config.lora_dropout = config.lora_dropout if dropout is None else dropout
     config.base_model_name_or_path = base_name
@@ -300,7 +333,7 @@ def attach(
         model = base
     else:
         model = new(base, config) if trainable else get_peft_model(base, config, adapter_name=name)
-    expected = set(get_peft_model_state_dict(model, adapter_name=name))
+    expected = set(get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False))
     if expected != set(tensors):
         odd = sorted(expected ^ set(tensors))
         raise UserError(
@@ -308,6 +341,11 @@ def attach(
         )
     set_peft_model_state_dict(model, tensors, adapter_name=name)
     return model, warning
+
+
+def _weight(module: nn.Module) -> torch.Tensor:
+    """A module's weight on the CPU, that of the base where an adapter lies on it."""
+    return getattr(module, "base_layer", module).weight.detach().cpu()
 
 
 def run_args(folder: Path) -> dict[str, Any]:
@@ -366,9 +404,10 @@ def save_adapter(model: PeftModel, folder: Path, weights: dict[str, torch.Tensor
     """
     folder.mkdir(parents=True, exist_ok=True)
     weights = whole(model) if weights is None else weights
-    expected = get_peft_model_state_dict(model, state_dict=weights)
+    # Of a low-rank head only the matrices: what lies below is the base's own.
+    expected = get_peft_model_state_dict(model, state_dict=weights, save_embedding_layers=False)
     with tempfile.TemporaryDirectory(prefix=SAVING, dir=folder) as aside:
-        model.save_pretrained(aside, state_dict=weights)
+        model.save_pretrained(aside, state_dict=weights, save_embedding_layers=False)
         _verify(load_file(Path(aside) / WEIGHT_FILES[0]), expected)
         for name in (WEIGHT_FILES[0], CONFIG_FILE):
             os.replace(Path(aside) / name, folder / name)

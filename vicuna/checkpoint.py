@@ -19,7 +19,7 @@ from vicuna.adapter import HUB_FILES, RUN_ARGS, SAVING, WEIGHT_FILES, run_args
 from vicuna.args import RunFlags
 from vicuna.errors import UserError
 from vicuna.log import log
-from vicuna.model import local_folder
+from vicuna.model import Base, fingerprint, local_folder
 from vicuna.schedule import Schedule, check_complete, read_schedule
 
 # Flags that change no result of a run, or not that of one already begun.
@@ -87,6 +87,24 @@ def torn(folder: Path) -> str:
         if file.stat().st_size != expected["size"] or _sha256(file) != expected["sha256"]:
             return f"{name} is not what was saved"
     return ""
+
+
+def check_source(folder: Path, base: Base, ignore_fingerprint: bool) -> None:
+    """Refuse to make something of an adapter that is a torn checkpoint, or that says it was trained on another base.
+
+    Raises:
+        UserError: see above.
+    """
+    ours = _STEP.fullmatch(folder.name) and (folder.parent / RUN_ARGS).is_file()
+    if (ours or (folder / MANIFEST).is_file()) and (problem := torn(folder)):
+        raise UserError(f"--lora_path {folder} is torn: {problem}. Take another checkpoint of the run.")
+    trained_on = run_args(folder).get("exact", {}).get("base_fingerprint")
+    if trained_on and not ignore_fingerprint and trained_on != (found := fingerprint(base.path)):
+        raise UserError(
+            f"the adapter in {folder} was trained on another base than {base.path}: run_args.json has the fingerprint "
+            f"{trained_on[:12]}…, this base has {found[:12]}…. Pass the base it was trained on; or "
+            "--ignore_fingerprint True if this one has the same weights, or gets them from the adapters before it."
+        )
 
 
 def checkpoints(output: Path) -> list[Path]:

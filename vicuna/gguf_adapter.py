@@ -8,11 +8,11 @@ from peft import get_peft_model
 from peft.tuners.lora import LoraLayer
 
 from vicuna import adapter
+from vicuna.base_weights import read_base
 from vicuna.errors import UserError
 from vicuna.gguf_export import PLAIN, Entry, own_keys, permuted, write
 from vicuna.gguf_file import ARCHITECTURE, STEP, package
-from vicuna.log import log
-from vicuna.model import Base, fingerprint, skeleton
+from vicuna.model import Base, skeleton
 
 
 def write_adapter(base: Base, folder: Path, file: Path, kind: str, prompt_type: str) -> None:
@@ -24,6 +24,7 @@ def write_adapter(base: Base, folder: Path, file: Path, kind: str, prompt_type: 
     tensors = adapter.read_tensors(adapter.weight_file(folder))
     config, _ = adapter.read_config(folder, tensors)
     adapter.check_fit(tensors, skeleton(base.config), str(base.path))
+    tensors = adapter.without_frozen(tensors, lambda module: _weight(base, module), folder, str(base.path))
     modules = adapter.modules_of(tensors)
     sides = {module: {side: _of(tensors, f"{module}.lora_{side}.weight") for side in "AB"} for module in modules}
     odd = sorted(name for name in tensors if not name.endswith((".lora_A.weight", ".lora_B.weight")))
@@ -41,11 +42,6 @@ def write_adapter(base: Base, folder: Path, file: Path, kind: str, prompt_type: 
     writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, config.lora_alpha)
     writer.add_name(folder.resolve().name)
     args = adapter.run_args(folder)
-    trained_on = args.get("exact", {}).get("base_fingerprint")
-    if trained_on and trained_on != fingerprint(base.path):
-        log.warning(
-            "WARNING %s was trained on another base than %s, or on a copy in another format.", folder, base.path
-        )
     own_keys(writer, prompt_type)
     if args.get("step"):
         writer.add_uint32(STEP, args["step"])
@@ -61,6 +57,11 @@ def write_adapter(base: Base, folder: Path, file: Path, kind: str, prompt_type: 
             todo.append(Entry(module, name, tuple(tensor.shape), PLAIN[kind]))
             values.append(tensor.to(PLAIN[kind]))
     write(writer, todo, iter(values), folder)
+
+
+def _weight(base: Base, module: str) -> torch.Tensor:
+    rows = read_base(base.path, base.config)[f"{module}.weight"]
+    return rows[0 : rows.shape[0]]
 
 
 def _of(tensors: dict[str, torch.Tensor], name: str) -> torch.Tensor:

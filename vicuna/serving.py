@@ -243,7 +243,7 @@ def _check_adapters(base: Base, base_name: str, names: Sequence[str], folders: S
     for name, folder in zip(names, folders, strict=True):
         tensors = adapter.read_tensors(adapter.weight_file(folder))
         adapter.check_fit(tensors, bare, base_name)
-        own_embeddings += [name] if adapter.saved_modules(tensors) else []
+        own_embeddings += [name] if adapter.trained_modules(tensors) else []
     # PEFT 0.21 ties the head to the embeddings of one adapter only.
     if base.config.tie_word_embeddings and len(own_embeddings) > 1:
         raise UserError(
