@@ -178,6 +178,7 @@ def test_without_fields_the_pages_defaults_hold(client, direct):
     [
         ({"top_k": 3, "temperature": 1.5}, {"top_k": 3, "temperature": 1.5}),
         ({"repetition_penalty": 2.0}, {"repetition_penalty": 2.0, "temperature": None}),
+        ({"repetition_penalty": 2, "temperature": 2}, {"repetition_penalty": 2.0, "temperature": 2.0}),
         ({"num_beams": 3, "do_sample": False}, {"num_beams": 3, "do_sample": False, "temperature": None}),
         ({"top_p": 0.5}, {"top_p": 0.5, "temperature": None}),
         ({"do_sample": False}, {"do_sample": False, "temperature": None}),

@@ -267,6 +267,7 @@ def test_routes_that_are_not_there_are_told_in_the_same_form(server):
     status, _, reply = send(server, "/v1/nothing")
     assert status == 404
     assert "there is no /v1/nothing; there are /v1/chat/completions" in reply["error"]["message"]
+    assert reply["error"]["message"].endswith("/v1/models/{model}, /v1/embeddings.")
     status, headers, reply = send(server, PATHS[0], method="GET")
     assert status == 405
     assert headers["allow"] == "POST"

@@ -417,7 +417,9 @@ def test_what_is_forgotten_is_dim_below_a_line_that_says_so_and_still_there(visi
     page.wait_for_function("document.querySelector('#picked')?.innerText.includes('Turn 12')")
     page.locator("#max_memory input[type=number]").fill("60")
     page.locator("#max_memory input[type=number]").press("Tab")
-    page.wait_for_function("document.querySelector('#memory').innerText.includes('/ 60 tokens')")
+    page.wait_for_function("document.querySelector('#memory').innerText.includes('/ 60 tokens · 12 turns')")
+    page.wait_for_selector("#chat button[aria-label=Retry]")  # also where the line that says so is the last
+    assert page.locator("#chat button[aria-label=Undo]").is_visible()
 
 
 def test_no_text_of_anybody_becomes_markup_or_a_request(visit, address):

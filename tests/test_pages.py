@@ -67,6 +67,12 @@ def copied(page, expected: str) -> str:
     )
 
 
+def opacities(page) -> list[str]:
+    """How grey the sliders are that only sampling looks at."""
+    names = ("temperature", "top_p", "top_k")
+    return [page.locator(f"#{name}").evaluate("one => getComputedStyle(one).opacity") for name in names]
+
+
 def open_settings(page) -> None:
     page.locator("#settings button").first.click()
     page.wait_for_selector("#temperature input[type=number]")
@@ -122,13 +128,16 @@ def test_stop_ends_an_answer_and_says_so(open_page):
 
 
 @pytest.mark.browser
-def test_moving_the_temperature_switches_sampling_on_and_the_page_says_so(open_page):
+def test_moving_a_grey_temperature_switches_sampling_on_and_the_page_says_so(open_page):
     page = open_page()
     assert "greedy" in page.inner_text("#mode")
     open_settings(page)
+    assert opacities(page) == ["0.5"] * 3
     set_slider(page, "max_new_tokens", 20)
     set_slider(page, "temperature", 0.9)
     page.wait_for_function("document.querySelector('#mode').innerText.includes('sampling.')")
+    page.wait_for_selector(".inert", state="detached")
+    assert opacities(page) == ["1"] * 3
     assert page.locator("#do_sample input").is_checked()
     assert page.locator("#preset input[value=custom]").is_checked()
     answers = set()

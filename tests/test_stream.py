@@ -356,6 +356,12 @@ def test_what_the_base_declares_stands_between_the_preset_and_the_default():
     assert settings(DecodingFlags(temperature=0.5), base)["top_k"] == 7
 
 
+def test_whole_numbers_are_numbers_to_whatever_looks_at_them(assistant, prompt_ids):
+    declared = GenerationConfig(temperature=2, top_p=1)
+    chosen = settings(DecodingFlags(do_sample=True, repetition_penalty=2, max_new_tokens=3), declared)
+    assert list(assistant.stream(prompt_ids, chosen, seed=1))[-1].finish
+
+
 def test_real_adapters_of_every_layout_give_the_recorded_poem(shared):
     import json
 

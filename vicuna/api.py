@@ -76,7 +76,8 @@ def _problem(request: Request, error: Exception) -> Response:
 def _no_route(request: Request, error: Exception) -> Response:
     message = error.detail
     if error.status_code == 404:
-        message = f"there is no {request.url.path}; there are {', '.join(f'/v1{route}' for route in ROUTES)}."
+        known = ", ".join(f"/v1{route}" for route in ROUTES).replace(":path", "")
+        message = f"there is no {request.url.path}; there are {known}."
     elif error.status_code == 405:
         message = f"{request.url.path} does not take {request.method}."
     return Problem(error.status_code, message, **error.headers or {}).response

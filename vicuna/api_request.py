@@ -11,7 +11,7 @@ from vicuna.errors import UserError
 from vicuna.memory import TooLong, fit
 from vicuna.prompt import Message, prompt_ids
 from vicuna.serving import Assistant
-from vicuna.stream import DRAWING, settings
+from vicuna.stream import DRAWING, NUMBERS, settings
 
 MAX_MESSAGES = 1000
 MAX_CHOICES = 16  # answers to one request
@@ -33,7 +33,6 @@ DECODING = {
     "do_sample": "do_sample",
     "min_tokens": "min_new_tokens",
 }
-NUMBERS = ("temperature", "top_p", "repetition_penalty")  # the others of these are whole
 
 
 @dataclass(frozen=True)

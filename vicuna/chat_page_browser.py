@@ -13,16 +13,17 @@ CSS = (
     + """
 #chat { height: calc(100dvh - 260px) !important; min-height: 340px; }
 #status p, #memory p, #hint p, #picked p, #warning p { font-size: var(--text-sm); margin: 0; }
-#memory p { color: var(--body-text-color-subdued); font-variant-numeric: tabular-nums; }
+#memory p { color: var(--neutral-500); font-variant-numeric: tabular-nums; }
 #actions, #below, #turn { flex-wrap: wrap; align-items: center; gap: var(--spacing-sm); }
 #actions > *, #below > *, #turn > * { flex: 0 0 auto; min-width: 0 !important; width: auto; }
 /* What is forgotten is dim, and a line says where it ends: a message of the kind that Gradio folds. */
-#chat .message-row:has(~ .message-row .thought-group) { opacity: 0.45; }
+#chat .message-row:has(~ .message-row .thought-group) { opacity: 0.6; }
 #chat .message-row:has(.thought-group) { margin: 0; max-width: 100%; align-self: center; pointer-events: none; }
 #chat .message-row:has(.thought-group) .message,
 #chat .message-row:has(.thought-group) .thought-group { border: none; background: none; box-shadow: none; padding: 0; }
 #chat .message-row:has(.thought-group) :is(.arrow, svg) { display: none; }
-#chat .message-row:has(.thought-group) + .message-buttons { display: none; }
+/* But Regenerate and Undo are at the end, whatever is there. */
+#chat .message-row:has(.thought-group) + .message-buttons:not(:has([aria-label="Retry"])) { display: none; }
 @media (max-width: 640px) {
     #chat { height: 56dvh !important; }
     #talk { order: 1; } #controls { order: 2; }

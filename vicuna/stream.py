@@ -38,6 +38,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 DEFAULTS = {"max_new_tokens": 256, "min_new_tokens": 1}
 DRAWING = ("temperature", "top_p", "top_k")  # what only sampling looks at
+NUMBERS = ("temperature", "top_p", "repetition_penalty")  # the other settings are whole
 
 
 def settings(flags: DecodingFlags, base: GenerationConfig) -> dict[str, Any]:
@@ -53,7 +54,8 @@ def settings(flags: DecodingFlags, base: GenerationConfig) -> dict[str, Any]:
         chosen["do_sample"] = flags.do_sample
     elif any(name in given for name in DRAWING):
         chosen["do_sample"] = True
-    return effective(chosen)
+    # A temperature of 2 in a request or in the base's file is a whole number, which transformers refuses.
+    return effective({name: float(value) if name in NUMBERS else value for name, value in chosen.items()})
 
 
 def effective(chosen: dict[str, Any]) -> dict[str, Any]:

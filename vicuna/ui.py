@@ -12,7 +12,7 @@ import gradio as gr
 
 from vicuna.errors import UserError
 from vicuna.markup import display
-from vicuna.stream import DEFAULTS, PRESETS, Update, effective, mode
+from vicuna.stream import DEFAULTS, DRAWING, PRESETS, Update, effective, mode
 from vicuna.strings import STRINGS
 
 CURSOR = " ▌"
@@ -20,8 +20,12 @@ UPDATE_S = 0.05  # between two updates of a page: faster than eyes read, slower 
 
 # On a phone: question, answer, then the settings.
 CSS = """
+.prose hr { margin: var(--spacing-xl) 0; }
+/* What has no effect as things stand; moving it gives it one. */
+.inert { opacity: 0.5; }
 @media (max-width: 640px) {
     #columns { flex-direction: column; }
+    #columns > * { min-width: 100% !important; }
     #left { display: contents; }
     #ask { order: 1; } #right { order: 2; } #controls { order: 3; }
 }
@@ -135,8 +139,12 @@ class Decoding:
         """The components whose values `chosen` takes, in its order."""
         return [self.do_sample, *self.sliders.values()]
 
+    @property
+    def _drawing(self) -> list[gr.Slider]:
+        return [self.sliders[name] for name in DRAWING]
+
     def _connect(self) -> None:
-        drawing = [self.sliders[name] for name in ("temperature", "top_p", "top_k")]
+        drawing = self._drawing
         self.preset.input(self._fill, self.preset, self.inputs, **QUIET)
         for slider in self.sliders.values():
             slider.input(lambda: "custom", None, self.preset, **QUIET)
@@ -144,7 +152,7 @@ class Decoding:
             slider.input(lambda: True, None, self.do_sample, **QUIET)
         self.do_sample.input(lambda: "custom", None, self.preset, **QUIET)
         for component in self.inputs:
-            component.change(_describe, self.inputs, [self.mode, *drawing[1:]], **QUIET)
+            component.change(_describe, self.inputs, [self.mode, *drawing], **QUIET)
 
     def _fill(self, name: str) -> list[Any]:
         if name == "custom":
@@ -153,7 +161,7 @@ class Decoding:
 
     def on_load(self, page: gr.Blocks) -> None:
         """Say the mode in the visitor's language once the page is there."""
-        page.load(_describe, self.inputs, [self.mode, self.sliders["top_p"], self.sliders["top_k"]], **QUIET)
+        page.load(_describe, self.inputs, [self.mode, *self._drawing], **QUIET)
 
 
 def start_values(controls: Controls, preset: str, chosen: dict[str, Any]) -> dict[str, Any]:
@@ -164,8 +172,10 @@ def start_values(controls: Controls, preset: str, chosen: dict[str, Any]) -> dic
 
 def _describe(request: gr.Request, *values: Any) -> list[Any]:
     chosen = dict(zip(NAMES, values, strict=True))
+    inert = [] if chosen["do_sample"] else ["inert"]
     usable = not (chosen["do_sample"] and chosen["temperature"] == 0)
-    return [mode_line(words(request), chosen), gr.update(interactive=usable), gr.update(interactive=usable)]
+    others = [gr.update(interactive=usable, elem_classes=inert) for _ in DRAWING[1:]]
+    return [mode_line(words(request), chosen), gr.update(elem_classes=inert), *others]
 
 
 def chosen(values: Sequence[Any]) -> dict[str, Any]:
