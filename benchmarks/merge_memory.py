@@ -5,10 +5,11 @@
 
 Makes a base of random float16 weights (7B: 13 GB, in one file and in files of 2 GiB) and a LoRA adapter of rank 8 on
 all seven linear layers. Then every way runs as a process of its own: tools/merge_lora.py to .safetensors and to .pth,
-and what one writes without it: load, merge_and_unload, save. Peak memory is anonymous memory (RssAnon, sampled): pages
-of mapped files can be dropped by the system at any time, and do not count. Exit status 1 if a merge takes more than
-twice its largest tensor plus 1 GiB. Needs 60 GB of free disk at 7B; what it makes is deleted, each as soon as it was
-measured. Linux only.
+tools/export_gguf.py to three types of GGUF (needs scripts/install_cpp.sh), and what one writes without them: load,
+merge_and_unload, save. Peak memory is anonymous memory (RssAnon, sampled): pages of mapped files can be dropped by the
+system at any time, and do not count. Exit status 1 if a merge takes more than twice its largest tensor plus 1 GiB, or
+a way fails. Needs 60 GB of free disk at 7B, and for the last way 16 GB of memory; what it makes is deleted, each as
+soon as it was measured. Linux only.
 """
 
 import json
@@ -36,7 +37,7 @@ from vicuna.model import skeleton
 from vicuna.weight_files import create, create_model, planned
 
 ROOT = Path(__file__).resolve().parent.parent
-LIBRARIES = ("torch", "transformers", "peft", "safetensors")
+LIBRARIES = ("torch", "transformers", "peft", "safetensors", "gguf", "llama-cpp-python")
 MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 SHAPES = {
     "7B": LlamaConfig(vocab_size=32000, tie_word_embeddings=False),
@@ -57,7 +58,6 @@ base, adapter, out = sys.argv[1:]
 model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float16)
 PeftModel.from_pretrained(model, adapter).merge_and_unload().save_pretrained(out)
 """
-EXPORT = ROOT / "tools/export_gguf.py"
 
 
 @dataclass
@@ -173,9 +173,9 @@ def ways(base: Path, adapter: Path, out: Path, one_file: bool, naive: bool) -> d
         "merge, files of 2 GiB to files of 2 GiB": merge,
         "merge, files of 2 GiB to two .pth": [*merge, "--format", "pth", "--num_shards", 2],
     }
-    if EXPORT.is_file():
-        gguf = out.with_suffix(".gguf")
-        found["export, base to GGUF f16"] = [EXPORT, "--model_path", base, "--out_path", gguf, "--type", "f16"]
+    for kind in ("f16", "q8_0", "q4_k_m"):
+        export = ["tools/export_gguf.py", "--model_path", base, "--out_path", out.with_suffix(".gguf"), "--type", kind]
+        found[f"export, files of 2 GiB to GGUF {kind}"] = export
     if naive:
         found["naive: load, merge_and_unload, save"] = ["-c", NAIVE, base, adapter, out]
     return found
@@ -222,7 +222,7 @@ def main(flags: MemoryFlags) -> None:
     if flags.out:
         facts = {"shape": flags.shape, "versions": versions, "ways": [asdict(one) for one in found]}
         Path(flags.out).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-    if not all(one.kept for one in found if one.bound):
+    if not all(one.kept for one in found):
         sys.exit(1)
 
 

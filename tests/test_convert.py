@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import struct
 import zipfile
 from collections.abc import Callable
@@ -13,9 +14,10 @@ import torch
 from tool_models import equal, logits, random_llama, tensors_of, tool
 from transformers import AutoConfig, AutoTokenizer
 
-from vicuna.errors import UserError
+from vicuna.errors import Stopped, UserError
 from vicuna.meta_layout import default_count, working_counts
 from vicuna.meta_params import Shape, ffn_width, params_of
+from vicuna.outputs import new_folder
 from vicuna.tokenizer import TextTokenizer
 
 convert = tool("convert_llama")
@@ -98,6 +100,25 @@ def test_there_and_back_again_changes_no_bit_and_no_config_field(grouped, tmp_pa
     before, after = (AutoConfig.from_pretrained(one).to_dict() for one in (grouped, back))
     assert {**after, "_name_or_path": ""} == {**before, "_name_or_path": ""}
     assert (back / "tokenizer.json").read_bytes() == (grouped / "tokenizer.json").read_bytes()
+
+
+def test_eight_shards_as_of_the_largest_sizes(tiny_base, tmp_path):
+    base = random_llama(tmp_path / "base", tiny_base, torch.float16, num_key_value_heads=8)
+    meta = run(base, tmp_path / "meta", to_meta=True, num_shards=8)
+    parts = [torch.load(file, weights_only=True)["output.weight"] for file in sorted(meta.glob("*.pth"))]
+
+    assert [len(part) for part in parts] == [225] * 7 + [228]
+    assert equal(tensors_of(run(meta, tmp_path / "back", config_from=str(base))), tensors_of(base))
+
+
+def test_a_merged_model_keeps_its_template_in_either_layout(grouped, tmp_path):
+    merged = Path(shutil.copytree(grouped, tmp_path / "merged"))
+    (merged / "chat_template.jinja").write_text("{{ messages }}", encoding="utf-8")
+    (merged / "run_args.json").write_text('{"prompt_type": "chat"}', encoding="utf-8")
+    back = run(run(merged, tmp_path / "meta", to_meta=True, num_shards=1), tmp_path / "back")
+
+    for name in ("chat_template.jinja", "run_args.json"):
+        assert (back / name).read_bytes() == (merged / name).read_bytes()
 
 
 def test_shards_are_cut_by_rows_and_columns_and_the_last_has_the_remainder(grouped, meta):
@@ -249,6 +270,22 @@ def test_an_existing_output_is_refused_and_not_touched(grouped, tmp_path):
     with pytest.raises(UserError, match=r"--output_dir .*out exists; nothing is ever written over"):
         run(grouped, tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def interrupted(output: Path) -> None:
+    """Begin an output, and be told to end."""
+    with new_folder(str(output), "--output_dir") as folder:
+        (folder / "half").write_text("half", encoding="utf-8")
+        assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL  # or the tests would end here
+        signal.raise_signal(signal.SIGTERM)
+
+
+def test_sigterm_in_the_middle_leaves_nothing(tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Stopped, match="stopped by SIGTERM"):
+        interrupted(tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def rewritten(file: Path, change: Callable[[dict], dict]) -> None:

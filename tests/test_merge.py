@@ -478,6 +478,13 @@ def test_an_adapter_that_does_not_fit_is_refused_and_nothing_is_left(base, adapt
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
 
 
+def test_a_base_in_metas_layout_is_refused_with_the_command_that_converts_it(adapter, shared, tmp_path):
+    meta = shared / "models/stories260K-meta"
+    said = rf"is in Meta's layout: convert it first, python tools/convert_llama.py --input_dir {meta} --output_dir"
+    with pytest.raises(UserError, match=said):
+        run(meta, adapter, tmp_path / "out")
+
+
 def test_another_fingerprint_can_be_overruled(base, adapter, tmp_path):
     folder = recorded(adapter, tmp_path / "adapter", exact={"base_fingerprint": "0" * 64})
 

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,17 @@ def test_any_number_becomes_any_other_and_one_again_without_a_changed_bit(meta, 
     assert equal(shards(back)[0], shards(meta)[0])
     assert (back / "tokenizer.model").read_bytes() == (meta / "tokenizer.model").read_bytes()
     assert (back / "params.json").read_bytes() == (meta / "params.json").read_bytes()
+
+
+def test_the_template_of_a_merged_model_comes_along_and_its_manifest_is_checked(meta, tmp_path):
+    merged = Path(shutil.copytree(meta, tmp_path / "merged"))
+    (merged / "chat_template.jinja").write_text("{{ messages }}", encoding="utf-8")
+    assert (cut(2, merged, tmp_path / "two") / "chat_template.jinja").read_text(encoding="utf-8") == "{{ messages }}"
+
+    (merged / "SHA256SUMS").write_text(f"{'6' * 64}  consolidated.00.pth\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"is not what SHA256SUMS in it says"):
+        cut(3, merged, tmp_path / "three")
+    assert not (tmp_path / "three").exists()
 
 
 def test_what_was_cut_anew_is_still_the_same_model(meta, base, tmp_path):

@@ -5,7 +5,8 @@
 
 From consolidated.*.pth (any number of shards), params.json and tokenizer.model it writes .safetensors, config.json,
 generation_config.json and the tokenizer to --output_dir; with --to_meta the other way round. Weights keep their
-precision, and every bit. LLaMA 1 and 2 of any size, with their grouped heads, are read from params.json.
+precision, and every bit; a merged model keeps its template. LLaMA 1 and 2 of any size, with their grouped heads, are
+read from params.json.
 """
 
 import json
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from vicuna import log
 from vicuna.args import flag, parse
+from vicuna.chat_template import copy_template
 from vicuna.errors import UserError, run
 
 if TYPE_CHECKING:
@@ -102,6 +104,7 @@ def to_hf(flags: ConvertFlags, folder: Path) -> None:
     if config.tie_word_embeddings:
         del tensors[HEAD]
     write_model(folder, tensors)
+    copy_template(model.folder, folder)
     config.save_pretrained(folder)
     generation = Path(flags.config_from) / "generation_config.json"
     if given and generation.is_file():
@@ -222,6 +225,7 @@ def to_meta(flags: ConvertFlags, folder: Path) -> None:
     check_input(path)
     write_meta(folder, shape, read_base(path, config), count)
     (folder / FILE).write_text(json.dumps(params_of(config, shape)), encoding="utf-8")
+    copy_template(path, folder)
     if (path / "tokenizer.model").is_file():
         shutil.copyfile(path / "tokenizer.model", folder / "tokenizer.model")
     else:

@@ -63,6 +63,7 @@ def main(flags: ExportFlags) -> None:
     import torch
 
     from vicuna import adapter, checkpoint, gguf_adapter, gguf_export, gguf_file, llama, modelfile
+    from vicuna import adapter, gguf_adapter, gguf_export, gguf_file, llama, modelfile, outputs
     from vicuna.model import check_base
 
     if Path(flags.out_path).exists() and not flags.overwrite:
@@ -83,7 +84,7 @@ def main(flags: ExportFlags) -> None:
         return
     out = Path(flags.out_path)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".exporting-", dir=out.parent) as name:
+    with outputs.tidy(), tempfile.TemporaryDirectory(prefix=".exporting-", dir=out.parent) as name:
         aside = Path(name) / "model.gguf"
         if flags.lora_path:
             gguf_adapter.write_adapter(base, folder, aside, flags.type, prompt_type)

@@ -4,7 +4,8 @@
 
 Takes the new number of shards, the folder to read and the new folder to write, as the original did. Tensors are
 cut as Meta's programs expect: heads stay whole, norms are in every shard, and where the rows of the head do not
-divide the last shard has the remainder. Every bit stays as it is; params.json and tokenizer.model are copied.
+divide the last shard has the remainder. Every bit stays as it is; params.json, tokenizer.model and the
+template of a merged model are copied. A manifest that lies in the folder is checked first.
 """
 
 import json
@@ -24,6 +25,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("output_dir", help="new folder")
     flags = parser.parse_args(argv)
     log.set_up()
+    from vicuna.chat_template import copy_template
+    from vicuna.manifests import check_input
     from vicuna.meta_layout import check_count, read_meta, write_meta
     from vicuna.meta_params import FILE
     from vicuna.outputs import new_folder
@@ -31,10 +34,12 @@ def main(argv: list[str] | None = None) -> None:
     with new_folder(flags.output_dir, "output_dir") as folder:
         model = read_meta(Path(flags.input_dir).expanduser(), flag="input_dir")
         check_count(flags.num_shards, model.shape, "num_shards")
+        check_input(model.folder)
         write_meta(folder, model.shape, model.tensors(rotated=False), flags.num_shards, rotated=False)
         (folder / FILE).write_text(json.dumps(model.params), encoding="utf-8")
         if model.tokenizer:
             shutil.copyfile(model.tokenizer, folder / model.tokenizer.name)
+        copy_template(model.folder, folder)
     print(f"cut {len(model.files)} shards into {flags.num_shards}: {flags.output_dir}")
 
 

@@ -6,6 +6,8 @@ with the BOS token: it is to be tokenised without adding another.
 """
 
 import json
+import shutil
+from pathlib import Path
 
 from vicuna.prompt import TEMPLATES, Template
 
@@ -39,6 +41,15 @@ def chat_template(prompt_type: str) -> str:
         "{{- others[asked]['content'] + eos_token -}}",
         "{%- endif -%}",
     ])  # fmt: skip
+
+
+def copy_template(source: Path, folder: Path) -> None:
+    """Take a model's template along to another layout, and its run_args.json, which names it."""
+    from vicuna.adapter import RUN_ARGS
+
+    for name in (FILE, RUN_ARGS):
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
 
 
 def _text(text: str) -> str:

@@ -79,6 +79,11 @@ def check_base(name: str) -> Base:
     path = local_folder(name, "--model_path", BASE_FILES)
     if not (path / "config.json").is_file():
         found = ", ".join(sorted(file.name for file in path.iterdir())[:12]) or "nothing"
+        if any(path.glob("consolidated.*.pth")):
+            raise UserError(
+                f"--model_path {name} is in Meta's layout: convert it first, python tools/convert_llama.py --input_dir "
+                f"{name} --output_dir {path.name}-hf."
+            )
         raise UserError(
             f"--model_path {name} has no config.json, found {found}; expected a model in Hugging Face format."
         )

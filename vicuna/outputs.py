@@ -2,12 +2,15 @@
 
 import os
 import shutil
+import signal
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from vicuna.errors import UserError
+from vicuna.errors import Stopped, UserError
 
 
 @contextmanager
@@ -26,7 +29,7 @@ def new_folder(name: str, flag: str) -> Iterator[Path]:
         said = f"{flag} {name} exists" if name else f"{flag} is empty"
         raise UserError(f"{said}; nothing is ever written over: name a new folder.")
     output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as aside:
+    with tidy(), tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as aside:
         folder = Path(aside) / output.name
         folder.mkdir()
         yield folder
@@ -34,6 +37,28 @@ def new_folder(name: str, flag: str) -> Iterator[Path]:
             _flush(path)
         os.replace(folder, output)
         _flush(output.parent)
+
+
+@contextmanager
+def tidy() -> Iterator[None]:
+    """Let SIGTERM end the block as Ctrl-C does, so that what was written aside is removed.
+
+    Raises:
+        Stopped: on SIGTERM.
+    """
+
+    def stop(*_: Any) -> None:
+        raise Stopped("stopped by SIGTERM", 143)
+
+    # Python hands signals to the main thread alone; and a handler that is there already has its own way to end.
+    mine = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if mine:
+        signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        if mine:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def check_room(folder: Path, size: int) -> None:
@@ -48,7 +73,7 @@ def check_room(folder: Path, size: int) -> None:
     free = shutil.disk_usage(folder).free
     if size > free:
         raise UserError(
-            f"{size / 2**30:.1f} GiB are to be written, but the disk has {free / 2**30:.1f} GiB free: make room, or "
+            f"{size / 2**30:.2f} GiB are to be written, but the disk has {free / 2**30:.2f} GiB free: make room, or "
             "name a folder on another disk."
         )
 
