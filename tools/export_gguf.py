@@ -62,8 +62,7 @@ def main(flags: ExportFlags) -> None:
     # Imported here so that --help and a mistyped flag answer at once.
     import torch
 
-    from vicuna import adapter, checkpoint, gguf_adapter, gguf_export, gguf_file, llama, modelfile
-    from vicuna import adapter, gguf_adapter, gguf_export, gguf_file, llama, modelfile, outputs
+    from vicuna import adapter, checkpoint, gguf_adapter, gguf_export, gguf_file, llama, modelfile, outputs
     from vicuna.model import check_base
 
     if Path(flags.out_path).exists() and not flags.overwrite:
