@@ -54,7 +54,7 @@ def page(assistant: Any, flags: AskFlags, serve: ServeFlags, decoding: DecodingF
     import gradio as gr
 
     from vicuna import ui, web_page
-    from vicuna.markup import LATEX_DELIMITERS
+    from vicuna.markup import LATEX_DELIMITERS, display
     from vicuna.stream import settings
 
     running: dict[str, threading.Event] = {}  # browser session -> what its Stop button sets
@@ -86,6 +86,9 @@ def page(assistant: Any, flags: AskFlags, serve: ServeFlags, decoding: DecodingF
         finally:
             stop.set()
 
+    def heading(request: gr.Request) -> str:
+        return f"## Chinese-Vicuna 中文小羊驼\n\n{display(assistant.status(line=ui.words(request)['status']))}"
+
     def stop_running(request: gr.Request) -> None:
         if request.session_hash in running:
             running[request.session_hash].set()
@@ -96,7 +99,7 @@ def page(assistant: Any, flags: AskFlags, serve: ServeFlags, decoding: DecodingF
 
     values = ui.start_values(ui.ONE_QUESTION, decoding.preset, settings(decoding, assistant.engine.generation_config))
     with gr.Blocks(title="Chinese-Vicuna", **web_page.BLOCKS) as blocks:
-        gr.Markdown(f"## Chinese-Vicuna 中文小羊驼\n\n{assistant.status()}", elem_id="status")
+        status = gr.Markdown(elem_id="status")
         before, none = gr.State([]), gr.State([])
         with gr.Row(elem_id="columns"):
             with gr.Column(scale=2, elem_id="left"):
@@ -137,6 +140,7 @@ def page(assistant: Any, flags: AskFlags, serve: ServeFlags, decoding: DecodingF
         stop.click(stop_running, **ui.QUIET)
         output.copy(None, plain, None, js=ui.COPY)
         blocks.unload(forget)
+        blocks.load(heading, None, status, **ui.QUIET)
         controls.on_load(blocks)
     return blocks
 

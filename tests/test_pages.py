@@ -245,6 +245,8 @@ def test_the_page_speaks_the_browsers_language(open_page, language):
     strings = STRINGS["zh" if language.startswith("zh") else "en"]
     assert page.inner_text("#generate") == strings["generate"]
     assert page.inner_text("#stop") == strings["stop"]
+    page.wait_for_function("document.querySelector('#status').innerText.includes('CPU')")
+    assert strings["status"].split(" {")[0] + " base · " in page.inner_text("#status")
     assert "__i18n__" not in page.inner_text("body")
 
 

@@ -344,7 +344,7 @@ class ChatPage:
         takes = TEMPLATES[prompt_type].takes_system
         hint = strings["system_hint" if takes else "no_system"].format(prompt_type=prompt_type)
         return [
-            display(self.assistant.status(adapter, prompt_type)),
+            display(self.assistant.status(adapter, prompt_type, strings["status"])),
             warning,
             gr.update(interactive=takes, placeholder=hint),
         ]

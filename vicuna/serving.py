@@ -17,6 +17,7 @@ from vicuna.errors import UserError
 from vicuna.model import Base, check_base, compute_dtype, device, load_base, skeleton
 from vicuna.prompt import PROMPT_TYPES, Message, prompt_ids, render
 from vicuna.stream import PATIENCE_S, Submit, Update, as_sentence, settings
+from vicuna.strings import STRINGS
 from vicuna.tokenizer import TextTokenizer
 from vicuna.worker import Worker
 
@@ -94,12 +95,14 @@ class Assistant:
     def tokenizer(self) -> TextTokenizer:
         return self.engine.tokenizer
 
-    def status(self, name: str | None = None, prompt_type: str | None = None) -> str:
-        """What is loaded, on one line."""
+    def status(
+        self, name: str | None = None, prompt_type: str | None = None, line: str = STRINGS["en"]["status"]
+    ) -> str:
+        """What is loaded, on one line; `line` is its pattern in another language."""
         choice = self.first if name is None else self.choices[name]
         shown = f"{choice.name} ({choice.detail})" if choice.name else "–"
-        prompt_type = prompt_type or choice.prompt_type
-        return f"base {self.base_name} · adapter {shown} · {self.where} · prompt {prompt_type}"
+        facts = {"base": self.base_name, "adapter": shown, "where": self.where}
+        return line.format(**facts, prompt_type=prompt_type or choice.prompt_type)
 
     def prompt_text(self, messages: Sequence[Message], prompt_type: str | None = None) -> str:
         """The prompt for the last message, as text."""

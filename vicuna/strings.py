@@ -2,6 +2,7 @@
 
 STRINGS = {
     "en": {
+        "status": "base {base} · adapter {adapter} · {where} · prompt {prompt_type}",
         "question": "Input",
         "question_hint": "Tell me about alpacas.",
         "extra": "Additional input (optional)",
@@ -80,6 +81,7 @@ STRINGS = {
         "loaded_last": " The file holds {count} conversations; this is the last.",
     },
     "zh": {
+        "status": "基座模型 {base} · 适配器 {adapter} · {where} · 模板 {prompt_type}",
         "question": "输入",
         "question_hint": "给我讲讲羊驼。",
         "extra": "补充输入（可不填）",
