@@ -27,7 +27,8 @@ pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed: bash
 
 from vicuna.args import DecodingFlags, ModelFlags, ServeFlags
 from vicuna.errors import UserError
-from vicuna.gguf import CHUNK, Scores
+from vicuna.gguf import CHUNK, Scores, described, gpu_layers
+from vicuna.gguf_file import read_model
 from vicuna.llama import library
 from vicuna.serving import Assistant, load
 from vicuna.stream import settings
@@ -356,10 +357,32 @@ def test_the_recorded_poem(shared, poems):
 
 def test_the_status_says_what_is_loaded(poems):
     assert poems.status() == (
-        "base poem-zh-750k-f32.gguf · adapter poems-f32.gguf (r 8) · f32 · llama.cpp, 1 threads · prompt text"
+        "base poem-zh-750k-f32.gguf · adapter poems-f32.gguf (r 8) · f32 · llama.cpp, CPU, 1 threads · prompt text"
     )
     assert [choice.prompt_type for choice in poems.choices.values()] == ["text"] * 3
     assert poems.warnings == []
+
+
+def test_layers_for_a_gpu_are_refused_by_a_llama_cpp_that_has_none(exported, tiny_base):
+    if library().llama_supports_gpu_offload():
+        pytest.skip("this llama.cpp has a GPU")
+    for layers in (None, 0):
+        assert "llama.cpp, CPU, 1 threads" in opened(exported("tiny"), gpu_layers=layers).status()
+    with pytest.raises(
+        UserError, match=r"--gpu_layers 2 needs .* CMAKE_ARGS=-DGGML_CUDA=on bash scripts/install_cpp\.sh"
+    ):
+        opened(exported("tiny"), gpu_layers=2)
+    with pytest.raises(UserError, match="--gpu_layers -1"):
+        ServeFlags(gpu_layers=-1)
+    with pytest.raises(UserError, match="--gpu_layers 2 is for a GGUF file"):
+        opened(tiny_base, gpu_layers=2)
+
+
+def test_all_layers_go_to_the_gpu_unless_fewer_are_asked_for(exported):
+    file = read_model(str(exported("tiny")))
+
+    assert [gpu_layers(file, asked, has_gpu=True) for asked in (None, 0, 2, 99)] == [3, 0, 2, 3]
+    assert described(file, 2) == "f32 · llama.cpp, 2 of 3 layers on GPU, 1 threads"
 
 
 def test_another_prompt_type_than_the_trained_one_warns(exported):
