@@ -447,7 +447,7 @@ def test_generate_py_answers_from_a_gguf(program, exported, shared, tmp_path):
     assert "llama" not in done.stderr  # nothing of the library's own talk
 
 
-def rewritten(file: Path, out: Path, **keys: object) -> Path:
+def rewritten(file: Path, out: Path, tensors: bool = True, **keys: object) -> Path:
     """A copy of a GGUF with other string values; "" leaves a key out."""
     import gguf
 
@@ -460,7 +460,7 @@ def rewritten(file: Path, out: Path, **keys: object) -> Path:
             writer.add_array(name, field.contents())
         elif keys.get(name) != "":
             writer.add_key_value(name, keys.get(name, field.contents()), field.types[0])
-    for tensor in reader.tensors:
+    for tensor in reader.tensors if tensors else ():
         writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -517,6 +517,26 @@ def test_what_is_no_gguf_is_refused(exported, tmp_path):
         (tmp_path / "x.gguf").write_bytes(whole[:size])
         with pytest.raises(UserError, match=r"(is broken or|is) incomplete.* Copy or export it again"):
             opened(tmp_path / "x.gguf")
+
+
+@pytest.mark.parametrize(
+    ("without", "tensors", "said"),
+    [
+        (["llama.context_length"], True, r"is no model: it has no llama\.context_length"),
+        (["llama.block_count"], True, r"is no model: it has no llama\.block_count"),
+        ([], False, r"is no model: it has no weights"),
+    ],
+)
+def test_a_gguf_that_is_no_model_is_refused(exported, tmp_path, without, tensors, said):
+    file = rewritten(exported("tiny"), tmp_path / "x.gguf", tensors, **dict.fromkeys(without, ""))
+    with pytest.raises(UserError, match=said):
+        opened(file)
+
+
+def test_a_folder_with_the_name_of_a_gguf_is_refused(tmp_path):
+    (tmp_path / "x.gguf").mkdir()
+    with pytest.raises(UserError, match=r"x\.gguf is a folder; expected a GGUF file"):
+        opened(tmp_path / "x.gguf")
 
 
 def test_an_adapter_that_does_not_belong_is_refused(exported, poems, shared, tmp_path, tiny_base):
