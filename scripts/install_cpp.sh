@@ -2,7 +2,8 @@
 # Install what GGUF models need: llama.cpp, compiled once for this machine (a few minutes on two cores), and gguf.
 #
 #   bash scripts/install_cpp.sh
-#   CXX=clang++ bash scripts/install_cpp.sh    # with another compiler; CMAKE_ARGS holds further settings
+#   CXX=clang++ bash scripts/install_cpp.sh                     # with another compiler
+#   CMAKE_ARGS=-DGGML_CUDA=on bash scripts/install_cpp.sh       # for an NVIDIA GPU, with its CUDA toolkit; not measured
 #
 # The compiled wheel is kept in the user's cache folder, and found there the next time.
 set -euo pipefail
@@ -35,5 +36,11 @@ if [ -z "$(wheel)" ]; then
     CMAKE_ARGS="-DLLAVA_BUILD=OFF -DCMAKE_PROJECT_llama_cpp_INCLUDE=$aside/less.cmake $settings" \
         "$PYTHON" -m pip --quiet --disable-pip-version-check wheel --no-deps --no-cache-dir --wheel-dir "$aside" "$llama"
     mv "$aside"/*.whl "$wheels/"
+fi
+# The same version with other settings is another program, which pip would not tell from the one that is there.
+installed=$("$PYTHON" -c 'import sys; print(sys.prefix)')/.chinese-vicuna-llama-cpp
+if [ "$(cat "$installed" 2>/dev/null)" != "$kind" ]; then
+    "$PYTHON" -m pip --quiet --disable-pip-version-check install --force-reinstall --no-deps "$(wheel)"
+    echo "$kind" >"$installed"
 fi
 PIP_FIND_LINKS=$wheels bash scripts/install.sh requirements_cpp.txt

@@ -27,7 +27,8 @@ pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed: bash
 
 from vicuna.args import DecodingFlags, ModelFlags, ServeFlags
 from vicuna.errors import UserError
-from vicuna.gguf import CHUNK, Scores
+from vicuna.gguf import CHUNK, Scores, described, gpu_layers
+from vicuna.gguf_file import read_model
 from vicuna.llama import library
 from vicuna.serving import Assistant, load
 from vicuna.stream import settings
@@ -356,10 +357,32 @@ def test_the_recorded_poem(shared, poems):
 
 def test_the_status_says_what_is_loaded(poems):
     assert poems.status() == (
-        "base poem-zh-750k-f32.gguf · adapter poems-f32.gguf (r 8) · f32 · llama.cpp, 1 threads · prompt text"
+        "base poem-zh-750k-f32.gguf · adapter poems-f32.gguf (r 8) · f32 · llama.cpp, CPU, 1 threads · prompt text"
     )
     assert [choice.prompt_type for choice in poems.choices.values()] == ["text"] * 3
     assert poems.warnings == []
+
+
+def test_layers_for_a_gpu_are_refused_by_a_llama_cpp_that_has_none(exported, tiny_base):
+    if library().llama_supports_gpu_offload():
+        pytest.skip("this llama.cpp has a GPU")
+    for layers in (None, 0):
+        assert "llama.cpp, CPU, 1 threads" in opened(exported("tiny"), gpu_layers=layers).status()
+    with pytest.raises(
+        UserError, match=r"--gpu_layers 2 needs .* CMAKE_ARGS=-DGGML_CUDA=on bash scripts/install_cpp\.sh"
+    ):
+        opened(exported("tiny"), gpu_layers=2)
+    with pytest.raises(UserError, match="--gpu_layers -1"):
+        ServeFlags(gpu_layers=-1)
+    with pytest.raises(UserError, match="--gpu_layers 2 is for a GGUF file"):
+        opened(tiny_base, gpu_layers=2)
+
+
+def test_all_layers_go_to_the_gpu_unless_fewer_are_asked_for(exported):
+    file = read_model(str(exported("tiny")))
+
+    assert [gpu_layers(file, asked, has_gpu=True) for asked in (None, 0, 2, 99)] == [3, 0, 2, 3]
+    assert described(file, 2) == "f32 · llama.cpp, 2 of 3 layers on GPU, 1 threads"
 
 
 def test_another_prompt_type_than_the_trained_one_warns(exported):
@@ -424,7 +447,7 @@ def test_generate_py_answers_from_a_gguf(program, exported, shared, tmp_path):
     assert "llama" not in done.stderr  # nothing of the library's own talk
 
 
-def rewritten(file: Path, out: Path, **keys: object) -> Path:
+def rewritten(file: Path, out: Path, tensors: bool = True, **keys: object) -> Path:
     """A copy of a GGUF with other string values; "" leaves a key out."""
     import gguf
 
@@ -437,7 +460,7 @@ def rewritten(file: Path, out: Path, **keys: object) -> Path:
             writer.add_array(name, field.contents())
         elif keys.get(name) != "":
             writer.add_key_value(name, keys.get(name, field.contents()), field.types[0])
-    for tensor in reader.tensors:
+    for tensor in reader.tensors if tensors else ():
         writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -494,6 +517,26 @@ def test_what_is_no_gguf_is_refused(exported, tmp_path):
         (tmp_path / "x.gguf").write_bytes(whole[:size])
         with pytest.raises(UserError, match=r"(is broken or|is) incomplete.* Copy or export it again"):
             opened(tmp_path / "x.gguf")
+
+
+@pytest.mark.parametrize(
+    ("without", "tensors", "said"),
+    [
+        (["llama.context_length"], True, r"is no model: it has no llama\.context_length"),
+        (["llama.block_count"], True, r"is no model: it has no llama\.block_count"),
+        ([], False, r"is no model: it has no weights"),
+    ],
+)
+def test_a_gguf_that_is_no_model_is_refused(exported, tmp_path, without, tensors, said):
+    file = rewritten(exported("tiny"), tmp_path / "x.gguf", tensors, **dict.fromkeys(without, ""))
+    with pytest.raises(UserError, match=said):
+        opened(file)
+
+
+def test_a_folder_with_the_name_of_a_gguf_is_refused(tmp_path):
+    (tmp_path / "x.gguf").mkdir()
+    with pytest.raises(UserError, match=r"x\.gguf is a folder; expected a GGUF file"):
+        opened(tmp_path / "x.gguf")
 
 
 def test_an_adapter_that_does_not_belong_is_refused(exported, poems, shared, tmp_path, tiny_base):

@@ -463,3 +463,39 @@ def test_every_flag_that_a_script_passes_exists_in_the_program(program, script):
         known = set(re.findall(r"--\w+", program(name, "--help").stdout))
         assert len(known) > 3
         assert passed - known == set()
+
+
+PIP = """#!/usr/bin/env bash
+case "$*" in
+    *"print(sys.prefix)"*) echo "$PREFIX" ;;
+    *" wheel "*)
+        while [ "$1" != --wheel-dir ]; do shift; done
+        echo "$CMAKE_ARGS" >"$2/llama_cpp_python-${3#*==}-py3-none-any.whl"
+        ;;
+    *--force-reinstall*) cat "${!#}" >>"$PREFIX/installed" ;;
+esac
+"""
+
+
+def test_llama_cpp_is_compiled_once_for_each_setting_and_the_one_asked_for_is_installed(tmp_path):
+    (tmp_path / "python").write_text(PIP, encoding="utf-8")
+    (tmp_path / "python").chmod(0o755)
+    env = {
+        "PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHON": str(tmp_path / "python"), "CXX": "true",
+        "PREFIX": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache"),
+    }  # fmt: skip
+
+    said = [
+        subprocess.run(
+            ["bash", str(ROOT / "scripts/install_cpp.sh")],
+            env={**env, **more},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for more in ({}, {}, {"CMAKE_ARGS": "-DGGML_CUDA=on"}, {})
+    ]
+
+    assert ["compiling llama-cpp-python" in one for one in said] == [True, False, True, False]
+    installed = (tmp_path / "installed").read_text(encoding="utf-8").splitlines()
+    assert ["-DGGML_CUDA=on" in one for one in installed] == [False, True, False]

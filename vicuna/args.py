@@ -271,10 +271,14 @@ class ServeFlags:
     )
     max_queue: int = flag(64, "requests that may wait for the model")
     cache_gib: float = flag(1.0, "memory for what earlier prompts have in common with the next, in GiB; 0 for none")
+    gpu_layers: int | None = flag(
+        None, "layers of a GGUF model to put on the GPU, 0 for none; default: all, where llama.cpp was built for one"
+    )
 
     def __post_init__(self) -> None:
         _at_least("--max_queue", self.max_queue, 1)
         _at_least("--cache_gib", self.cache_gib, 0)
+        _at_least("--gpu_layers", self.gpu_layers or 0, 0)
         if not 0 < self.port < 65536:
             raise UserError(f"--port {self.port} is not a port: expected 1 to 65535.")
         self.auth = self.auth or os.environ.get("VICUNA_AUTH", "").split()

@@ -22,7 +22,17 @@ from transformers import GenerationConfig
 from vicuna.args import ServeFlags
 from vicuna.engine import check_adapter, check_rows, fitted
 from vicuna.errors import UserError
-from vicuna.gguf_file import EXTRA, MOST_CONTEXT, PROMPT_TYPE, STEP, GGUFFile, package, read_adapter, read_model
+from vicuna.gguf_file import (
+    ARCHITECTURE,
+    EXTRA,
+    MOST_CONTEXT,
+    PROMPT_TYPE,
+    STEP,
+    GGUFFile,
+    package,
+    read_adapter,
+    read_model,
+)
 from vicuna.growing import Texts
 from vicuna.llama import library, reason
 from vicuna.stream import NOTHING, Generated, Run, Submit, Update, stream
@@ -125,6 +135,7 @@ class GGUFEngine:
     Args:
         adapters: name of a choice -> its file.
         reuse: keep what a prompt has in common with the one before.
+        gpu_layers: how many layers the GPU computes, see `gpu_layers`.
 
     Attributes:
         tokenizer, context, generation_config: the model's; the context at most `MOST_CONTEXT`.
@@ -133,7 +144,8 @@ class GGUFEngine:
 
     max_beams = 1
 
-    def __init__(self, file: GGUFFile, adapters: dict[str, GGUFFile], reuse: bool = True):
+    def __init__(self, file: GGUFFile, adapters: dict[str, GGUFFile], reuse: bool = True, gpu_layers: int = 0):
+        self.gpu_layers = gpu_layers
         self.file, self.adapters, self.reuse = file, adapters, reuse
         self.tokenizer = file.tokenizer()
         self.context = min(file.context, MOST_CONTEXT)
@@ -147,7 +159,9 @@ class GGUFEngine:
         # The weights' own precision: of a model that nobody quantised, keys and values are not rounded, either.
         api = library()
         kind = api.GGML_TYPE_F32 if file.keys.get("general.file_type") in UNQUANTISED else api.GGML_TYPE_F16
-        self._loaded = Loaded(file, self.context, adapters, n_batch=CHUNK, type_k=kind, type_v=kind)
+        self._loaded = Loaded(
+            file, self.context, adapters, n_batch=CHUNK, n_gpu_layers=gpu_layers, type_k=kind, type_v=kind
+        )
         self._embedding: Loaded | None = None
 
     def stream(
@@ -236,7 +250,7 @@ class GGUFEngine:
         check_rows(rows, self.context)
         if self._embedding is None:
             self._embedding = Loaded(
-                self.file, self.context, self.adapters, embedding=True,
+                self.file, self.context, self.adapters, embedding=True, n_gpu_layers=self.gpu_layers,
                 n_batch=self.context, n_ubatch=self.context, pooling_type=library().LLAMA_POOLING_TYPE_MEAN,
                 tokenizer=_ids_as_text(),
             )  # fmt: skip
@@ -269,15 +283,46 @@ def load_engine(model_path: str, lora_paths: dict[str, str], serve: ServeFlags) 
     """
     library()
     file = read_model(model_path)
+    on_gpu = gpu_layers(file, serve.gpu_layers, library().llama_supports_gpu_offload())
     adapters = {name: read_adapter(path, file) for name, path in lora_paths.items()}
-    return GGUFEngine(file, adapters, serve.cache_gib > 0)
+    return GGUFEngine(file, adapters, serve.cache_gib > 0, on_gpu)
 
 
-def described(file: GGUFFile) -> str:
-    """Precision and threads, for the status line."""
+def layers(file: GGUFFile) -> int:
+    """What llama.cpp counts as layers: the blocks, and what comes behind them."""
+    return file.keys[f"{ARCHITECTURE}.block_count"] + 1
+
+
+def gpu_layers(file: GGUFFile, asked: int | None, has_gpu: bool) -> int:
+    """How many layers the GPU computes: as many as asked for, or all; none where llama.cpp has no GPU.
+
+    Args:
+        has_gpu: llama.cpp was built for one, and sees it.
+
+    Raises:
+        UserError: some are asked for, and it has none.
+    """
+    if has_gpu:
+        return layers(file) if asked is None else min(asked, layers(file))
+    if asked:
+        raise UserError(
+            f"--gpu_layers {asked} needs a llama.cpp that was built for a GPU, and a GPU that it sees; here it "
+            "computes on the CPU. Build it: CMAKE_ARGS=-DGGML_CUDA=on bash scripts/install_cpp.sh; or leave "
+            "--gpu_layers out."
+        )
+    return 0
+
+
+def described(file: GGUFFile, on_gpu: int = 0) -> str:
+    """Precision, device and threads, for the status line.
+
+    Args:
+        on_gpu: from `gpu_layers`.
+    """
     kinds = [kind for name, kind in file.types.items() if len(file.shapes[name]) == 2]
     most = max(sorted(set(kinds)), key=kinds.count)
-    return f"{most.lower()} · llama.cpp, {torch.get_num_threads()} threads"
+    device = f"{on_gpu} of {layers(file)} layers on GPU" if on_gpu else "CPU"
+    return f"{most.lower()} · llama.cpp, {device}, {torch.get_num_threads()} threads"
 
 
 def declared_prompt_type(file: GGUFFile) -> str:

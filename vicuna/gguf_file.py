@@ -32,6 +32,7 @@ QUANTISED_TYPES = (
 MOST_CONTEXT = 4096
 EXTRA = "bash scripts/install_cpp.sh"  # what installs the packages for GGUF
 ARCHITECTURE = "llama"
+NEEDED = ("context_length", "block_count")  # keys without which nothing can be said of a model
 _OLD_MAGIC = {b"lmgg": "ggml", b"fmgg": "ggmf", b"tjgg": "ggjt", b"algg": "ggla"}  # of 2023, before GGUF
 
 
@@ -118,6 +119,8 @@ def read(name: str, flag: str) -> GGUFFile:
         UserError: not a GGUF file, a broken one, or one for another architecture than LLaMA's.
     """
     path = Path(name).expanduser()
+    if path.is_dir():
+        raise UserError(f"{flag} {name} is a folder; expected a GGUF file, or a folder whose name is not that of one.")
     if not path.is_file():
         raise UserError(f"{flag} {name} does not exist.")
     with path.open("rb") as opened:
@@ -151,11 +154,15 @@ def read_model(name: str) -> GGUFFile:
     """The GGUF model of `--model_path`.
 
     Raises:
-        UserError: see `read`; or an adapter.
+        UserError: see `read`; or an adapter, or a vocabulary alone.
     """
     file = read(name, "--model_path")
     if file.is_adapter:
         raise UserError(f"--model_path {name} is an adapter: pass it as --lora_path, and its base as --model_path.")
+    lacking = [key for key in (f"{ARCHITECTURE}.{what}" for what in NEEDED) if key not in file.keys]
+    if lacking or not file.types:
+        what = lacking[0] if lacking else "weights"
+        raise UserError(f"--model_path {name} is no model: it has no {what}. Copy or export it again.")
     return file
 
 

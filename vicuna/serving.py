@@ -193,6 +193,10 @@ def load(model_flags: ModelFlags, serve: ServeFlags, lora_paths: Sequence[str] =
     """
     if gguf_file.is_meant(model_flags.model_path):
         return _load_gguf(model_flags.model_path, serve, lora_paths)
+    if serve.gpu_layers is not None:
+        raise UserError(
+            f"--gpu_layers {serve.gpu_layers} is for a GGUF file, which {model_flags.model_path} is not; leave it out."
+        )
     base = check_base(model_flags.model_path)
     lora_paths = [path for path in lora_paths if path]
     folders = [adapter.adapter_folder(path, serve.use_local) for path in lora_paths]
@@ -237,7 +241,9 @@ def _load_gguf(model_path: str, serve: ServeFlags, lora_paths: Sequence[str]) ->
     if choices and not trained_as:
         of_base = next(iter(choices.values())).prompt_type
     choices[""] = Choice("", of_base, trained_as)
-    return Assistant(engine, file.path.name, gguf.described(file), choices, warnings, Worker(serve.max_queue))
+    return Assistant(
+        engine, file.path.name, gguf.described(file, engine.gpu_layers), choices, warnings, Worker(serve.max_queue)
+    )
 
 
 def _check_adapters(base: Base, base_name: str, names: Sequence[str], folders: Sequence[Path]) -> None:
