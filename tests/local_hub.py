@@ -21,6 +21,7 @@ class Hub:
         asked: (path, first byte) of every file that was asked for.
         breaks: the next download of this file ends in its middle, once.
         refuses: this file is answered with status 403.
+        gated: whether every file is answered as one of a model whose licence was not accepted.
         claims: bytes that it says a large file has, 0 for what it has.
     """
 
@@ -28,7 +29,7 @@ class Hub:
         self.folder = folder
         self.asked: list[tuple[str, int]] = []
         self.breaks = self.refuses = ""
-        self.claims = 0
+        self.claims, self.gated = 0, False
         self.url = ""
 
     def files(self) -> list[Path]:
@@ -70,6 +71,9 @@ class Handler(BaseHTTPRequestHandler):
     def file(self, name: str) -> None:
         file = self.hub.folder / name
         facts = self.hub.facts(file)
+        if self.hub.gated:
+            self.answer(b"", 401, {"X-Error-Code": "GatedRepo"})
+            return
         headers = {"ETag": f'"{facts.get("lfs", facts)["oid"]}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
         if self.command == "HEAD":
             if "lfs" in facts:

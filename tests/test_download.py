@@ -111,6 +111,16 @@ def test_what_can_not_be_is_refused_in_a_sentence_and_nothing_is_left(hub, downl
     assert not (tmp_path / "out").exists()
 
 
+def test_a_licence_that_was_not_accepted_is_named(hub, download):
+    hub.gated = True
+    done = download(NAME)
+    hub.gated = False
+
+    assert (done.returncode, hub.asked) == (1, [])
+    assert f"{NAME} is given only to those who accepted its licence: do so on its page at {hub.url}" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_a_disk_without_room_is_refused_before_anything_is_downloaded(hub, download):
     hub.claims = 1 << 60
     done = download(NAME)

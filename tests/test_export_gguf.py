@@ -400,6 +400,16 @@ def test_an_existing_file_is_only_replaced_when_told_to(tmp_path, tokenizer_mode
     assert read_model(str(export(folder, tmp_path / "x.gguf", "f32", overwrite=True))).context == 512
 
 
+def test_the_checks_alone_write_nothing_and_are_those_of_the_export(tmp_path, tokenizer_model):
+    folder = make_model(tmp_path / "hf", tokenizer_model)
+    (folder / "model.safetensors").write_text("never read", encoding="utf-8")
+
+    assert not export(folder, tmp_path / "new/x.gguf", "q8_0", plan_only=True).parent.exists()
+    (folder / "tokenizer.model").unlink()
+    with pytest.raises(UserError, match="tokenizer"):
+        export(folder, tmp_path / "new/x.gguf", "q8_0", plan_only=True)
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [

@@ -6,7 +6,8 @@
 #   HF_ENDPOINT=https://hf-mirror.com bash tools/download_llama.sh owner/name    # from a mirror
 #
 # Weights in one format only: .safetensors where there are any. Called again after a failure, it goes on. Whatever
-# follows goes to hf download. For a model with a licence to accept, log in first: hf auth login
+# follows goes to hf download, such as names of further files. For a model with a licence to accept, log in first:
+# hf auth login
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/environment.sh
@@ -31,7 +32,7 @@ hf=$("$PYTHON" -c 'import sysconfig; print(sysconfig.get_path("scripts"))')/hf
 "$hf" download "$model" "${files[@]}" --revision "$commit" --local-dir "$aside" "$@" >/dev/null ||
     refuse "the download did not end; what came is kept in $aside, and the same command goes on with it."
 
-again="$model is not what it should be. Remove what differs from $aside, and call again."
+again="$model is not what it should be. Remove what differs from $aside, and call again; name missing files behind $model."
 verify=("$PYTHON" tools/verify_sha256.py --model_path "$aside")
 if [ -n "${MANIFEST:-}" ]; then
     "${verify[@]}" --manifest "$MANIFEST" || refuse "$again"

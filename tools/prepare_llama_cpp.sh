@@ -41,6 +41,7 @@ fi
 if [ ${#adapters[@]} -gt 0 ]; then
     aside=$(mktemp -d "$there/.preparing-XXXXXX")
     trap 'rm -rf "$aside"' EXIT
+    trap 'exit 143' TERM # only once the program that runs has ended too
     merged=${KEEP:-$aside/$name}
     flags=(--model_path "$MODEL_PATH" --lora_path "${adapters[@]}" --out_path "$merged")
     add() { if [ -n "$2" ]; then flags+=("$1" "$2"); fi; }

@@ -81,7 +81,7 @@ def listed(name: str, folder: Path, revision: str) -> list:
     try:
         return snapshot_download(name, revision=revision, local_dir=folder, dry_run=True)
     except (DryRunError, HfHubHTTPError, OSError) as error:
-        reason = error.__cause__ or error
+        reason = error if isinstance(error, HfHubHTTPError) else error.__cause__ or error
         hub = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
         if isinstance(reason, OfflineModeIsEnabled):
             raise UserError("HF_HUB_OFFLINE is set, so nothing can be downloaded: unset it.") from error
