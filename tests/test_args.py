@@ -14,6 +14,7 @@ SERVE = (ModelFlags, AskFlags, ServeFlags, DecodingFlags)
 PROGRAMS = [
     *("finetune.py", "finetune_chat.py", "generate.py"),
     *("tools/make_tiny_llama.py", "tools/compare_answers.py", "tools/check_data.py"),
+    "tools/verify_export.py",
 ]
 
 # Runs a program's --help and then says on stderr which heavy packages it has imported.

@@ -28,7 +28,7 @@ README_LINES = 250
 PROGRAMS = (
     *("finetune.py", "generate.py", "chat.py"),
     *("tools/check_data.py", "tools/compare_answers.py", "tools/convert_llama.py", "tools/export_gguf.py"),
-    *("tools/make_tiny_llama.py", "tools/merge_lora.py", "tools/verify_sha256.py"),
+    *("tools/make_tiny_llama.py", "tools/merge_lora.py", "tools/verify_export.py", "tools/verify_sha256.py"),
 )
 
 
@@ -69,6 +69,7 @@ def program_fields(name: str) -> list[Field]:
         "tools/make_tiny_llama.py": (tool("make_tiny_llama", "MakeFlags"),),
         "tools/merge_lora.py": (tool("merge_lora", "MergeFlags"),),
         "tools/verify_sha256.py": (tool("verify_sha256", "VerifyFlags"),),
+        "tools/verify_export.py": (tool("verify_export", "CertificateFlags"),),
     }[name]
     return [one for group in groups for one in fields(group)]
 
@@ -186,6 +187,7 @@ def test_every_flag_that_a_page_names_exists(page):
     known = {one.name for program in PROGRAMS for one in program_fields(program)}
     known |= {f"no_{name}" for name in ("gradient_checkpointing", "use_typewriter", "show_beam")}
     known |= set(re.findall(r"^    (\w+): \w+ = flag\(", read("benchmarks/gpu.py"), re.MULTILINE))
+    known |= set(re.findall(r'add_argument\("--(\w+)"', read("benchmarks/certificate_bounds.py")))
     others = {"help", "standalone", "nproc_per_node", "deepspeed"}  # argparse's, torchrun's, the original's
     others |= {"max_model_len", "enable_lora", "api_key"}  # vLLM's
     text = re.sub(r"--lora_…", "", read(page))

@@ -69,10 +69,11 @@ def main(flags: MergeFlags) -> None:
     from vicuna.manifests import check_input
     from vicuna.model import check_base
     from vicuna.outputs import new_folder
+    from vicuna.updates import read_updates
 
     with new_folder(flags.out_path, "--out_path") as folder:
         base = check_base(flags.model_path)
-        updates = read_updates(flags, base)
+        updates = read_updates(flags.lora_path, base, flags.ignore_fingerprint)
         for path in (base.path, *(one.folder for one in updates)):
             check_input(path)
         tensors = merge.merge(read_base(base.path, base.config), updates, merge.dtype_named(flags.dtype))
@@ -91,30 +92,10 @@ def main(flags: MergeFlags) -> None:
     print(f"merged {used} into {base.path.name}: {flags.out_path}")
 
 
-def read_updates(flags: MergeFlags, base: "Base") -> list["Update"]:
-    """Every adapter, checked against the base and the adapters before it."""
-    import copy
-
-    from vicuna.adapter import adapter_folder
-    from vicuna.checkpoint import check_source
-    from vicuna.merge import read_update
-
-    config, updates = copy.deepcopy(base.config), []
-    for name in flags.lora_path:
-        folder = adapter_folder(name)
-        check_source(folder, base, flags.ignore_fingerprint)
-        update = read_update(folder, config, flags.model_path)
-        if update.warning:
-            log.log.warning("%s", update.warning)
-        config.vocab_size = update.vocab
-        updates.append(update)
-    return updates
-
-
 def write_hf(folder: Path, tensors: dict[str, "Merged"], base: "Base", updates: list["Update"]) -> None:
     """Weights, config.json and generation_config.json."""
     from vicuna.merge import same
-    from vicuna.weight_files import write_model
+    from vicuna.weight_files import main_dtype, write_model
 
     config = json.loads((base.path / "config.json").read_text(encoding="utf-8"))
     head, embedding = tied_names(base)
@@ -198,14 +179,6 @@ def tied_names(base: "Base") -> tuple[str, str]:
     if not base.config.tie_word_embeddings:
         return "", ""
     return next(iter(skeleton(base.config).all_tied_weights_keys.items()), ("", ""))
-
-
-def main_dtype(tensors: dict[str, "Merged"]) -> Any:
-    """The dtype that most of the weights have, by their size."""
-    sizes: dict[Any, int] = {}
-    for tensor in tensors.values():
-        sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.shape.numel()
-    return max(sizes, key=lambda dtype: sizes[dtype])
 
 
 if __name__ == "__main__":

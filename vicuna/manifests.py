@@ -119,6 +119,14 @@ def _tensors(folder: Path) -> dict[str, Rows]:
     }
 
 
+def hashes(path: Path) -> dict[str, Any]:
+    """What tells a model or an adapter from every other: hashes of its files, and one of all its tensors."""
+    if path.is_file():
+        return {"files": file_digests(path.parent, [path.name])}
+    names = [one.relative_to(path).as_posix() for one in _files(path)]
+    return {"files": file_digests(path, names), "tensors": total(tensor_digests(path))}
+
+
 def list_in(folder: Path) -> Path | None:
     """The list of hashes that lies in a folder, None where there is none."""
     return next((folder / name for name in LISTS if (folder / name).is_file()), None)

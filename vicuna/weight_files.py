@@ -145,6 +145,14 @@ def blocks(shape: torch.Size | tuple[int, ...]) -> Iterator[tuple[int, int]]:
         yield start, min(shape[0], start + step)
 
 
+def main_dtype(tensors: Mapping[str, Rows]) -> torch.dtype:
+    """The dtype that most of the weights have, by their size."""
+    sizes: dict[torch.dtype, int] = {}
+    for tensor in tensors.values():
+        sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.shape.numel()
+    return max(sizes, key=lambda dtype: sizes[dtype])
+
+
 def write_model(folder: Path, tensors: Mapping[str, Rows]) -> None:
     """Write the weights of a model in Hugging Face format, with a progress bar."""
     places = create_model(folder, {name: planned(tensor.shape, tensor.dtype) for name, tensor in tensors.items()})

@@ -1,0 +1,208 @@
+"""Compare what was exported with base + adapters on fixed texts, and certify that it is the same model.
+
+    python tools/verify_export.py --model_path B --lora_path A1 A2 --export merged merged-pth merged-q8_0.gguf
+    python tools/verify_export.py --model_path B --lora_path A --export A.gguf --base_gguf B-q4_0.gguf --bits 8 4
+
+--export takes folders that transformers opens, Meta's .pth folders and GGUF files. Prints a table, writes
+certificate.json with the hashes of what was compared, and ends with status 1 when anything is further from
+base + adapters than its type may be, no nearer than the base alone, or has another template or other BOS, EOS or stop
+ids. Models are run one after the other; docs/en/certificate.md explains every column.
+"""
+
+import gc
+import json
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from vicuna import log
+from vicuna.args import flag, parse
+from vicuna.errors import UserError, run
+from vicuna.prompt import PROMPT_TYPES, encode, prompt_ids
+
+if TYPE_CHECKING:
+    from vicuna.artefacts import Artefact, Setting
+    from vicuna.data import Records
+    from vicuna.distance import Measured, Reference
+    from vicuna.findings import Finding
+    from vicuna.merge import Update
+    from vicuna.model import Base
+
+TEXTS = "sample/instruct/certificate.jsonl"
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass
+class CertificateFlags:
+    """What is compared with what, and on which texts."""
+
+    model_path: str = flag("models/tiny-llama-zh", "base model: a folder in Hugging Face format, or a hub id")
+    lora_path: list[str] = flag(["lora-Vicuna"], "adapters, applied one after the other in this order")
+    export: list[str] = flag(
+        [], "what was made of them: folders in Hugging Face format or with consolidated.*.pth, .gguf files"
+    )
+    base_gguf: list[str] = flag([], "GGUF files of the base, on each of which an adapter in --export is compared")
+    bits: list[int] = flag([], "also compare base + adapters with the base at 8 or 4 bits, as it is trained and asked")
+    texts: list[str] = flag([TEXTS], "records to compare on: .json, .jsonl or .txt, as finetune.py takes them")
+    prompt_type: Literal[PROMPT_TYPES] | None = flag(
+        None, "template that the last adapter was trained with; default: what run_args.json beside it says"
+    )
+    max_new_tokens: int = flag(32, "length of the greedy answers that are compared")
+    out_path: str = flag("certificate.json", "the certificate to write")
+    overwrite: bool = flag(False, "replace --out_path where it exists")
+    ignore_fingerprint: bool = flag(False, "take an adapter that was trained on other files than those of this base")
+
+    def __post_init__(self) -> None:
+        if odd := [one for one in self.bits if one not in (4, 8)]:
+            raise UserError(f"--bits {odd[0]} is not compared; expected 8, 4 or both.")
+        if self.max_new_tokens < 1:
+            raise UserError(f"--max_new_tokens {self.max_new_tokens} is too small; expected 1 or more.")
+
+
+def main(flags: CertificateFlags) -> None:
+    """Check what can be checked without weights, compare, report."""
+    log.set_up()
+    if not flags.export and not flags.bits:
+        raise UserError("--export is empty: name what was exported, or pass --bits 8 4.")
+    if not flags.lora_path:
+        raise UserError("--lora_path is empty; name one or more adapters.")
+    out = Path(flags.out_path)
+    if out.exists() and not flags.overwrite:
+        raise UserError(f"--out_path {out} exists; name another file, or pass --overwrite.")
+    # Imported here so that --help and a mistyped flag answer at once.
+    from vicuna.findings import compare, print_table
+    from vicuna.manifests import check_input
+    from vicuna.model import check_base
+    from vicuna.updates import read_updates
+
+    base = check_base(flags.model_path)
+    updates = read_updates(flags.lora_path, base, flags.ignore_fingerprint)
+    artefacts = recognised(flags, len(updates))
+    prompt_type = flags.prompt_type or updates[-1].prompt_type
+    records = read_texts(flags.texts, prompt_type)
+    for path in (base.path, *(one.folder for one in updates)):
+        check_input(path)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".certifying-", dir=out.parent) as aside:
+        alone = base_alone(base, updates, Path(aside) / "base")
+        texts, prompts = as_ids(alone, prompt_type or "text", records, flags.max_new_tokens)
+        context = max(map(len, [*texts, *prompts])) + flags.max_new_tokens
+        from vicuna.artefacts import Setting
+        from vicuna.identity import expected
+
+        setting = Setting(base, alone, updates, context, Path(aside))
+        wanted = expected(alone, updates, prompt_type)
+        reference, before = learn(setting, texts, prompts, flags.max_new_tokens, wanted.stops)
+        said = [message["content"] for dialogue in records.dialogues for message in dialogue]
+        findings = compare(artefacts, setting, reference, wanted, said)
+    print_table(findings, reference, before)
+    write_certificate(out, flags, base, updates, records, reference, before, findings)
+    passed = sum(one.verdict == "passed" for one in findings)
+    print(f"{passed} of {len(findings)} passed; {out} has the figures and the hashes of what was compared.")
+    if passed < len(findings):
+        sys.exit(1)
+
+
+def recognised(flags: CertificateFlags, adapters: int) -> list["Artefact"]:
+    """What is to be compared, and everything that opening it needs."""
+    from vicuna.artefacts import GGUFAdapter, GGUFModel, Live, recognise
+
+    found = [one for name in flags.export for one in recognise(name, flags.base_gguf)]
+    if adapters > 1 and (one := next((one for one in found if isinstance(one, GGUFAdapter)), None)):
+        raise UserError(
+            f"--export {one.lora.path} holds one adapter, --lora_path names {adapters}: compare it with its own."
+        )
+    if any(isinstance(one, GGUFModel) for one in found):
+        from vicuna.llama import library
+
+        library()
+    return found + [Live(bits) for bits in dict.fromkeys(flags.bits)]
+
+
+def read_texts(paths: list[str], prompt_type: str) -> "Records":
+    """The fixed texts as dialogues; our own wherever the program is started from."""
+    from vicuna.data import read_records
+
+    named = [str(ROOT / one) if one == TEXTS and not Path(one).exists() else one for one in paths]
+    try:
+        return read_records(named, prompt_type or "text")
+    except UserError as error:
+        raise UserError(str(error).replace("--data_path", "--texts")) from error
+
+
+def base_alone(base: "Base", updates: list["Update"], folder: Path) -> "Base":
+    """The base with as many embeddings as the adapters bring, which are made where they bring any."""
+    from vicuna.applied import grown_base
+
+    grown = [update for update in updates if update.grows]
+    return grown_base(base, grown[-1], folder) if grown else base
+
+
+def as_ids(base: "Base", prompt_type: str, records: "Records", room: int) -> tuple[list[list[int]], list[list[int]]]:
+    """Ids of the texts, cut at the base's context; and of the prompts that leave room for an answer."""
+    encoded = [encode(base.tokenizer, prompt_type, one, base.context) for one in records.dialogues]
+    texts = [one.input_ids for one in encoded if one]
+    asked = [prompt_ids(base.tokenizer, prompt_type, one[:-1]) for one in records.dialogues if len(one) > 1]
+    prompts = [ids for ids in asked if len(ids) + room <= base.context]
+    if not texts or not prompts:
+        raise UserError(
+            f"of {len(records.dialogues)} --texts none leaves room for an answer in the base's context of "
+            f"{base.context} tokens: name shorter ones, with a prompt each, or lower --max_new_tokens."
+        )
+    return texts, prompts
+
+
+def learn(
+    setting: "Setting", texts: list[list[int]], prompts: list[list[int]], count: int, ends: frozenset[int]
+) -> tuple["Reference", "Measured"]:
+    """Run base + adapters, then the base alone, both in float32."""
+    from vicuna.applied import with_adapters
+    from vicuna.distance import measure, reference_of
+    from vicuna.model import load_base
+    from vicuna.runners import Adapted, HFModel
+
+    reference = reference_of(Adapted(with_adapters(setting.base, setting.updates, 32)), texts, prompts, count, ends)
+    gc.collect()  # models refer to themselves, and would stay beside the next one
+    return reference, measure(HFModel(load_base(setting.alone, 32)), reference, "base alone", learning=True)
+
+
+def write_certificate(
+    out: Path, flags: CertificateFlags, base: "Base", updates: list["Update"], records: "Records",
+    reference: "Reference", before: "Measured", findings: "list[Finding]",
+) -> None:  # fmt: skip
+    """Everything that was found, with the hashes of what was compared, whole or not at all."""
+    from vicuna.certificate import BOUNDS
+    from vicuna.checkpoint import write_text
+    from vicuna.manifests import hashes
+    from vicuna.plan import versions
+
+    artefacts = [
+        {
+            "name": one.artefact.name, "layout": one.artefact.layout, "type": one.artefact.type,
+            "verdict": one.verdict, "reasons": one.reasons, "differs": sorted(one.odd),
+            "distance": asdict(one.distance) if one.distance else None,
+            "control": {"name": one.artefact.control_name, **asdict(one.control)} if one.control else None,
+            "bound": asdict(BOUNDS[one.artefact.type]) if one.artefact.type in BOUNDS else None,
+            "sha256": {str(path): hashes(path) for path in one.artefact.files},
+        }
+        for one in findings
+    ]  # fmt: skip
+    data = {
+        "passed": all(one.verdict == "passed" for one in findings),
+        "base": {"name": flags.model_path, "sha256": hashes(base.path)},
+        "adapters": [
+            {"name": name, "sha256": hashes(one.folder)} for name, one in zip(flags.lora_path, updates, strict=True)
+        ],
+        "prompt_type": flags.prompt_type or updates[-1].prompt_type,
+        "texts": {"files": flags.texts, "sha256": records.sha256, "ids": reference.texts, "answers": reference.answers},
+        "perplexity": {"base + adapters": reference.perplexity, "base": before.perplexity},
+        "artefacts": artefacts,
+        "versions": versions(),
+    }
+    write_text(out, json.dumps(data, ensure_ascii=False, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    run(lambda: main(*parse(__doc__, CertificateFlags)))
