@@ -367,7 +367,8 @@ def test_gptq_is_compared_like_any_folder(base, adapter, texts, tmp_path):
     from transformers import AutoModelForCausalLM, AutoTokenizer, GPTQConfig
 
     merged = merge(base, adapter, tmp_path / "merged", dtype="float32")
-    rows = [json.loads(line)["output"] for line in texts.read_text(encoding="utf-8").splitlines()] * 8
+    lines = (ROOT / "sample/instruct/data_sample.jsonl").read_text(encoding="utf-8").splitlines()[:64]
+    rows = [json.loads(line)["output"] for line in lines]
     tokenizer = AutoTokenizer.from_pretrained(merged)
     settings = GPTQConfig(bits=4, group_size=64, dataset=rows, tokenizer=tokenizer)
     model = AutoModelForCausalLM.from_pretrained(merged, quantization_config=settings, device_map="cpu")
