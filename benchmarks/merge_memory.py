@@ -105,7 +105,7 @@ class Peak:
         """The highest value that was seen."""
         self._stop.set()
         self._thread.join()
-        return self.bytes
+        return max(self.bytes, anonymous(self._status) or 0)
 
 
 def anonymous(status: Path) -> int | None:

@@ -1,7 +1,5 @@
 """Merging: base + adapter in one model, exactly; every tensor used; and whatever does not fit is refused."""
 
-import ctypes
-import gc
 import json
 import shutil
 import sys
@@ -10,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from merge_memory import Peak  # benchmarks/merge_memory.py
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from sentencepiece import sentencepiece_model_pb2
@@ -520,30 +517,19 @@ def test_shards_that_can_not_be_are_refused(base, adapter, tmp_path, flags, mess
         run(base, adapter, tmp_path / "out", **flags)
 
 
-def taken(work: Callable[[], object]) -> int:
-    """Anonymous memory in bytes that `work` needs at most, beside what is in use."""
-    gc.collect()
-    ctypes.CDLL("libc.so.6").malloc_trim(0)  # what was freed counts as in use until it is given back
-    before = Peak().stop()
-    peak = Peak()
-    work()
-    return peak.stop() - before
-
-
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="anonymous memory is read from /proc")
-def test_memory_does_not_grow_with_the_model(tiny_base, tmp_path):
+def test_memory_does_not_grow_with_the_model(program, tiny_base, tmp_path):
     sizes = {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 8, "num_key_value_heads": 8}
     large = random_llama(tmp_path / "base", tiny_base, torch.float16, **sizes)
     adapter = make_adapter(large, tmp_path / "adapter", target_modules=ALL_MODULES)
     size = (large / "model.safetensors").stat().st_size
-    run(large, adapter, tmp_path / "first")  # libraries and pools are there from now on
 
-    loaded = taken(lambda: [tensor.clone() for tensor in tensors_of(large).values()])
-    hf = taken(lambda: run(large, adapter, tmp_path / "hf"))
-    pth = taken(lambda: run(large, adapter, tmp_path / "pth", format="pth", num_shards=1))
+    done = program("tests/merge_memory_of.py", large, adapter, tmp_path)
 
-    assert loaded > 0.9 * size
-    assert max(hf, pth) < size / 3, f"{hf / 2**20:.0f} and {pth / 2**20:.0f} MiB for {size / 2**20:.0f} MiB of weights"
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["loaded"] > 0.9 * size
+    assert max(found["hf"], found["pth"]) < size / 3, f"{found} for {size} bytes of weights"
 
 
 def test_the_program_merges_by_its_flags(program, base, adapter, tmp_path):
