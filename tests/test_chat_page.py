@@ -3,6 +3,7 @@
 import json
 import random
 import re
+import time
 
 import pytest
 from test_markup import PIECES
@@ -141,6 +142,18 @@ def ask(page, text: str) -> str:
     page.wait_for_function("count => document.querySelectorAll('#chat .bot small').length > count", arg=len(before))
     wait_idle(page)
     return answers(page)[-1]
+
+
+def fill_system(page, text: str) -> None:
+    """Open the system prompt and fill it: Gradio empties it once, some milliseconds after it has opened."""
+    page.locator("#system_prompt button").first.click()
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        page.fill("#system textarea", text)
+        page.wait_for_timeout(500)
+        if page.input_value("#system textarea") == text:
+            return
+    raise AssertionError("the system prompt does not keep what is typed")
 
 
 def texts(page, role: str) -> list[str]:
@@ -320,8 +333,7 @@ def test_a_reload_keeps_the_conversation_a_second_tab_has_its_own_and_clear_forg
 
 def test_a_system_prompt_belongs_to_the_conversation(visit):
     page = visit()
-    page.locator("#system_prompt button").first.click()
-    page.fill("#system textarea", "你是一位诗人。")
+    fill_system(page, "你是一位诗人。")
     plain = ask(visit(), "你好")
     assert ask(page, "你好").split("\n")[0] != plain.split("\n")[0]
     assert kept(page)[0] == {"role": "system", "content": "你是一位诗人。"}
