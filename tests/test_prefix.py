@@ -6,11 +6,12 @@ import threading
 
 import pytest
 import torch
-from transformers import DynamicCache, GenerationConfig, LlamaConfig
+from transformers import GenerationConfig, LlamaConfig
 
 from vicuna.args import DecodingFlags, ModelFlags, ServeFlags
 from vicuna.engine import HFEngine
 from vicuna.errors import UserError
+from vicuna.kv_cache import RowCache
 from vicuna.prefix import PrefixCache, common
 from vicuna.prompt import prompt_ids
 from vicuna.serving import load
@@ -213,10 +214,10 @@ LAYERS, HEADS, SIZE = 2, 2, 3
 PER_TOKEN = LAYERS * 2 * HEADS * SIZE * 8  # bytes; float64, which nothing else here uses
 
 
-def filled(ids: list[int], rows: int = 1, row: int = 0) -> DynamicCache:
+def filled(ids: list[int], rows: int = 1, row: int = 0) -> RowCache:
     """A cache whose keys and values tell what ids they belong to, in one row; the others are zero."""
     config = LlamaConfig(num_hidden_layers=LAYERS, hidden_size=HEADS * SIZE, num_attention_heads=HEADS)
-    cache = DynamicCache(config=config)
+    cache = RowCache(config)
     for number in range(LAYERS):
         keys = torch.zeros(rows, HEADS, len(ids), SIZE, dtype=torch.float64)
         keys[row] = expected(ids, number)
@@ -316,11 +317,11 @@ def test_nothing_is_kept_without_room_or_for_layers_that_forget():
     none.keep("A", [1, 2], filled([1, 2]))
     assert known(none, "A", [1, 2]) == none.bytes == 0
     window = LlamaConfig(num_hidden_layers=1, sliding_window=4, layer_types=["sliding_attention"])
-    cache = DynamicCache(config=window)
+    cache = RowCache(window)
     cache.update(torch.zeros(1, 1, 2, 3), torch.zeros(1, 1, 2, 3), 0)
     prefixes.keep("A", [1, 2], cache)
     assert prefixes.bytes == 0
-    assert prefixes.fill(DynamicCache(config=window), "A", [1, 2]) == 0
+    assert prefixes.fill(RowCache(window), "A", [1, 2]) == 0
 
 
 def test_a_base_whose_keys_change_with_the_length_shares_none(assistant):

@@ -13,7 +13,6 @@ import torch
 from torch import nn
 from torch.nn.functional import normalize
 from transformers import (
-    DynamicCache,
     LogitsProcessor,
     LogitsProcessorList,
     StoppingCriteria,
@@ -22,26 +21,13 @@ from transformers import (
 )
 
 from vicuna.growing import Texts
+from vicuna.kv_cache import RowCache
 from vicuna.prefix import PrefixCache, common
 from vicuna.stream import NOTHING, Generated, Run, out_of_memory
 
 CHUNK = 256  # tokens of a prompt between two looks at whether the answer is still wanted
 TOGETHER = 4096  # tokens of texts that are embedded at once
 NO_BEAM = -1e9  # the score `generate` gives the rows that are no beams yet
-
-
-class RowCache(DynamicCache):
-    """Keys and values of a search's rows; remembers which rows those of the last step were made of.
-
-    Attributes:
-        order: (K,) rows before the step, by rows after it; None where nothing was reordered yet.
-    """
-
-    order: torch.Tensor | None = None
-
-    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
-        super().reorder_cache(beam_idx)
-        self.order = beam_idx
 
 
 class LastToken(StoppingCriteria):
@@ -149,7 +135,7 @@ class Answer:
     @torch.inference_mode()
     def make(self, run: Run) -> Generated:
         """Generate, showing every step to `run`; the prefix cache learns what was computed, also when this fails."""
-        cache = RowCache(config=self.model.config)
+        cache = RowCache(self.model.config)
         try:
             if not self._prefill(cache, run):
                 self.prefixes.keep(self.adapter, self.prompt_ids, cache)

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from itertools import count
 
 import torch
-from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
+
+from vicuna.kv_cache import RoomyLayer, RowCache
 
 Tensors = list[tuple[torch.Tensor, torch.Tensor]]  # of each layer: keys and values, (1, heads, n, size of a head)
 
@@ -44,7 +44,7 @@ class PrefixCache:
         self._roots: dict[str, Node] = {}  # by adapter: what one computes is wrong for another
         self._clock = count(1)
 
-    def fill(self, cache: DynamicCache, adapter: str, ids: list[int]) -> int:
+    def fill(self, cache: RowCache, adapter: str, ids: list[int]) -> int:
         """Put what is known of `ids` into an empty cache; returns how many of them, from the first on."""
         if not self._fits(cache):
             return 0
@@ -52,12 +52,12 @@ class PrefixCache:
         if not path:
             return 0
         for number, layer in enumerate(cache.layers):
-            keys, values = (_joined([node.tensors[number][which][..., :n, :] for node, n in path]) for which in (0, 1))
-            layer.lazy_initialization(keys, values)
-            layer.keys, layer.values = keys, values
+            layer.begin(*path[0][0].tensors[number], len(ids))
+            for node, n in path:
+                layer.update(*(tensor[..., :n, :] for tensor in node.tensors[number]))
         return sum(n for _, n in path)
 
-    def keep(self, adapter: str, ids: list[int], cache: DynamicCache, row: int = 0) -> None:
+    def keep(self, adapter: str, ids: list[int], cache: RowCache, row: int = 0) -> None:
         """Take what `cache` holds of `ids` in one row; the cache itself is left as it is.
 
         Args:
@@ -88,9 +88,9 @@ class PrefixCache:
         self._roots, self.bytes = {}, 0
         return had
 
-    def _fits(self, cache: DynamicCache) -> bool:
+    def _fits(self, cache: RowCache) -> bool:
         """Only keys and values of every position can be cut at any of them."""
-        return self.limit > 0 and bool(cache.layers) and all(type(layer) is DynamicLayer for layer in cache.layers)
+        return self.limit > 0 and bool(cache.layers) and all(type(layer) is RoomyLayer for layer in cache.layers)
 
     def _path(self, adapter: str, ids: list[int]) -> Iterator[tuple[Node, int]]:
         """The nodes that `ids` begin with, and how many ids of each; they count as used now."""
@@ -122,11 +122,6 @@ class PrefixCache:
         while waiting:
             yield (node := waiting.pop())
             waiting.extend(node.children.values())
-
-
-def _joined(parts: list[torch.Tensor]) -> torch.Tensor:
-    """(1, heads, n, size of a head), a view of the only part: no layer writes into what it holds."""
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-2)
 
 
 def _part(tensors: Tensors, positions: slice) -> Tensors:
