@@ -331,6 +331,28 @@ def test_a_reload_keeps_the_conversation_a_second_tab_has_its_own_and_clear_forg
     tab.wait_for_function("document.querySelectorAll('#chat .user').length === 1")
 
 
+def test_a_late_answer_about_the_memory_does_not_bring_the_old_conversation_back(visit):
+    page = visit()
+    ask(page, "第一段")
+    held, holding = [], [True]
+    page.route("**/run/**", lambda route: held.append(route) if holding else route.continue_())
+    page.locator("#max_memory input[type=number]").fill("1000")
+    page.locator("#max_memory input[type=number]").press("Tab")
+    deadline = time.monotonic() + 30
+    while not held and time.monotonic() < deadline:
+        page.wait_for_timeout(50)
+    page.wait_for_timeout(500)  # and what else the change asks for
+    holding.clear()
+    page.click("#new")
+    page.wait_for_function("document.querySelectorAll('#chat .user').length === 0")
+    assert held
+    for route in held:
+        with page.expect_response(lambda response, url=route.request.url: response.url == url):
+            route.continue_()
+    page.wait_for_timeout(1000)
+    assert questions(page) == answers(page) == []
+
+
 def test_a_system_prompt_belongs_to_the_conversation(visit):
     page = visit()
     fill_system(page, "你是一位诗人。")

@@ -171,7 +171,9 @@ class ChatPage:
         self.decoding.on_load(self.blocks)
         sliders = self.decoding.sliders
         for part in (self.prompt_type, self.system, self.max_memory, sliders["max_new_tokens"]):
-            part.change(self.refresh, [self.kept, *settings], changed, trigger_mode="always_last", **ui.QUIET)
+            part.change(
+                self.refresh, [self.kept, self.forgotten, *settings], changed, trigger_mode="always_last", **ui.QUIET
+            )
         first = self.assistant.first
         start = [first.name, first.prompt_type, "", self.flags.max_memory, self.flags.show_beam]
         self.reset.click(
@@ -349,8 +351,11 @@ class ChatPage:
             gr.update(interactive=takes, placeholder=hint),
         ]
 
-    def refresh(self, request: gr.Request, kept: str, *values: Any) -> dict:
-        """How full the memory is under other settings."""
+    def refresh(self, request: gr.Request, kept: str, forgotten: int, *values: Any) -> dict:
+        """How full the memory is under other settings.
+
+        The conversation is not shown again while the same turns are remembered: it may be another one by now.
+        """
         if self.talk.runs.busy(request.session_hash):
             return {}
         try:
@@ -358,4 +363,5 @@ class ChatPage:
             changes = self.talk.show(ui.words(request), messages, self.talk.options(values))
         except UserError as error:
             return {self.memory: ui.notice(error)}
-        return self._named({name: changes[name] for name in ("chat", "memory", "forgotten")})
+        names = ("memory",) if changes["forgotten"] == forgotten else ("chat", "memory", "forgotten")
+        return self._named({name: changes[name] for name in names})
