@@ -7,8 +7,8 @@ alternates; every update's beams are decoded; the median of the pairs' ratios co
 is, for two runs of one program differ by several per cent on a machine that is not idle. First token: one conversation,
 kept going until its history is long, against a first turn with the same message. Prefix cache: how far the first new
 token's logits are from those without it, and where answers first differ, at each precision. Prints tables for
-benchmarks/RESULTS.md; exit status 1 when streaming costs more than --most_cost or gives other ids, or a first token
-takes longer than --most_wait times a first turn's.
+benchmarks/RESULTS.md; exit status 1 when streaming costs more than --most_cost or gives other ids, a first token takes
+longer than --most_wait times a first turn's, or logits with the prefix cache are further off than --most_difference.
 """
 
 import itertools
@@ -70,6 +70,9 @@ class GenerateFlags:
     threads: int = flag(0, "threads that compute; 0 leaves it to PyTorch")
     most_cost: float = flag(0.03, "largest share of generate()'s speed that streaming may cost")
     most_wait: float = flag(1.5, "longest wait for a first token, in those of a first turn")
+    most_difference: float = flag(
+        0.05, "largest difference that the prefix cache makes to a logit, of the largest logit"
+    )
 
     def __post_init__(self) -> None:
         if unknown := sorted(set(self.only) - set(PARTS)):
@@ -107,7 +110,7 @@ def main(flags: GenerateFlags) -> None:
             wrong += cost(assistant, flags) if "cost" in flags.only else []
             wrong += first_token(assistant, flags) if "first" in flags.only else []
         if "prefix" in flags.only:
-            prefix(base, flags)
+            wrong += prefix(base, flags)
     if wrong:
         raise UserError(f"{'; '.join(wrong)}.")
 
@@ -305,8 +308,9 @@ def wait(assistant: "Assistant", engine: Any, ids: list[int]) -> float:
 # --- what a prefix cache changes ----------------------------------------------------------------------------------
 
 
-def prefix(base: Path, flags: GenerateFlags) -> None:
-    """Print how far logits and answers are from those without a prefix cache."""
+def prefix(base: Path, flags: GenerateFlags) -> list[str]:
+    """Print how far logits and answers are from those without a prefix cache; returns what is too far."""
+    wrong: list[str] = []
     print(f"\nSecond turns with and without the prefix cache, {flags.prompts} conversations, greedy, 32 tokens.\n")
     print(
         "| bits | largest difference of the first logits, of the largest logit | answers that differ | first at token |"
@@ -318,6 +322,9 @@ def prefix(base: Path, flags: GenerateFlags) -> None:
         found = [at for at in differ if at is not None]
         where = ", ".join(map(str, sorted(found))) or "–"
         print(f"| {assistant.where} | {max(distances):.1e} | {len(found)} of {len(differ)} | {where} |", flush=True)
+        if max(distances) > flags.most_difference:
+            wrong.append(f"the prefix cache makes a difference of {max(distances):.1e} at {bits} bits")
+    return wrong
 
 
 def conversations(assistant: "Assistant", flags: GenerateFlags) -> Iterator[tuple[float, int | None]]:

@@ -38,6 +38,16 @@ def test_what_is_too_slow_is_an_error(tiny_base):
         main(GenerateFlags(**small, only=["first"], most_wait=0.0))
 
 
+def test_at_fewer_bits_the_prefix_cache_changes_logits_by_no_more_than_the_documents_say(tiny_base, capsys):
+    small = SMALL | {"tokenizer": str(tiny_base), "only": ["prefix"], "prompts": 4}
+    main(GenerateFlags(**small))
+    rows = [line for line in capsys.readouterr().out.splitlines() if " bit, bfloat16" in line]
+    assert [row.split()[1] for row in rows] == ["16", "8", "4"]
+    assert all(0 <= float(row.split("|")[2]) <= 0.05 for row in rows)
+    with pytest.raises(UserError, match=r"makes a difference of .* at 8 bits"):
+        main(GenerateFlags(**small | {"prefix_bits": [8], "most_difference": -1.0}))
+
+
 def test_the_interval_holds_the_median_nine_times_in_ten():
     draw, held = random.Random(1), 0
     for _ in range(2000):
