@@ -7,7 +7,7 @@ import time
 
 import pytest
 from test_markup import PIECES
-from test_pages import copied
+from test_pages import copied, open_settings
 
 from vicuna import conversation
 from vicuna.strings import STRINGS
@@ -228,7 +228,7 @@ def test_an_answer_grows_and_what_is_sent_meanwhile_is_answered_next(visit):
 @pytest.mark.parametrize("how", ["button", "Escape"])
 def test_stop_keeps_what_there_is_of_the_answer(visit, how):
     page = visit()
-    page.locator("#settings button").first.click()
+    open_settings(page)
     for name in ("max_new_tokens", "min_new_tokens"):
         page.locator(f"#{name} input[type=number]").fill("300")
         page.locator(f"#{name} input[type=number]").press("Tab")
@@ -516,8 +516,7 @@ def test_copy_gives_a_message_as_it_was_written(visit):
 
 def test_the_controls_are_the_originals_and_reset_brings_them_back(visit):
     page = visit()
-    page.locator("#settings button").first.click()
-    page.wait_for_selector("#temperature input[type=number]")
+    open_settings(page)
     names = ("temperature", "top_p", "top_k", "num_beams", "max_new_tokens", "min_new_tokens", "repetition_penalty")
     ranges = {}
     for name in (*names, "max_memory"):

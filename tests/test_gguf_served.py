@@ -7,6 +7,7 @@ from gguf_models import export
 from openai import BadRequestError, OpenAI
 from served import make_adapter
 from test_chat_page import answers, ask, kept, questions, send, visit, wait_idle  # noqa: F401
+from test_pages import open_settings
 
 pytest.importorskip("gguf", reason="gguf is not installed: bash scripts/install_cpp.sh")
 pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed: bash scripts/install_cpp.sh")
@@ -141,7 +142,7 @@ def test_the_page_answers_with_the_adapter_and_without_as_the_api_does(visit, di
 @pytest.mark.parametrize("language", ["en-US", "zh-CN"])
 def test_beam_controls_are_grey_and_say_why(visit, language):  # noqa: F811
     page = visit(language)
-    page.locator("#settings button").first.click()
+    open_settings(page)
     for name, kinds in (("num_beams", ("number", "range")), ("show_beam", ("checkbox",))):
         for kind in kinds:
             assert page.locator(f"#{name} input[type={kind}]").is_disabled()
@@ -154,7 +155,7 @@ def test_beam_controls_are_grey_and_say_why(visit, language):  # noqa: F811
 @pytest.mark.browser
 def test_stop_ends_an_answer_of_llama_cpp_and_the_next_one_is_whole(visit, direct):  # noqa: F811
     page = visit()
-    page.locator("#settings button").first.click()
+    open_settings(page)
     for name in ("max_new_tokens", "min_new_tokens"):
         page.locator(f"#{name} input[type=number]").fill("400")
         page.locator(f"#{name} input[type=number]").press("Tab")
