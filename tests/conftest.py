@@ -157,17 +157,9 @@ def browser() -> Iterator:
 @pytest.fixture(scope="session")
 def slow_base(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny base's tokenizer with random weights that take some 20 ms a token: slow enough to watch and to stop."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from served import make_slow
 
-    folder = tmp_path_factory.mktemp("slow") / "base"
-    shutil.copytree(tiny_base, folder)
-    config = LlamaConfig.from_pretrained(folder)
-    config.update({"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 8, "head_dim": 128})
-    config.initializer_range = 0.1
-    torch.manual_seed(0)
-    LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
+    return make_slow(tiny_base, tmp_path_factory.mktemp("slow") / "base")
 
 
 @pytest.fixture(scope="module")

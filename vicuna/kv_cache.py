@@ -1,7 +1,7 @@
 """Keys and values of an answer in the making, with room behind them: a new token is written there.
 
-transformers' own dynamic cache copies all of them at every token, which behind a long history takes as long as the
-model itself does on a CPU.
+transformers' own dynamic cache copies all of them at every token, which behind a long history takes a good part of the
+time of a token on a CPU.
 """
 
 import torch
