@@ -7,6 +7,7 @@ Reads --data_path, prints the plan, trains, and writes the adapter or the model,
 session.log and checkpoint-N/ to --output_path. `python finetune.py --help` lists every flag.
 """
 
+import atexit
 import os
 import sys
 from dataclasses import replace
@@ -92,6 +93,7 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
 
     # 4. settings: before the model, which ZeRO-3 cuts in parts while it is loaded
     sharding.found_group(run_flags, os.environ)
+    atexit.register(sharding.leave_group)
     on_cpu = where.type == "cpu"
     checkpointing = model.checkpointing(model_flags.bits)
     arguments = TrainingArguments(

@@ -139,8 +139,9 @@ def test_a_failure_leaves_no_entry(flags, tokenizer):
 def test_hosts_with_other_records_are_refused(tiny_base, tmp_path):
     """Each of two processes is given its own file and cache, as if on its own host."""
     files = [numbered(tmp_path / f"{word}.jsonl", 20, word) for word in "甲乙"]
-    command = [sys.executable, "-m", "vicuna.launch", "--standalone", "--nproc_per_node=2", "tests/as_hosts.py"]
+    command = [sys.executable, "-m", "vicuna.launch", "--standalone", "--nproc_per_node=2", "tests/threads_left.py"]
     command += [
+        "tests/as_hosts.py",
         *map(str, files),
         "--model_path",
         str(tiny_base),
@@ -154,4 +155,5 @@ def test_hosts_with_other_records_are_refused(tiny_base, tmp_path):
     assert done.returncode == 1
     assert "rank 1 has another set of tokenised records than rank 0" in done.stderr
     assert "copy the same files and versions to every host" in done.stderr
+    assert "threads left" not in done.stderr
     assert "Traceback" not in done.stderr

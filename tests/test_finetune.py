@@ -28,10 +28,12 @@ def losses(folder: Path, key: str = "loss") -> list[float]:
 
 
 def train(program, base: Path, data: Path, output: Path, *more: object, processes: int = 1) -> Path:
-    launcher = ["-m", "vicuna.launch", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
+    launcher = ["-m", "vicuna.launch", "--standalone", f"--nproc_per_node={processes}", "tests/threads_left.py"]
+    launcher = launcher if processes > 1 else []
     argv = ["--model_path", base, "--data_path", data, "--output_path", output, *STEPS, *more]
     done = program(*launcher, "finetune.py", *argv)
     assert done.returncode == 0, done.stderr[-3000:]
+    assert "threads left" not in done.stderr
     return output
 
 

@@ -1,5 +1,6 @@
 """A base cut in parts over several devices, by DeepSpeed ZeRO-3 or by PyTorch's FSDP2: checks and settings."""
 
+import gc
 import hashlib
 import importlib.util
 import json
@@ -13,6 +14,10 @@ from torch import nn
 
 from vicuna.args import RunFlags
 from vicuna.errors import UserError
+
+# Modules whose functions take the group there is while they are read as a default, and hold it for ever: they are
+# read before there is one.
+HOLDERS = ("torch.distributed.nn", "deepspeed.comm")
 
 
 def check_sharding(run: RunFlags, bits: int, device: torch.device, world_size: int) -> dict[str, Any]:
@@ -63,12 +68,31 @@ def _check_deepspeed(file: str, bits: int) -> dict[str, Any]:
 
 
 def found_group(run: RunFlags, environ: MutableMapping[str, str]) -> None:
-    """Let DeepSpeed run in one process without a launcher: it would look for MPI, and not find it."""
+    """Make ready for the group of the run's processes, which Trainer founds; `leave_group` is its end.
+
+    DeepSpeed may run in one process without a launcher: it would look for MPI, and not find it.
+    """
+    for name in HOLDERS:
+        if importlib.util.find_spec(name.split(".")[0]):
+            importlib.import_module(name)
     if run.deepspeed and "WORLD_SIZE" not in environ:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+
+
+def leave_group() -> None:
+    """Leave the run's other processes, if there are any: to be done at every end, before the interpreter's.
+
+    gloo's threads may hold tensors of the last exchange a moment longer than it takes. A thread that lets go of one
+    while the interpreter ends aborts the process, and a run that was complete has failed. They end with the group,
+    which lives as long as anything holds it: so what only the garbage collector frees has to go first. DeepSpeed's
+    engine is never freed, nor are its groups' threads: there, the time that the collector takes is that moment.
+    """
+    if torch.distributed.is_initialized():
+        gc.collect()
+        torch.distributed.destroy_process_group()
 
 
 def cut_at_loading(run: RunFlags, zero_stage: int | None) -> bool:

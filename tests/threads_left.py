@@ -1,0 +1,24 @@
+"""A program, and a word on standard error if threads of its group are left when the interpreter is about to end.
+
+    python -m vicuna.launch --nproc_per_node=2 tests/threads_left.py finetune.py [flags]
+
+Such a thread may abort the process: vicuna.sharding.leave_group says why.
+"""
+
+import atexit
+import os
+import runpy
+import sys
+from pathlib import Path
+
+
+def count() -> None:
+    names = [file.read_text().strip() for file in Path("/proc/self/task").glob("*/comm")]
+    if left := [name for name in names if name.startswith(("pt_gloo", "gloo"))]:
+        print(f"rank {os.environ['RANK']} has threads left: {left}", file=sys.stderr)
+
+
+atexit.register(count)  # first registered, last called
+del sys.argv[0]
+sys.path[0] = os.path.dirname(os.path.abspath(sys.argv[0]))
+runpy.run_path(sys.argv[0], run_name="__main__")
