@@ -5,6 +5,7 @@ import hashlib
 import importlib.util
 import json
 import socket
+import time
 from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from vicuna.errors import UserError
 # Modules whose functions take the group there is while they are read as a default, and hold it for ever: they are
 # read before there is one.
 HOLDERS = ("torch.distributed.nn", "deepspeed.comm")
+PATIENCE = 30.0  # seconds
 
 
 def check_sharding(run: RunFlags, bits: int, device: torch.device, world_size: int) -> dict[str, Any]:
@@ -88,11 +90,32 @@ def leave_group() -> None:
     gloo's threads may hold tensors of the last exchange a moment longer than it takes. A thread that lets go of one
     while the interpreter ends aborts the process, and a run that was complete has failed. They end with the group,
     which lives as long as anything holds it: so what only the garbage collector frees has to go first. DeepSpeed's
-    engine is never freed, nor are its groups' threads: there, the time that the collector takes is that moment.
+    engine is never freed, nor are its groups: their threads may stay, once they have let go of everything.
     """
     if torch.distributed.is_initialized():
         gc.collect()
         torch.distributed.destroy_process_group()
+        _let_gloo_finish()
+
+
+def _let_gloo_finish() -> None:
+    """Wait until no thread of gloo runs, or waits for a processor: one that is done with an exchange sleeps.
+
+    Linux tells what threads do; elsewhere there is no waiting. A thread that waits for the interpreter's lock sleeps
+    too: so this one gives the lock away before each look, and looks again.
+    """
+    quiet, deadline = 0, time.monotonic() + PATIENCE
+    while quiet < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+        quiet = 0 if any(map(_works_for_gloo, Path("/proc/self/task").glob("*/stat"))) else quiet + 1
+
+
+def _works_for_gloo(stat: Path) -> bool:
+    try:
+        name, _, state = stat.read_text(encoding="utf-8").partition("(")[2].rpartition(") ")
+    except OSError:  # it has ended
+        return False
+    return name.startswith("pt_gloo") and state.startswith("R")
 
 
 def cut_at_loading(run: RunFlags, zero_stage: int | None) -> bool:
