@@ -15,6 +15,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -82,6 +83,19 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("../shared/data is not beside the checkout")
     return SHARED
+
+
+@pytest.fixture
+def busy(assistant: Any) -> Iterator[None]:
+    """The worker of the module's assistant is at work for somebody else until the test is over."""
+    begun, over = threading.Event(), threading.Event()
+    call = assistant.worker.submit(lambda: begun.set() or over.wait(), "somebody")
+    begun.wait()  # in the queue only, it would take turns with the test's own calls
+    yield
+    over.set()
+    call.done.wait()
+    while assistant.worker.waiting:
+        time.sleep(0.01)
 
 
 class Warm:

@@ -1,8 +1,5 @@
 """What the chat page does with a conversation, without a browser: queues, stops, errors, forgetting."""
 
-import threading
-import time
-
 import pytest
 
 from vicuna import conversation, ui
@@ -32,18 +29,6 @@ def assistant(tiny_base):
 @pytest.fixture
 def talk(assistant):
     return Talk(assistant, seed=1, typewriter=True)
-
-
-@pytest.fixture
-def busy(assistant):
-    """Until it is set, the model is at work for somebody else."""
-    done, begun = threading.Event(), threading.Event()
-    assistant.worker.submit(lambda: begun.set() or done.wait(), "somebody")
-    begun.wait()
-    yield
-    done.set()
-    while assistant.worker.waiting:
-        time.sleep(0.01)
 
 
 def values(adapter="", prompt_type="chat", system="", max_memory=2048, all_beams=False, new=8, **changed) -> list:

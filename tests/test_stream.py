@@ -108,20 +108,11 @@ def test_closing_the_iterator_ends_the_thread(assistant, prompt_ids):
     assert threading.active_count() == before
 
 
-@pytest.fixture
-def busy(assistant):
-    """The worker is held up by another call until the event is set."""
-    gate = threading.Event()
-    assistant.worker.submit(gate.wait, "somebody")
-    yield gate
-    gate.set()
-
-
 @pytest.mark.parametrize("name", MODES)
 def test_who_is_stopped_before_the_turn_comes_gets_an_empty_answer(assistant, prompt_ids, busy, name):
     stop = threading.Event()
     threading.Timer(0.2, stop.set).start()
-    (last,) = assistant.stream(prompt_ids, chosen_for(name), stop=stop)  # nobody sets `busy`
+    (last,) = assistant.stream(prompt_ids, chosen_for(name), stop=stop)
     assert (last.finish, last.text, last.tokens, len(last.beams)) == ("stopped", "", 0, 1)
     assert assistant.worker.waiting == 0
 
