@@ -88,14 +88,10 @@ def shared() -> Path:
 @pytest.fixture
 def busy(assistant: Any) -> Iterator[None]:
     """The worker of the module's assistant is at work for somebody else until the test is over."""
-    begun, over = threading.Event(), threading.Event()
-    call = assistant.worker.submit(lambda: begun.set() or over.wait(), "somebody")
-    begun.wait()  # in the queue only, it would take turns with the test's own calls
-    yield
-    over.set()
-    call.done.wait()
-    while assistant.worker.waiting:
-        time.sleep(0.01)
+    from served import at_work
+
+    with at_work(assistant.worker):
+        yield
 
 
 class Warm:
@@ -198,7 +194,7 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., 
         url = f"http://127.0.0.1:{port}/"
         for _ in range(240):
             try:
-                urllib.request.urlopen(url, timeout=2)
+                urllib.request.urlopen(url, timeout=20)
                 return url
             except OSError:
                 assert server.poll() is None, said.read_text(encoding="utf-8")
@@ -208,4 +204,4 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., 
     yield serve
     for server in servers:
         server.terminate()
-        server.wait(timeout=20)
+        server.wait(timeout=60)

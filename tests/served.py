@@ -5,6 +5,8 @@ import shutil
 import socket
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -18,6 +20,8 @@ from vicuna.adapter import save_adapter
 from vicuna.api import add_routes
 from vicuna.args import ChatFlags, DecodingFlags, ModelFlags, ServeFlags
 from vicuna.serving import Assistant, load
+from vicuna.stream import Update
+from vicuna.worker import Call, Worker
 
 
 def make_adapter(base: Path, folder: Path, prompt_type: str, seed: int) -> Path:
@@ -43,6 +47,47 @@ def make_slow(base: Path, folder: Path) -> Path:
 
 def assistant_of(base: Path, *adapters: Path, **serve: object) -> Assistant:
     return load(ModelFlags(model_path=str(base), bits=32), ServeFlags(**serve), [str(path) for path in adapters])
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
+    """Return once it holds; an assertion fails where it never does."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@contextmanager
+def at_work(worker: Worker) -> Iterator[Call]:
+    """The worker is at work for somebody else, with this call; nothing waits for it any more behind that."""
+    begun, over = threading.Event(), threading.Event()
+    call = worker.submit(lambda: begun.set() or over.wait(), "somebody")
+    begun.wait()  # in the queue only, it would take turns with the test's own calls
+    try:
+        yield call
+    finally:
+        over.set()
+        wait_for(lambda: not worker.waiting)
+
+
+def in_step(engine: object) -> tuple[Callable, Callable[[str], None]]:
+    """An engine's `stream` that waits at every update for a client to have what was told before, and how to say so."""
+    made, changed, received = engine.stream, threading.Condition(), [""]
+
+    def stream(*args: object, **kwargs: object) -> Iterator[Update]:
+        told = ""
+        for update in made(*args, **kwargs):
+            with changed:
+                assert changed.wait_for(lambda told=told: received[0] == told, 60)
+            yield update
+            told = update.text
+
+    def has(piece: str) -> None:
+        with changed:
+            received[0] += piece
+            changed.notify()
+
+    return stream, has
 
 
 def free_port() -> int:
@@ -71,13 +116,16 @@ class Server:
         self.port = self.listening.getsockname()[1]
         self.thread = threading.Thread(target=self.server.run, args=([self.listening],), daemon=True)
         self.thread.start()
-        deadline = time.monotonic() + 20
-        while not self.server.started and time.monotonic() < deadline:
-            time.sleep(0.02)
+        wait_for(lambda: self.server.started)
 
     @property
     def address(self) -> str:
         return f"127.0.0.1:{self.port}"
+
+    @property
+    def requests(self) -> int:
+        """Requests that have come and have not ended."""
+        return len(self.server.server_state.tasks)
 
     def client(self, key: str = "none", **more: object) -> OpenAI:
         return OpenAI(base_url=f"http://{self.address}/v1", api_key=key, **{"max_retries": 0, "timeout": 60, **more})

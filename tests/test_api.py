@@ -10,7 +10,7 @@ import urllib.request
 
 import pytest
 from openai import APIError, BadRequestError, InternalServerError, NotFoundError, RateLimitError
-from served import Server, assistant_of, make_adapter
+from served import Server, assistant_of, at_work, in_step, make_adapter
 
 from vicuna.args import DecodingFlags
 from vicuna.errors import UserError
@@ -216,9 +216,14 @@ def joined(chunks, n: int = 1) -> list[str]:
     return texts
 
 
-def test_a_stream_is_the_answer_in_pieces(ask, direct):
-    chunks = list(ask(stream=True, max_tokens=30, extra_body={"min_tokens": 30}))
+def test_a_stream_is_the_answer_in_pieces(ask, direct, assistant, monkeypatch):
     expected = direct(HELLO, max_new_tokens=30, min_new_tokens=30)
+    stream, received = in_step(assistant.engine)  # a client that is slow gets fewer pieces
+    monkeypatch.setattr(assistant.engine, "stream", stream)
+    chunks = []
+    for chunk in ask(stream=True, max_tokens=30, extra_body={"min_tokens": 30}):
+        chunks.append(chunk)
+        received(chunk.choices[0].delta.content or "")
     assert joined(chunks) == [expected.text]
     assert sum(bool(chunk.choices[0].delta.content) for chunk in chunks) > 5
     assert chunks[0].choices[0].delta.role == "assistant"
@@ -582,21 +587,16 @@ def test_a_stop_text_ends_the_answer_and_is_no_part_of_it(ask, direct, stream, s
 def test_a_full_queue_is_a_429_that_says_when_to_come_again(tiny_base):
     assistant = assistant_of(tiny_base, max_queue=1)
     server = Server(assistant)
-    opened = threading.Event()
-    running = assistant.worker.submit(lambda: opened.wait(20), "other")
-    while assistant.worker.waiting:
-        pass
-    waiting = assistant.worker.submit(lambda: None, "other")
-    for stream in (False, True):
-        with pytest.raises(RateLimitError, match="1 requests are waiting already") as error:
-            server.client().chat.completions.create(model="tiny", messages=HELLO, stream=stream, **GREEDY)
-        assert int(error.value.response.headers["retry-after"]) >= 1
-        assert error.value.code == "rate_limit_exceeded"
-    with pytest.raises(BadRequestError, match="n is 2, expected at most 1"):
-        server.client().chat.completions.create(model="tiny", messages=HELLO, n=2, **GREEDY)
-    opened.set()
-    assert running.done.wait(5)
-    assert waiting.done.wait(5)
+    with at_work(assistant.worker):
+        waiting = assistant.worker.submit(lambda: None, "other")
+        for stream in (False, True):
+            with pytest.raises(RateLimitError, match="1 requests are waiting already") as error:
+                server.client().chat.completions.create(model="tiny", messages=HELLO, stream=stream, **GREEDY)
+            assert int(error.value.response.headers["retry-after"]) >= 1
+            assert error.value.code == "rate_limit_exceeded"
+        with pytest.raises(BadRequestError, match="n is 2, expected at most 1"):
+            server.client().chat.completions.create(model="tiny", messages=HELLO, n=2, **GREEDY)
+    assert waiting.done.wait(60)
     retried = server.client(max_retries=2).chat.completions.create(model="tiny", messages=HELLO, **GREEDY)
     assert retried.choices[0].message.content
     server.close()

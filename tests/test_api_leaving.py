@@ -7,7 +7,9 @@ import time
 
 import pytest
 from openai import BadRequestError
-from served import Server, assistant_of, make_slow
+from served import Server, assistant_of, at_work, make_slow, wait_for
+
+from vicuna import api_request
 
 LONG = {
     "messages": [{"role": "user", "content": "讲一个很长的故事。"}],
@@ -50,11 +52,13 @@ def ask(server, path="/v1/chat/completions", **fields) -> socket.socket:
     return connection
 
 
-def wait_for(condition, seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+def read(connection: socket.socket, *, times: int, word: bytes) -> bytes:
+    """What the server has sent once the word came so often."""
+    seen = b""
+    while seen.count(word) < times:
+        seen += (part := connection.recv(4096))
+        assert part, "the server has gone"
+    return seen
 
 
 def no_answer_is_made() -> bool:
@@ -63,9 +67,7 @@ def no_answer_is_made() -> bool:
 
 def test_a_stream_that_is_left_stops_at_the_next_token(server, answered):
     connection = ask(server, stream=True)
-    seen = b""
-    while seen.count(b"data: ") < 3:
-        seen += connection.recv(4096)
+    read(connection, times=3, word=b"data: ")
     connection.close()
     wait_for(no_answer_is_made)
     (last,) = answered
@@ -87,43 +89,60 @@ def test_an_answer_that_is_left_before_it_comes_stops_too(server, answered):
 
 @pytest.mark.parametrize("fields", [{}, {"stream": True}, {"n": 3, "stream": True}, {"n": 3}], ids=str)
 def test_who_leaves_the_queue_is_taken_out_while_another_is_served(server, answered, fields):
-    worker, opened = server.assistant.worker, threading.Event()
-    running = worker.submit(lambda: opened.wait(30), "other")
-    wait_for(lambda: not worker.waiting)
-    connection = ask(server, **fields)
-    wait_for(lambda: worker.waiting == fields.get("n", 1))
-    connection.close()
-    wait_for(lambda: not worker.waiting, 5)
-    wait_for(no_answer_is_made)
-    assert not running.done.is_set()
-    opened.set()
+    worker = server.assistant.worker
+    with at_work(worker) as running:
+        connection = ask(server, **fields)
+        wait_for(lambda: worker.waiting == fields.get("n", 1))
+        connection.close()
+        wait_for(lambda: not worker.waiting)
+        wait_for(no_answer_is_made)
+        assert not running.done.is_set()
     assert [update.tokens for update in answered] == [0] * fields.get("n", 1)
 
 
 def test_embeddings_that_are_left_leave_the_queue_too_and_hold_nobody_up(server):
-    worker, opened = server.assistant.worker, threading.Event()
-    running = worker.submit(lambda: opened.wait(60), "other")
-    wait_for(lambda: not worker.waiting)
-    waiting = [ask(server, "/v1/embeddings", **ONLY_INPUT) for _ in range(worker.max_queue)]
-    wait_for(lambda: worker.waiting == worker.max_queue)
-    with pytest.raises(BadRequestError, match="temperature 11 is out of range"):
-        server.client().chat.completions.create(model="base", messages=LONG["messages"], temperature=11)
-    for connection in waiting:
-        connection.close()
-    wait_for(lambda: not worker.waiting, 5)
-    assert not running.done.is_set()
-    opened.set()
+    worker = server.assistant.worker
+    with at_work(worker) as running:
+        waiting = [ask(server, "/v1/embeddings", **ONLY_INPUT) for _ in range(worker.max_queue)]
+        wait_for(lambda: worker.waiting == worker.max_queue)
+        with pytest.raises(BadRequestError, match="temperature 11 is out of range"):
+            server.client().chat.completions.create(model="base", messages=LONG["messages"], temperature=11)
+        for connection in waiting:
+            connection.close()
+        wait_for(lambda: not worker.waiting)
+        assert not running.done.is_set()
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "fields"),
+    [("chat", "/v1/chat/completions", {}), ("embedding", "/v1/embeddings", ONLY_INPUT)],
+    ids=["chat", "embedding"],
+)
+def test_who_left_while_the_request_was_read_takes_no_place(server, monkeypatch, name, path, fields):
+    worker, read = server.assistant.worker, getattr(api_request, name)
+    begun, gone, submitted = threading.Event(), threading.Event(), []
+
+    def slowly(*args):
+        begun.set()
+        gone.wait()
+        return read(*args)
+
+    monkeypatch.setattr(api_request, name, slowly)
+    monkeypatch.setattr(worker, "submit", lambda *args: submitted.append(args))
+    connection = ask(server, path, **fields)
+    begun.wait()
+    connection.close()
+    assert server.client().models.list().data  # the server has looked at its connections since
+    gone.set()
+    wait_for(lambda: not server.requests)
+    assert submitted == []
 
 
 def test_one_of_two_that_leaves_costs_the_other_nothing(server, answered):
     first, second = ask(server, stream=True), ask(server, stream=True, max_tokens=8, min_tokens=8)
-    seen = b""
-    while seen.count(b"data: ") < 3:
-        seen += first.recv(4096)
+    read(first, times=3, word=b"data: ")
     first.close()
-    text = b""
-    while b"[DONE]" not in text:
-        text += second.recv(4096)
+    text = read(second, times=1, word=b"[DONE]")
     second.close()
     assert text.count(b'"finish_reason": "length"') == 1
     wait_for(no_answer_is_made)
@@ -131,11 +150,15 @@ def test_one_of_two_that_leaves_costs_the_other_nothing(server, answered):
 
 
 def test_places_come_back_however_often_clients_leave(server):
-    worker = server.assistant.worker
+    worker, left = server.assistant.worker, []
     for i in range(12):  # three times as many as may wait
-        connection = ask(server, stream=bool(i % 2), max_tokens=100, min_tokens=100)
+        left.append(ask(server, stream=bool(i % 2), max_tokens=100, min_tokens=100))
         time.sleep(0.02 * (i % 4))
+        left[-1].shutdown(socket.SHUT_WR)
+    for connection in left:  # until the server, which may not have seen them all yet, has let them go
+        while connection.recv(4096):
+            pass
         connection.close()
-    wait_for(lambda: no_answer_is_made() and not worker.waiting)
+    wait_for(lambda: not server.requests and no_answer_is_made() and not worker.waiting)
     done = server.client().chat.completions.create(model="base", messages=LONG["messages"], max_tokens=2)
     assert done.choices[0].message.content is not None

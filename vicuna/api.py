@@ -13,7 +13,7 @@ import base64
 import struct
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from functools import partial
 from itertools import product
 from threading import Event
@@ -110,20 +110,17 @@ class Routes:
 
     async def chat(self, request: Request) -> Response:
         """An answer to a conversation."""
-        values, peer = await read_json(request), _peer(request)
-        ask = await asyncio.to_thread(api_request.chat, values, self.assistant, self.flags, self.decoding, peer)
+        ask = await _asked(request, api_request.chat, self.assistant, self.flags, self.decoding)
         return await self._answer(request, ask, Chat())
 
     async def completion(self, request: Request) -> Response:
         """How a text goes on."""
-        values, peer = await read_json(request), _peer(request)
-        ask = await asyncio.to_thread(api_request.completion, values, self.assistant, self.decoding, peer)
+        ask = await _asked(request, api_request.completion, self.assistant, self.decoding)
         return await self._answer(request, ask, Completion())
 
     async def embeddings(self, request: Request) -> Response:
         """Texts as vectors."""
-        values = await read_json(request)
-        ask = await asyncio.to_thread(api_request.embedding, values, self.assistant, _peer(request))
+        ask = await _asked(request, api_request.embedding, self.assistant)
         vectors: list[list[float]] = []
         for start in range(0, len(ask.rows), EMBEDDED_AT_ONCE):
             rows = ask.rows[start : start + EMBEDDED_AT_ONCE]
@@ -154,8 +151,18 @@ class Routes:
         )
 
 
-def _peer(request: Request) -> str:
-    return f"{request.client.host}:{request.client.port}" if request.client else ""
+async def _asked(request: Request, read: Callable[..., Any], *more: Any) -> Any:
+    """What the body asks for, read in a thread: a long text takes its tokenizer a while.
+
+    Raises:
+        ClientDisconnect: who asked has gone, and is to take nobody's place in the queue.
+    """
+    values = await read_json(request)
+    peer = f"{request.client.host}:{request.client.port}" if request.client else ""
+    ask = await asyncio.to_thread(read, values, *more, peer)
+    if await request.is_disconnected():
+        raise ClientDisconnect
+    return ask
 
 
 def _as_problem(error: UserError) -> Problem:
