@@ -5,8 +5,8 @@
 
 Each client asks its own question alone first, greedily. Then all ask at once, each again and again, every second time
 as a stream, and each must get exactly what it got alone. Prints a table for benchmarks/RESULTS.md. Exit status 1 if an
-answer differs or fails, if the server's resident memory grows more than 10 % beyond what it was after the warm-up, or
-if the longest wait is more than twice the median.
+answer differs or fails, if the server's resident memory grows more than 10 % beyond what it was after the warm-up, if
+the longest wait is more than twice the median, or if others got two answers each while somebody waited for one.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ QUESTIONS = (
     "1+1=?",
     "月亮为什么会变圆？",
 )
-MOST_GROWTH, MOST_WAIT = 1.1, 2.0
+MOST_GROWTH, MOST_WAIT, MOST_BEFORE = 1.1, 2.0, 2
 START_S = 300
 MIB = 1 << 20
 
@@ -62,7 +62,11 @@ class SoakFlags:
 
 @dataclass(frozen=True)
 class Soaked:
-    """What came of it; waits from a request to its complete answer, memory resident."""
+    """What came of it; waits from a request to its complete answer, memory resident.
+
+    Attributes:
+        most_before: answers that others got between a request and its own, at most.
+    """
 
     clients: int
     seconds: float
@@ -71,6 +75,7 @@ class Soaked:
     differing: list[str]
     median_wait_s: float
     longest_wait_s: float
+    most_before: int
     warm_mib: float
     peak_mib: float
 
@@ -84,6 +89,8 @@ class Soaked:
             found.append(f"memory grew from {self.warm_mib:.0f} to {self.peak_mib:.0f} MiB")
         if self.longest_wait_s > MOST_WAIT * self.median_wait_s:
             found.append(f"the longest wait is {self.longest_wait_s:.2f} s, the median {self.median_wait_s:.2f} s")
+        if self.most_before > MOST_BEFORE * self.clients:
+            found.append(f"{self.most_before} answers of others came before one, of {self.clients} clients")
         return found
 
 
@@ -173,18 +180,23 @@ async def ask_all(soak: SoakFlags, url: str, pid: int | None) -> Soaked:
     errors: list[str] = []
     differing: list[str] = []
     waits: list[float] = []
+    before: list[int] = []
+    ended = 0
     peak = 0.0
 
     async def client(i: int, until: float) -> None:
+        nonlocal ended
         stream = bool(i % 2)
         while time.perf_counter() < until:
-            begin = time.perf_counter()
+            begin, ended_then = time.perf_counter(), ended
             try:
                 answer = await ask(apis[i], soak, model, i, stream)
             except OpenAIError as error:
                 errors.append(f"client {i}: {error}")
                 continue
             waits.append(time.perf_counter() - begin)
+            before.append(ended - ended_then)
+            ended += 1
             if answer != solo[i]:
                 differing.append(f"client {i}: {answer!r} instead of {solo[i]!r}")
             stream = not stream
@@ -202,6 +214,7 @@ async def ask_all(soak: SoakFlags, url: str, pid: int | None) -> Soaked:
     await together(min(5.0, soak.seconds / 4))
     warm, peak = (process.memory_info().rss / MIB if process else 0.0), 0.0
     waits.clear()
+    before.clear()
     begin = time.perf_counter()
     await together(soak.seconds)
     seconds = time.perf_counter() - begin
@@ -209,7 +222,7 @@ async def ask_all(soak: SoakFlags, url: str, pid: int | None) -> Soaked:
         await api.close()
     return Soaked(
         soak.clients, seconds, len(waits), errors, differing, statistics.median(waits or [0]), max(waits, default=0),
-        warm, peak,
+        max(before, default=0), warm, peak,
     )  # fmt: skip
 
 
@@ -223,6 +236,7 @@ def table(found: Soaked) -> str:
         "differing answers": len(found.differing),
         "median wait, s": f"{found.median_wait_s:.2f}",
         "longest wait, s": f"{found.longest_wait_s:.2f}",
+        "most answers before one": found.most_before,
         "memory after warm-up, MiB": f"{found.warm_mib:.0f}",
         "largest, MiB": f"{found.peak_mib:.0f}",
         "commit": commit(),

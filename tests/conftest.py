@@ -123,7 +123,7 @@ def program() -> Iterator[Callable[..., subprocess.CompletedProcess]]:
     """
     warm: list[Warm] = []
 
-    def run(*argv: object, env: dict[str, str] | None = None, timeout: float = 300) -> subprocess.CompletedProcess:
+    def run(*argv: object, env: dict[str, str] | None = None, timeout: float = 550) -> subprocess.CompletedProcess:
         words = [str(word) for word in argv]
         if env is None and words[0].endswith(".py"):
             warm.extend([] if warm else [Warm()])

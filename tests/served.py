@@ -34,11 +34,11 @@ def make_adapter(base: Path, folder: Path, prompt_type: str, seed: int) -> Path:
     return folder
 
 
-def make_slow(base: Path, folder: Path) -> Path:
-    """The base's tokenizer with weights that take some 20 ms a token."""
+def make_slow(base: Path, folder: Path, **more: object) -> Path:
+    """The base's tokenizer with weights that take some 20 ms a token, and a configuration with this in it."""
     shutil.copytree(base, folder)
     config = LlamaConfig.from_pretrained(folder)
-    config.update({"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 8, "head_dim": 128})
+    config.update({"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 8, "head_dim": 128, **more})
     config.initializer_range = 0.1
     torch.manual_seed(0)
     LlamaForCausalLM(config).save_pretrained(folder)

@@ -1,7 +1,7 @@
 """finetune.py, told to stop at an exact place: python tests/stop_at.py PLACE STEP [flags of finetune.py].
 
 PLACE is substep, step_end, evaluation or save: the signal is raised there, in step STEP. Or slow: every micro batch
-from step STEP on takes half a second longer, and the signal comes from outside. Or fail: process 1 fails after STEP.
+from step STEP on takes 4.5 seconds longer, and the signal comes from outside. Or fail: process 1 fails after STEP.
 """
 
 import os
@@ -30,7 +30,7 @@ class At(TrainerCallback):
 
     def on_substep_end(self, args, state, control, **kwargs):
         if self.place == "slow" and state.global_step + 1 >= self.step:
-            time.sleep(0.5)
+            time.sleep(4.5)
         self._reached("substep", state)
 
     def on_step_end(self, args, state, control, **kwargs):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
+from served import at_work, wait_for
 from torch.nn.functional import cosine_similarity, normalize
 
 from vicuna import adapter
@@ -303,16 +304,13 @@ def test_embedding_makes_room_too(plain):
 
 
 def test_embedding_waits_for_its_turn(plain):
-    gate = threading.Event()
-    plain.worker.submit(gate.wait, "somebody")
     found: list = []
     asking = threading.Thread(target=lambda: found.append(plain.embed([[1, 5]], client="me")))
-    asking.start()
-    while not plain.worker.waiting:
-        pass
-    assert not found
-    gate.set()
-    asking.join(30)
+    with at_work(plain.worker):
+        asking.start()
+        wait_for(lambda: plain.worker.waiting)
+        assert not found
+    asking.join()
     assert len(found[0]) == 1
 
 

@@ -1,8 +1,10 @@
 """finetune.py as a user runs it: plan, losses, outputs, processes, resuming, refusals."""
 
+import contextlib
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -83,13 +85,19 @@ def test_two_hosts_give_the_losses_of_one(tiny_base, records, straight, tmp_path
     output = tmp_path / "out"
     argv = ["--model_path", tiny_base, "--data_path", records, "--output_path", output, *STEPS, *TWO_EPOCHS]
     hosts = []
-    for rank in ("0", "1"):
-        env = {"NNODES": "2", "NODE_RANK": rank, "MASTER_ADDR": "127.0.0.1", "PORT": "29517", "PYTHON": sys.executable}
-        env |= {"CUDA_VISIBLE_DEVICES": "", "XDG_CACHE_HOME": str(tmp_path / f"cache of host {rank}")}
-        command = ["bash", "scripts/finetune_multinode.sh", *map(str, argv)]
-        pipe = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-        hosts.append(subprocess.Popen(command, cwd=ROOT, env={**os.environ, **env}, **pipe))
-    said = [host.communicate(timeout=300)[1] for host in hosts]
+    with socket.socket() as kept, contextlib.ExitStack() as at_end:
+        # Bound, and not listened on: the store may bind it too, and nobody else is given it.
+        kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        kept.bind(("127.0.0.1", 0))
+        port = str(kept.getsockname()[1])
+        for rank in ("0", "1"):
+            env = {"NNODES": "2", "NODE_RANK": rank, "MASTER_ADDR": "127.0.0.1", "PORT": port, "PYTHON": sys.executable}
+            env |= {"CUDA_VISIBLE_DEVICES": "", "XDG_CACHE_HOME": str(tmp_path / f"cache of host {rank}")}
+            command = ["bash", "scripts/finetune_multinode.sh", *map(str, argv)]
+            pipe = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+            hosts.append(subprocess.Popen(command, cwd=ROOT, env={**os.environ, **env}, **pipe))
+            at_end.callback(hosts[-1].kill)
+        said = [host.communicate(timeout=550)[1] for host in hosts]
     assert [host.returncode for host in hosts] == [0, 0], said
     assert losses(output) == pytest.approx(losses(straight), abs=1e-4)
 

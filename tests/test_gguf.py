@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from gguf_models import ROOT, distance, export, gguf_logits, hf_logits, hf_model, make_model
+from stops import Awaited, Looked, StopsAtLook
 from transformers import (
     GenerationConfig,
     LogitsProcessorList,
@@ -194,18 +195,6 @@ def test_answers_are_the_same_with_and_without_what_earlier_prompts_left(exporte
         ids += found
 
 
-class StopsAtLook(threading.Event):
-    """Is set when somebody looks for the n-th time."""
-
-    def __init__(self, n: int):
-        super().__init__()
-        self.n, self.looks = n, 0
-
-    def is_set(self) -> bool:
-        self.looks += 1
-        return self.looks >= self.n
-
-
 def test_a_long_prompt_is_computed_in_chunks_and_can_be_stopped_between_them(tmp_path, tiny_base):
     folder = make_model(tmp_path / "hf", tiny_base / "tokenizer.model", max_position_embeddings=1200)
     assistant = opened(export(folder, tmp_path / "x.gguf", "f32"))
@@ -216,9 +205,9 @@ def test_a_long_prompt_is_computed_in_chunks_and_can_be_stopped_between_them(tmp
     assert answered(assistant, ids, chosen) == expected[:8]
 
     other = [1, *reversed(ids[1:])]
-    patient = StopsAtLook(10**6)
+    patient = Looked()
     assert len(answered(assistant, other, chosen, stop=patient)) == 8
-    quick = StopsAtLook(10**6)
+    quick = Looked()
     assert len(answered(assistant, other, chosen, stop=quick)) == 8
     assert patient.looks - quick.looks >= len(range(CHUNK, len(ids), CHUNK))  # what is known is not computed again
     for n in (2, 3, 4):
@@ -231,7 +220,7 @@ def test_a_long_prompt_is_computed_in_chunks_and_can_be_stopped_between_them(tmp
 def test_stop_in_the_middle_keeps_what_was_said(tiny):
     ids = tiny.prompt_ids([{"role": "user", "content": "春天"}])
     chosen = settings(DecodingFlags(max_new_tokens=200, min_new_tokens=200), BARE)
-    stop, seen = threading.Event(), []
+    stop, seen = Awaited(), []
     for update in tiny.stream(ids, chosen, stop=stop):
         seen.append(update)
         if update.tokens >= 3:

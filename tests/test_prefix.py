@@ -2,10 +2,10 @@
 
 import gc
 import random
-import threading
 
 import pytest
 import torch
+from stops import Awaited
 from transformers import GenerationConfig, LlamaConfig
 
 from vicuna.args import DecodingFlags, ModelFlags, ServeFlags
@@ -55,7 +55,7 @@ class Talk:
         """The last update."""
         self.computed = 0
         hook = self.embedding.register_forward_hook(self._count)
-        stop, last = threading.Event(), None
+        stop, last = Awaited() if stop_after else None, None
         try:
             answers = self.engine.stream(ids, {**self.chosen, **chosen}, 7, stop, "", self.worker.submit)
             for last in answers:

@@ -63,7 +63,8 @@ def test_one_process_needs_no_launcher_for_deepspeed():
     assert torchruns == {"WORLD_SIZE": "2", "RANK": "1"}
 
 
-def test_the_end_waits_for_a_thread_of_gloo_that_works():
+def test_the_end_waits_for_a_thread_of_gloo_that_works(monkeypatch):
+    monkeypatch.setattr(sharding, "PATIENCE", 300)
     torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
     named, digests = threading.Event(), []
 

@@ -20,17 +20,17 @@ def test_twenty_clients_at_once_each_get_their_solo_answer(tiny_base):
     assert found.requests >= 40
     assert found.warm_mib > 50
     assert found.peak_mib <= 1.1 * found.warm_mib
-    # A machine that does other things meanwhile may hold one answer up for a moment.
-    assert found.longest_wait_s <= 2 * found.median_wait_s + 1
+    assert flags.clients / 2 < found.most_before <= 2 * flags.clients  # not by seconds, which a busy machine takes
 
 
 def test_what_is_not_as_it_has_to_be_is_named():
-    good = Soaked(20, 60, 500, [], [], 1.0, 1.9, 100, 109)
+    good = Soaked(20, 60, 500, [], [], 1.0, 1.9, 40, 100, 109)
     assert good.problems == []
     for name, value, says in (
         ("errors", ["client 3: busy"], "1 errors, the first: client 3: busy"),
         ("differing", ["client 3: 'a' instead of 'b'"], "1 answers differ"),
         ("longest_wait_s", 2.1, "the longest wait is 2.10 s, the median 1.00 s"),
+        ("most_before", 41, "41 answers of others came before one"),
         ("peak_mib", 111, "memory grew from 100 to 111 MiB"),
     ):
         (problem,) = dataclasses.replace(good, **{name: value}).problems

@@ -109,14 +109,13 @@ def test_two_processes_in_a_step_longer_than_torchruns_patience(program, tiny_ba
         [sys.executable, *command], cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
     ) as process:
         steps = output / "steps.jsonl"
-        deadline = time.monotonic() + 120
-        while not (steps.is_file() and steps.read_text(encoding="utf-8")) and time.monotonic() < deadline:
+        while not (steps.is_file() and steps.read_text(encoding="utf-8")):
+            assert process.poll() is None
             time.sleep(0.1)
         time.sleep(1.5)  # into the second step
-        told = time.monotonic()
         os.kill(process.pid, signal.SIGTERM)
-        stderr = process.communicate(timeout=60)[1]
-    assert time.monotonic() - told < 25
+        stderr = process.communicate(timeout=300)[1]
+    assert len(steps.read_text(encoding="utf-8").splitlines()) == 1  # the second step was not waited for
     assert process.returncode == 128 + signal.SIGTERM
     assert stderr.count("stopped by SIGTERM after step 1 of 6; go on with:") == 1
     assert "Traceback" not in stderr

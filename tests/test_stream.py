@@ -1,9 +1,12 @@
 """The one iterator of answers: every decoding mode, stop, errors, and which setting wins."""
 
+import gc
 import threading
+import time
 
 import pytest
 import torch
+from stops import Awaited
 from transformers import GenerationConfig
 
 from vicuna.args import DecodingFlags, ModelFlags, ServeFlags
@@ -89,7 +92,7 @@ def test_running_scores_are_what_the_search_adds_up(assistant, prompt_ids, name)
 
 @pytest.mark.parametrize("name", MODES)
 def test_stop_in_the_middle_keeps_what_was_said(assistant, prompt_ids, name):
-    stop = threading.Event()
+    stop = Awaited()
     seen = []
     for update in assistant.stream(prompt_ids, chosen_for(name, max_new_tokens=200), seed=1, stop=stop):
         seen.append(update)
@@ -100,12 +103,42 @@ def test_stop_in_the_middle_keeps_what_was_said(assistant, prompt_ids, name):
     assert seen[-1].text
 
 
-def test_closing_the_iterator_ends_the_thread(assistant, prompt_ids):
-    before = threading.active_count()
-    answers = assistant.stream(prompt_ids, chosen_for("greedy", max_new_tokens=300))
+def test_closing_the_iterator_ends_the_answer(assistant, prompt_ids):
+    sizes, counter = counted(assistant)
+    slow = assistant.engine.model.register_forward_pre_hook(lambda *_: time.sleep(0.01))
+    answers = assistant.stream(prompt_ids, chosen_for("greedy", max_new_tokens=300, min_new_tokens=300))
     next(answers)
     answers.close()
-    assert threading.active_count() == before
+    made = len(sizes)
+    assert made < 300
+    assistant.worker.submit(lambda: None).done.wait()
+    slow.remove()
+    counter.remove()
+    assert len(sizes) == made
+
+
+def test_an_abandoned_iterator_may_be_collected_in_the_models_own_thread(assistant, prompt_ids):
+    abandoned = threading.Event()
+
+    def collect(module, args):
+        if passes.append(1) or len(passes) == 3:
+            abandoned.wait()
+            gc.collect()
+
+    passes: list[int] = []
+    hook = assistant.engine.model.register_forward_pre_hook(collect)
+    gc.disable()  # but where the hook says so
+    answers = assistant.stream(prompt_ids, chosen_for("greedy", max_new_tokens=300, min_new_tokens=300))
+    next(answers)
+    cycle = [answers]
+    cycle.append(cycle)
+    del answers, cycle
+    abandoned.set()
+    goes_on = assistant.worker.submit(lambda: None).done.wait(60)
+    gc.enable()
+    hook.remove()
+    assert goes_on
+    assert len(passes) < 10
 
 
 @pytest.mark.parametrize("name", MODES)

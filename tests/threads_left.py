@@ -6,14 +6,22 @@ Such a thread may abort the process: vicuna.sharding.leave_group says why.
 """
 
 import atexit
+import contextlib
 import os
 import runpy
 import sys
 from pathlib import Path
 
 
+def name(file: Path) -> str:
+    """A thread's; "" where it has ended."""
+    with contextlib.suppress(OSError):
+        return file.read_text(encoding="utf-8").strip()
+    return ""
+
+
 def count() -> None:
-    names = [file.read_text().strip() for file in Path("/proc/self/task").glob("*/comm")]
+    names = map(name, Path("/proc/self/task").glob("*/comm"))
     if left := [name for name in names if name.startswith(("pt_gloo", "gloo"))]:
         print(f"rank {os.environ['RANK']} has threads left: {left}", file=sys.stderr)
 

@@ -163,17 +163,20 @@ def _wait(entry: Path, patience: float) -> None:
     Raises:
         UserError: it has ended without, or gives no sign of life.
     """
-    alive, last = False, time.time()
+    # When it last was seen to change, by this process's own clock: those of two machines differ, and may be set.
+    pulse, since = None, time.monotonic()
     while not (entry / MANIFEST).is_file():
         try:
-            last, alive = max(last, _pulse(entry).stat().st_mtime), True
+            found = _pulse(entry).stat().st_mtime_ns
+            if found != pulse:
+                pulse, since = found, time.monotonic()
         except FileNotFoundError:
-            if alive and not (entry / MANIFEST).is_file():
+            if pulse is not None and not (entry / MANIFEST).is_file():
                 raise UserError(
                     "the process of this host that tokenises has failed; its error stands above. Mend it, and start "
                     "again."
                 ) from None
-        if time.time() - last > patience:
+        if time.monotonic() - since > patience:
             raise UserError(
                 f"the process of this host that tokenises gave no sign of life for {patience:.0f} s. Start again; the "
                 f"processes of a host need the same --cache_path, here {entry.parent}."

@@ -226,7 +226,7 @@ def stream(
     finally:
         run.close()
         if not call.cancel():
-            call.done.wait()
+            call.wait()
     if isinstance(item, BaseException):
         raise as_sentence(item) from item
     yield _last(item, run, limit, begin)

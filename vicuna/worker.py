@@ -37,6 +37,14 @@ class Call:
         """Take it back; False if it has begun."""
         return self.worker.cancel(self)
 
+    def wait(self) -> None:
+        """Return once it is done; in the worker's own thread, which would wait for itself, at once.
+
+        That thread comes here where it collects, as garbage, what somebody abandoned.
+        """
+        if threading.current_thread() is not self.worker.thread:
+            self.done.wait()
+
 
 class Worker:
     """Round-robin between clients, first in first out within one.
@@ -50,7 +58,8 @@ class Worker:
         self._clients: OrderedDict[str, deque[Call]] = OrderedDict()  # those with waiting calls, next one first
         self._changed = threading.Condition()
         self._call_s = 1.0  # what a call takes, as a moving mean
-        threading.Thread(target=self._run, daemon=True, name="model").start()
+        self.thread = threading.Thread(target=self._run, daemon=True, name="model")
+        self.thread.start()
 
     def submit(self, work: Callable[[], None], client: str = "") -> Call:
         """Have `work` run; whatever it raises is logged, and goes no further.
