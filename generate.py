@@ -68,6 +68,7 @@ def page(assistant: Any, flags: AskFlags, serve: ServeFlags, decoding: DecodingF
             return
         messages = [{"role": "user", "content": question, "input": extra or ""}]
         text = assistant.tokenizer.decode_continuation
+        stop_running(request)
         stop = running[request.session_hash] = threading.Event()
         try:
             prompt_ids = assistant.prompt_ids(messages)
@@ -77,6 +78,8 @@ def page(assistant: Any, flags: AskFlags, serve: ServeFlags, decoding: DecodingF
                 prompt_ids + before, ui.chosen(values), decoding.seed, stop, client=request.session_hash
             )
             for update in ui.paced(updates, serve.use_typewriter):
+                if running.get(request.session_hash) is not stop:
+                    return  # the tab has asked something else, or is closed
                 shown = ui.show_answer(strings, update, text(before), all_beams)
                 plain = text(before) + update.text if update.finish else gr.skip()
                 ids = [*before, *update.beams[0].ids] if update.finish == "length" else []
@@ -134,6 +137,7 @@ def page(assistant: Any, flags: AskFlags, serve: ServeFlags, decoding: DecodingF
             "show_progress": "hidden",
             "concurrency_limit": web_page.ANSWERS,
             "concurrency_id": "model",
+            "trigger_mode": "multiple",  # "once" drops a click until the answer before is closed, not only shown
         }
         gr.on([generate.click, question.submit], inputs=[question, extra, none, *tail], api_name="predict", **ask)
         go_on.click(inputs=[question, extra, before, *tail], api_name="continue", **ask)
@@ -141,7 +145,7 @@ def page(assistant: Any, flags: AskFlags, serve: ServeFlags, decoding: DecodingF
         output.copy(None, plain, None, js=ui.COPY)
         blocks.unload(forget)
         blocks.load(heading, None, status, **ui.QUIET)
-        controls.on_load(blocks)
+        controls.describe_on(blocks)
     return blocks
 
 

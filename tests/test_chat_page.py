@@ -7,7 +7,7 @@ import time
 
 import pytest
 from test_markup import PIECES
-from test_pages import copied, open_settings
+from test_pages import answer, copied, held_back, next_frames, open_settings, set_slider, settle
 
 from vicuna import conversation
 from vicuna.strings import STRINGS
@@ -21,6 +21,7 @@ HOSTILE = (
 PARROT_SAYS = (
     'vector<int> x; a<b <img src="http://evil.example/i.png"> <form> <style>*{} ![i](http://evil.example/j.png)'
 )
+EMPTY = "all => all.filter((one) => !one.closest('.thought-group') && !one.querySelector('.prose *')).length"
 UNWANTED = "img, form, iframe, style, script, object, embed, input, svg image, link, video, audio, base, meta"
 
 
@@ -112,6 +113,7 @@ def visit(browser, address):
         page.requested, page.problems = [], []
         page.on("request", lambda request: page.requested.append(request.url))
         page.on("pageerror", lambda error: page.problems.append(str(error)))
+        page.on("response", lambda response: response.status < 500 or page.problems.append(response.url))
         page.goto(url)
         if ready:
             wait_ready(page)
@@ -145,15 +147,11 @@ def ask(page, text: str) -> str:
 
 
 def fill_system(page, text: str) -> None:
-    """Open the system prompt and fill it: Gradio empties it once, some milliseconds after it has opened."""
+    """Open the system prompt and fill it: Gradio empties it once, in the frame after it has opened."""
     page.locator("#system_prompt button").first.click()
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        page.fill("#system textarea", text)
-        page.wait_for_timeout(500)
-        if page.input_value("#system textarea") == text:
-            return
-    raise AssertionError("the system prompt does not keep what is typed")
+    page.wait_for_selector("#system textarea")
+    next_frames(page)
+    page.fill("#system textarea", text)
 
 
 def texts(page, role: str) -> list[str]:
@@ -170,15 +168,54 @@ def questions(page) -> list[str]:
     return [text.strip() for text in texts(page, "user")]
 
 
-def kept(page) -> list[dict]:
-    """What this browser keeps for the page's address."""
-    return page.evaluate(
+KEPT = """(() => {
+    const id = new URL(location).searchParams.get("c");
+    const key = Object.keys(localStorage).find((one) => one.endsWith("/" + id));
+    return key ? JSON.parse(JSON.parse(localStorage[key]).text) : {messages: [], draft: ""};
+})()"""
+
+
+def kept(page, count: int | None = None) -> list[dict]:
+    """What this browser keeps for the page's address; with `count`, once it is so many messages."""
+    if count is not None:
+        page.wait_for_function(f"count => {KEPT}.messages.length === count", arg=count)
+    return page.evaluate(KEPT)["messages"]
+
+
+def watch_stop(page) -> None:
+    """Have the page remember whether an answer was running since, however short it was."""
+    page.evaluate(
         """() => {
-            const id = new URL(location).searchParams.get("c");
-            const key = Object.keys(localStorage).find((one) => one.endsWith("/" + id));
-            return key ? JSON.parse(JSON.parse(localStorage[key]).text).messages : [];
+            window.ran = false;
+            new MutationObserver(() => { window.ran ||= !!document.querySelector("#message .stop-button"); })
+                .observe(document.querySelector("#message"), {subtree: true, childList: true});
         }"""
     )
+
+
+def watch_notes(page) -> None:
+    """Have the page remember that a whole answer was shown, however short."""
+    page.evaluate(
+        """() => new MutationObserver(() => { window.noted ||= !!document.querySelector("#chat .bot small"); })
+            .observe(document.querySelector("#chat"), {subtree: true, childList: true, characterData: true})"""
+    )
+
+
+def wait_answered(page) -> None:
+    """Wait until an answer has been running since `watch_stop` and is over."""
+    page.wait_for_function("window.ran")
+    wait_idle(page)
+
+
+def retry(page) -> None:
+    watch_stop(page)
+    page.click("#chat button[aria-label=Retry]")
+    wait_answered(page)
+
+
+def set_new_tokens(page, count: int) -> None:
+    for name in ("max_new_tokens", "min_new_tokens"):
+        set_slider(page, name, count)
 
 
 def load(page, text: str) -> None:
@@ -198,30 +235,43 @@ def as_file(*turns: tuple[str, str]) -> str:
 
 def test_an_answer_grows_and_what_is_sent_meanwhile_is_answered_next(visit):
     page = visit()
+    open_settings(page)
+    set_new_tokens(page, 200)
     page.evaluate(
         """() => {
-            window.seen = [];
-            new MutationObserver(() => {
-                const all = document.querySelectorAll("#chat .bot .prose");
-                if (all.length) window.seen.push(all[all.length - 1].innerText);
-            }).observe(document.querySelector("#chat"), {subtree: true, childList: true, characterData: true});
+            const watch = (id, seen, look) => new MutationObserver(() => seen.push(look() ?? "")).observe(
+                document.getElementById(id), {subtree: true, childList: true, characterData: true});
+            const bots = () => [...document.querySelectorAll("#chat .bot .prose")];
+            watch("chat", window.seen = [], () => bots().at(-1)?.textContent);
+            watch("hint", window.hints = [], () => document.querySelector("#hint").textContent);
         }"""
     )
     send(page, "春天的花有哪些？")
-    page.wait_for_selector("#message .stop-button")
-    page.wait_for_selector("#message .submit-button", state="detached")
-    page.wait_for_function("window.seen.some((text) => text.length > 3)")
-    assert page.input_value("#message textarea") == ""
-    send(page, "夏天呢？")
-    wait_hint(page, "answered next")
-    page.wait_for_function("document.querySelectorAll('#chat .bot small').length === 2")
+    # Sent by the page itself, for what drives it would wait for each of its frames while the answer goes on.
+    page.wait_for_function(
+        """text => {
+            if (!window.seen.some((text) => text.length > 3 && text.includes("▌"))) return false;
+            const box = document.querySelector("#message textarea");
+            window.typed = box.value;
+            box.value = text;
+            box.dispatchEvent(new Event("input", {bubbles: true}));
+            setTimeout(() => box.dispatchEvent(new KeyboardEvent("keypress", {key: "Enter", bubbles: true})));
+            return true;
+        }""",
+        arg="夏天呢？",
+    )
+    assert page.evaluate("window.typed") == ""
+    page.wait_for_function("window.hints.some((hint) => hint.includes('answered next'))")
+    set_slider(page, "max_memory", 2000)  # no error, though nothing is said about the memory now
+    page.wait_for_function("document.querySelectorAll('#chat .bot small').length === 2", timeout=180_000)
     wait_idle(page)
     growing = [text for text in page.evaluate("window.seen") if "▌" in text]
     assert len(set(growing)) >= 5
     assert questions(page) == ["春天的花有哪些？", "夏天呢？"]
     assert "▌" not in "".join(answers(page))
-    assert [re.search(r"A · 30 tokens · .* length limit", text) is not None for text in answers(page)] == [True, True]
-    assert [message["role"] for message in kept(page)] == ["user", "assistant"] * 2
+    tokens = [re.search(r"A · (\d+) tokens · .* length limit", text) for text in answers(page)]
+    assert [found and found.group(1) for found in tokens] == ["200", "200"]
+    assert [message["role"] for message in kept(page, 4)] == ["user", "assistant"] * 2
     assert page.problems == []
 
 
@@ -229,9 +279,7 @@ def test_an_answer_grows_and_what_is_sent_meanwhile_is_answered_next(visit):
 def test_stop_keeps_what_there_is_of_the_answer(visit, how):
     page = visit()
     open_settings(page)
-    for name in ("max_new_tokens", "min_new_tokens"):
-        page.locator(f"#{name} input[type=number]").fill("300")
-        page.locator(f"#{name} input[type=number]").press("Tab")
+    set_new_tokens(page, 300)
     send(page, "讲一个很长的故事。")
     page.wait_for_function("(document.querySelector('#chat .bot .prose')?.innerText ?? '').length > 3")
     if how == "button":
@@ -242,20 +290,18 @@ def test_stop_keeps_what_there_is_of_the_answer(visit, how):
     (answer,) = answers(page)
     tokens = int(re.search(r"(\d+) tokens · .* stopped by you", answer).group(1))
     assert 0 < tokens < 300
-    assert kept(page)[1]["content"]
+    assert kept(page, 2)[1]["content"]
 
 
 def test_regenerate_undo_edit_and_delete_change_the_conversation_from_there(visit):
     page = visit()
     first = ask(page, "一 & <b>")
     second = ask(page, "二")
-    page.click("#chat button[aria-label=Retry]")
-    page.wait_for_selector("#message .stop-button")
-    wait_idle(page)
+    retry(page)
     assert [text.split("\n")[0] for text in answers(page)] == [first.split("\n")[0], second.split("\n")[0]]  # greedy
     page.click("#chat button[aria-label=Undo]")
     page.wait_for_function("document.querySelectorAll('#chat .user').length === 1")
-    assert page.input_value("#message textarea") == "二"
+    page.wait_for_function("document.querySelector('#message textarea').value === '二'")
     ask(page, "三")
     # The question comes back as it was written, and what is sent instead takes its place and that of all that follows.
     page.locator("#chat .user .message-content").first.click()
@@ -264,17 +310,21 @@ def test_regenerate_undo_edit_and_delete_change_the_conversation_from_there(visi
     assert page.input_value("#message textarea") == "一 & <b>"
     ask_again = "一又"
     send(page, ask_again)
-    page.wait_for_selector("#message .stop-button")
+    page.wait_for_function(
+        """question => [...document.querySelectorAll("#chat .user .message-content")].map((one) => one.innerText.trim())
+            .join() === question && document.querySelectorAll("#chat .bot small").length === 1""",
+        arg=ask_again,
+    )
     wait_idle(page)
     assert questions(page) == [ask_again]
-    assert [message["content"] for message in kept(page)][::2] == [ask_again]
+    assert [message["content"] for message in kept(page, 2)][::2] == [ask_again]
     ask(page, "四")
     page.locator("#chat .bot .message-content").last.click()
     page.wait_for_function("document.querySelector('#picked')?.innerText.includes('Turn 2')")
     page.click("#delete")
     page.wait_for_function("document.querySelectorAll('#chat .user').length === 1")
-    assert len(kept(page)) == 2
-    assert page.locator("#turn").count() == 0 or not page.locator("#turn").is_visible()
+    assert len(kept(page, 2)) == 2
+    page.wait_for_selector("#turn", state="hidden")
 
 
 def test_a_chat_is_saved_in_the_originals_form_and_loaded_by_another_visitor(visit, saved):
@@ -286,7 +336,7 @@ def test_a_chat_is_saved_in_the_originals_form_and_loaded_by_another_visitor(vis
         page.click("#save")
     text = download.value.path().read_text(encoding="utf-8")
     row = json.loads(text)
-    assert row["history"] == [{"input": "存 <b>&amp;", "output": kept(page)[1]["content"]}]
+    assert row["history"] == [{"input": "存 <b>&amp;", "output": kept(page, 2)[1]["content"]}]
     assert row["generation_parameter"]["max_new_tokens"] == 30
     assert row["generation_parameter"]["max_memory"] == 2048
     assert row["info"] == {
@@ -299,7 +349,7 @@ def test_a_chat_is_saved_in_the_originals_form_and_loaded_by_another_visitor(vis
     load(other, text)
     wait_hint(other, "Turns loaded: 1")
     assert questions(other) == ["存 <b>&amp;"]
-    assert [m["content"] for m in kept(other)] == [m["content"] for m in kept(page)]
+    assert [m["content"] for m in kept(other, 2)] == [m["content"] for m in kept(page, 2)]
     load(other, text + "nonsense\n")
     wait_hint(other, "row 2 is not JSON")
     assert questions(other) == ["存 <b>&amp;"]
@@ -353,22 +403,57 @@ def test_a_late_answer_about_the_memory_does_not_bring_the_old_conversation_back
     assert questions(page) == answers(page) == []
 
 
+@pytest.mark.parametrize("way", ["new", "load"])
+def test_a_late_update_of_an_answer_does_not_bring_the_old_conversation_back(visit, way):
+    page = visit()
+    open_settings(page)
+    set_new_tokens(page, 100)
+    watch_notes(page)
+    send(page, "旧的")
+    page.wait_for_selector("#chat .user")
+    # The server hears of a tab that answers nothing, so that all that comes from here on comes too late.
+    session = re.compile(r'"session_hash":"\w+"')
+    page.route(
+        "**/run/**",
+        lambda route: route.continue_(post_data=session.sub('"session_hash":"another"', route.request.post_data)),
+    )
+    if way == "new":
+        page.click("#new")
+    else:
+        load(page, as_file(("新的", "好")))
+    page.wait_for_function("window.noted")
+    expected = [] if way == "new" else ["新的"]
+    page.wait_for_function(
+        """expected => [...document.querySelectorAll("#chat .user .message-content")].map((one) => one.innerText.trim())
+            .join() === expected""",
+        arg=",".join(expected),
+    )
+    wait_idle(page)
+    settle(page)
+    assert questions(page) == expected
+    assert [message["content"] for message in kept(page, 2 * len(expected))][::2] == expected
+    page.unroute("**/run/**")
+    send(page, "又一个")
+    page.wait_for_selector("#chat .bot small")
+    assert questions(page) == [*expected, "又一个"]
+
+
 def test_a_system_prompt_belongs_to_the_conversation(visit):
     page = visit()
     fill_system(page, "你是一位诗人。")
     plain = ask(visit(), "你好")
     assert ask(page, "你好").split("\n")[0] != plain.split("\n")[0]
-    assert kept(page)[0] == {"role": "system", "content": "你是一位诗人。"}
+    assert kept(page, 3)[0] == {"role": "system", "content": "你是一位诗人。"}
     page.reload()
     wait_ready(page)
     page.locator("#system_prompt button").first.click()
-    assert page.input_value("#system textarea") == "你是一位诗人。"
+    page.wait_for_function("document.querySelector('#system textarea')?.value === '你是一位诗人。'")
     with page.expect_download() as download:
         page.click("#save")
     other = visit()
     load(other, download.value.path().read_text(encoding="utf-8"))
     wait_hint(other, "Turns loaded: 1")
-    assert kept(other)[0] == {"role": "system", "content": "你是一位诗人。"}
+    assert kept(other, 3)[0] == {"role": "system", "content": "你是一位诗人。"}
 
 
 def test_two_visitors_at_once_see_their_own_conversation_only(visit):
@@ -383,7 +468,7 @@ def test_two_visitors_at_once_see_their_own_conversation_only(visit):
     for name, page in pages.items():
         page.wait_for_function("document.querySelectorAll('#chat .bot small').length === 2")
         assert questions(page) == [f"我是{name}", f"我还是{name}"]
-        assert len(kept(page)) == 4
+        assert len(kept(page, 4)) == 4
         assert page.evaluate("Object.keys(localStorage).filter((k) => k.startsWith('chinese-vicuna/')).length") == 1
 
 
@@ -393,7 +478,7 @@ def test_each_message_chooses_its_adapter_and_its_template(visit):
     own = ask(page, "你是谁？")
     choose(page, "adapter", "B")
     page.wait_for_function("document.querySelector('#status').innerText.includes('adapter B (step 7, r 2)')")
-    assert page.input_value("#prompt_type input") == "instruct"
+    page.wait_for_function("document.querySelector('#prompt_type input').value === 'instruct'")
     page.locator("#system_prompt button").first.click()
     page.wait_for_selector("#system textarea:disabled")
     assert "no place" in page.get_attribute("#system textarea", "placeholder")
@@ -410,6 +495,33 @@ def test_each_message_chooses_its_adapter_and_its_template(visit):
     page.wait_for_function("document.querySelector('#status').innerText.includes('adapter –')")
 
 
+def test_the_adapter_that_is_chosen_last_brings_its_prompt_type(visit):
+    page = visit()
+    choose(page, "prompt_type", "text")
+    page.wait_for_function("document.querySelector('#status').innerText.includes('text')")
+    held = held_back(page)
+    choose(page, "adapter", "B")
+    settle(page)
+    choose(page, "adapter", "A")
+    answer(page, held)
+    page.wait_for_function("document.querySelector('#prompt_type input').value === 'chat'")
+    assert page.input_value("#adapter input") == "A"
+
+
+def test_a_late_answer_about_one_setting_does_not_hide_what_another_changed(visit):
+    page = visit()
+    open_settings(page)
+    held = held_back(page)
+    choose(page, "prompt_type", "instruct")
+    set_slider(page, "max_memory", 300)
+    settle(page)
+    choose(page, "adapter", "B")  # its own is instruct, too
+    set_slider(page, "max_new_tokens", 400)
+    answer(page, held)
+    page.wait_for_function("document.querySelector('#status').innerText.includes('adapter B (step 7, r 2)')")
+    page.wait_for_function("document.querySelector('#memory').innerText.includes('/ 112 tokens')")
+
+
 def choose(page, name: str, label: str) -> None:
     page.click(f"#{name} input")
     page.locator(f"#{name} [role=option]", has_text=re.compile(f"^\\W*{label}$")).click()
@@ -423,6 +535,7 @@ def test_what_does_not_fit_is_a_notice_with_the_remedy_and_keeps_the_typed_text(
         "document.querySelector('#chat').innerText.includes('the base\\'s context is 512: shorten it')"
     )
     wait_idle(page)
+    page.wait_for_function(f"{KEPT}.draft.length === 900")
     assert page.input_value("#message textarea") == "长" * 900
     assert len(kept(page)) == 2
     page.reload()
@@ -470,15 +583,16 @@ def test_no_text_of_anybody_becomes_markup_or_a_request(visit, address):
         ),
     )
     wait_hint(page, "Turns loaded: 82")
-    page.wait_for_timeout(1000)
+    page.wait_for_function(
+        f"""() => document.querySelectorAll("#chat .message-content").length
+                === 164 + document.querySelectorAll("#chat .thought-group").length
+            && ({EMPTY})([...document.querySelectorAll("#chat .message-content")]) === 0"""
+    )
     found = page.locator("#chat .message-content").locator(UNWANTED)
     assert found.evaluate_all("all => all.map((one) => one.outerHTML)") == []
     bubbles = page.locator("#chat .message-content")
     assert bubbles.count() == 164 + page.locator("#chat .thought-group").count()
-    empty = bubbles.evaluate_all(
-        "all => all.filter((one) => !one.closest('.thought-group') && !one.querySelector('.prose *')).length"
-    )
-    assert empty == 0  # Gradio shows nothing where it fails
+    assert bubbles.evaluate_all(EMPTY) == 0  # Gradio shows nothing where it fails
     shown = questions(page)
     assert shown[0] == HOSTILE
     assert shown[1] == "vector<int> x; a<b"
@@ -577,7 +691,7 @@ def test_what_a_model_writes_is_text_and_two_logins_of_one_browser_are_two_peopl
     answer = ask(page, "说")
     assert answer.split("\n")[0].replace("!i", "![i](http://evil.example/j.png)") == PARROT_SAYS
     assert page.locator("#chat .message-content").locator(UNWANTED).count() == 0
-    assert kept(page)[1]["content"] == PARROT_SAYS
+    assert kept(page, 2)[1]["content"] == PARROT_SAYS
     assert [url for url in page.requested if not url.startswith((guarded, "data:", "blob:"))] == []
     address = page.url
     page.click("#logout")

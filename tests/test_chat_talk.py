@@ -145,6 +145,27 @@ def test_what_is_sent_meanwhile_is_answered_in_order_with_its_own_settings(talk)
     assert wiped == [first]
 
 
+def test_a_question_that_comes_as_the_answer_ends_is_answered(talk, monkeypatch):
+    updates, wait = talk.send(WORDS, "s", "", "一", None, values()), talk.runs.wait
+    next(updates)
+    monkeypatch.setattr(talk.runs, "wait", lambda *args: [*updates] and wait(*args))
+    assert after(say(talk, "三", TALK))[-2]["content"] == "三"
+
+
+def test_a_question_that_comes_as_another_begins_waits_for_it(talk, monkeypatch):
+    updates, begin = talk.send(WORDS, "s", "", "一", None, values()), talk.runs.begin
+
+    def overtaken(session):
+        monkeypatch.setattr(talk.runs, "begin", begin)
+        changes.append(next(updates))
+        return begin(session)
+
+    changes = []
+    monkeypatch.setattr(talk.runs, "begin", overtaken)
+    assert [change["hint"] for change in say(talk, "二")] == [WORDS["waits"]]
+    assert [m["content"] for m in after([*changes, *updates])][::2] == ["一", "二"]
+
+
 def test_only_so_many_wait_and_stop_gives_them_back(talk, busy):
     updates = talk.send(WORDS, "s", "", "一", None, values())
     next(updates)

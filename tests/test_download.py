@@ -38,6 +38,7 @@ def download(hub, tmp_path) -> Callable[..., subprocess.CompletedProcess]:
         hub.asked.clear()
         env = {
             **os.environ, "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "0", "HF_ENDPOINT": hub.url,
+            "HF_HUB_ETAG_TIMEOUT": "100", "HF_HUB_DOWNLOAD_TIMEOUT": "100",  # a stall is no reason to ask again
             "HF_HOME": str(tmp_path / "home"), "OUT_PATH": str(tmp_path / "out/tiny"), **variables,
         }  # fmt: skip
         command = ["bash", str(ROOT / "tools/download_llama.sh"), *argv]

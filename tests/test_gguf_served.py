@@ -6,7 +6,7 @@ import pytest
 from gguf_models import export
 from openai import BadRequestError, OpenAI
 from served import make_adapter
-from test_chat_page import answers, ask, kept, questions, send, visit, wait_idle  # noqa: F401
+from test_chat_page import answers, ask, kept, questions, retry, send, visit, wait_idle  # noqa: F401
 from test_pages import open_settings
 
 pytest.importorskip("gguf", reason="gguf is not installed: bash scripts/install_cpp.sh")
@@ -122,12 +122,10 @@ def test_the_page_answers_with_the_adapter_and_without_as_the_api_does(visit, di
     assert re.search(rf"adapter {ADAPTER} \(r 4\) · f32 · llama\.cpp", status)
 
     ask(page, QUESTION)
-    assert kept(page)[1]["content"] == direct(ADAPTER)
+    assert kept(page, 2)[1]["content"] == direct(ADAPTER)
     assert f"{ADAPTER} · 20 tokens" in answers(page)[0]
-    page.click("#chat button[aria-label=Retry]")
-    page.wait_for_selector("#message .stop-button")
-    wait_idle(page)
-    assert kept(page)[1]["content"] == direct(ADAPTER)
+    retry(page)
+    assert kept(page, 2)[1]["content"] == direct(ADAPTER)
 
     page.click("#new")
     page.wait_for_function("document.querySelectorAll('#chat .user').length === 0")
@@ -136,7 +134,7 @@ def test_the_page_answers_with_the_adapter_and_without_as_the_api_does(visit, di
     page.click("#prompt_type input")
     page.get_by_role("option", name="chat", exact=True).click()
     ask(page, QUESTION)
-    assert kept(page)[1]["content"] == direct("")
+    assert kept(page, 2)[1]["content"] == direct("")
     assert page.problems == []
 
 
@@ -172,5 +170,5 @@ def test_stop_ends_an_answer_of_llama_cpp_and_the_next_one_is_whole(visit, direc
     page.click("#new")
     page.wait_for_function("document.querySelectorAll('#chat .user').length === 0")
     ask(page, QUESTION)
-    assert kept(page)[1]["content"] == direct(ADAPTER)
+    assert kept(page, 2)[1]["content"] == direct(ADAPTER)
     assert questions(page) == [QUESTION]

@@ -26,6 +26,7 @@ def open_page(browser, address):
         )
         contexts.append(context)
         page = context.new_page()
+        page.set_default_timeout(60_000)
         page.requested = []
         page.on("request", lambda request: page.requested.append(request.url))
         page.goto(address)
@@ -59,7 +60,7 @@ def copied(page, expected: str) -> str:
     """What the clipboard holds: once it is what is expected, else in the end, for a copy button takes its time."""
     return page.evaluate(
         """async (expected) => {
-            for (let look = 0; look < 100 && await navigator.clipboard.readText() !== expected; look++)
+            for (let look = 0; look < 600 && await navigator.clipboard.readText() !== expected; look++)
                 await new Promise((done) => setTimeout(done, 50));
             return navigator.clipboard.readText();
         }""",
@@ -77,17 +78,85 @@ def wait_for_opacities(page, expected: str) -> None:
 
 
 def open_settings(page) -> None:
-    """Open the settings and wait as a person does: Gradio puts values in place once more right after they appear."""
+    """Open the settings; Gradio puts values in place once more in the frame after they appear."""
     page.locator("#settings button").first.click()
     page.wait_for_selector("#temperature input[type=number]")
-    page.wait_for_timeout(500)
+    next_frames(page)
+
+
+def next_frames(page) -> None:
+    """Return once the page has drawn what it has, and what Gradio does in the next frame is done."""
+    page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done))))")
 
 
 def wait_for_stats(page, pattern: str) -> str:
     page.wait_for_function(
-        "pattern => new RegExp(pattern).test(document.querySelector('#stats').innerText)", arg=pattern, timeout=60000
+        "pattern => new RegExp(pattern).test(document.querySelector('#stats').innerText)", arg=pattern
     )
     return page.inner_text("#stats")
+
+
+def held_back(page) -> list:
+    """The calls that the page makes from now on, without an answer until `answer` lets them go."""
+    held = []
+    page.route("**/run/**", lambda route: held.append(route))
+    return held
+
+
+def settle(page) -> None:
+    """Return once the page has made of the answers what it makes of them, and `held_back` has its next calls."""
+    next_frames(page)
+    page.evaluate("fetch(location.href)")
+
+
+def answer(page, held: list) -> None:
+    """Let the calls go that were held back, the latest first; and those that come of their answers."""
+    settle(page)
+    assert held
+    while held:
+        route = held.pop()
+        with page.expect_response(lambda response, request=route.request: response.request == request):
+            route.continue_()
+        settle(page)
+    page.unroute("**/run/**")
+
+
+@pytest.mark.browser
+def test_a_late_answer_about_one_control_does_not_hide_what_another_changed(open_page):
+    page = open_page()
+    open_settings(page)
+    held = held_back(page)
+    page.locator("#do_sample input").click()
+    settle(page)
+    set_slider(page, "temperature", 0)
+    answer(page, held)
+    page.wait_for_function("document.querySelector('#mode').innerText.includes('Temperature 0 is greedy')")
+    page.wait_for_selector("#top_p input[type=number]:disabled")
+
+
+@pytest.mark.browser
+def test_the_preset_that_is_clicked_last_fills_the_sliders(open_page):
+    page = open_page()
+    open_settings(page)
+    held = held_back(page)
+    page.locator("#preset input[value=beam]").click()
+    settle(page)
+    page.locator("#preset input[value=creative]").click()
+    answer(page, held)
+    page.wait_for_function("document.querySelector('#mode').innerText.includes('sampling.')")
+    assert page.locator("#num_beams input[type=number]").input_value() == "1"
+    assert page.locator("#preset input[value=creative]").is_checked()
+
+
+@pytest.mark.browser
+def test_a_late_answer_about_half_of_a_preset_does_not_hide_the_other_half(open_page):
+    page = open_page()
+    page.locator("#preset input[value=creative]").click()
+    page.wait_for_function("document.querySelector('#mode').innerText.includes('sampling.')")
+    held = held_back(page)
+    page.locator("#preset input[value=beam]").click()  # no sampling, and four beams
+    answer(page, held)
+    page.wait_for_function("document.querySelector('#mode').innerText.includes('beam search')")
 
 
 @pytest.mark.browser
@@ -96,12 +165,17 @@ def test_the_answer_grows_and_ends_without_a_cursor(open_page):
     open_settings(page)
     set_slider(page, "min_new_tokens", 60)
     set_slider(page, "max_new_tokens", 60)
+    page.evaluate(
+        """() => {
+            const shown = () => document.querySelector("#output .md")?.innerText ?? "";
+            window.seen = [];
+            new MutationObserver(() => window.seen.push(shown().replace("▌", "").trimEnd()))
+                .observe(document.querySelector("#output"), {subtree: true, childList: true, characterData: true});
+        }"""
+    )
     ask(page, "春天的花有哪些？")
-    lengths = []
-    while not re.search("length limit|eos", page.inner_text("#stats")) and len(lengths) < 600:
-        lengths.append(len(shown(page)))
-        page.wait_for_timeout(50)
-    grown = [length for length in dict.fromkeys(lengths) if length]
+    wait_for_stats(page, "length limit|eos")
+    grown = [len(text) for text in dict.fromkeys(page.evaluate("window.seen")) if text]
     assert len(grown) >= 4
     assert grown == sorted(grown)
     assert "▌" not in shown(page)
@@ -144,7 +218,7 @@ def test_moving_a_grey_temperature_switches_sampling_on_and_the_page_says_so(ope
     page.wait_for_selector(".inert", state="detached")
     wait_for_opacities(page, "1")
     assert page.locator("#do_sample input").is_checked()
-    assert page.locator("#preset input[value=custom]").is_checked()
+    page.wait_for_selector("#preset input[value=custom]:checked")
     ask(page, "你好")
     wait_for_stats(page, "length limit|eos")
     first = shown(page)
@@ -153,8 +227,32 @@ def test_moving_a_grey_temperature_switches_sampling_on_and_the_page_says_so(ope
         """first => document.querySelector('#output .md').innerText !== first
             && /length limit|eos/.test(document.querySelector('#stats').innerText)""",
         arg=first,
-        timeout=60000,
     )
+
+
+@pytest.mark.browser
+def test_a_question_takes_the_place_of_the_one_that_is_being_answered(open_page):
+    page = open_page()
+    open_settings(page)
+    set_slider(page, "max_new_tokens", 100)
+    set_slider(page, "min_new_tokens", 100)
+    page.locator("#sent button").first.click()
+    page.wait_for_selector("#prompt textarea")
+    ask(page, "讲一个很长的故事。")
+    # Asked by the page itself, for what drives it would wait for each of its frames while the answer goes on.
+    page.wait_for_function(
+        """question => {
+            if (!/\\d+ tokens/.test(document.querySelector("#stats").innerText)) return false;
+            const box = document.querySelector("#question textarea");
+            box.value = question;
+            box.dispatchEvent(new Event("input", {bubbles: true}));
+            setTimeout(() => document.querySelector("#generate").click());
+            return true;
+        }""",
+        arg="你好",
+    )
+    page.wait_for_function("document.querySelector('#prompt textarea').value.includes('你好')")
+    assert wait_for_stats(page, "limit|eos|stopped").startswith("100 tokens")
 
 
 @pytest.mark.browser
@@ -225,7 +323,7 @@ def test_continue_goes_on_where_the_limit_cut(open_page):
     first = shown(page).strip()
     page.click("#continue")
     page.wait_for_function(
-        "first => document.querySelector('#output .md').innerText.length > first.length + 3", arg=first, timeout=30000
+        "first => document.querySelector('#output .md').innerText.length > first.length + 3", arg=first
     )
     assert shown(page).replace("▌", "").startswith(first)
 

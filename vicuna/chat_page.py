@@ -1,5 +1,6 @@
 """The multi-turn page of chat.py: what is on it, and which part of `Talk` each event calls."""
 
+import secrets
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -58,6 +59,9 @@ class ChatPage:
         self.owner, self.id, self.kept, self.plain, self.file = (
             gr.Textbox(visible="hidden", elem_id=name) for name in ("owner", "conversation", "kept", "plain", "file")
         )
+        # Which conversation is here, and which one the last update of an answer came from: one that was on its way as
+        # the visitor left its conversation arrives afterwards.
+        self.here, self.came = (gr.Textbox(visible="hidden", elem_id=name) for name in ("here", "came"))
         self.forgotten, self.editing, self.picked = gr.State(0), gr.State(None), gr.State(None)
 
     def _lay_out_talk(self) -> None:
@@ -122,8 +126,9 @@ class ChatPage:
     def _connect(self) -> None:
         settings = [self.adapter, self.prompt_type, self.system, self.max_memory, self.all_beams, *self.decoding.inputs]
         self.parts = {
-            "chat": self.chat, "kept": self.kept, "memory": self.memory, "message": self.message, "hint": self.hint,
-            "turn": self.turn, "forgotten": self.forgotten, "editing": self.editing, "system": self.system,
+            "here": self.here, "came": self.came, "chat": self.chat, "kept": self.kept, "memory": self.memory,
+            "message": self.message, "hint": self.hint, "turn": self.turn, "forgotten": self.forgotten,
+            "editing": self.editing, "system": self.system,
         }  # fmt: skip
         changed = list(self.parts.values())
         quiet = {**ui.QUIET, "outputs": changed}
@@ -134,8 +139,9 @@ class ChatPage:
             "concurrency_id": "model",
             "trigger_mode": "multiple",
         }
-        self.message.submit(self.send, [self.message, self.kept, self.editing, *settings], api_name="predict", **asking)
-        self.chat.retry(self.again, [self.kept, *settings], api_visibility="private", **asking)
+        asked = [self.message, self.kept, self.editing, *settings, self.here]
+        self.message.submit(self.send, asked, api_name="predict", **asking)
+        self.chat.retry(self.again, [self.kept, *settings, self.here], api_visibility="private", **asking)
         self.message.stop(self.stop, None, None, **ui.QUIET)
         self.chat.undo(self.undo, [self.kept, *settings], **quiet)
         self.chat.select(self.pick, [self.kept, self.forgotten], [self.picked, self.turn, self.turn_label], **ui.QUIET)
@@ -154,7 +160,11 @@ class ChatPage:
         self.blocks.load(self.whose, None, self.owner, **ui.QUIET).then(
             self.restore, [*place, self.kept, *settings], [*place, *changed], js=browser.READ, **ui.QUIET
         )
-        self.kept.change(None, [self.owner, self.kept], None, js=browser.WRITE)
+        self.kept.change(None, [self.owner, self.kept, self.here, self.came], None, js=browser.WRITE)
+        self.came.change(
+            self.put_back, [*place, self.kept, *settings, self.here, self.came], [*place, *changed], js=browser.READ,
+            **ui.QUIET_LAST,
+        )  # fmt: skip
         for begin in (self.new.click, self.chat.clear):
             begin(self.begin_new, [*place, *settings], [*place, *changed], js=browser.FRESH, **ui.QUIET)
         self.save.click(self.save_chat, [self.id, self.kept, *settings], [self.file, self.hint], **ui.QUIET).then(
@@ -164,16 +174,12 @@ class ChatPage:
 
     def _connect_settings(self, settings: list[Any], changed: list[Any]) -> None:
         look = [self.status, self.warning, self.system]
-        self.adapter.input(self.adapter_chosen, self.adapter, self.prompt_type, **ui.QUIET)
-        for part in (self.adapter, self.prompt_type):
-            part.change(self.describe, [self.adapter, self.prompt_type], look, **ui.QUIET)
-        self.blocks.load(self.describe, [self.adapter, self.prompt_type], look, **ui.QUIET)
-        self.decoding.on_load(self.blocks)
-        sliders = self.decoding.sliders
-        for part in (self.prompt_type, self.system, self.max_memory, sliders["max_new_tokens"]):
-            part.change(
-                self.refresh, [self.kept, self.forgotten, *settings], changed, trigger_mode="always_last", **ui.QUIET
-            )
+        ui.whenever([self.adapter.input], self.adapter_chosen, [self.adapter], [self.prompt_type])
+        triggers = [self.blocks.load, self.adapter.change, self.prompt_type.change]
+        ui.whenever(triggers, self.describe, [self.adapter, self.prompt_type], look)
+        self.decoding.describe_on(self.blocks)
+        parts = (self.prompt_type, self.system, self.max_memory, self.decoding.sliders["max_new_tokens"])
+        ui.whenever([part.change for part in parts], self.refresh, [self.kept, self.forgotten, *settings], changed)
         first = self.assistant.first
         start = [first.name, first.prompt_type, "", self.flags.max_memory, self.flags.show_beam]
         self.reset.click(
@@ -194,12 +200,16 @@ class ChatPage:
 
     def send(self, request: gr.Request, message: str, kept: str, editing: int | None, *values: Any) -> Iterator[dict]:
         """Answer a message."""
+        *values, here = values
         talk = self.talk.send(ui.words(request), request.session_hash, kept, message or "", editing, values)
-        yield from map(self._named, talk)
+        for changes in talk:
+            yield self._named({"came": here, **changes})
 
     def again(self, request: gr.Request, kept: str, *values: Any) -> Iterator[dict]:
         """Answer the last question once more."""
-        yield from map(self._named, self.talk.again(ui.words(request), request.session_hash, kept, values))
+        *values, here = values
+        for changes in self.talk.again(ui.words(request), request.session_hash, kept, values):
+            yield self._named({"came": here, **changes})
 
     def stop(self, request: gr.Request) -> None:
         """Stop the answer of this tab."""
@@ -272,6 +282,22 @@ class ChatPage:
             return {**place, self.hint: ui.notice(error)}
         return place | self._named({**changes, **({"message": gr.update(value=draft)} if draft else {})})
 
+    def put_back(self, request: gr.Request, *values: Any) -> dict:
+        """Show what is here again, where an update arrived from a conversation that the visitor has left."""
+        *restored, here, came = values
+        if here == came:
+            return {self.hint: gr.skip()}  # Gradio fails at an empty dictionary
+        changes = {**self.restore(request, *restored), self.came: here}
+        for typed in (self.message, self.system):
+            changes.pop(typed, None)
+        return changes if self.talk.runs.busy(request.session_hash) else {**changes, self.message: IDLE}
+
+    def _leave(self, request: gr.Request) -> Changes:
+        """Turn to another conversation: what is still on its way of this one comes from elsewhere from now on."""
+        self.talk.runs.drop(request.session_hash)
+        here = secrets.token_hex(8)
+        return {"here": here, "came": here, "message": IDLE}
+
     def _shown(self, strings: dict[str, str], messages: list, values: Sequence[Any]) -> Changes:
         """Another conversation than the one that is there, with its own system prompt in its place."""
         system = system_of(messages)
@@ -281,9 +307,9 @@ class ChatPage:
 
     def begin_new(self, request: gr.Request, owner: str, identity: str, *values: Any) -> dict:
         """Leave a conversation for an empty one."""
-        self.talk.runs.drop(request.session_hash)
+        left = self._leave(request)
         changes = self.talk.show(ui.words(request), [], self.talk.options(values))
-        return {self.owner: owner, self.id: identity} | self._named({**changes, "message": IDLE})
+        return {self.owner: owner, self.id: identity} | self._named({**changes, **left})
 
     def load_chat(self, request: gr.Request, *values: Any) -> dict:
         """Go on with the conversation of a file that the visitor picked; the browser sent its text."""
@@ -296,10 +322,10 @@ class ChatPage:
             changes = self._shown(strings, messages, options)
         except UserError as error:
             return {self.hint: ui.notice(error)}
-        self.talk.runs.drop(request.session_hash)
+        left = self._leave(request)
         loaded = strings["loaded"].format(turns=turns(messages))
         hint = loaded + (strings["loaded_last"].format(count=count) if count > 1 else "")
-        return self._named({**changes, "message": IDLE, "hint": hint})
+        return self._named({**changes, **left, "hint": hint})
 
     def save_chat(self, request: gr.Request, identity: str, kept: str, *values: Any) -> list[str]:
         """The conversation as a file for the browser, and, with --save_path, on the server."""
@@ -357,7 +383,7 @@ class ChatPage:
         The conversation is not shown again while the same turns are remembered: it may be another one by now.
         """
         if self.talk.runs.busy(request.session_hash):
-            return {}
+            return {self.hint: gr.skip()}
         try:
             messages, _ = conversation.kept(kept)
             changes = self.talk.show(ui.words(request), messages, self.talk.options(values))

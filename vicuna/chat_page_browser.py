@@ -59,9 +59,9 @@ READ = f"""(owner, _id, _kept, ...others) => {{{_KEY}
     return [owner, id, stored?.text ?? "", ...others];
 }}"""
 
-# The oldest conversations make room for the latest.
-WRITE = f"""(owner, kept) => {{{_KEY}
-    if (!current) return;
+# The oldest conversations make room for the latest; what arrives late of another conversation is not kept.
+WRITE = f"""(owner, kept, here, from) => {{{_KEY}
+    if (!current || here !== from) return;
     const mine = key(owner, current);
     if (!kept) {{ localStorage.removeItem(mine); return; }}
     const age = (one) => {{ try {{ return JSON.parse(localStorage.getItem(one)).time; }} catch {{ return 0; }} }};

@@ -63,11 +63,13 @@ class Runs:
             self._runs[session] = run = Run()
             return run
 
-    def wait(self, session: str, ask: Ask) -> bool:
-        """Have the run of a tab answer this next; False if there is none, or enough waits."""
+    def wait(self, session: str, ask: Ask) -> bool | None:
+        """Have the run of a tab answer this next; False if enough waits, None if there is no run."""
         with self._lock:
             run = self._runs.get(session)
-            if run is None or len(run.waiting) >= WAITING:
+            if run is None:
+                return None
+            if len(run.waiting) >= WAITING:
                 return False
             run.waiting.append(ask)
             return True

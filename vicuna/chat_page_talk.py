@@ -77,14 +77,18 @@ class Talk:
             if len(question) > MESSAGE_LIMIT:
                 raise UserError(strings["too_long"].format(most=MESSAGE_LIMIT))
             ask = Ask(question, self.options(values), editing)
-            if self.runs.busy(session):
-                yield self._wait(strings, session, ask)
-                return
             messages, _ = conversation.kept(kept)
         except UserError as error:
             yield {"hint": ui.notice(error)}
             return
-        yield from self._converse(strings, session, messages, ask)
+        # Between two looks a run may end, or another one begin.
+        while (run := self.runs.begin(session)) is None:
+            waits = self.runs.wait(session, replace(ask, turn=None))
+            if waits is not None:
+                hint = {"hint": strings["waits" if waits else "too_many"]}
+                yield {**hint, "message": gr.update(value="")} if waits else hint
+                return
+        yield from self._converse(strings, session, run, messages, ask)
 
     def again(self, strings: Strings, session: str, kept: str, values: Sequence[Any]) -> Iterator[Changes]:
         """Answer the last question once more: with another draw, where one is drawn."""
@@ -95,21 +99,12 @@ class Talk:
             yield {"hint": ui.notice(error)}
             return
         count = turns(messages)
-        if count and not self.runs.busy(session):
+        if count and (run := self.runs.begin(session)):
             question, answer = messages[-2:]
             ask = Ask(question["content"], options, count - 1, (answer.get("draw", 0) + 1) % conversation.DRAWS)
-            yield from self._converse(strings, session, messages, ask)
+            yield from self._converse(strings, session, run, messages, ask)
 
-    def _wait(self, strings: Strings, session: str, ask: Ask) -> Changes:
-        if self.runs.wait(session, replace(ask, turn=None)):
-            return {"message": gr.update(value=""), "hint": strings["waits"]}
-        return {"hint": strings["too_many"]}
-
-    def _converse(self, strings: Strings, session: str, messages: list[Kept], ask: Ask) -> Iterator[Changes]:
-        run = self.runs.begin(session)
-        if run is None:
-            yield {"hint": strings["busy"]}
-            return
+    def _converse(self, strings: Strings, session: str, run: Run, messages: list[Kept], ask: Ask) -> Iterator[Changes]:
         first = True
         try:
             while ask and not run.dropped:

@@ -4,7 +4,7 @@ Static labels follow the browser's language through `gr.I18n`; lines that hold n
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,6 +61,8 @@ class Controls:
 
 # How an event answers that calls no model: at once, and without a sign of waiting.
 QUIET = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+# The same for what may come again before it is answered: no answer overtakes a later one, and the last one comes.
+QUIET_LAST = {**QUIET, "trigger_mode": "always_last"}
 MOST = 32768  # no control goes further, whatever a request says
 IDLE = {"temperature": 0.1, "top_p": 0.75, "top_k": 40, **DEFAULTS}  # where a slider stands that a preset leaves open
 SLIDERS = {
@@ -84,6 +86,17 @@ def words(request: gr.Request | None) -> dict[str, str]:
     """The strings in the language of the browser that asks."""
     language = (request.headers.get("accept-language") or "en") if request else "en"
     return STRINGS["zh" if language.lower().startswith("zh") else "en"]
+
+
+def whenever(triggers: Sequence[Any], fn: Callable, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
+    """Call a quiet function whenever one of several values changes.
+
+    One event for all, for the answers of two may overtake each other; and a moment later, for Gradio sends a request
+    for each of several changes at once, such as those of an event's outputs, of which it makes one after the other.
+    """
+    gr.on(triggers, None, None, None, js="() => new Promise((done) => setTimeout(done))").then(
+        fn, inputs, outputs, **QUIET_LAST
+    )
 
 
 def beams_checkbox(i18n: gr.I18n, value: bool, max_beams: int) -> gr.Checkbox:
@@ -144,24 +157,21 @@ class Decoding:
         return [self.sliders[name] for name in DRAWING]
 
     def _connect(self) -> None:
-        drawing = self._drawing
-        self.preset.input(self._fill, self.preset, self.inputs, **QUIET)
-        for slider in self.sliders.values():
-            slider.input(lambda: "custom", None, self.preset, **QUIET)
-        for slider in drawing:
-            slider.input(lambda: True, None, self.do_sample, **QUIET)
-        self.do_sample.input(lambda: "custom", None, self.preset, **QUIET)
+        self.preset.input(self._fill, self.preset, self.inputs, **QUIET_LAST)
         for component in self.inputs:
-            component.change(_describe, self.inputs, [self.mode, *drawing], **QUIET)
+            component.input(None, None, self.preset, js="() => 'custom'")
+        for slider in self._drawing:
+            slider.input(None, None, self.do_sample, js="() => true")
 
     def _fill(self, name: str) -> list[Any]:
         if name == "custom":
             return [gr.skip()] * len(NAMES)
         return list(self._possible(self.controls.values(name)).values())
 
-    def on_load(self, page: gr.Blocks) -> None:
-        """Say the mode in the visitor's language once the page is there."""
-        page.load(_describe, self.inputs, [self.mode, *self._drawing], **QUIET)
+    def describe_on(self, page: gr.Blocks) -> None:
+        """Say the mode in the visitor's language once the page is there, and whenever it changes."""
+        triggers = [page.load, *(component.change for component in self.inputs)]
+        whenever(triggers, _describe, self.inputs, [self.mode, *self._drawing])
 
 
 def start_values(controls: Controls, preset: str, chosen: dict[str, Any]) -> dict[str, Any]:
