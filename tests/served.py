@@ -49,19 +49,19 @@ def assistant_of(base: Path, *adapters: Path, **serve: object) -> Assistant:
     return load(ModelFlags(model_path=str(base), bits=32), ServeFlags(**serve), [str(path) for path in adapters])
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
+def wait_for(condition: Callable[[], object]) -> None:
     """Return once it holds; an assertion fails where it never does."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
 
 @contextmanager
-def at_work(worker: Worker) -> Iterator[Call]:
-    """The worker is at work for somebody else, with this call; nothing waits for it any more behind that."""
+def at_work(worker: Worker, client: str = "somebody") -> Iterator[Call]:
+    """The worker is at work for a client, with this call; nothing waits for it any more behind that."""
     begun, over = threading.Event(), threading.Event()
-    call = worker.submit(lambda: begun.set() or over.wait(), "somebody")
+    call = worker.submit(lambda: begun.set() or over.wait(), client)
     begun.wait()  # in the queue only, it would take turns with the test's own calls
     try:
         yield call

@@ -121,7 +121,8 @@ def test_an_abandoned_iterator_may_be_collected_in_the_models_own_thread(assista
     abandoned = threading.Event()
 
     def collect(module, args):
-        if passes.append(1) or len(passes) == 3:
+        passes.append(1)
+        if len(passes) == 3:
             abandoned.wait()
             gc.collect()
 

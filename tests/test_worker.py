@@ -10,26 +10,10 @@ from collections import Counter
 from types import SimpleNamespace
 
 import pytest
+from served import at_work
 
 from vicuna.errors import UserError
 from vicuna.worker import Busy, Worker
-
-
-class Gate:
-    """Work that holds the worker up until it is opened."""
-
-    def __init__(self, worker: Worker, client: str = "first"):
-        self.begun, self.opened = threading.Event(), threading.Event()
-        self.call = worker.submit(self.work, client)
-        self.begun.wait()
-
-    def work(self) -> None:
-        self.begun.set()
-        self.opened.wait()
-
-    def open(self) -> None:
-        self.opened.set()
-        self.call.done.wait()
 
 
 @pytest.fixture
@@ -51,18 +35,16 @@ def finish(calls) -> None:
 
 def test_clients_take_turns_and_each_keeps_its_order(add, ran):
     worker = Worker()
-    gate = Gate(worker)
-    calls = [add(worker, name) for name in ("a1", "a2", "a3", "b1", "b2", "c1")]
-    gate.open()
+    with at_work(worker):
+        calls = [add(worker, name) for name in ("a1", "a2", "a3", "b1", "b2", "c1")]
     finish(calls)
     assert ran == ["a1", "b1", "c1", "a2", "b2", "a3"]
 
 
 def test_a_client_that_comes_while_another_is_served_is_next(add, ran):
     worker = Worker()
-    gate = Gate(worker, client="a")
-    calls = [add(worker, name) for name in ("a1", "a2", "b1")]
-    gate.open()
+    with at_work(worker, "a"):
+        calls = [add(worker, name) for name in ("a1", "a2", "b1")]
     finish(calls)
     assert ran == ["b1", "a1", "a2"]
 
@@ -77,10 +59,9 @@ def test_a_client_that_always_asks_again_lets_the_others_through(ran):
         else:
             enough.set()
 
-    gate = Gate(worker)
-    for work, client in [(greedy, "a")] * 2 + [(lambda: ran.append("b"), "b")] * 3:
-        worker.submit(work, client)
-    gate.open()
+    with at_work(worker):
+        for work, client in [(greedy, "a")] * 2 + [(lambda: ran.append("b"), "b")] * 3:
+            worker.submit(work, client)
     enough.wait()
     assert "".join(ran).startswith("ababab")
 
@@ -121,25 +102,23 @@ def test_many_threads_at_once_lose_no_call():
 
 def test_a_waiting_call_can_be_taken_back(add, ran):
     worker = Worker()
-    gate = Gate(worker)
-    calls = [add(worker, name) for name in ("a1", "a2", "b1")]
-    assert worker.waiting == 3
-    assert calls[0].cancel()
-    assert calls[2].cancel()
-    assert calls[0].done.is_set()
-    assert worker.waiting == 1
-    assert not calls[0].cancel()
-    gate.open()
+    with at_work(worker):
+        calls = [add(worker, name) for name in ("a1", "a2", "b1")]
+        assert worker.waiting == 3
+        assert calls[0].cancel()
+        assert calls[2].cancel()
+        assert calls[0].done.is_set()
+        assert worker.waiting == 1
+        assert not calls[0].cancel()
     finish(calls)
     assert ran == ["a2"]
 
 
 def test_a_call_that_runs_or_has_run_cannot_be_taken_back(add, ran):
     worker = Worker()
-    gate = Gate(worker)
-    assert not gate.call.cancel()
-    assert not gate.call.done.is_set()
-    gate.open()
+    with at_work(worker) as running:
+        assert not running.cancel()
+        assert not running.done.is_set()
     call = add(worker, "a1")
     finish([call])
     assert not call.cancel()
@@ -148,16 +127,15 @@ def test_a_call_that_runs_or_has_run_cannot_be_taken_back(add, ran):
 
 def test_a_full_queue_refuses_and_takes_again_when_there_is_room(add, ran):
     worker = Worker(max_queue=2)
-    gate = Gate(worker)  # runs: it waits no longer
-    calls = [add(worker, "a1"), add(worker, "b1")]
-    with pytest.raises(Busy, match="2 requests are waiting already; try again") as refused:
-        add(worker, "c1")
-    assert isinstance(refused.value, UserError)
-    assert refused.value.retry_s >= 1
-    assert worker.waiting == 2
-    calls[0].cancel()
-    calls.append(add(worker, "c2"))
-    gate.open()
+    with at_work(worker):  # runs: it waits no longer
+        calls = [add(worker, "a1"), add(worker, "b1")]
+        with pytest.raises(Busy, match="2 requests are waiting already; try again") as refused:
+            add(worker, "c1")
+        assert isinstance(refused.value, UserError)
+        assert refused.value.retry_s >= 1
+        assert worker.waiting == 2
+        calls[0].cancel()
+        calls.append(add(worker, "c2"))
     finish(calls)
     assert ran == ["b1", "c2"]
 
@@ -169,12 +147,11 @@ def test_the_refusal_says_when_to_come_again(monkeypatch, call_s, retry_s):
     worker = Worker(max_queue=1)
     for _ in range(4):
         finish([worker.submit(lambda: None)])
-    gate = Gate(worker)
-    waiting = worker.submit(lambda: None)
-    with pytest.raises(Busy) as refused:
-        worker.submit(lambda: None)
-    assert refused.value.retry_s == retry_s
-    gate.open()
+    with at_work(worker):
+        waiting = worker.submit(lambda: None)
+        with pytest.raises(Busy) as refused:
+            worker.submit(lambda: None)
+        assert refused.value.retry_s == retry_s
     finish([waiting])
 
 
