@@ -20,32 +20,34 @@ from vicuna.errors import run
 def main(model_flags: ModelFlags, chat: ChatFlags, serve: ServeFlags, decoding: DecodingFlags) -> None:
     """Chat on a page, with or without routes beside it, or in the terminal."""
     if chat.api:
-        from vicuna.api_guard import api_key
+        from vicuna.api.guard import api_key
 
         api_key(chat, serve)  # a missing one is told before the base is loaded
     if decoding.preset == "original" and decoding.min_new_tokens is None:
         decoding = replace(decoding, min_new_tokens=5)  # where the original's chat page stood
     log.set_up()
     # Imported here so that --help and a mistyped flag answer at once.
-    from vicuna.serving import check_beams, load
+    from vicuna.answer.assistant import check_beams, load
 
     check_beams(model_flags.model_path, decoding)
     assistant = load(model_flags, serve, chat.lora_path)
     for warning in assistant.warnings:
         log.log.warning("WARNING %s", warning)
     if chat.cli:
-        from vicuna import terminal
+        from vicuna.pages import terminal
 
         terminal.chat(assistant, chat, decoding)
         return
     import gradio as gr
 
-    from vicuna import chat_page, chat_page_browser, web_page
-    from vicuna.strings import TRANSLATIONS
+    from vicuna.pages import chat as chat_page
+    from vicuna.pages import chat_browser as chat_page_browser
+    from vicuna.pages import server as web_page
+    from vicuna.pages.strings import TRANSLATIONS
 
     routes = None
     if chat.api:
-        from vicuna.api import add_routes
+        from vicuna.api.routes import add_routes
 
         routes = partial(add_routes, assistant=assistant, chat=chat, serve=serve, decoding=decoding)
     i18n = gr.I18n(**TRANSLATIONS)

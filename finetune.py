@@ -28,7 +28,7 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
 
     say = log.set_up(rank)
     # Imported here so that --help and a mistyped flag answer at once.
-    from vicuna.data import open_sources
+    from vicuna.data.records import open_sources
 
     # 1. data, as far as it can be checked without the base's tokenizer
     sources = open_sources(data_flags.data_path)
@@ -38,13 +38,17 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
     from peft import prepare_model_for_kbit_training
     from transformers import PrinterCallback, TrainingArguments, set_seed
 
-    from vicuna import adapter, callbacks, model, sharding, training, weights
-    from vicuna.cache import prepared
-    from vicuna.checkpoint import best_loss, run_id, starting_point, write_run_args
-    from vicuna.data import Records
-    from vicuna.plan import make_plan, versions
-    from vicuna.schedule import as_checkpoint
-    from vicuna.stopping import Stopper
+    from vicuna.data.cache import prepared
+    from vicuna.data.records import Records
+    from vicuna.model import adapter
+    from vicuna.model import base as model
+    from vicuna.train import callbacks, sharding
+    from vicuna.train import trainable as weights
+    from vicuna.train import trainer as training
+    from vicuna.train.checkpoint import best_loss, run_id, starting_point, write_run_args
+    from vicuna.train.plan import make_plan, versions
+    from vicuna.train.schedule import as_checkpoint
+    from vicuna.train.signals import Stopper
 
     if gpus > 1:
         say.info(

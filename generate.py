@@ -25,8 +25,8 @@ def main(model_flags: ModelFlags, ask: AskFlags, serve: ServeFlags, decoding: De
         raise UserError("--text is empty; give it a question, or leave it out to open the page.")
     log.set_up()
     # Imported here so that --help and a mistyped flag answer at once.
-    from vicuna.serving import check_beams, load
-    from vicuna.stream import settings
+    from vicuna.answer.assistant import check_beams, load
+    from vicuna.answer.stream import settings
 
     check_beams(model_flags.model_path, decoding)
     assistant = load(model_flags, serve, [ask.lora_path])
@@ -41,9 +41,9 @@ def main(model_flags: ModelFlags, ask: AskFlags, serve: ServeFlags, decoding: De
         return
     import gradio as gr
 
-    from vicuna import web_page
-    from vicuna.strings import TRANSLATIONS
-    from vicuna.ui import CSS
+    from vicuna.pages import server as web_page
+    from vicuna.pages.components import CSS
+    from vicuna.pages.strings import TRANSLATIONS
 
     i18n = gr.I18n(**TRANSLATIONS)
     web_page.serve(page(assistant, ask, serve, decoding, i18n), serve, i18n=i18n, css=CSS)
@@ -53,9 +53,10 @@ def page(assistant: Any, flags: AskFlags, serve: ServeFlags, decoding: DecodingF
     """The page: question and settings on the left, the streamed answer on the right."""
     import gradio as gr
 
-    from vicuna import ui, web_page
-    from vicuna.markup import LATEX_DELIMITERS, display
-    from vicuna.stream import settings
+    from vicuna.answer.stream import settings
+    from vicuna.pages import components as ui
+    from vicuna.pages import server as web_page
+    from vicuna.pages.markup import LATEX_DELIMITERS, display
 
     running: dict[str, threading.Event] = {}  # browser session -> what its Stop button sets
 

@@ -35,7 +35,7 @@ from vicuna.errors import UserError, run
 if TYPE_CHECKING:
     import torch
 
-    from vicuna.serving import Assistant
+    from vicuna.answer.assistant import Assistant
 
 ROOT = Path(__file__).resolve().parent.parent
 PARTS = ("cost", "first", "prefix")
@@ -120,7 +120,7 @@ def make_base(folder: Path, flags: GenerateFlags) -> None:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from vicuna.tokenizer import TextTokenizer
+    from vicuna.prompt.tokenizer import TextTokenizer
 
     if flags.tokenizer:
         folder.mkdir()
@@ -158,7 +158,7 @@ def make_tokenizer(folder: Path, flags: GenerateFlags) -> None:
 
 def loaded(base: Path, bits: int) -> "Assistant":
     """The base as every program loads it."""
-    from vicuna.serving import load
+    from vicuna.answer.assistant import load
 
     return load(ModelFlags(model_path=str(base), bits=bits), ServeFlags(prompt_type="chat", cache_gib=2))
 
@@ -257,7 +257,7 @@ def generated(assistant: "Assistant", ids: list[int], asked: dict[str, Any]) -> 
 
 def first_token(assistant: "Assistant", flags: GenerateFlags) -> list[str]:
     """Print how long the first token takes, in a first turn and behind a long history; returns what is too slow."""
-    from vicuna.engine import HFEngine
+    from vicuna.answer.hf_engine import HFEngine
 
     engine = assistant.engine
     talk = grown(assistant, flags)
@@ -329,7 +329,7 @@ def prefix(base: Path, flags: GenerateFlags) -> list[str]:
 
 def conversations(assistant: "Assistant", flags: GenerateFlags) -> Iterator[tuple[float, int | None]]:
     """Of each: the distance of the first logits, and the first token that differs, counted from 1."""
-    from vicuna.engine import HFEngine
+    from vicuna.answer.hf_engine import HFEngine
 
     engine, logits = assistant.engine, []
     head = engine.model.get_output_embeddings()

@@ -1,4 +1,4 @@
-"""How far clean exports are from base + adapters, type by type: what the bounds in vicuna/certificate.py are set from.
+"""How far clean exports are from base + adapters, by type; the bounds of vicuna/certificate/verdict.py come from it.
 
     python benchmarks/certificate_bounds.py --folder bounds
     python benchmarks/certificate_bounds.py --folder bounds --pair models/tiny-llama-zh lora-Vicuna
@@ -117,7 +117,7 @@ def to_gguf(model: Path, out: Path, kind: str, **flags: object) -> Path:
 
 def at_bits(model: Path, out: Path, bits: int) -> Path:
     """A folder in which bitsandbytes keeps the model at fewer bits."""
-    from vicuna.model import check_base, load_base
+    from vicuna.model.base import check_base, load_base
 
     load_base(check_base(str(model)), bits).save_pretrained(out)
     for file in model.iterdir():
@@ -182,7 +182,7 @@ def bound(largest: float, name: str) -> float:
 
     Of a share, at most halfway from what clean exports lack to all of it: a part that is missing is to be seen.
     """
-    from vicuna.certificate import beyond_rounding
+    from vicuna.certificate.verdict import beyond_rounding
 
     twice = 2 * beyond_rounding(largest, name.upper())
     if name in ("other_top", "effect", "part"):

@@ -191,7 +191,7 @@ def own_dtype(bench: Bench, bits: int) -> "torch.dtype":
     """What finetune.py computes in on this hardware; bfloat16 in a smoke run, so that all ways are gone."""
     import torch
 
-    from vicuna.model import compute_dtype
+    from vicuna.model.base import compute_dtype
 
     return torch.bfloat16 if bench.flags.smoke and bits < 16 else compute_dtype(bits)[0]
 
@@ -240,7 +240,7 @@ def measure(bench: Bench, case: Case, dtype: "torch.dtype", seconds: float) -> d
     from peft import LoraConfig, get_peft_model
     from random_llama import Steps, random_batch, set_dtypes, weight_bytes
 
-    from vicuna.adapter import save_adapter
+    from vicuna.model.adapter import save_adapter
 
     if case.bits < 16:
         set_dtypes(bench.base, dtype, dtype if case.narrow else torch.float32)

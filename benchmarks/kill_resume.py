@@ -188,7 +188,7 @@ class Setting:
         return self.folder / "straight"
 
     def command(self, output: Path) -> list[str]:
-        launcher = ["-m", "vicuna.launch", "--standalone", f"--nproc_per_node={self.processes}"]
+        launcher = ["-m", "vicuna.train.launch", "--standalone", f"--nproc_per_node={self.processes}"]
         words = ["finetune.py", "--bits", self.bits, "--num_epoch", 3, "--total_batch", 5, "--micro_batch", 2]
         words += ["--lora_dropout", 0.05, "--learning_rate", 1e-2, "--warmup_steps", 2, "--log_steps", 4]
         words += ["--test_size", 5, "--eval_steps", 3, "--save_steps", SAVE_STEPS, "--save_total_limit", 3]
@@ -273,7 +273,7 @@ class Setting:
 
     def look(self, output: Path, point: Point) -> None:
         """Note in what state the newest checkpoint is: the manifest, which is put in place last, decides."""
-        from vicuna.checkpoint import MANIFEST, checkpoints
+        from vicuna.train.checkpoint import MANIFEST, checkpoints
 
         newest = next(iter(checkpoints(output)), None)
         if newest is None:
@@ -288,7 +288,7 @@ class Setting:
 
     def compare(self, output: Path) -> None:
         """Count what differs from the straight run."""
-        from vicuna.checkpoint import checkpoints, torn
+        from vicuna.train.checkpoint import checkpoints, torn
 
         same = all((self.straight / name).read_bytes() == (output / name).read_bytes() for name in ADAPTERS)
         self.counts["adapters"] += not same

@@ -33,8 +33,8 @@ from transformers import LlamaConfig
 
 from vicuna.args import flag, parse
 from vicuna.errors import UserError, run
-from vicuna.model import skeleton
-from vicuna.weight_files import create, create_model, planned
+from vicuna.files.tensors import create, create_model, planned
+from vicuna.model.base import skeleton
 
 ROOT = Path(__file__).resolve().parent.parent
 LIBRARIES = ("torch", "transformers", "peft", "safetensors", "gguf", "llama-cpp-python")

@@ -12,9 +12,9 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, PreTrainedModel
 
-from vicuna.model import checkpointing, load_kwargs, skeleton
-from vicuna.prompt import IGNORE_INDEX
-from vicuna.training import collate, step_loss
+from vicuna.model.base import checkpointing, load_kwargs, skeleton
+from vicuna.prompt.templates import IGNORE_INDEX
+from vicuna.train.trainer import collate, step_loss
 
 
 def random_base(shape: dict[str, int], bits: int, dtype: torch.dtype, where: torch.device) -> PreTrainedModel:

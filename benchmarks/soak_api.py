@@ -113,8 +113,8 @@ def serve(model: ModelFlags, fd: int) -> None:
     import uvicorn
     from fastapi import FastAPI
 
-    from vicuna.api import add_routes
-    from vicuna.serving import load
+    from vicuna.answer.assistant import load
+    from vicuna.api.routes import add_routes
 
     app, flags = FastAPI(), ServeFlags()
     add_routes(app, load(model, flags), ChatFlags(api=True), flags, DecodingFlags(preset="balanced"))

@@ -39,4 +39,4 @@ if [ -n "${PORT:-}" ]; then rendezvous=(--nnodes=1 --master_port="$PORT"); fi
 if [ "${NNODES:-1}" -gt 1 ]; then
     rendezvous=(--nnodes="$NNODES" --node_rank="$NODE_RANK" --master_addr="$MASTER_ADDR" --master_port="${PORT:-29500}")
 fi
-exec "$PYTHON" -m vicuna.launch "${rendezvous[@]}" --nproc_per_node="$NUM_PROCESSES" "$PROGRAM" "${flags[@]}" "$@"
+exec "$PYTHON" -m vicuna.train.launch "${rendezvous[@]}" --nproc_per_node="$NUM_PROCESSES" "$PROGRAM" "${flags[@]}" "$@"

@@ -20,4 +20,4 @@ if [ -n "${TOT_CUDA:-}" ]; then
 fi
 read -r -a adapters <<<"${LORA_PATH:-}"
 if [ ${#adapters[@]} -gt 0 ]; then flags+=(--lora_path "${adapters[@]}"); fi
-exec "$PYTHON" -m vicuna.vllm_server "${flags[@]}" -- "$@"
+exec "$PYTHON" -m vicuna.api.vllm_server "${flags[@]}" -- "$@"

@@ -32,7 +32,7 @@ SHARED = ROOT.parent / "shared" / "data"
 VOCAB_SIZE = 1800
 CONTEXT = 512
 # Files that take longest, for workers that take one file at a time: begun last, one of them would run on alone.
-LONGEST = ("finetune", "stopping", "sharding", "kill_resume", "weights", "verify_export", "scripts", "api_program")
+LONGEST = ("finetune", "signals", "sharding", "kill_resume", "trainable", "verify_export", "scripts", "program")
 CHROMIUM_FLAGS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
@@ -88,7 +88,7 @@ def shared() -> Path:
 @pytest.fixture
 def busy(assistant: Any) -> Iterator[None]:
     """The worker of the module's assistant is at work for somebody else until the test is over."""
-    from served import at_work
+    from tests.served import at_work
 
     with at_work(assistant.worker):
         yield
@@ -167,7 +167,7 @@ def browser() -> Iterator:
 @pytest.fixture(scope="session")
 def slow_base(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny base's tokenizer with random weights that take some 20 ms a token: slow enough to watch and to stop."""
-    from served import make_slow
+    from tests.served import make_slow
 
     return make_slow(tiny_base, tmp_path_factory.mktemp("slow") / "base")
 

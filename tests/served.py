@@ -16,12 +16,12 @@ from openai import OpenAI
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from vicuna.adapter import save_adapter
-from vicuna.api import add_routes
+from vicuna.answer.assistant import Assistant, load
+from vicuna.answer.stream import Update
+from vicuna.answer.worker import Call, Worker
+from vicuna.api.routes import add_routes
 from vicuna.args import ChatFlags, DecodingFlags, ModelFlags, ServeFlags
-from vicuna.serving import Assistant, load
-from vicuna.stream import Update
-from vicuna.worker import Call, Worker
+from vicuna.model.adapter import save_adapter
 
 
 def make_adapter(base: Path, folder: Path, prompt_type: str, seed: int) -> Path:

@@ -103,7 +103,7 @@ def flag_rows(section: str) -> list[tuple[str, str]]:
 def messages() -> list[str]:
     """Every text in the programs' source; a value in it is written …"""
     found = []
-    for file in [*ROOT.glob("*.py"), *ROOT.glob("vicuna/*.py"), *ROOT.glob("tools/*.py")]:
+    for file in [*ROOT.glob("*.py"), *ROOT.glob("vicuna/**/*.py"), *ROOT.glob("tools/*.py")]:
         for node in ast.walk(ast.parse(read(file))):
             if isinstance(node, ast.JoinedStr):
                 found.append("".join(p.value if isinstance(p, ast.Constant) else "…" for p in node.values))
@@ -155,7 +155,9 @@ def test_every_script_that_a_page_names_exists(page):
 
 def test_the_readme_names_every_program_and_module():
     named = set(program_paths("\n".join(code_blocks(read("README.md")))))
-    files = [file for pattern in ("*.py", "vicuna/*.py", "scripts/*.sh", "tools/*.py") for file in ROOT.glob(pattern)]
+    files = [
+        file for pattern in ("*.py", "vicuna/**/*.py", "scripts/*.sh", "tools/*.py") for file in ROOT.glob(pattern)
+    ]
     here = {str(file.relative_to(ROOT)) for file in files if file.name != "__init__.py"}
     assert len(here) > 20
     assert here - named == set()

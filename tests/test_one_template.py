@@ -2,9 +2,9 @@
 
 Compared, id by id, for each of the seven prompt types (a seventh of the dialogues each):
 
-    training      what `vicuna.prompt.encode` puts in front of the answer that is learnt
+    training      what `vicuna.prompt.templates.encode` puts in front of the answer that is learnt
     chat page     `Talk.fit`, on transformers and on the GGUF that tools/export_gguf.py makes of the merged folder
-    API           the request of /v1/chat/completions as `vicuna.api_request.chat` reads it, on both as well
+    API           the request of /v1/chat/completions as `vicuna.api.request.chat` reads it, on both as well
     one question  `Assistant.prompt_ids`, which generate.py asks with (records with an input; the two above have none)
     chat_template the template in the folder that tools/merge_lora.py wrote, read back by AutoTokenizer: text behind
                   BOS, tokenised with split_special_tokens=True
@@ -31,22 +31,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gguf_models import export
-from served import make_adapter
-from tool_models import random_llama, tool
+
+from tests.export.tool_models import random_llama, tool
+from tests.gguf.gguf_models import export
+from tests.served import make_adapter
 
 pytest.importorskip("gguf", reason="gguf is not installed: bash scripts/install_cpp.sh")
 pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed: bash scripts/install_cpp.sh")
 
-from vicuna import api_request
+from vicuna.answer.assistant import Assistant, load
+from vicuna.api import request as api_request
 from vicuna.args import ChatFlags, DecodingFlags, ModelFlags, ServeFlags
-from vicuna.chat_page_runs import Options
-from vicuna.chat_page_talk import Talk
-from vicuna.chat_template import chat_template
-from vicuna.llama import library
-from vicuna.prompt import IGNORE_INDEX, PROMPT_TYPES, TEMPLATES, Encoded, encode, render, split_system
-from vicuna.serving import Assistant, load
-from vicuna.tokenizer import TextTokenizer
+from vicuna.gguf.library import library
+from vicuna.pages.chat_runs import Options
+from vicuna.pages.chat_turns import Talk
+from vicuna.prompt.chat_template import chat_template
+from vicuna.prompt.templates import IGNORE_INDEX, PROMPT_TYPES, TEMPLATES, Encoded, encode, render, split_system
+from vicuna.prompt.tokenizer import TextTokenizer
 
 COUNT = 10_000
 CONTEXT = 4096

@@ -66,7 +66,7 @@ def test_the_embedded_base_opens_with_plain_transformers(quickstart):
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from vicuna.tokenizer import TextTokenizer
+    from vicuna.prompt.tokenizer import TextTokenizer
 
     _, base, _ = quickstart
     tokenizer, model = AutoTokenizer.from_pretrained(base), AutoModelForCausalLM.from_pretrained(base)
@@ -84,8 +84,8 @@ def test_the_embedded_base_opens_with_plain_transformers(quickstart):
 
 
 def test_the_templates_words_cost_few_tokens(quickstart):
-    from vicuna.prompt import render
-    from vicuna.tokenizer import TextTokenizer
+    from vicuna.prompt.templates import render
+    from vicuna.prompt.tokenizer import TextTokenizer
 
     _, base, _ = quickstart
     assert len(TextTokenizer(base).encode(render("instruct", [{"role": "user", "content": ""}]))) <= 25

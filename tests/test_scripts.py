@@ -163,7 +163,7 @@ def test_several_cards_are_validated_once_and_then_run_by_torchrun(launch):
 
     assert first.argv == ["finetune.py", "--data_path", "a", "--seed", "1", "--plan_only"]
     assert second.argv == [
-        *["-m", "vicuna.launch", "--standalone", "--nproc_per_node=3"],
+        *["-m", "vicuna.train.launch", "--standalone", "--nproc_per_node=3"],
         *["finetune.py", "--data_path", "a", "--seed", "1"],
     ]
     assert first.visible == second.visible == "0,1,3"
@@ -205,7 +205,7 @@ def test_several_hosts_get_their_place(launch):
     hosts = {"NNODES": "2", "NODE_RANK": "1", "MASTER_ADDR": "10.0.0.1"}
     _, call = launch("finetune_multinode.sh", "--bits", "4", DATA_PATH="a", **hosts).calls
     where = ["--nnodes=2", "--node_rank=1", "--master_addr=10.0.0.1", "--master_port=29500", "--nproc_per_node=1"]
-    assert call.argv == ["-m", "vicuna.launch", *where, "finetune.py", "--data_path", "a", "--bits", "4"]
+    assert call.argv == ["-m", "vicuna.train.launch", *where, "finetune.py", "--data_path", "a", "--bits", "4"]
     *_, call = launch("finetune_multinode.sh", TOT_CUDA="0,1", PORT="77", PROGRAM="finetune_chat.py", **hosts).calls
     assert call.argv[4:] == ["--master_addr=10.0.0.1", "--master_port=77", "--nproc_per_node=2", "finetune_chat.py"]
 

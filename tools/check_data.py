@@ -16,9 +16,18 @@ from typing import Any
 
 from vicuna import log
 from vicuna.args import DataFlags, flag, parse
-from vicuna.data import SHOWN_BAD_ROWS, Records, Source, open_sources, parsed_rows, read_text, tokenise, trained_spans
+from vicuna.data.formats import BadRow, dialogue, format_of
+from vicuna.data.records import (
+    SHOWN_BAD_ROWS,
+    Records,
+    Source,
+    open_sources,
+    parsed_rows,
+    read_text,
+    tokenise,
+    trained_spans,
+)
 from vicuna.errors import UserError, run
-from vicuna.formats import BadRow, dialogue, format_of
 
 BARS = 10  # of the histogram
 BAR_WIDTH = 40  # characters of its longest bar
@@ -121,7 +130,7 @@ def print_some(lines: Sequence[str]) -> None:
 
 def measure(records: Records, flags: CheckFlags, data: DataFlags) -> None:
     """Lengths in tokens, what the cut does, and some rows as they are trained on."""
-    from vicuna.model import check_base
+    from vicuna.model.base import check_base
 
     tokenizer = check_base(flags.model_path).tokenizer
     everything = range(len(records.dialogues))

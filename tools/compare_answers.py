@@ -13,7 +13,7 @@ from pathlib import Path
 
 from vicuna import log
 from vicuna.args import DecodingFlags, ModelFlags, ServeFlags, flag, parse
-from vicuna.data import read_records
+from vicuna.data.records import read_records
 from vicuna.errors import UserError, run
 
 BEGINNING = 8  # characters that decide
@@ -35,8 +35,8 @@ def main(model_flags: ModelFlags, flags: CompareFlags) -> None:
     records = read_records(flags.questions, "instruct")
     from tqdm import tqdm
 
-    from vicuna.serving import load
-    from vicuna.stream import settings
+    from vicuna.answer.assistant import load
+    from vicuna.answer.stream import settings
 
     assistant = load(model_flags, ServeFlags(), [flags.lora_path])
     for warning in assistant.warnings:

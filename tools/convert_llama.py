@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from vicuna import log
 from vicuna.args import flag, parse
-from vicuna.chat_template import copy_template
 from vicuna.errors import UserError, run
+from vicuna.prompt.chat_template import copy_template
 
 if TYPE_CHECKING:
-    from vicuna.meta_layout import MetaModel
-    from vicuna.meta_params import Shape
+    from vicuna.export.meta_layout import MetaModel
+    from vicuna.export.meta_params import Shape
 
 TOKENIZER_ONLY = "tokenizer_only"
 CONTEXT = 2048  # of LLaMA 1: params.json says nothing about it
@@ -62,7 +62,7 @@ def main(flags: ConvertFlags) -> None:
     log.set_up()
     if not flags.input_dir:
         raise UserError("--input_dir is empty; name the folder to convert.")
-    from vicuna.outputs import new_folder
+    from vicuna.files.outputs import new_folder
 
     with new_folder(flags.output_dir, "--output_dir") as folder:
         if flags.to_meta:
@@ -79,9 +79,9 @@ def to_hf(flags: ConvertFlags, folder: Path) -> None:
     """Meta's layout to Hugging Face's."""
     from transformers import GenerationConfig
 
-    from vicuna.manifests import check_input
-    from vicuna.meta_layout import EMBEDDING, HEAD, read_meta
-    from vicuna.weight_files import write_model
+    from vicuna.export.manifests import check_input
+    from vicuna.export.meta_layout import EMBEDDING, HEAD, read_meta
+    from vicuna.files.tensors import write_model
 
     model = read_meta(Path(flags.input_dir).expanduser(), flags.model_size)
     check_input(model.folder)
@@ -117,7 +117,7 @@ def equal_rows(one: Any, other: Any) -> bool:
     """Whether two tensors are equal bit by bit."""
     import torch
 
-    from vicuna.weight_files import blocks
+    from vicuna.files.tensors import blocks
 
     return all(torch.equal(one[start:stop], other[start:stop]) for start, stop in blocks(one.shape))
 
@@ -136,7 +136,7 @@ def read_config(folder: Path, flag: str) -> Any:
 
 def known_config(model: "MetaModel", given: Any, name: str) -> Any:
     """The config of --config_from, which must agree with params.json in all that this says."""
-    from vicuna.meta_params import Shape, rope_theta
+    from vicuna.export.meta_params import Shape, rope_theta
 
     shape = Shape.of_config(given, Path(name) / "config.json")
     said = {
@@ -156,7 +156,7 @@ def assumed_config(model: "MetaModel", context: int, tokenizer: Any) -> Any:
     """A config from params.json and the tokenizer, and what these leave open as LLaMA 1 has it."""
     from transformers import LlamaConfig
 
-    from vicuna.meta_params import NORM_EPS, ROPE_THETA
+    from vicuna.export.meta_params import NORM_EPS, ROPE_THETA
 
     shape, params = model.shape, model.params
     assumed = {"norm_eps": NORM_EPS, "rope_theta": ROPE_THETA, "max_seq_len": context}
@@ -187,9 +187,9 @@ def write_tokenizer(file: Path | None, folder: Path, context: int, given: Path |
     Args:
         given: a folder whose tokenizer files are taken if they are of the same tokenizer.
     """
-    from vicuna.tokenizer import TextTokenizer
-    from vicuna.tokenizer_json import write_tokenizer_json
-    from vicuna.weights import copy_tokenizer
+    from vicuna.prompt.tokenizer import TextTokenizer
+    from vicuna.prompt.tokenizer_json import write_tokenizer_json
+    from vicuna.train.trainable import copy_tokenizer
 
     if file is None:
         raise UserError(
@@ -209,11 +209,11 @@ def write_tokenizer(file: Path | None, folder: Path, context: int, given: Path |
 
 def to_meta(flags: ConvertFlags, folder: Path) -> None:
     """Hugging Face's layout to Meta's."""
-    from vicuna.base_weights import quantised_by, read_base
-    from vicuna.manifests import check_input
-    from vicuna.meta_layout import check_count, default_count, write_meta
-    from vicuna.meta_params import FILE, Shape, params_of
-    from vicuna.model import BASE_FILES, local_folder
+    from vicuna.export.manifests import check_input
+    from vicuna.export.meta_layout import check_count, default_count, write_meta
+    from vicuna.export.meta_params import FILE, Shape, params_of
+    from vicuna.model.base import BASE_FILES, local_folder
+    from vicuna.model.base_tensors import quantised_by, read_base
 
     path = local_folder(flags.input_dir, "--input_dir", BASE_FILES)
     config = read_config(path, "--input_dir")

@@ -23,7 +23,7 @@ if [ -n "${MANIFEST:-}" ] && [ ! -f "$MANIFEST" ]; then refuse "MANIFEST $MANIFE
 
 export HF_HUB_DISABLE_UPDATE_CHECK=1 HF_HUB_DISABLE_TELEMETRY=1
 aside=$(dirname "$out")/.downloading/$(basename "$out")
-list=$("$PYTHON" -m vicuna.hub_files "$model" "$aside" "${REVISION:-main}")
+list=$("$PYTHON" -m vicuna.files.hub "$model" "$aside" "${REVISION:-main}")
 commit=${list%%$'\n'*}
 files=()
 while read -r file; do files+=("$file"); done <<<"${list#*$'\n'}"

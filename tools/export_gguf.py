@@ -18,8 +18,8 @@ from pathlib import Path
 from vicuna import log
 from vicuna.args import flag, parse
 from vicuna.errors import UserError, run
-from vicuna.gguf_file import PLAIN_TYPES, QUANTISED_TYPES
-from vicuna.prompt import PROMPT_TYPES
+from vicuna.gguf.reader import PLAIN_TYPES, QUANTISED_TYPES
+from vicuna.prompt.templates import PROMPT_TYPES
 
 TYPES = (*PLAIN_TYPES, *QUANTISED_TYPES)
 
@@ -62,8 +62,15 @@ def main(flags: ExportFlags) -> None:
     # Imported here so that --help and a mistyped flag answer at once.
     import torch
 
-    from vicuna import adapter, checkpoint, gguf_adapter, gguf_export, gguf_file, llama, modelfile, outputs
-    from vicuna.model import check_base
+    from vicuna.files import outputs
+    from vicuna.gguf import library as llama
+    from vicuna.gguf import lora as gguf_adapter
+    from vicuna.gguf import modelfile
+    from vicuna.gguf import reader as gguf_file
+    from vicuna.gguf import writer as gguf_export
+    from vicuna.model import adapter
+    from vicuna.model.base import check_base
+    from vicuna.train import checkpoint
 
     if Path(flags.out_path).exists() and not flags.overwrite:
         raise UserError(f"--out_path {flags.out_path} exists; name another file, or pass --overwrite.")
@@ -116,7 +123,7 @@ def main(flags: ExportFlags) -> None:
 
 def chat_template(folder: Path, prompt_type: str) -> str:
     """The model's chat template: the one in its folder, else the one that its prompt type stands for; "" for none."""
-    from vicuna.chat_template import FILE, chat_template
+    from vicuna.prompt.chat_template import FILE, chat_template
 
     if (folder / FILE).is_file():
         return (folder / FILE).read_text(encoding="utf-8")

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vicuna.args import flag, parse
-from vicuna.data import read_records
+from vicuna.data.records import read_records
 from vicuna.errors import UserError, run
-from vicuna.prompt import TEMPLATES, Message
-from vicuna.tokenizer_json import write_tokenizer_json
+from vicuna.prompt.templates import TEMPLATES, Message
+from vicuna.prompt.tokenizer_json import write_tokenizer_json
 
 WORDED = ("instruct", "chat", "text")  # prompt types whose words become pieces; the others share most of theirs
 ROOT = Path(__file__).resolve().parent.parent
@@ -119,9 +119,9 @@ def train_model(documents: list[str], folder: Path, flags: MakeFlags) -> None:
     from tqdm import tqdm
     from transformers import LlamaConfig, LlamaForCausalLM, get_cosine_schedule_with_warmup
 
-    from vicuna.prompt import encode
-    from vicuna.tokenizer import TextTokenizer
-    from vicuna.training import collate, token_losses
+    from vicuna.prompt.templates import encode
+    from vicuna.prompt.tokenizer import TextTokenizer
+    from vicuna.train.trainer import collate, token_losses
 
     tokenizer = TextTokenizer(folder)
     torch.manual_seed(SEED)

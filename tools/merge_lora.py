@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from vicuna import log
 from vicuna.args import flag, parse
-from vicuna.chat_template import FILE as CHAT_TEMPLATE
-from vicuna.chat_template import chat_template
 from vicuna.errors import UserError, run
-from vicuna.prompt import PROMPT_TYPES
+from vicuna.prompt.chat_template import FILE as CHAT_TEMPLATE
+from vicuna.prompt.chat_template import chat_template
+from vicuna.prompt.templates import PROMPT_TYPES
 
 if TYPE_CHECKING:
-    from vicuna.merge import Merged, Update
-    from vicuna.model import Base
+    from vicuna.export.merge import Merged, Update
+    from vicuna.model.base import Base
 
 
 @dataclass
@@ -64,12 +64,12 @@ def main(flags: MergeFlags) -> None:
     log.set_up()
     if not flags.lora_path:
         raise UserError("--lora_path is empty; name one or more adapters.")
-    from vicuna import merge
-    from vicuna.base_weights import quantised_by, read_base
-    from vicuna.manifests import check_input
-    from vicuna.model import check_base
-    from vicuna.outputs import new_folder
-    from vicuna.updates import read_updates
+    from vicuna.export import merge
+    from vicuna.export.manifests import check_input
+    from vicuna.export.updates import read_updates
+    from vicuna.files.outputs import new_folder
+    from vicuna.model.base import check_base
+    from vicuna.model.base_tensors import quantised_by, read_base
 
     with new_folder(flags.out_path, "--out_path") as folder:
         base = check_base(flags.model_path)
@@ -94,8 +94,8 @@ def main(flags: MergeFlags) -> None:
 
 def write_hf(folder: Path, tensors: dict[str, "Merged"], base: "Base", updates: list["Update"]) -> None:
     """Weights, config.json and generation_config.json."""
-    from vicuna.merge import same
-    from vicuna.weight_files import main_dtype, write_model
+    from vicuna.export.merge import same
+    from vicuna.files.tensors import main_dtype, write_model
 
     config = json.loads((base.path / "config.json").read_text(encoding="utf-8"))
     head, embedding = tied_names(base)
@@ -124,8 +124,8 @@ def write_pth(
     """Shards and params.json."""
     from dataclasses import replace
 
-    from vicuna.meta_layout import check_count, default_count, write_meta
-    from vicuna.meta_params import FILE, Shape, params_of
+    from vicuna.export.meta_layout import check_count, default_count, write_meta
+    from vicuna.export.meta_params import FILE, Shape, params_of
 
     shape = replace(Shape.of_config(base.config, base.path / "config.json"), vocab=updates[-1].vocab)
     count = default_count(shape) if count is None else count
@@ -136,9 +136,9 @@ def write_pth(
 
 def describe(folder: Path, tokenizer: Path, base: "Base", updates: list["Update"], flags: MergeFlags) -> None:
     """The tokenizer, run_args.json, and the template that the model was trained with."""
-    from vicuna.adapter import RUN_ARGS
-    from vicuna.tokenizer_json import settle
-    from vicuna.weights import copy_tokenizer
+    from vicuna.model.adapter import RUN_ARGS
+    from vicuna.prompt.tokenizer_json import settle
+    from vicuna.train.trainable import copy_tokenizer
 
     copy_tokenizer(tokenizer, folder)
     if notice := settle(folder, base.context):
@@ -174,7 +174,7 @@ def drop_own_template(file: Path) -> None:
 
 def tied_names(base: "Base") -> tuple[str, str]:
     """The head that a base ties to its embeddings, and these; "" twice where it ties none."""
-    from vicuna.model import skeleton
+    from vicuna.model.base import skeleton
 
     if not base.config.tie_word_embeddings:
         return "", ""

@@ -25,11 +25,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("output_dir", help="new folder")
     flags = parser.parse_args(argv)
     log.set_up()
-    from vicuna.chat_template import copy_template
-    from vicuna.manifests import check_input
-    from vicuna.meta_layout import check_count, read_meta, write_meta
-    from vicuna.meta_params import FILE
-    from vicuna.outputs import new_folder
+    from vicuna.export.manifests import check_input
+    from vicuna.export.meta_layout import check_count, read_meta, write_meta
+    from vicuna.export.meta_params import FILE
+    from vicuna.files.outputs import new_folder
+    from vicuna.prompt.chat_template import copy_template
 
     with new_folder(flags.output_dir, "output_dir") as folder:
         model = read_meta(Path(flags.input_dir).expanduser(), flag="input_dir")

@@ -20,15 +20,15 @@ from typing import TYPE_CHECKING, Literal
 from vicuna import log
 from vicuna.args import flag, parse
 from vicuna.errors import UserError, run
-from vicuna.prompt import PROMPT_TYPES, encode, prompt_ids
+from vicuna.prompt.templates import PROMPT_TYPES, encode, prompt_ids
 
 if TYPE_CHECKING:
-    from vicuna.artefacts import Artefact, Setting
-    from vicuna.data import Records
-    from vicuna.distance import Measured, Reference
-    from vicuna.findings import Finding
-    from vicuna.merge import Update
-    from vicuna.model import Base
+    from vicuna.certificate.artefacts import Artefact, Setting
+    from vicuna.certificate.divergence import Measured, Reference
+    from vicuna.certificate.report import Finding
+    from vicuna.data.records import Records
+    from vicuna.export.merge import Update
+    from vicuna.model.base import Base
 
 TEXTS = "sample/instruct/certificate.jsonl"
 ROOT = Path(__file__).resolve().parent.parent
@@ -72,10 +72,10 @@ def main(flags: CertificateFlags) -> None:
     if out.exists() and not flags.overwrite:
         raise UserError(f"--out_path {out} exists; name another file, or pass --overwrite.")
     # Imported here so that --help and a mistyped flag answer at once.
-    from vicuna.findings import compare, print_table
-    from vicuna.manifests import check_input
-    from vicuna.model import check_base
-    from vicuna.updates import read_updates
+    from vicuna.certificate.report import compare, print_table
+    from vicuna.export.manifests import check_input
+    from vicuna.export.updates import read_updates
+    from vicuna.model.base import check_base
 
     base = check_base(flags.model_path)
     updates = read_updates(flags.lora_path, base, flags.ignore_fingerprint)
@@ -89,8 +89,8 @@ def main(flags: CertificateFlags) -> None:
         alone = base_alone(base, updates, Path(aside) / "base")
         texts, prompts = as_ids(alone, prompt_type or "text", records, flags.max_new_tokens)
         context = max(map(len, [*texts, *prompts])) + flags.max_new_tokens
-        from vicuna.artefacts import Setting
-        from vicuna.identity import expected
+        from vicuna.certificate.artefacts import Setting
+        from vicuna.certificate.identity import expected
 
         setting = Setting(base, alone, updates, context, Path(aside))
         wanted = expected(alone, updates, prompt_type)
@@ -107,7 +107,7 @@ def main(flags: CertificateFlags) -> None:
 
 def recognised(flags: CertificateFlags, adapters: int) -> list["Artefact"]:
     """What is to be compared, and everything that opening it needs."""
-    from vicuna.artefacts import GGUFAdapter, GGUFModel, Live, recognise
+    from vicuna.certificate.artefacts import GGUFAdapter, GGUFModel, Live, recognise
 
     found = [one for name in flags.export for one in recognise(name, flags.base_gguf)]
     if adapters > 1 and (one := next((one for one in found if isinstance(one, GGUFAdapter)), None)):
@@ -115,7 +115,7 @@ def recognised(flags: CertificateFlags, adapters: int) -> list["Artefact"]:
             f"--export {one.lora.path} holds one adapter, --lora_path names {adapters}: compare it with its own."
         )
     if any(isinstance(one, GGUFModel) for one in found):
-        from vicuna.llama import library
+        from vicuna.gguf.library import library
 
         library()
     return found + [Live(bits) for bits in dict.fromkeys(flags.bits)]
@@ -123,7 +123,7 @@ def recognised(flags: CertificateFlags, adapters: int) -> list["Artefact"]:
 
 def read_texts(paths: list[str], prompt_type: str) -> "Records":
     """The fixed texts as dialogues; our own wherever the program is started from."""
-    from vicuna.data import read_records
+    from vicuna.data.records import read_records
 
     named = [str(ROOT / one) if one == TEXTS and not Path(one).exists() else one for one in paths]
     try:
@@ -134,7 +134,7 @@ def read_texts(paths: list[str], prompt_type: str) -> "Records":
 
 def base_alone(base: "Base", updates: list["Update"], folder: Path) -> "Base":
     """The base with as many embeddings as the adapters bring, which are made where they bring any."""
-    from vicuna.applied import grown_base
+    from vicuna.certificate.reference import grown_base
 
     grown = [update for update in updates if update.grows]
     return grown_base(base, grown[-1], folder) if grown else base
@@ -158,10 +158,10 @@ def learn(
     setting: "Setting", texts: list[list[int]], prompts: list[list[int]], count: int, ends: frozenset[int]
 ) -> tuple["Reference", "Measured"]:
     """Run base + adapters, then the base alone, both in float32."""
-    from vicuna.applied import with_adapters
-    from vicuna.distance import measure, reference_of
-    from vicuna.model import load_base
-    from vicuna.runners import Adapted, HFModel
+    from vicuna.certificate.divergence import measure, reference_of
+    from vicuna.certificate.reference import with_adapters
+    from vicuna.certificate.runners import Adapted, HFModel
+    from vicuna.model.base import load_base
 
     reference = reference_of(Adapted(with_adapters(setting.base, setting.updates, 32)), texts, prompts, count, ends)
     gc.collect()  # models refer to themselves, and would stay beside the next one
@@ -173,10 +173,10 @@ def write_certificate(
     reference: "Reference", before: "Measured", findings: "list[Finding]",
 ) -> None:  # fmt: skip
     """Everything that was found, with the hashes of what was compared, whole or not at all."""
-    from vicuna.certificate import BOUNDS
-    from vicuna.checkpoint import write_text
-    from vicuna.manifests import hashes
-    from vicuna.plan import versions
+    from vicuna.certificate.verdict import BOUNDS
+    from vicuna.export.manifests import hashes
+    from vicuna.train.checkpoint import write_text
+    from vicuna.train.plan import versions
 
     artefacts = [
         {

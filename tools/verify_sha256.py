@@ -42,8 +42,8 @@ def main(flags: VerifyFlags) -> None:
     folder = Path(flags.model_path).expanduser()
     if not flags.model_path or not folder.is_dir():
         raise UserError(f"--model_path {flags.model_path} is no folder; name that of the model.")
-    from vicuna import manifests
-    from vicuna.hash_lists import read_list
+    from vicuna.export import manifests
+    from vicuna.files.checksums import read_list
 
     if flags.write_manifest:
         file = Path(flags.manifest) if flags.manifest else folder / manifests.FILE

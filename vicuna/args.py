@@ -15,7 +15,7 @@ from typing import Any, Literal
 from transformers import HfArgumentParser
 
 from vicuna.errors import UserError
-from vicuna.prompt import PROMPT_TYPES, TRAIN_TURNS
+from vicuna.prompt.templates import PROMPT_TYPES, TRAIN_TURNS
 
 OPTIMIZERS = (
     *("adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit"),

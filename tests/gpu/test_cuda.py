@@ -10,8 +10,8 @@ from peft import LoraConfig, PeftModel, get_peft_model  # noqa: E402
 from random_llama import Steps, random_base, random_batch  # noqa: E402
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM  # noqa: E402
 
-from vicuna.adapter import save_adapter  # noqa: E402
-from vicuna.model import Base, compute_dtype, load_base  # noqa: E402
+from vicuna.model.adapter import save_adapter  # noqa: E402
+from vicuna.model.base import Base, compute_dtype, load_base  # noqa: E402
 
 pytestmark = [
     pytest.mark.gpu,

@@ -1,0 +1,166 @@
+"""Tokenised records: found again by their content, made once a host, and waited for."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from vicuna.args import DataFlags
+from vicuna.data import cache
+from vicuna.data.cache import key, prepared
+from vicuna.data.records import open_sources
+from vicuna.errors import UserError
+from vicuna.prompt.tokenizer import TextTokenizer
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+@pytest.fixture
+def tokenizer(tiny_base) -> TextTokenizer:
+    return TextTokenizer(tiny_base)
+
+
+def numbered(file: Path, count: int, word: str = "第") -> Path:
+    rows = ({"instruction": f"问题{word}{i}", "output": f"回答{word}{i}"} for i in range(count))
+    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return file
+
+
+@pytest.fixture
+def flags(tmp_path) -> DataFlags:
+    file = numbered(tmp_path / "records.jsonl", 40)
+    return DataFlags(data_path=[str(file)], cache_path=str(tmp_path / "cache"))
+
+
+def prepare(flags, tokenizer, writes=True, patience=60):
+    return prepared(flags, open_sources(flags.data_path), tokenizer, writes, patience)
+
+
+def entries(flags) -> list[str]:
+    return sorted(path.name for path in Path(flags.cache_path).iterdir())
+
+
+def test_what_comes_back_is_what_was_tokenised_and_nothing_else_is_left(flags, tokenizer):
+    first, again = prepare(flags, tokenizer), prepare(flags, tokenizer)
+    assert entries(flags) == [key(flags, open_sources(flags.data_path), tokenizer)]
+    for found in (first, again):
+        assert (len(found.train.rows), len(found.held_out.rows)) == (38, 2)
+        assert found.records.sources[0].rows == 40
+        assert str(found.records.sources[0].path) == flags.data_path[0]
+    assert first.train.rows[:] == again.train.rows[:]
+    assert (first.sha256, vars(first.train)["lengths"]) == (again.sha256, again.train.lengths)
+    record = first.train.rows[5]["record"]
+    assert again.place(record) == f"{flags.data_path[0]} line {record + 1}"
+
+
+def test_the_second_time_no_record_is_read(flags, tokenizer, monkeypatch):
+    prepare(flags, tokenizer)
+    monkeypatch.setattr(cache, "read_records", None)
+    assert len(prepare(flags, tokenizer).train.rows) == 38
+
+
+def test_another_name_is_the_same_entry_and_is_the_name_that_is_told(flags, tokenizer):
+    prepare(flags, tokenizer)
+    moved = Path(flags.data_path[0]).rename(Path(flags.data_path[0]).with_name("moved.jsonl"))
+    found = prepare(replace(flags, data_path=[str(moved)]), tokenizer)
+    assert len(entries(flags)) == 1
+    assert found.place(3).startswith(str(moved))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"cutoff_len": 64}, {"prompt_type": "chat"}, {"prompt_type": "chat", "train_turns": "all"},
+        {"train_on_inputs": True}, {"test_size": 3}, {"skip_bad_rows": True}, {"encoding": "utf-8"},
+    ],
+)  # fmt: skip
+def test_another_option_is_another_entry(flags, tokenizer, change):
+    sources = open_sources(flags.data_path)
+    assert key(replace(flags, **change), sources, tokenizer) != key(flags, sources, tokenizer)
+
+
+def test_other_records_weights_and_tokenizers_are_other_entries(flags, tokenizer, tiny_base, tmp_path):
+    other = numbered(tmp_path / "other.jsonl", 40, "其")
+    lists = [flags.data_path, [str(other)], [f"{other}:2"], [str(other), *flags.data_path]]
+    keys = [key(flags, open_sources(paths), tokenizer) for paths in lists]
+    assert len(set(keys)) == len(lists)
+    copy = tmp_path / "base"
+    copy.mkdir()
+    (copy / "tokenizer.model").write_bytes((tiny_base / "tokenizer.model").read_bytes() + b"\x00\x00")
+    tokenizer.source = copy / "tokenizer.model"
+    assert key(flags, open_sources(flags.data_path), tokenizer) != keys[0]
+
+
+def test_the_others_wait_for_the_one_that_writes(flags, tokenizer):
+    found = []
+    waiting = threading.Thread(target=lambda: found.append(prepare(flags, tokenizer, writes=False)))
+    waiting.start()
+    time.sleep(0.5)
+    assert not found
+    written = prepare(flags, tokenizer)
+    waiting.join()
+    assert found[0].sha256 == written.sha256
+
+
+def test_a_writer_that_fails_ends_those_that_wait(flags, tokenizer, monkeypatch):
+    entry = Path(flags.cache_path) / key(flags, open_sources(flags.data_path), tokenizer)
+    entry.parent.mkdir()
+    alive = entry.with_suffix(".alive")
+    alive.touch()
+    monkeypatch.setattr(time, "sleep", lambda seconds: alive.unlink(missing_ok=True))  # between two looks at it
+    with pytest.raises(UserError, match="that tokenises has failed; its error stands above"):
+        prepare(flags, tokenizer, writes=False)
+
+
+def test_a_writer_without_a_heartbeat_is_not_waited_for(flags, tokenizer):
+    entry = Path(flags.cache_path) / key(flags, open_sources(flags.data_path), tokenizer)
+    entry.parent.mkdir()
+    alive = entry.with_suffix(".alive")
+    alive.touch()
+    os.utime(alive, (1, 1))  # left by a run that was killed long ago
+    began = time.monotonic()
+    with pytest.raises(UserError, match="gave no sign of life for 1 s"):
+        prepare(flags, tokenizer, writes=False, patience=1)
+    assert time.monotonic() - began > 1
+
+
+def test_a_failure_leaves_no_entry(flags, tokenizer):
+    with pytest.raises(UserError, match="leaves no answer in any"):
+        prepare(replace(flags, cutoff_len=8), tokenizer)
+    assert entries(flags) == []
+
+
+def test_hosts_with_other_records_are_refused(tiny_base, tmp_path):
+    """Each of two processes is given its own file and cache, as if on its own host."""
+    files = [numbered(tmp_path / f"{word}.jsonl", 20, word) for word in "甲乙"]
+    command = [
+        sys.executable,
+        "-m",
+        "vicuna.train.launch",
+        "--standalone",
+        "--nproc_per_node=2",
+        "tests/train/threads_left.py",
+    ]
+    command += [
+        "tests/train/as_hosts.py",
+        *map(str, files),
+        "--model_path",
+        str(tiny_base),
+        "--bits",
+        "32",
+        "--output_path",
+        str(tmp_path / "out"),
+    ]
+    command += ["--cache_path", str(tmp_path / "cache"), "--eval_steps", "0"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1
+    assert "rank 1 has another set of tokenised records than rank 0" in done.stderr
+    assert "copy the same files and versions to every host" in done.stderr
+    assert "threads left" not in done.stderr
+    assert "Traceback" not in done.stderr

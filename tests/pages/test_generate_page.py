@@ -1,0 +1,407 @@
+"""generate.py in headless Chromium: type, watch the answer grow, stop it, move a slider; in both languages."""
+
+import re
+import socket
+
+import pytest
+
+from vicuna.answer.stream import Beam, Update
+from vicuna.pages.components import ONE_QUESTION, SLIDERS, mode_line, show_answer, stats_line
+from vicuna.pages.strings import STRINGS
+
+
+@pytest.fixture(scope="module")
+def address(serving, slow_base):
+    """generate.py serving the slow base."""
+    return serving("generate.py", "--model_path", slow_base, "--bits", 32)
+
+
+@pytest.fixture
+def open_page(browser, address):
+    contexts = []
+
+    def open_page(language: str = "en-US", width: int = 1280):
+        context = browser.new_context(
+            locale=language, viewport={"width": width, "height": 900}, permissions=["clipboard-read", "clipboard-write"]
+        )
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(60_000)
+        page.requested = []
+        page.on("request", lambda request: page.requested.append(request.url))
+        page.goto(address)
+        page.wait_for_selector("#question textarea")
+        # The page says the mode in the visitor's language once its events are connected.
+        own = "当前解码" if language.startswith("zh") else "Decoding now"
+        page.wait_for_function("own => document.querySelector('#mode').innerText.includes(own)", arg=own)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+
+
+def ask(page, question: str) -> None:
+    page.fill("#question textarea", question)
+    page.click("#generate")
+
+
+def shown(page) -> str:
+    """The answer, without the hidden progress text that Gradio keeps beside it."""
+    return page.evaluate("document.querySelector('#output .md')?.innerText ?? ''")
+
+
+def set_slider(page, name: str, value: float) -> None:
+    page.locator(f"#{name} input[type=number]").fill(str(value))
+    page.locator(f"#{name} input[type=number]").press("Tab")
+
+
+def copied(page, expected: str) -> str:
+    """What the clipboard holds: once it is what is expected, else in the end, for a copy button takes its time."""
+    return page.evaluate(
+        """async (expected) => {
+            for (let look = 0; look < 600 && await navigator.clipboard.readText() !== expected; look++)
+                await new Promise((done) => setTimeout(done, 50));
+            return navigator.clipboard.readText();
+        }""",
+        expected,
+    )
+
+
+def wait_for_opacities(page, expected: str) -> None:
+    """Wait until all sliders that only sampling looks at are that grey."""
+    page.wait_for_function(
+        """expected => ["temperature", "top_p", "top_k"].every(
+            (name) => getComputedStyle(document.getElementById(name)).opacity === expected)""",
+        arg=expected,
+    )
+
+
+def open_settings(page) -> None:
+    """Open the settings; Gradio puts values in place once more in the frame after they appear."""
+    page.locator("#settings button").first.click()
+    page.wait_for_selector("#temperature input[type=number]")
+    next_frames(page)
+
+
+def next_frames(page) -> None:
+    """Return once the page has drawn what it has, and what Gradio does in the next frame is done."""
+    page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done))))")
+
+
+def wait_for_stats(page, pattern: str) -> str:
+    page.wait_for_function(
+        "pattern => new RegExp(pattern).test(document.querySelector('#stats').innerText)", arg=pattern
+    )
+    return page.inner_text("#stats")
+
+
+def held_back(page) -> list:
+    """The calls that the page makes from now on, without an answer until `answer` lets them go."""
+    held = []
+    page.route("**/run/**", lambda route: held.append(route))
+    return held
+
+
+def settle(page) -> None:
+    """Return once the page has made of the answers what it makes of them, and `held_back` has its next calls."""
+    next_frames(page)
+    page.evaluate("fetch(location.href)")
+
+
+def answer(page, held: list) -> None:
+    """Let the calls go that were held back, the latest first; and those that come of their answers."""
+    settle(page)
+    assert held
+    while held:
+        route = held.pop()
+        with page.expect_response(lambda response, request=route.request: response.request == request):
+            route.continue_()
+        settle(page)
+    page.unroute("**/run/**")
+
+
+@pytest.mark.browser
+def test_a_late_answer_about_one_control_does_not_hide_what_another_changed(open_page):
+    page = open_page()
+    open_settings(page)
+    held = held_back(page)
+    page.locator("#do_sample input").click()
+    settle(page)
+    set_slider(page, "temperature", 0)
+    answer(page, held)
+    page.wait_for_function("document.querySelector('#mode').innerText.includes('Temperature 0 is greedy')")
+    page.wait_for_selector("#top_p input[type=number]:disabled")
+
+
+@pytest.mark.browser
+def test_the_preset_that_is_clicked_last_fills_the_sliders(open_page):
+    page = open_page()
+    open_settings(page)
+    held = held_back(page)
+    page.locator("#preset input[value=beam]").click()
+    settle(page)
+    page.locator("#preset input[value=creative]").click()
+    answer(page, held)
+    page.wait_for_function("document.querySelector('#mode').innerText.includes('sampling.')")
+    assert page.locator("#num_beams input[type=number]").input_value() == "1"
+    assert page.locator("#preset input[value=creative]").is_checked()
+
+
+@pytest.mark.browser
+def test_a_late_answer_about_half_of_a_preset_does_not_hide_the_other_half(open_page):
+    page = open_page()
+    page.locator("#preset input[value=creative]").click()
+    page.wait_for_function("document.querySelector('#mode').innerText.includes('sampling.')")
+    held = held_back(page)
+    page.locator("#preset input[value=beam]").click()  # no sampling, and four beams
+    answer(page, held)
+    page.wait_for_function("document.querySelector('#mode').innerText.includes('beam search')")
+
+
+@pytest.mark.browser
+def test_the_answer_grows_and_ends_without_a_cursor(open_page):
+    page = open_page()
+    open_settings(page)
+    set_slider(page, "min_new_tokens", 60)
+    set_slider(page, "max_new_tokens", 60)
+    page.evaluate(
+        """() => {
+            const shown = () => document.querySelector("#output .md")?.innerText ?? "";
+            window.seen = [];
+            new MutationObserver(() => window.seen.push(shown().replace("▌", "").trimEnd()))
+                .observe(document.querySelector("#output"), {subtree: true, childList: true, characterData: true});
+        }"""
+    )
+    ask(page, "春天的花有哪些？")
+    wait_for_stats(page, "length limit|eos")
+    grown = [len(text) for text in dict.fromkeys(page.evaluate("window.seen")) if text]
+    assert len(grown) >= 4
+    assert grown == sorted(grown)
+    assert "▌" not in shown(page)
+
+
+def test_a_port_that_is_taken_is_named(program, tiny_base):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = program("generate.py", "--model_path", tiny_base, "--bits", 32, "--port", port)
+    assert done.returncode == 1
+    assert f"--port {port} can not be listened on; is the port taken?" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.browser
+def test_stop_ends_an_answer_and_says_so(open_page):
+    page = open_page()
+    open_settings(page)
+    set_slider(page, "max_new_tokens", 400)
+    set_slider(page, "min_new_tokens", 300)
+    ask(page, "讲一个很长的故事。")
+    wait_for_stats(page, r"\d+ tokens")
+    page.click("#stop")
+    line = wait_for_stats(page, "stopped by you")
+    assert 0 < int(re.match(r"(\d+) tokens", line).group(1)) < 300
+    assert shown(page).strip()
+
+
+@pytest.mark.browser
+def test_moving_a_grey_temperature_switches_sampling_on_and_the_page_says_so(open_page):
+    page = open_page()
+    assert "greedy" in page.inner_text("#mode")
+    open_settings(page)
+    wait_for_opacities(page, "0.5")
+    set_slider(page, "max_new_tokens", 20)
+    set_slider(page, "temperature", 0.9)
+    page.wait_for_function("document.querySelector('#mode').innerText.includes('sampling.')")
+    page.wait_for_selector(".inert", state="detached")
+    wait_for_opacities(page, "1")
+    assert page.locator("#do_sample input").is_checked()
+    page.wait_for_selector("#preset input[value=custom]:checked")
+    ask(page, "你好")
+    wait_for_stats(page, "length limit|eos")
+    first = shown(page)
+    ask(page, "你好")
+    page.wait_for_function(  # no seed: two draws differ
+        """first => document.querySelector('#output .md').innerText !== first
+            && /length limit|eos/.test(document.querySelector('#stats').innerText)""",
+        arg=first,
+    )
+
+
+@pytest.mark.browser
+def test_a_question_takes_the_place_of_the_one_that_is_being_answered(open_page):
+    page = open_page()
+    open_settings(page)
+    set_slider(page, "max_new_tokens", 100)
+    set_slider(page, "min_new_tokens", 100)
+    page.locator("#sent button").first.click()
+    page.wait_for_selector("#prompt textarea")
+    ask(page, "讲一个很长的故事。")
+    # Asked by the page itself, for what drives it would wait for each of its frames while the answer goes on.
+    page.wait_for_function(
+        """question => {
+            if (!/\\d+ tokens/.test(document.querySelector("#stats").innerText)) return false;
+            const box = document.querySelector("#question textarea");
+            box.value = question;
+            box.dispatchEvent(new Event("input", {bubbles: true}));
+            setTimeout(() => document.querySelector("#generate").click());
+            return true;
+        }""",
+        arg="你好",
+    )
+    page.wait_for_function("document.querySelector('#prompt textarea').value.includes('你好')")
+    assert wait_for_stats(page, "limit|eos|stopped").startswith("100 tokens")
+
+
+@pytest.mark.browser
+def test_temperature_zero_is_greedy_and_greys_what_has_no_effect(open_page):
+    page = open_page()
+    open_settings(page)
+    set_slider(page, "temperature", 0)
+    page.wait_for_function("document.querySelector('#mode').innerText.includes('Temperature 0 is greedy')")
+    page.wait_for_selector("#top_p input[type=number]:disabled")
+    assert page.locator("#top_k input[type=number]").is_disabled()
+    set_slider(page, "temperature", 0.5)
+    page.wait_for_selector("#top_p input[type=number]:enabled")
+    assert page.locator("#top_k input[type=number]").is_enabled()
+
+
+@pytest.mark.browser
+def test_the_beam_preset_fills_the_sliders_and_shows_every_beam(open_page):
+    page = open_page()
+    page.locator("#preset input[value=beam]").click()
+    page.wait_for_function("document.querySelector('#mode').innerText.includes('beam search')")
+    open_settings(page)
+    assert page.locator("#num_beams input[type=number]").input_value() == "4"
+    set_slider(page, "max_new_tokens", 12)
+    ask(page, "你好")
+    wait_for_stats(page, "length limit|eos")
+    text = shown(page)
+    assert [f"Beam {n} ·" in text for n in range(1, 6)] == [True] * 4 + [False]
+    assert text.count("final") == 1
+
+
+@pytest.mark.browser
+def test_the_exact_prompt_is_shown(open_page):
+    page = open_page()
+    open_settings(page)
+    set_slider(page, "max_new_tokens", 3)
+    ask(page, "你好")
+    wait_for_stats(page, "length limit|eos")
+    page.locator("#sent button").first.click()
+    page.wait_for_selector("#prompt textarea")
+    sent = page.locator("#prompt textarea").input_value()
+    assert sent.endswith("### Instruction:\n你好\n\n### Response:\n")
+    assert re.match(r"\d+ tokens\n\nBelow is an instruction", sent)
+
+
+@pytest.mark.browser
+def test_copy_gives_the_answer_as_the_model_wrote_it(open_page):
+    page = open_page()
+    open_settings(page)
+    set_slider(page, "max_new_tokens", 60)
+    set_slider(page, "min_new_tokens", 60)
+    ask(page, "你好")
+    wait_for_stats(page, "length limit|eos")
+    written = page.locator("#plain textarea").input_value()
+    assert len(written) > 20
+    page.hover("#output")
+    page.locator("#output button").first.click()
+    assert copied(page, written) == written
+
+
+@pytest.mark.browser
+def test_continue_goes_on_where_the_limit_cut(open_page):
+    page = open_page()
+    open_settings(page)
+    set_slider(page, "max_new_tokens", 10)
+    set_slider(page, "repetition_penalty", 1)
+    ask(page, "你好")
+    wait_for_stats(page, "length limit")
+    first = shown(page).strip()
+    page.click("#continue")
+    page.wait_for_function(
+        "first => document.querySelector('#output .md').innerText.length > first.length + 3", arg=first
+    )
+    assert shown(page).replace("▌", "").startswith(first)
+
+
+@pytest.mark.browser
+def test_an_empty_question_is_answered_with_a_hint(open_page):
+    page = open_page()
+    page.click("#generate")
+    assert wait_for_stats(page, "question") == "Please type a question first."
+    assert shown(page) == ""
+
+
+@pytest.mark.browser
+def test_a_question_beyond_the_context_is_refused_and_kept(open_page):
+    page = open_page()
+    ask(page, "问" * 2000)
+    assert "the base's context is 512" in wait_for_stats(page, "⚠")
+    assert page.locator("#question textarea").input_value() == "问" * 2000
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("language", ["zh-CN", "zh-TW", "en-US"])
+def test_the_page_speaks_the_browsers_language(open_page, language):
+    page = open_page(language)
+    strings = STRINGS["zh" if language.startswith("zh") else "en"]
+    assert page.inner_text("#generate") == strings["generate"]
+    assert page.inner_text("#stop") == strings["stop"]
+    page.wait_for_function("document.querySelector('#status').innerText.includes('CPU')")
+    assert strings["status"].split(" {")[0] + " base · " in page.inner_text("#status")
+    assert "__i18n__" not in page.inner_text("body")
+
+
+@pytest.mark.browser
+def test_the_page_fits_a_phone_with_the_answer_before_the_settings(open_page):
+    page = open_page("zh-CN", width=390)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    top = {name: page.locator(f"#{name}").bounding_box()["y"] for name in ("question", "output", "preset")}
+    assert top["question"] < top["output"] < top["preset"]
+
+
+@pytest.mark.browser
+def test_the_page_asks_no_other_server(open_page, address):
+    page = open_page()
+    ask(page, "你好 ![x](http://example.com/x.png) <img src=http://example.com/y.png>")
+    wait_for_stats(page, "tokens")
+    page.click("#stop")
+    assert [url for url in page.requested if not url.startswith((address, "data:", "blob:"))] == []
+
+
+def test_the_sliders_have_the_originals_ranges():
+    assert SLIDERS["temperature"][:2] == (0, 1)
+    assert SLIDERS["top_k"] == (0, 100, 1)
+    assert SLIDERS["num_beams"] == (1, 10, 1)
+    assert SLIDERS["max_new_tokens"] == (1, 2000, 1)
+    assert SLIDERS["min_new_tokens"] == (1, 300, 1)
+    assert SLIDERS["repetition_penalty"] == (0.1, 10, 0.1)
+    original = ONE_QUESTION.values("original")
+    assert [original[name] for name in SLIDERS] == [0.1, 0.75, 40, 4, 256, 1, 2.0]
+
+
+def test_both_languages_have_the_same_strings():
+    assert STRINGS["en"].keys() == STRINGS["zh"].keys()
+    for key, english in STRINGS["en"].items():
+        assert re.findall(r"\{\w+", english) == re.findall(r"\{\w+", STRINGS["zh"][key]), key
+
+
+def test_the_lines_of_an_update_name_speed_reason_and_beams():
+    update = Update([Beam([5, 6], "甲", -0.5), Beam([5, 7], "乙", -0.9)], 2, 1.2, 0.2, "length", cut_character=True)
+    line = stats_line(STRINGS["en"], update)
+    assert line.startswith("2 tokens · 1.0 tokens/s · first token 0.20 s · length limit reached")
+    assert "incomplete" in line
+    shown = show_answer(STRINGS["zh"], update)
+    assert "第 1 束 · -0.50 · 最终" in shown
+    assert "第 2 束 · -0.90**" in shown
+    assert show_answer(STRINGS["zh"], update, all_beams=False) == "甲"
+
+
+def test_the_mode_line_says_what_has_no_effect():
+    greedy = ONE_QUESTION.values("precise")
+    assert mode_line(STRINGS["en"], greedy).endswith("moving one switches sampling on.")
+    assert mode_line(STRINGS["en"], {**greedy, "do_sample": True}) == "Decoding now: **sampling**."

@@ -1,0 +1,61 @@
+"""finetune.py, told to stop at an exact place: python tests/train/stop_at.py PLACE STEP [flags of finetune.py].
+
+PLACE is substep, step_end, evaluation or save: the signal is raised there, in step STEP. Or slow: every micro batch
+from step STEP on takes 4.5 seconds longer, and the signal comes from outside. Or fail: process 1 fails after STEP.
+"""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
+
+from transformers import TrainerCallback
+
+import finetune
+from vicuna.args import DataFlags, LoraFlags, ModelFlags, RunFlags, parse
+from vicuna.errors import UserError, run
+from vicuna.train import trainer as training
+
+
+class At(TrainerCallback):
+    def __init__(self, place: str, step: int):
+        self.place, self.step = place, step
+
+    def _reached(self, place: str, state) -> None:
+        if place == self.place and state.global_step + (place == "substep") == self.step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def on_substep_end(self, args, state, control, **kwargs):
+        if self.place == "slow" and state.global_step + 1 >= self.step:
+            time.sleep(4.5)
+        self._reached("substep", state)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self._reached("step_end", state)
+        if self.place == "fail" and state.global_step == self.step and os.environ.get("RANK") == "1":
+            raise UserError("planted")
+
+    def on_prediction_step(self, args, state, control, **kwargs):
+        self._reached("evaluation", state)
+
+    def on_save(self, args, state, control, **kwargs):
+        self._reached("save", state)
+
+
+def main() -> None:
+    place, step, *argv = sys.argv[1:]
+    train = training.train
+
+    def watched(trainer, resume):
+        trainer.callback_handler.callbacks.insert(0, At(place, int(step)))
+        train(trainer, resume)
+
+    training.train = watched
+    finetune.main(*parse("", ModelFlags, DataFlags, LoraFlags, RunFlags, argv=argv))
+
+
+if __name__ == "__main__":
+    run(main)

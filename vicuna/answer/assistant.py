@@ -1,0 +1,303 @@
+"""A base with its adapters, ready to answer: what pages, terminal, API and tools hold in common."""
+
+import os
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from transformers import GenerationConfig
+
+from vicuna.answer.hf_engine import HFEngine
+from vicuna.answer.stream import PATIENCE_S, Submit, Update, as_sentence, settings
+from vicuna.answer.worker import Worker
+from vicuna.args import DecodingFlags, ModelFlags, ServeFlags
+from vicuna.errors import UserError
+from vicuna.gguf import reader as gguf_file
+from vicuna.model import adapter
+from vicuna.model.base import Base, check_base, compute_dtype, device, load_base, skeleton
+from vicuna.pages.strings import STRINGS
+from vicuna.prompt.templates import PROMPT_TYPES, Message, prompt_ids, render
+from vicuna.prompt.tokenizer import TextTokenizer
+
+
+class Engine(Protocol):
+    """What makes the answers: `vicuna.answer.hf_engine.HFEngine`, or llama.cpp."""
+
+    tokenizer: TextTokenizer
+    context: int
+    generation_config: Any
+    max_beams: int
+
+    def stream(
+        self,
+        prompt_ids: list[int],
+        chosen: dict[str, Any],
+        seed: int | None,
+        stop: threading.Event | None,
+        adapter: str,
+        submit: Submit,
+        stops: Sequence[str] = (),
+    ) -> Iterator[Update]:
+        """Growing answers."""
+
+    def embed(self, rows: Sequence[list[int]], adapter: str) -> list[list[float]]:
+        """A vector for each text, in the worker."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What can be talked to: an adapter, or the base alone, whose name is "".
+
+    Attributes:
+        prompt_type: template of its prompts.
+        trained_as: the one it was trained with, "" where nothing says.
+        detail: step and rank, for the status line.
+    """
+
+    name: str
+    prompt_type: str
+    trained_as: str = ""
+    detail: str = ""
+
+
+@dataclass
+class Assistant:
+    """A loaded model.
+
+    Attributes:
+        base_name: as the status line shows it; where: its precision and device.
+        choices: by name, the one in use first; the base alone is always among them.
+        warnings: what the user should know before the first answer.
+    """
+
+    engine: Engine
+    base_name: str
+    where: str
+    choices: dict[str, Choice]
+    warnings: list[str] = field(default_factory=list)
+    worker: Worker = field(default_factory=Worker)
+
+    @property
+    def first(self) -> Choice:
+        """The choice that is in use until another is chosen."""
+        return next(iter(self.choices.values()))
+
+    @property
+    def names(self) -> dict[str, str]:
+        """What clients and users call a choice by -> its name; the base alone goes by its own. The first one first."""
+        named = {name: name for name in self.choices if name}
+        named[f"{self.base_name} (base)" if self.base_name in named else self.base_name] = ""
+        return dict(sorted(named.items(), key=lambda item: item[1] != self.first.name))
+
+    @property
+    def tokenizer(self) -> TextTokenizer:
+        return self.engine.tokenizer
+
+    def status(
+        self, name: str | None = None, prompt_type: str | None = None, line: str = STRINGS["en"]["status"]
+    ) -> str:
+        """What is loaded, on one line; `line` is its pattern in another language."""
+        choice = self.first if name is None else self.choices[name]
+        shown = f"{choice.name} ({choice.detail})" if choice.name else "–"
+        facts = {"base": self.base_name, "adapter": shown, "where": self.where}
+        return line.format(**facts, prompt_type=prompt_type or choice.prompt_type)
+
+    def prompt_text(self, messages: Sequence[Message], prompt_type: str | None = None) -> str:
+        """The prompt for the last message, as text."""
+        return render(prompt_type or self.first.prompt_type, messages)
+
+    def prompt_ids(self, messages: Sequence[Message], prompt_type: str | None = None) -> list[int]:
+        """Ids of the prompt for the last message, BOS included: the same that training saw."""
+        return prompt_ids(self.tokenizer, prompt_type or self.first.prompt_type, messages)
+
+    def stream(
+        self,
+        prompt_ids: list[int],
+        chosen: dict[str, Any],
+        seed: int | None = None,
+        stop: threading.Event | None = None,
+        adapter: str | None = None,
+        client: str = "",
+        stops: Sequence[str] = (),
+    ) -> Iterator[Update]:
+        """Growing answers; see `vicuna.answer.stream.stream`.
+
+        Args:
+            adapter: name of a choice, "" for the base alone, None for the first choice.
+            client: who asks; clients take turns.
+            stops: texts that end an answer, and are no part of it.
+        """
+        name = self.first.name if adapter is None else adapter
+        return self.engine.stream(
+            prompt_ids, chosen, seed, stop, name, lambda work: self.worker.submit(work, client), stops
+        )
+
+    def embed(
+        self,
+        rows: Sequence[list[int]],
+        adapter: str | None = None,
+        client: str = "",
+        stop: threading.Event | None = None,
+    ) -> list[list[float]]:
+        """A vector of length 1 for each text's ids, BOS included; waits until it is this client's turn.
+
+        Args:
+            stop: set while it waits for its turn, it is taken out of the queue, and nothing is returned.
+
+        Raises:
+            UserError: an adapter or a text that can not be had, or whatever the model fails with, as a sentence.
+        """
+        name = self.first.name if adapter is None else adapter
+        done: list[list[list[float]] | BaseException] = []
+
+        def work() -> None:
+            try:
+                done.append(self.engine.embed(rows, name))
+            except BaseException as error:  # delivered to the caller
+                done.append(error)
+
+        call = self.worker.submit(work, client)
+        try:
+            while not call.done.wait(None if stop is None else PATIENCE_S):
+                if stop.is_set() and call.cancel():
+                    return []
+        finally:
+            call.cancel()
+        if isinstance(done[0], BaseException):
+            raise as_sentence(done[0]) from done[0]
+        return done[0]
+
+
+def check_beams(model_path: str, decoding: DecodingFlags) -> None:
+    """Refuse beam search where the model is a GGUF.
+
+    Raises:
+        UserError: see above.
+    """
+    if gguf_file.is_meant(model_path) and (beams := settings(decoding, GenerationConfig())["num_beams"]) > 1:
+        flag, other = (
+            (f"--num_beams {beams}", "1")
+            if decoding.num_beams
+            else (f"--preset {decoding.preset}", "precise or balanced")
+        )
+        raise UserError(f"{flag} is beam search, which llama.cpp does not have: take {other} with a GGUF.")
+
+
+def load(model_flags: ModelFlags, serve: ServeFlags, lora_paths: Sequence[str] = ()) -> Assistant:
+    """Check everything that needs no weights, then load base and adapters.
+
+    Raises:
+        UserError: see `check_base`, `load_base` and `vicuna.model.adapter.attach`.
+    """
+    if gguf_file.is_meant(model_flags.model_path):
+        return _load_gguf(model_flags.model_path, serve, lora_paths)
+    if serve.gpu_layers is not None:
+        raise UserError(
+            f"--gpu_layers {serve.gpu_layers} is for a GGUF file, which {model_flags.model_path} is not; leave it out."
+        )
+    base = check_base(model_flags.model_path)
+    lora_paths = [path for path in lora_paths if path]
+    folders = [adapter.adapter_folder(path, serve.use_local) for path in lora_paths]
+    names = _names(lora_paths, folders)
+    _check_adapters(base, model_flags.model_path, names, folders)
+    warnings: list[str] = []
+    prompt_types = [_prompt_type(folder, "adapter", serve, warnings) for folder in folders]
+    of_base, trained_as = _prompt_type(base.path, "model", serve, warnings)
+    if prompt_types and not trained_as:  # the base alone, beside adapters, is asked as the first of them is
+        of_base = prompt_types[0][0]
+    model = load_base(base, model_flags.bits, spread=True)
+    choices, inside = {}, {}
+    for name, folder, (prompt_type, adapter_trained_as) in zip(names, folders, prompt_types, strict=True):
+        inside[name] = f"adapter{len(inside)}"  # PEFT takes no full stop
+        model, warning = adapter.attach(model, folder, model_flags.model_path, name=inside[name])
+        warnings += [warning] if warning else []
+        step = adapter.run_args(folder).get("step")
+        rank = model.peft_config[inside[name]].r
+        choices[name] = Choice(name, prompt_type, adapter_trained_as, f"step {step}, r {rank}" if step else f"r {rank}")
+    model.eval()
+    choices[""] = Choice("", of_base, trained_as)
+    dtype = str(compute_dtype(model_flags.bits)[0]).removeprefix("torch.")
+    gpus = len(set(getattr(model, "hf_device_map", {"": 0}).values()))
+    where = f"{model_flags.bits} bit, {dtype} · {f'{gpus} × ' if gpus > 1 else ''}{device().type.upper()}"
+    engine = HFEngine(base, model, inside, serve.cache_gib)
+    return Assistant(engine, base.path.name, where, choices, warnings, Worker(serve.max_queue))
+
+
+def _load_gguf(model_path: str, serve: ServeFlags, lora_paths: Sequence[str]) -> Assistant:
+    """The same for a GGUF file, and adapters of that kind, in llama.cpp."""
+    from vicuna.answer import llama_cpp_engine as gguf
+
+    lora_paths = [path for path in lora_paths if path]
+    names = _names(lora_paths, [Path(path).expanduser() for path in lora_paths])
+    engine = gguf.load_engine(model_path, dict(zip(names, lora_paths, strict=True)), serve)
+    file, choices = engine.file, {}
+    warnings: list[str] = []
+    for name, one in engine.adapters.items():
+        types = _chosen_type(gguf.declared_prompt_type(one), name, "adapter", serve, warnings)
+        choices[name] = Choice(name, *types, gguf.detail(one))
+    of_base, trained_as = _chosen_type(gguf.declared_prompt_type(file), file.path.name, "model", serve, warnings)
+    if choices and not trained_as:
+        of_base = next(iter(choices.values())).prompt_type
+    choices[""] = Choice("", of_base, trained_as)
+    return Assistant(
+        engine, file.path.name, gguf.described(file, engine.gpu_layers), choices, warnings, Worker(serve.max_queue)
+    )
+
+
+def _check_adapters(base: Base, base_name: str, names: Sequence[str], folders: Sequence[Path]) -> None:
+    """Refuse, before the model is loaded, adapters that do not fit the base, or do not fit on it together."""
+    bare, own_embeddings = skeleton(base.config), []
+    for name, folder in zip(names, folders, strict=True):
+        tensors = adapter.read_tensors(adapter.weight_file(folder))
+        adapter.check_fit(tensors, bare, base_name)
+        own_embeddings += [name] if adapter.trained_modules(tensors) else []
+    # PEFT 0.21 ties the head to the embeddings of one adapter only.
+    if base.config.tie_word_embeddings and len(own_embeddings) > 1:
+        raise UserError(
+            f"the adapters {' and '.join(own_embeddings)} each have embeddings of their own, and {base.path.name} uses "
+            "its embeddings as its head too: they can not share it. Give one of them with --lora_path."
+        )
+
+
+def _names(paths: Sequence[str], folders: Sequence[Path]) -> list[str]:
+    """What the adapters are called: the last part of each path, and as many parts before it as tell them apart.
+
+    Raises:
+        UserError: an adapter that is given twice.
+    """
+    places = [folder.resolve() for folder in folders]
+    if twice := [path for path, place in zip(paths, places, strict=True) if places.count(place) > 1]:
+        raise UserError(f"--lora_path names the adapter {' and '.join(twice)} twice; give each adapter once.")
+    parts = [
+        Path(os.path.abspath(folder)).parts if Path(path).expanduser().is_dir() else tuple(path.split("/"))
+        for path, folder in zip(paths, folders, strict=True)
+    ]
+    depths = [1] * len(parts)
+    while True:
+        names = ["/".join(part[-depth:]) for part, depth in zip(parts, depths, strict=True)]
+        times = Counter(names)
+        if len(times) == len(names):
+            return names
+        depths = [depth + (times[name] > 1) for name, depth in zip(names, depths, strict=True)]
+
+
+def _prompt_type(folder: Path, what: str, serve: ServeFlags, warnings: list[str]) -> tuple[str, str]:
+    """The prompt type of an adapter or a model, and the one it was trained with ("" where nothing says)."""
+    return _chosen_type(adapter.run_args(folder).get("prompt_type", ""), folder.name, what, serve, warnings)
+
+
+def _chosen_type(trained_as: str, name: str, what: str, serve: ServeFlags, warnings: list[str]) -> tuple[str, str]:
+    prompt_type = serve.prompt_type or trained_as or "instruct"
+    if prompt_type not in PROMPT_TYPES:
+        raise UserError(
+            f"the {what} in {name} was trained with prompt type {prompt_type!r}, which this version does not "
+            "know; name one with --prompt_type."
+        )
+    if trained_as and prompt_type != trained_as:
+        warnings.append(
+            f"the {what} in {name} was trained with --prompt_type {trained_as}; {prompt_type} gives worse answers."
+        )
+    return prompt_type, trained_as

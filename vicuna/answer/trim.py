@@ -1,0 +1,117 @@
+"""What of a conversation a model is shown: as many of the latest turns as its context holds."""
+
+import hashlib
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+from vicuna.errors import UserError
+from vicuna.prompt.templates import TEMPLATES, Message, prompt_ids, segments, split_system
+from vicuna.prompt.tokenizer import TextTokenizer
+
+KEPT = 0.75  # of the budget, once turns are forgotten: the next turns then share their beginning with this one
+
+
+class Lengths:
+    """Lengths of prompts in tokens, remembered by a hash of their text: a turn then costs its own prompt only.
+
+    Args:
+        most: prompts to remember; the one not asked for the longest goes first.
+    """
+
+    def __init__(self, most: int = 1 << 15):
+        self.most = most
+        self._found: OrderedDict[bytes, int] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def of(self, tokenizer: TextTokenizer, prompt_type: str, messages: Sequence[Message]) -> int:
+        """Tokens of the prompt for the last message, BOS included."""
+        key = hashlib.blake2b(
+            "\0".join([prompt_type, *segments(prompt_type, messages)]).encode(errors="surrogatepass"), digest_size=16
+        ).digest()
+        with self._lock:
+            if key in self._found:
+                self._found.move_to_end(key)
+                return self._found[key]
+        length = len(prompt_ids(tokenizer, prompt_type, messages))
+        with self._lock:
+            self._found[key] = length
+            while len(self._found) > self.most:
+                self._found.popitem(last=False)
+        return length
+
+
+_lengths: WeakKeyDictionary[TextTokenizer, Lengths] = WeakKeyDictionary()
+
+
+class TooLong(UserError):
+    """The newest message alone does not fit."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A prompt that fits.
+
+    Attributes:
+        ids: of the prompt, BOS included.
+        messages: those it was made of.
+        forgotten: turns left out, the oldest; a turn is a question with its answer.
+        budget: most tokens that the prompt may have.
+        max_new_tokens: as asked for, or lowered to what the context leaves.
+    """
+
+    ids: list[int]
+    messages: list[Message]
+    forgotten: int
+    budget: int
+    max_new_tokens: int
+
+
+def fit(
+    tokenizer: TextTokenizer,
+    prompt_type: str,
+    messages: Sequence[Message],
+    context: int,
+    max_new_tokens: int,
+    max_memory: int | None = None,
+) -> Fitted:
+    """The prompt for the last message, with as many earlier turns as there is room for.
+
+    Whole turns are left out, from the front. Once they do not fit, they go down to KEPT of the budget; which ones is
+    found by going through the conversation from its beginning, so that it does not depend on who asks.
+
+    Args:
+        messages: perhaps a system message, then user, assistant, …, user; unchanged.
+        max_memory: most tokens of the prompt; None for what the context leaves.
+
+    Raises:
+        TooLong: the last message alone does not fit.
+        UserError: messages that do not alternate.
+    """
+    system, others = split_system(messages)
+
+    lengths = _lengths.setdefault(tokenizer, Lengths())
+
+    def length(first: int, last: int) -> int:
+        return lengths.of(tokenizer, prompt_type, [*system, *others[2 * first : 2 * last + 1]])
+
+    turns = max(0, len(others) - 1) // 2
+    alone = length(turns, turns)
+    memory = context if max_memory is None else max_memory
+    if alone >= context:
+        raise TooLong(f"the message needs {alone} tokens, the base's context is {context}: shorten it.")
+    if alone > memory:
+        raise TooLong(
+            f"the message needs {alone} tokens, Max Memory {memory} leaves it no room: raise Max Memory, or shorten it."
+        )
+    new = min(max_new_tokens, context - alone)
+    budget = min(memory, context - new)
+    first = 0 if TEMPLATES[prompt_type].turn else turns  # a prompt type without earlier turns forgets them all
+    for last in range(first, turns + 1):
+        if length(first, last) > budget:
+            while first < last and length(first, last) > KEPT * budget:
+                first += 1
+    shown = [*system, *others[2 * first :]]
+    return Fitted(prompt_ids(tokenizer, prompt_type, shown), shown, first, budget, new)

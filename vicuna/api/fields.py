@@ -1,0 +1,109 @@
+"""The fields of a request body: each is of its kind, known, and asks for something that is done here."""
+
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from typing import Any
+
+from vicuna.api.guard import Problem
+
+# What has no meaning here, and changes no answer.
+IGNORED = {
+    *("metadata", "store", "service_tier", "parallel_tool_calls", "prompt_cache_key", "prompt_cache_retention"),
+    *("safety_identifier",),
+}
+# What would change the answer and is not done: field -> the values that ask for nothing.
+NOT_DONE: dict[str, tuple] = {
+    "frequency_penalty": (0,),
+    "presence_penalty": (0,),
+    "logprobs": (False,),
+    "top_logprobs": (0,),
+    "logit_bias": ({},),
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "response_format": ({"type": "text"},),
+    "modalities": (["text"],),
+    "echo": (False,),
+    "suffix": ("",),
+    "best_of": (1,),
+}
+
+
+class Fields:
+    """The fields of a body, each to be taken once, and checked as it is; null is the same as left out."""
+
+    def __init__(self, values: Mapping[str, Any]):
+        self._values = {name: value for name, value in values.items() if value is not None}
+        self._taken: set[str] = set()
+
+    def take(self, name: str, kind: str, default: Any = None) -> Any:
+        """The value of a field, or `default`.
+
+        Args:
+            kind: one of KINDS.
+
+        Raises:
+            Problem: it is of another kind.
+        """
+        self._taken.add(name)
+        if name not in self._values:
+            return default
+        return checked(self._values[name], name, kind)
+
+    def end(self) -> None:
+        """Refuse what is left.
+
+        Raises:
+            Problem: fields that are not known, or ask for what is not done.
+        """
+        left = self._values.keys() - self._taken - IGNORED
+        for name in sorted(left & NOT_DONE.keys()):
+            if self._values[name] not in NOT_DONE[name]:
+                raise Problem(400, f"{name} is not supported here; leave it out.", name, "unsupported_parameter")
+        for name in sorted(left - NOT_DONE.keys()):
+            near = get_close_matches(name, self._taken, n=1)
+            hint = f"did you mean {near[0]}?" if near else "leave it out."
+            param = name[:80] if _is_unicode(name) else None
+            raise Problem(400, f"{name[:80]!r} is not a field of this request; {hint}", param, "unknown_parameter")
+
+
+def is_whole(value: Any) -> bool:
+    """Whether a JSON value is an integer; true and false are none."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+KINDS: dict[str, Callable[[Any], bool]] = {
+    "text": lambda value: isinstance(value, str),
+    "an integer": is_whole,
+    "a number": lambda value: is_whole(value) or isinstance(value, float),
+    "true or false": lambda value: isinstance(value, bool),
+    "a list": lambda value: isinstance(value, list),
+    "an object": lambda value: isinstance(value, dict),
+    "text or a list": lambda value: isinstance(value, str | list),
+}
+WORDS = {
+    type(None): "null", str: "text", bool: "true or false", int: "an integer", float: "a number", list: "a list",
+    dict: "an object",
+}  # fmt: skip
+
+
+def checked(value: Any, name: str, kind: str) -> Any:
+    """`value`, if it is of that kind, and encodable where it is text.
+
+    Raises:
+        Problem: it is not.
+    """
+    if not KINDS[kind](value):
+        raise Problem(400, f"{name} is {WORDS[type(value)]}, expected {kind}.", name, "invalid_type")
+    if isinstance(value, str) and not _is_unicode(value):
+        raise Problem(400, f"{name} holds half of a surrogate pair, which is no character.", name)
+    return value
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,287 @@
+"""A request body of OpenAI's API as what `Assistant` takes; whatever it can not do is refused, never ignored."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from vicuna.answer.assistant import Assistant
+from vicuna.answer.stream import DRAWING, NUMBERS, settings
+from vicuna.answer.trim import TooLong, fit
+from vicuna.api.fields import Fields, checked, is_whole
+from vicuna.api.guard import Problem
+from vicuna.args import ChatFlags, DecodingFlags
+from vicuna.errors import UserError
+from vicuna.prompt.templates import Message, prompt_ids
+
+MAX_MESSAGES = 1000
+MAX_CHOICES = 16  # answers to one request
+MAX_STOPS = 16
+MAX_ROWS = 2048  # texts to embed in one request
+ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+
+# Field -> the flag that says the same, and bounds it.
+DECODING = {
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "seed": "seed",
+    "max_tokens": "max_new_tokens",
+    "max_completion_tokens": "max_new_tokens",
+    # not OpenAI's; the page has them
+    "top_k": "top_k",
+    "repetition_penalty": "repetition_penalty",
+    "num_beams": "num_beams",
+    "do_sample": "do_sample",
+    "min_tokens": "min_new_tokens",
+}
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What is to be generated.
+
+    Attributes:
+        model: the name it goes by in the answer; adapter: name of a choice.
+        prompts: ids of each, BOS included; n: answers to each.
+        chosen: generate()'s arguments; seed: of the first answer, the next ones count on.
+        notices: what the user should know of what was sent.
+    """
+
+    model: str
+    adapter: str
+    prompts: list[list[int]]
+    chosen: dict[str, Any]
+    seed: int | None
+    n: int
+    stops: tuple[str, ...]
+    stream: bool
+    include_usage: bool
+    client: str
+    notices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Embed:
+    """What is to be embedded: `rows` of ids, each at most a context long."""
+
+    model: str
+    adapter: str
+    rows: list[list[int]]
+    as_base64: bool
+    client: str
+
+
+def _model(fields: Fields, assistant: Assistant) -> tuple[str, str]:
+    known = assistant.names
+    name = fields.take("model", "text", next(iter(known)))
+    if name not in known:
+        message = f"there is no model {name[:200]!r} here; there are: {', '.join(known)}."
+        raise Problem(404, message, "model", "model_not_found")
+    return name, known[name]
+
+
+def chat(values: Mapping[str, Any], assistant: Assistant, flags: ChatFlags, decoding: DecodingFlags, peer: str) -> Ask:
+    """A request of /v1/chat/completions.
+
+    Args:
+        peer: address of the client, host:port.
+
+    Raises:
+        Problem: what is wrong with it.
+    """
+    fields = Fields(values)
+    model, adapter = _model(fields, assistant)
+    messages = _messages(fields.take("messages", "a list", []))
+    chosen, common = _common(fields, assistant, decoding, peer)
+    fields.end()
+    try:
+        fitted = fit(
+            assistant.tokenizer, assistant.choices[adapter].prompt_type, messages, assistant.engine.context,
+            chosen["max_new_tokens"], flags.max_memory,
+        )  # fmt: skip
+    except TooLong as error:
+        raise Problem(400, str(error), "messages", "context_length_exceeded") from error
+    except UserError as error:
+        raise Problem(400, str(error), "messages") from error
+    notices = []
+    if fitted.forgotten:
+        notices.append(f"{fitted.forgotten} earlier turns did not fit and were left out")
+    if fitted.max_new_tokens < chosen["max_new_tokens"]:
+        notices.append(f"the context leaves {fitted.max_new_tokens} tokens for the answer")
+    chosen = {**chosen, "max_new_tokens": fitted.max_new_tokens}
+    _bound(common["n"], "n", assistant)
+    return Ask(model, adapter, [fitted.ids], chosen, notices=tuple(notices), **common)
+
+
+def completion(values: Mapping[str, Any], assistant: Assistant, decoding: DecodingFlags, peer: str) -> Ask:
+    """A request of /v1/completions; its text is all that the model is shown.
+
+    Raises:
+        Problem: what is wrong with it.
+    """
+    fields = Fields(values)
+    model, adapter = _model(fields, assistant)
+    prompts = _rows(fields.take("prompt", "text or a list"), "prompt", assistant)
+    chosen, common = _common(fields, assistant, decoding, peer)
+    fields.end()
+    _bound(common["n"] * len(prompts), "n times the prompts", assistant)
+    return Ask(model, adapter, prompts, chosen, **common)
+
+
+def embedding(values: Mapping[str, Any], assistant: Assistant, peer: str) -> Embed:
+    """A request of /v1/embeddings.
+
+    Raises:
+        Problem: what is wrong with it.
+    """
+    fields = Fields(values)
+    model, adapter = _model(fields, assistant)
+    given = fields.take("input", "text or a list")
+    if given == "" or (isinstance(given, list) and "" in given):
+        raise Problem(400, "input holds an empty text, which has no embedding.", "input")
+    rows = _rows(given, "input", assistant, spare=0)
+    if len(rows) > MAX_ROWS:
+        raise Problem(400, f"input has {len(rows)} items, expected at most {MAX_ROWS}.", "input")
+    form = fields.take("encoding_format", "text", "float")
+    if form not in ("float", "base64"):
+        raise Problem(400, f"encoding_format is {form[:80]!r}, expected float or base64.", "encoding_format")
+    client = _client(fields, peer)
+    if "dimensions" in values and values["dimensions"] is not None:
+        raise Problem(400, "dimensions is not supported here; leave it out.", "dimensions", "unsupported_parameter")
+    fields.end()
+    return Embed(model, adapter, rows, form == "base64", client)
+
+
+def _client(fields: Fields, peer: str) -> str:
+    """Whose turn a request takes: the named user's of that machine, else the connection's."""
+    user = fields.take("user", "text", "")
+    return f"{peer.rpartition(':')[0]} {user}" if user else peer
+
+
+def _common(
+    fields: Fields, assistant: Assistant, decoding: DecodingFlags, peer: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """generate()'s arguments, and the fields of Ask that both kinds of request have."""
+    flags = _decoding(fields, decoding)
+    chosen = settings(flags, assistant.engine.generation_config)
+    most = assistant.engine.max_beams
+    if chosen["num_beams"] > most:
+        why = ": llama.cpp, which computes it, has no beam search" if most == 1 else ""
+        message = f"num_beams {chosen['num_beams']} is out of range: this model answers with at most {most}{why}."
+        raise Problem(400, message, "num_beams")
+    n = fields.take("n", "an integer", 1)
+    if n < 1:
+        raise Problem(400, f"n {n} is out of range: expected 1 or more.", "n")
+    options = Fields(fields.take("stream_options", "an object", {}))
+    include_usage = options.take("include_usage", "true or false", False)
+    options.take("include_obfuscation", "true or false")  # of no use here: nothing is padded
+    options.end()
+    return chosen, {
+        "seed": flags.seed,
+        "n": n,
+        "stops": _stops(fields.take("stop", "text or a list", [])),
+        "stream": fields.take("stream", "true or false", False),
+        "include_usage": include_usage,
+        "client": _client(fields, peer),
+    }
+
+
+def _bound(count: int, what: str, assistant: Assistant) -> None:
+    """Every answer of a request waits in the queue, so no request may ask for more than go in."""
+    most = min(MAX_CHOICES, assistant.worker.max_queue)
+    if count > most:
+        raise Problem(400, f"{what} is {count}, expected at most {most}.", "n")
+
+
+def _decoding(fields: Fields, flags: DecodingFlags) -> DecodingFlags:
+    """The server's flags with what the request says instead."""
+    given: dict[str, Any] = {}
+    for field, name in DECODING.items():
+        kind = "a number" if field in NUMBERS else "true or false" if field == "do_sample" else "an integer"
+        if (value := fields.take(field, kind)) is None:
+            continue
+        try:
+            DecodingFlags(**{name: value})
+        except UserError as error:
+            raise Problem(400, str(error).replace(f"--{name}", field), field) from error
+        if given.get(name, value) != value:
+            raise Problem(400, f"max_tokens {given[name]} and max_completion_tokens {value} differ.", field)
+        given[name] = value
+    # What the request says of drawing counts as a whole, not beside what the server's flags say of it.
+    if "do_sample" not in given and any(name in given for name in DRAWING):
+        given["do_sample"] = None
+    if given.get("do_sample") is False:
+        given = {**dict.fromkeys(DRAWING), **given}
+    if given.get("do_sample") and not flags.temperature:
+        given.setdefault("temperature", None)
+    try:
+        return replace(flags, **given)
+    except UserError as error:
+        raise Problem(400, str(error).replace("--", ""), "do_sample") from error
+
+
+def _stops(given: str | list) -> tuple[str, ...]:
+    texts = [given] if isinstance(given, str) else given
+    if len(texts) > MAX_STOPS:
+        raise Problem(400, f"stop has {len(texts)} texts, expected at most {MAX_STOPS}.", "stop")
+    for text in texts:
+        if not checked(text, "stop", "text"):
+            raise Problem(400, "stop holds an empty text, which would end every answer at once.", "stop")
+    return tuple(texts)
+
+
+def _messages(given: list) -> list[Message]:
+    if not 0 < len(given) <= MAX_MESSAGES:
+        raise Problem(400, f"messages has {len(given)} items, expected 1 to {MAX_MESSAGES}.", "messages")
+    return [_message(one, f"messages[{i}]") for i, one in enumerate(given)]
+
+
+def _message(given: Any, where: str) -> Message:
+    checked(given, where, "an object")
+    role = given.get("role")
+    if not isinstance(role, str) or role not in ROLES:
+        raise Problem(400, f"{where}.role is {str(role)[:80]!r}, expected one of {', '.join(ROLES)}.", f"{where}.role")
+    if given.get("tool_calls"):
+        raise Problem(400, f"{where}.tool_calls is not supported here.", f"{where}.tool_calls")
+    return {"role": ROLES[role], "content": _content(given.get("content"), f"{where}.content")}
+
+
+def _content(given: Any, where: str) -> str:
+    """The text of a message: a text, or a list of parts, which are put below each other."""
+    if isinstance(given, str):
+        return checked(given, where, "text")
+    texts = []
+    for i, part in enumerate(checked(given, where, "text or a list")):
+        checked(part, f"{where}[{i}]", "an object")
+        if part.get("type") != "text":
+            raise Problem(400, f"{where}[{i}].type is {str(part.get('type'))[:80]!r}, expected text.", where)
+        texts.append(checked(part.get("text"), f"{where}[{i}].text", "text"))
+    return "\n".join(texts)
+
+
+def _rows(given: str | list | None, name: str, assistant: Assistant, spare: int = 1) -> list[list[int]]:
+    """Ids of a text, of several, or as they are given; `spare` tokens of the context stay free.
+
+    Raises:
+        Problem: nothing of this, or a row that is too long.
+    """
+    if given is None:
+        raise Problem(400, f"{name} is missing: expected a text, several, or token ids.", name)
+    several = given if isinstance(given, list) and given and not is_whole(given[0]) else [given]
+    rows = [_row(one, name, assistant) for one in several]
+    most = assistant.engine.context - spare
+    for row in rows:
+        if len(row) > most:
+            message = f"{name} has {len(row)} tokens, the base's context leaves room for {most}: shorten it."
+            raise Problem(400, message, name, "context_length_exceeded")
+    return rows
+
+
+def _row(given: Any, name: str, assistant: Assistant) -> list[int]:
+    if isinstance(given, str):
+        return prompt_ids(assistant.tokenizer, "text", [{"role": "user", "content": checked(given, name, "text")}])
+    if not isinstance(given, list) or not given or not all(map(is_whole, given)):
+        raise Problem(400, f"{name} must be a text, token ids, or a list of one of these.", name, "invalid_type")
+    size = assistant.tokenizer.size
+    if not all(0 <= i < size for i in given):
+        raise Problem(400, f"{name} holds token ids outside of 0 to {size - 1}.", name)
+    return given

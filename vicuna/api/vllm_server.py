@@ -1,0 +1,217 @@
+"""vLLM's command line for a model of ours: python -m vicuna.api.vllm_server --model_path BASE --lora_path A -- [vLLM's]
+
+Checks base and adapters, then becomes `vllm serve` with the template they were trained with, the adapters by name,
+and whatever follows `--` as it is. scripts/serve_vllm.sh is the launcher.
+"""
+
+import json
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from vicuna import log
+from vicuna.args import ServeFlags, flag, parse
+from vicuna.errors import UserError, run
+from vicuna.prompt.templates import PROMPT_TYPES
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from vicuna.model.base import Base
+
+RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what --max-lora-rank takes
+WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")  # what vLLM reads of an adapter
+UNKNOWN_TO_VLLM = ("modules_to_save", "use_dora", "rank_pattern", "alpha_pattern", "trainable_token_indices")
+
+
+@dataclass
+class VllmFlags:
+    """What vLLM is to serve."""
+
+    model_path: str = flag("models/tiny-llama-zh", "merged model, or base: a folder, or a hub id owner/name")
+    lora_path: list[str] = flag([], "adapters, each a folder or a hub id; clients name one of them, or the base")
+    prompt_type: Literal[PROMPT_TYPES] | None = flag(
+        None, "template; default: what model and adapters were trained with"
+    )
+    gpus: int = flag(1, "GPUs to spread the model over")
+    port: int = flag(8000, "port to listen on")
+
+
+def main(flags: VllmFlags, further: list[str]) -> None:
+    """Check, and become vLLM.
+
+    Raises:
+        UserError: vLLM is not there, or can not serve this.
+    """
+    log.set_up()
+    name = os.environ.get("VLLM") or "vllm"
+    program = shutil.which(name)
+    if program is None:
+        raise UserError(
+            f"{name} is not installed: vLLM needs an NVIDIA GPU and `python -m pip install vllm`; VLLM=/path/to/vllm "
+            "names the program of another environment."
+        )
+    key = os.environ.get("VICUNA_API_KEY") or os.environ.get("VLLM_API_KEY", "")
+    host = _given(further, "--host")
+    if host and not key and not _given(further, "--api-key") and ServeFlags(host=host).reached_from_elsewhere:
+        raise UserError(f"--host {host} lets other machines in, and nothing asks who they are: set VICUNA_API_KEY.")
+    argv = [name, *command(flags), *further]
+    log.log.info("%s", " ".join(argv))
+    environment = {"VLLM_NO_USAGE_STATS": "1", **os.environ} | ({"VLLM_API_KEY": key} if key else {})
+    os.execve(program, argv, environment)
+
+
+def _given(argv: list[str], name: str) -> str:
+    """The value of a flag on vLLM's command line; the last one counts there."""
+    found = ""
+    for word, following in zip(argv, [*argv[1:], ""], strict=False):
+        if word == name:
+            found = following
+        elif word.startswith(f"{name}="):
+            found = word.partition("=")[2]
+    return found
+
+
+def command(flags: VllmFlags) -> list[str]:
+    """vLLM's arguments.
+
+    Raises:
+        UserError: a base or an adapter that can not be served.
+    """
+    # Imported here so that a program that is missing is named at once.
+    from vicuna.model import adapter
+    from vicuna.model.base import check_base
+
+    base = check_base(flags.model_path)
+    heads = base.config.num_attention_heads
+    if flags.gpus < 1 or heads % flags.gpus:
+        raise UserError(
+            f"{flags.gpus} GPUs can not share the {heads} attention heads of the base; take a divisor of them."
+        )
+    folders = [adapter.adapter_folder(path) for path in flags.lora_path if path]
+    argv = ["serve", str(base.path), "--served-model-name", base.path.name]
+    argv += ["--host", ServeFlags.host, "--port", str(flags.port)]  # vLLM's own default is every address
+    argv += ["--generation-config", "auto" if (base.path / "generation_config.json").is_file() else "vllm"]
+    argv += _precision()
+    if flags.gpus > 1:
+        argv += ["--tensor-parallel-size", str(flags.gpus)]
+    if prompt_type := _prompt_type(flags.prompt_type, base.path, folders):
+        argv += ["--chat-template", str(_template_file(prompt_type))]
+    return argv + _adapters(base, folders)
+
+
+def _precision() -> list[str]:
+    """half on GPUs that only emulate bfloat16, for bases that were saved in it; elsewhere vLLM's own choice."""
+    import torch
+
+    from vicuna.model.base import compute_dtype, device
+
+    return ["--dtype", "half"] if device().type == "cuda" and compute_dtype(16)[0] == torch.float16 else []
+
+
+def _prompt_type(asked_for: str | None, base: Path, folders: list[Path]) -> str:
+    """The template that vLLM is to be given; "" where the model's folder has the right one."""
+    from vicuna.model import adapter
+
+    if asked_for:
+        return asked_for
+    trained = {folder.name: adapter.run_args(folder).get("prompt_type") for folder in folders}
+    known = {prompt_type for prompt_type in trained.values() if prompt_type}
+    if len(known) > 1:
+        each = ", ".join(f"{name} {prompt_type}" for name, prompt_type in trained.items() if prompt_type)
+        raise UserError(
+            f"the adapters were trained with different prompt types ({each}), and vLLM has one template for all: serve "
+            "them apart, or name one with PROMPT_TYPE."
+        )
+    known = known or {adapter.run_args(base).get("prompt_type")} - {None}
+    if not known:
+        return "" if has_template(base) else "instruct"
+    (prompt_type,) = known
+    if prompt_type not in PROMPT_TYPES:
+        raise UserError(f"prompt type {prompt_type!r} is not known to this version; name one with PROMPT_TYPE.")
+    return prompt_type if folders or not has_template(base) else ""
+
+
+def has_template(folder: Path) -> bool:
+    """Whether a model's folder says itself how its prompts are built."""
+    from vicuna.prompt.chat_template import FILE
+
+    if (folder / FILE).is_file():
+        return True
+    try:
+        return bool(json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("chat_template"))
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _template_file(prompt_type: str) -> Path:
+    """A file with the template of a prompt type, in the user's cache folder."""
+    from vicuna.data.cache import default_cache
+    from vicuna.prompt.chat_template import chat_template
+
+    file = default_cache().parent / f"chat_template-{prompt_type}.jinja"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(chat_template(prompt_type), encoding="utf-8")
+    return file
+
+
+def _adapters(base: "Base", folders: list[Path]) -> list[str]:
+    if not folders:
+        return []
+    from vicuna.model.base import skeleton
+
+    names = [folder.name for folder in folders]
+    taken = [name for name in names if names.count(name) > 1 or name == base.path.name]
+    if taken:
+        raise UserError(f"clients could not tell {taken[0]} from another of that name: give the folder another one.")
+    model = skeleton(base.config)
+    rank = max(_rank(folder, model, base.path.name) for folder in folders)
+    if rank > RANKS[-1]:
+        raise UserError(f"rank {rank} is more than the {RANKS[-1]} that vLLM takes: merge the adapter into the base.")
+    most = next(allowed for allowed in RANKS if allowed >= rank)
+    return [
+        *("--enable-lora", "--max-loras", str(len(folders)), "--max-lora-rank", str(most), "--lora-modules"),
+        *(_module(folder) for folder in folders),
+    ]
+
+
+def _rank(folder: Path, model: "PreTrainedModel", base_name: str) -> int:
+    """The rank of an adapter that vLLM can serve.
+
+    Raises:
+        UserError: it can not, or the adapter does not fit the base.
+    """
+    from vicuna.model import adapter
+
+    weights = adapter.weight_file(folder)
+    if weights.name not in WEIGHTS or not (folder / adapter.CONFIG_FILE).is_file():
+        raise UserError(
+            f"{folder} is of an age that vLLM does not read: it wants {adapter.CONFIG_FILE} beside one of "
+            f"{', '.join(WEIGHTS)}. Merge the adapter into the base."
+        )
+    tensors = adapter.read_tensors(weights)
+    config, _ = adapter.read_config(folder, tensors)
+    adapter.check_fit(tensors, model, base_name)
+    odd = [name for name in UNKNOWN_TO_VLLM if getattr(config, name, None)]
+    odd += ["bias"] * (config.bias != "none") + ["whole modules"] * bool(adapter.saved_modules(tensors))
+    if odd:
+        raise UserError(f"{folder} uses {odd[0]}, which vLLM does not serve: merge the adapter into the base.")
+    return config.r
+
+
+def _module(folder: Path) -> str:
+    """An adapter as --lora-modules takes it."""
+    path = str(folder.resolve())
+    if "=" in path or "," in path or path.startswith("{"):
+        return json.dumps({"name": folder.name, "path": path}, ensure_ascii=False)
+    return f"{folder.name}={path}"
+
+
+if __name__ == "__main__":
+    own, further = sys.argv[1:], []
+    if "--" in own:
+        own, further = own[: own.index("--")], own[own.index("--") + 1 :]
+    run(lambda: main(*parse(__doc__, VllmFlags, argv=own), further))

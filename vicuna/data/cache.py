@@ -1,0 +1,202 @@
+"""Tokenised records on disk, named by their content: data, tokenizer, template and options, never by file names.
+
+One process of a host tokenises, the others wait for it and then map the same files; so does the next run on the same
+records. An entry appears by a rename, whole or not at all.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from vicuna.args import DataFlags
+from vicuna.data import formats
+from vicuna.data import records as data
+from vicuna.data.records import Examples, Records, Source, hold_out, read_records, tokenise
+from vicuna.errors import UserError
+from vicuna.prompt import templates as prompt
+from vicuna.prompt import tokenizer
+from vicuna.prompt.templates import TEMPLATES
+from vicuna.prompt.tokenizer import TextTokenizer
+
+MANIFEST = "manifest.json"
+PATIENCE_S = 60  # a process that tokenises shows every few seconds that it still does
+BEAT_S = 5
+# What an entry depends on, beside the files and the tokenizer.
+OPTIONS = ("prompt_type", "cutoff_len", "train_turns", "train_on_inputs", "test_size", "skip_bad_rows", "encoding")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The examples of a run.
+
+    Attributes:
+        records: files and counts; its dialogues are not kept.
+        held_out: examples for evaluation, or None.
+    """
+
+    records: Records
+    train: Examples
+    held_out: Examples | None
+
+    @property
+    def sha256(self) -> str:
+        """Of the tokenised rows."""
+        parts = [part.sha256 for part in (self.train, self.held_out) if part]
+        return hashlib.sha256(" ".join(parts).encode()).hexdigest()
+
+    def place(self, record: int) -> str:
+        """Where a training record stands, as messages name it."""
+        row = self.train.rows[self.train.rows["record"][:].index(record)]
+        return f"{self.records.sources[row['source']].path} line {row['line']}"
+
+
+def prepared(
+    flags: DataFlags,
+    sources: Sequence[Source],
+    text_tokenizer: TextTokenizer,
+    writes: bool,
+    patience: float = PATIENCE_S,
+) -> Prepared:
+    """The tokenised records, from the cache or into it.
+
+    Args:
+        sources: the files, as `data.open_sources` gives them.
+        writes: whether this process tokenises what is not there; the others of its host wait.
+        patience: seconds to wait without a sign of life.
+
+    Raises:
+        UserError: malformed records, or the process that tokenises has ended.
+    """
+    cache = Path(flags.cache_path).expanduser() if flags.cache_path else default_cache()
+    entry = cache / key(flags, sources, text_tokenizer)
+    if not (entry / MANIFEST).is_file():
+        if writes:
+            _write(flags, text_tokenizer, entry)
+        else:
+            _wait(entry, patience)
+    return _read(entry, sources)
+
+
+def default_cache() -> Path:
+    """chinese-vicuna in the user's cache folder (XDG_CACHE_HOME, else ~/.cache)."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "chinese-vicuna" / "tokenised"
+
+
+def key(flags: DataFlags, sources: Sequence[Source], text_tokenizer: TextTokenizer) -> str:
+    """SHA-256 of all that the tokenised rows depend on, this program's own code included."""
+    code = b"".join(Path(module.__file__).read_bytes() for module in (data, formats, prompt, tokenizer))
+    parts = {
+        "files": [(source.sha256, source.weight, source.path.suffix) for source in sources],
+        "options": {name: getattr(flags, name) for name in OPTIONS},
+        "template": asdict(TEMPLATES[flags.prompt_type]),
+        "tokenizer": _sha256(text_tokenizer.source.read_bytes()),
+        "code": _sha256(code),
+        "versions": [version(name) for name in ("sentencepiece", "tokenizers")],
+    }
+    return _sha256(json.dumps(parts, sort_keys=True).encode())[:32]
+
+
+def _sha256(raw: bytes) -> str:
+    return hashlib.sha256(raw).hexdigest()
+
+
+def _write(flags: DataFlags, text_tokenizer: TextTokenizer, entry: Path) -> None:
+    import datasets
+
+    entry.parent.mkdir(parents=True, exist_ok=True)
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
+    with _heartbeat(entry), tempfile.TemporaryDirectory(prefix=f".{entry.name}-", dir=entry.parent) as aside:
+        records = read_records(flags.data_path, flags.prompt_type, flags.skip_bad_rows, flags.encoding)
+        train_ids, held_ids = hold_out(len(records.dialogues), flags.test_size)
+        options = (flags.prompt_type, flags.cutoff_len, flags.train_on_inputs, flags.train_turns)
+        train = tokenise(text_tokenizer, records, records.weighted(train_ids), *options)
+        held_out = tokenise(text_tokenizer, records, held_ids, *options) if held_ids else None
+        facts: dict[str, Any] = {
+            "sources": [{**vars(source), "path": "", "bad": dict(source.bad)} for source in records.sources]
+        }
+        for name, examples in (("train", train), ("held_out", held_out)):
+            if examples:
+                examples.rows.save_to_disk(Path(aside) / name)
+                facts[name] = {one.name: getattr(examples, one.name) for one in fields(examples) if one.name != "rows"}
+        (Path(aside) / MANIFEST).write_text(json.dumps(facts), encoding="utf-8")
+        with contextlib.suppress(OSError):  # another run was quicker with the same entry
+            os.rename(aside, entry)
+            os.mkdir(aside)  # for its own removal
+
+
+@contextlib.contextmanager
+def _heartbeat(entry: Path) -> Iterator[None]:
+    """Touch a file beside the entry every few seconds, while the block runs."""
+    file, done = _pulse(entry), threading.Event()
+
+    def beat() -> None:
+        while not done.wait(BEAT_S):
+            file.touch()
+
+    file.touch()
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+        file.unlink(missing_ok=True)
+
+
+def _pulse(entry: Path) -> Path:
+    return entry.with_suffix(".alive")
+
+
+def _wait(entry: Path, patience: float) -> None:
+    """Wait until another process of this host has written the entry.
+
+    Raises:
+        UserError: it has ended without, or gives no sign of life.
+    """
+    # When it last was seen to change, by this process's own clock: those of two machines differ, and may be set.
+    pulse, since = None, time.monotonic()
+    while not (entry / MANIFEST).is_file():
+        try:
+            found = _pulse(entry).stat().st_mtime_ns
+            if found != pulse:
+                pulse, since = found, time.monotonic()
+        except FileNotFoundError:
+            if pulse is not None and not (entry / MANIFEST).is_file():
+                raise UserError(
+                    "the process of this host that tokenises has failed; its error stands above. Mend it, and start "
+                    "again."
+                ) from None
+        if time.monotonic() - since > patience:
+            raise UserError(
+                f"the process of this host that tokenises gave no sign of life for {patience:.0f} s. Start again; the "
+                f"processes of a host need the same --cache_path, here {entry.parent}."
+            )
+        time.sleep(min(0.2, patience / 10))
+
+
+def _read(entry: Path, sources: Sequence[Source]) -> Prepared:
+    from datasets import load_from_disk
+
+    facts = json.loads((entry / MANIFEST).read_text(encoding="utf-8"))
+    known = [
+        Source(**{**found, "path": source.path, "bad": Counter(found["bad"])})
+        for found, source in zip(facts["sources"], sources, strict=True)
+    ]
+    parts = {
+        name: Examples(rows=load_from_disk(str(entry / name)), **facts[name]) if name in facts else None
+        for name in ("train", "held_out")
+    }
+    return Prepared(Records(sources=known), **parts)

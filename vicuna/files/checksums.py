@@ -1,0 +1,150 @@
+"""Lists of SHA-256 as they are published: our own JSON, what sha256sum writes, and tables in Markdown.
+
+A table names a file now in a cell, now in the head of a column or in the heading above it, with a * for the number;
+the rows are then models, of which one's files are to be like these. Digests cut short by … are kept as they are.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from vicuna.errors import UserError
+
+FULL = 64  # hexadecimal digits
+_CUT = "(?:…|\\.{3})"
+# In full; or a beginning, and perhaps an end, around dots; or a beginning alone.
+_DIGEST = re.compile(
+    rf"(?:[0-9a-f]{{64}}|[0-9a-f]{{6,63}}\s?{_CUT}\s?[0-9a-f]{{0,57}}|[0-9a-f]{{12,63}})", re.IGNORECASE
+)
+_OTHER_SUMS = (32, 40)  # digits of MD5 and SHA-1
+_LINE = re.compile(rf"\\?({_DIGEST.pattern})\s+\*?(\S.*)", re.IGNORECASE)
+_TAGGED = re.compile(rf"SHA256 ?\((.+)\) ?= ?({_DIGEST.pattern})", re.IGNORECASE)
+_FILE = re.compile(r"[\w*./-]*\.(?:pth|bin|safetensors|model|json|jinja|zip|gguf)\b", re.IGNORECASE)
+_BREAK = re.compile(r"<br\s*/?>|\s*,\s*")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What files are to be like.
+
+    Attributes:
+        pattern: name of a file, with a * for what differs between its parts.
+        label: which model, where the list has several for the same files, else "".
+        digests: of the files in order.
+        size: bytes, where the list says so.
+    """
+
+    pattern: str
+    label: str
+    digests: tuple[str, ...]
+    size: int | None = None
+
+
+@dataclass(frozen=True)
+class HashList:
+    """A list with its entries; `tensors` as `vicuna.export.manifests` writes them, {} where it has none."""
+
+    source: Path
+    entries: list[Entry]
+    tensors: dict[str, Any] = field(default_factory=dict)
+
+
+def read_list(file: Path) -> HashList:
+    """Read a list of any of the three kinds.
+
+    Raises:
+        UserError: no such file, or no SHA-256 in it.
+    """
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} can not be read ({error}); expected a list of SHA-256.") from error
+    if text.lstrip().startswith("{"):
+        return _own(file, text)
+    entries = list(_of_lines(text)) or list(_of_tables(text))
+    if entries:
+        return HashList(file, entries)
+    if re.search(r"^(?:[0-9a-f]{32}|[0-9a-f]{40})\s", text, re.MULTILINE | re.IGNORECASE):
+        raise UserError(f"{file} is a list of MD5 or SHA-1, which prove nothing today; expected SHA-256.")
+    raise UserError(f"{file} holds no SHA-256; expected our JSON, lines of sha256sum or a table in Markdown.")
+
+
+def _own(file: Path, text: str) -> HashList:
+    try:
+        data = json.loads(text)
+        entries = [Entry(name, "", (one["sha256"].lower(),), one.get("size")) for name, one in data["files"].items()]
+        tensors = dict(data.get("tensors", {}))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{file} is no manifest of this program ({error!r}). Write it anew.") from error
+    return HashList(file, entries, tensors)
+
+
+def _of_lines(text: str) -> Iterator[Entry]:
+    """ "digest  name" and "SHA256 (name) = digest"."""
+    for line in text.splitlines():
+        line = line.strip()
+        if (match := _LINE.fullmatch(line)) and is_digest(match[1]):
+            yield Entry(match[2].removeprefix("./"), "", (tidy(match[1]),))
+        elif match := _TAGGED.fullmatch(line):
+            yield Entry(match[1].removeprefix("./"), "", (tidy(match[2]),))
+
+
+def _of_tables(text: str) -> Iterator[Entry]:
+    """The rows of tables. Rows of the same model with a number each are its parts."""
+    heading, head, found = "", [], {}
+    for line in text.splitlines():
+        line = line.strip()
+        if line.startswith("#"):
+            heading, head = line, []
+        elif "|" not in line:
+            head = []
+        elif not head:
+            head = _cells(line)
+        elif not re.fullmatch(r"[|:\s-]+", line) and (entry := _of_row(_cells(line), head, heading)):
+            before = found.get((entry.pattern, entry.label))
+            digests = before.digests + entry.digests if before else entry.digests
+            found[entry.pattern, entry.label] = replace(entry, digests=digests)
+    yield from found.values()
+
+
+def _cells(line: str) -> list[str]:
+    return [cell.strip().strip("`*") for cell in line.strip("|").split("|")]
+
+
+def _of_row(cells: list[str], head: list[str], heading: str) -> Entry | None:
+    """An entry; None for a row without digests, such as one that says "TBA"."""
+    for i, cell in enumerate(cells):
+        parts = [part.strip(" `") for part in _BREAK.split(cell)]
+        if not all(map(is_digest, parts)):
+            continue
+        others = [one for j, one in enumerate(cells) if j != i]
+        named = [match[0] for one in others if (match := _FILE.fullmatch(one))]
+        digests = tuple(map(tidy, parts))
+        if named:
+            return Entry(named[0], "", digests)
+        label = " ".join(one for one in others if not one.isdigit()) or " ".join(others)
+        pattern = next((match[0] for one in (*head[i : i + 1], *head, heading) if (match := _FILE.search(one))), "")
+        pattern = f"*{pattern}" if pattern.startswith(".") else pattern
+        return Entry(pattern, label, digests) if pattern else None
+    return None
+
+
+def is_digest(text: str) -> bool:
+    """Whether a text is a SHA-256, or a part of one."""
+    return bool(_DIGEST.fullmatch(text)) and len(text) not in _OTHER_SUMS
+
+
+def tidy(digest: str) -> str:
+    """A digest in small letters, with one … for what is left out of it."""
+    return re.sub(rf"\s?{_CUT}\s?", "…", digest.lower())
+
+
+def same_digest(said: str, found: str) -> str:
+    """How a digest is like what a list says: "", "equal", or "prefix" where it is cut short and as far as it goes."""
+    if said == found:
+        return "equal"
+    begin, _, end = said.partition("…")
+    return "prefix" if len(begin + end) < FULL and found.startswith(begin) and found.endswith(end) else ""

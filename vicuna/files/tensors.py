@@ -1,0 +1,274 @@
+"""Files of weights as memory: .safetensors, .bin and .pth are mapped, read and written one tensor at a time.
+
+A tensor that is read here is a view of its file, and one that is written is a view of a file already of its full
+size: copying from the one to the other takes no memory of its own, however large the model and whatever its shards.
+No pickle is executed: `torch.load` is always told `weights_only`.
+"""
+
+import json
+import os
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from mmap import MAP_SHARED
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from huggingface_hub import split_torch_state_dict_into_shards
+from safetensors import safe_open
+from torch.serialization import set_default_mmap_options, skip_data
+from tqdm import tqdm
+
+from vicuna.errors import UserError
+from vicuna.files.outputs import check_room
+
+SHARD_BYTES = 2 * 2**30
+INDEX = "model.safetensors.index.json"
+# Where a model in Hugging Face format keeps its weights, in the order in which transformers looks.
+SOURCES = ("model.safetensors", INDEX, "pytorch_model.bin", "pytorch_model.bin.index.json")
+# Elements of a block that is worked on as a whole: 256 MiB in float32.
+BLOCK = 1 << 26
+OLD_LLAMA_CPP = (b"lmgg", b"fmgg", b"tjgg")  # "ggml", "ggmf" and "ggjt", as they lie on the disk
+_CODES = {
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
+    torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
+}  # fmt: skip
+
+
+def weight_paths(folder: Path) -> list[Path]:
+    """The files that hold the weights of a model in Hugging Face format.
+
+    Raises:
+        UserError: there are none, or some that the index names are missing.
+    """
+    source = next((folder / name for name in SOURCES if (folder / name).is_file()), None)
+    if source is None:
+        refuse_old_llama_cpp(folder)
+        found = ", ".join(sorted(file.name for file in folder.iterdir())[:12]) or "nothing"
+        raise UserError(f"{folder} has no weights: expected one of {', '.join(SOURCES)}, found {found}.")
+    if source.suffix != ".json":
+        return [source]
+    try:
+        names = sorted(set(json.loads(source.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{source} is no index of weights ({error}). Copy the file again.") from error
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise UserError(
+            f"{folder} lacks {len(missing)} of the {len(names)} files that {source.name} names, such as {missing[0]}: "
+            "download or copy them again."
+        )
+    return [folder / name for name in names]
+
+
+def refuse_old_llama_cpp(folder: Path) -> None:
+    """Refuse a folder with a file of llama.cpp from before GGUF.
+
+    Raises:
+        UserError: with the command that writes a new one.
+    """
+    for file in sorted(folder.glob("*.bin")):
+        with file.open("rb") as opened:
+            if opened.read(4) in OLD_LLAMA_CPP:
+                raise UserError(
+                    f"{file} is in a format that llama.cpp dropped in 2023, and no program of today reads it. Write a "
+                    "new one from the model it was made of: python tools/export_gguf.py --model_path MODEL --out_path "
+                    f"{file.stem}.gguf"
+                )
+
+
+def read_file(file: Path) -> dict[str, torch.Tensor]:
+    """The tensors of one file by their names, mapped; only a .bin of before 2020 is read into memory.
+
+    Raises:
+        UserError: a file that is broken, or holds anything but named tensors.
+    """
+    try:
+        if file.suffix == ".safetensors":
+            with safe_open(file, framework="pt") as opened:
+                return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+    except Exception as error:  # torch.load raises whatever the broken archive makes it stumble over
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"{file} can not be read as plain tensors ({reason[:160]}). It is broken, or a pickle of program objects, "
+            "which is never opened."
+        ) from error
+    if not isinstance(tensors, Mapping) or not all(
+        isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in tensors.items()
+    ):
+        raise UserError(f"{file} is no table of named tensors; expected the weights of a model or of an adapter.")
+    return dict(tensors)
+
+
+def read_files(files: Iterable[Path]) -> dict[str, torch.Tensor]:
+    """The tensors of several files of one model.
+
+    Raises:
+        UserError: see `read_file`; or a name that is in two files.
+    """
+    found: dict[str, torch.Tensor] = {}
+    for file in files:
+        tensors = read_file(file)
+        if twice := sorted(found.keys() & tensors.keys()):
+            raise UserError(
+                f"{file} holds {twice[0]}, which another file of the model holds too: copy the model again."
+            )
+        found |= tensors
+    return found
+
+
+class Rows(Protocol):
+    """A tensor whose rows can be had: a mapped one, or one that is computed when it is asked for."""
+
+    @property
+    def shape(self) -> torch.Size: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    def __getitem__(self, rows: slice) -> torch.Tensor:
+        """Some rows; `rows` has a beginning and an end."""
+
+
+def planned(shape: Iterable[int], dtype: torch.dtype) -> torch.Tensor:
+    """A tensor that is going to be written: its shape and dtype, without values."""
+    return torch.empty(tuple(shape), dtype=dtype, device="meta")
+
+
+def blocks(shape: torch.Size | tuple[int, ...]) -> Iterator[tuple[int, int]]:
+    """Ranges of rows that are worked on together."""
+    step = max(1, BLOCK // max(1, torch.Size(shape[1:]).numel()))
+    for start in range(0, shape[0], step):
+        yield start, min(shape[0], start + step)
+
+
+def main_dtype(tensors: Mapping[str, Rows]) -> torch.dtype:
+    """The dtype that most of the weights have, by their size."""
+    sizes: dict[torch.dtype, int] = {}
+    for tensor in tensors.values():
+        sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.shape.numel()
+    return max(sizes, key=lambda dtype: sizes[dtype])
+
+
+def write_model(folder: Path, tensors: Mapping[str, Rows]) -> None:
+    """Write the weights of a model in Hugging Face format, with a progress bar."""
+    places = create_model(folder, {name: planned(tensor.shape, tensor.dtype) for name, tensor in tensors.items()})
+    for name, tensor in progress(tensors):
+        for start, stop in blocks(tensor.shape):
+            places[name][start:stop].copy_(tensor[start:stop])
+
+
+def progress(tensors: Mapping[str, Rows]) -> Iterable[tuple[str, Rows]]:
+    """The tensors and their names, with a progress bar where there is a terminal."""
+    return tqdm(tensors.items(), desc="Writing", unit="tensor", disable=None)
+
+
+def create_model(folder: Path, plan: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Make the .safetensors files of a model, of 2 GiB at most, and their index; the tensors to fill by name.
+
+    Args:
+        plan: see `planned`.
+    """
+    check_room(folder, sum(tensor.nbytes for tensor in plan.values()))
+    split = split_torch_state_dict_into_shards(dict(plan), max_shard_size=SHARD_BYTES)
+    tensors = {}
+    for name, inside in split.filename_to_tensors.items():
+        tensors |= create(folder / name, {one: plan[one] for one in inside})
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+        (folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    return tensors
+
+
+def create(file: Path, plan: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Make a .safetensors or .pth file of its full size, with room for `plan`; the tensors to fill by name.
+
+    What is copied into them is in the file. Call `seal` once all are filled and dropped.
+    """
+    return (_create_safetensors if file.suffix == ".safetensors" else _create_pth)(file, plan)
+
+
+def _create_safetensors(file: Path, plan: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Eight bytes of length, a header of JSON, then the values: the whole of the format."""
+    # The widest first, so that each begins at a multiple of its own width.
+    order = sorted(plan, key=lambda name: (-plan[name].dtype.itemsize, name))
+    header: dict[str, dict] = {"__metadata__": {"format": "pt"}}
+    place = 0
+    for name in order:
+        tensor, end = plan[name], place + plan[name].nbytes
+        header[name] = {"dtype": _CODES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [place, end]}
+        place = end
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    begin = 8 + len(text)
+    with file.open("wb") as opened:
+        opened.write(struct.pack("<Q", len(text)) + text)
+        _reserve(opened.fileno(), begin + place)
+    whole = torch.from_file(str(file), shared=True, size=begin + place, dtype=torch.uint8)
+    return {
+        name: whole[begin + header[name]["data_offsets"][0] : begin + header[name]["data_offsets"][1]]
+        .view(plan[name].dtype)
+        .view(plan[name].shape)
+        for name in order
+    }
+
+
+def _create_pth(file: Path, plan: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """As torch.save writes it, apart from the values; memory that is never touched is never taken."""
+    with skip_data():
+        torch.save({name: torch.empty_like(tensor, device="cpu") for name, tensor in plan.items()}, file)
+    with file.open("r+b") as opened:
+        _reserve(opened.fileno(), file.stat().st_size)
+    with set_default_mmap_options(MAP_SHARED):
+        return torch.load(file, weights_only=True, mmap=True)
+
+
+def _reserve(descriptor: int, size: int) -> None:
+    """Take the room on the disk now: a mapping that meets a full disk kills the process without a word."""
+    os.ftruncate(descriptor, size)
+    if size and hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, size)
+
+
+def seal(file: Path) -> None:
+    """Enter the checksums into a .pth, which is a zip archive: torch.load does without, other programs do not."""
+    if file.suffix == ".safetensors":
+        return
+    with zipfile.ZipFile(file) as archive:
+        infos = archive.infolist()
+    with file.open("r+b") as opened:
+        ends, sums = [], {}
+        for info in infos:
+            opened.seek(info.header_offset + 26)
+            begin = info.header_offset + 30 + sum(struct.unpack("<HH", opened.read(4)))
+            sums[info.filename] = _crc(opened, begin, info.file_size)
+            ends.append(begin + info.file_size)
+            if info.file_size:  # then a signature, the checksum and the sizes stand behind the values
+                opened.seek(ends[-1] + 4)
+                opened.write(struct.pack("<I", sums[info.filename]))
+        opened.seek(max(ends))
+        tail = opened.read()
+        for place, name in _directory(tail):
+            opened.seek(max(ends) + place + 16)
+            opened.write(struct.pack("<I", sums[name]))
+
+
+def _crc(opened, begin: int, size: int) -> int:
+    opened.seek(begin)
+    value = 0
+    while size:
+        read = opened.read(min(size, 1 << 22))
+        value, size = zlib.crc32(read, value), size - len(read)
+    return value
+
+
+def _directory(tail: bytes) -> Iterator[tuple[int, str]]:
+    """Where the entries of a zip archive's directory begin in `tail`, and the names they are for."""
+    place = tail.index(b"PK\x01\x02")
+    while tail[place : place + 4] == b"PK\x01\x02":
+        name, extra, comment = struct.unpack("<HHH", tail[place + 28 : place + 34])
+        yield place, tail[place + 46 : place + 46 + name].decode()
+        place += 46 + name + extra + comment

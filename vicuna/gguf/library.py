@@ -1,0 +1,37 @@
+"""llama.cpp's library: loading it, and what it has to say."""
+
+from collections import deque
+from functools import cache
+from typing import Any
+
+from vicuna.gguf.reader import package
+
+_ERROR = 4  # ggml's level; what is below is of interest to its developers
+_said: deque[str] = deque(maxlen=4)
+_listening: list[Any] = []  # what the library may call as long as the program runs
+
+
+@cache
+def library() -> Any:
+    """The package llama_cpp, whose errors are kept for `reason` instead of being printed.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    api = package("llama_cpp")
+
+    @api.llama_log_callback
+    def listen(level: int, text: bytes, user_data: Any) -> None:
+        if level == _ERROR:
+            _said.append(text.decode(errors="replace").strip())
+
+    api.llama_log_set(listen, None)
+    _listening.append(listen)
+    return api
+
+
+def reason(default: object) -> str:
+    """The first of the latest errors of llama.cpp, else `default`; and they are forgotten."""
+    said = [text for text in _said if text]
+    _said.clear()
+    return said[0].split(": ", 1)[-1] if said else str(default)

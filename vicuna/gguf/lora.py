@@ -1,0 +1,81 @@
+"""A LoRA adapter as a GGUF file of its own, which llama.cpp puts on the GGUF of its base."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import get_peft_model
+from peft.tuners.lora import LoraLayer
+
+from vicuna.errors import UserError
+from vicuna.gguf.reader import ARCHITECTURE, STEP, package
+from vicuna.gguf.writer import PLAIN, Entry, own_keys, permuted, write
+from vicuna.model import adapter
+from vicuna.model.base import Base, skeleton
+from vicuna.model.base_tensors import read_base
+
+
+def write_adapter(base: Base, folder: Path, file: Path, kind: str, prompt_type: str) -> None:
+    """Write a LoRA adapter by itself, for a GGUF of its base.
+
+    Raises:
+        UserError: an adapter that does not fit, or has what llama.cpp's adapters have no place for.
+    """
+    tensors = adapter.read_tensors(adapter.weight_file(folder))
+    config, _ = adapter.read_config(folder, tensors)
+    adapter.check_fit(tensors, skeleton(base.config), str(base.path))
+    tensors = adapter.without_frozen(tensors, lambda module: _weight(base, module), folder, str(base.path))
+    modules = adapter.modules_of(tensors)
+    sides = {module: {side: _of(tensors, f"{module}.lora_{side}.weight") for side in "AB"} for module in modules}
+    odd = sorted(name for name in tensors if not name.endswith((".lora_A.weight", ".lora_B.weight")))
+    if tied := [module for module in modules if "lm_head" in module and base.config.tie_word_embeddings]:
+        odd.append(tied[0])
+    if odd or config.use_dora:
+        raise UserError(
+            f"{folder} has {odd[0] if odd else 'DoRA magnitudes'}, for which llama.cpp's adapters have no place: merge "
+            "it into its base, and export the whole model."
+        )
+    gguf = package("gguf")
+    writer = gguf.GGUFWriter(file, ARCHITECTURE)
+    writer.add_type(gguf.GGUFType.ADAPTER)
+    writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
+    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, config.lora_alpha)
+    writer.add_name(folder.resolve().name)
+    args = adapter.run_args(folder)
+    own_keys(writer, prompt_type)
+    if args.get("step"):
+        writer.add_uint32(STEP, args["step"])
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, base.config.num_hidden_layers)
+    scalings = _scalings(base, config)
+    todo, values = [], []
+    for module, (rank, _, _) in modules.items():
+        # llama.cpp multiplies by alpha / rank; what PEFT multiplies by beyond that goes into lora_b.
+        beyond = scalings[module] / (config.lora_alpha / rank)
+        lora_b = permuted(sides[module]["B"].float(), module, base.config) * beyond
+        for side, tensor in (("a", sides[module]["A"]), ("b", lora_b)):
+            name = f"{names.get_name(f'{module}.weight', try_suffixes=('.weight',))}.lora_{side}"
+            todo.append(Entry(module, name, tuple(tensor.shape), PLAIN[kind]))
+            values.append(tensor.to(PLAIN[kind]))
+    write(writer, todo, iter(values), folder)
+
+
+def _weight(base: Base, module: str) -> torch.Tensor:
+    rows = read_base(base.path, base.config)[f"{module}.weight"]
+    return rows[0 : rows.shape[0]]
+
+
+def _of(tensors: dict[str, torch.Tensor], name: str) -> torch.Tensor:
+    """The tensor of that name, whatever PEFT puts in front of it."""
+    return next(tensor for full, tensor in tensors.items() if full.endswith(name))
+
+
+def _scalings(base: Base, config: Any) -> dict[str, float]:
+    """Module -> what PEFT multiplies its update by."""
+    config.base_model_name_or_path = str(base.path)  # else PEFT warns of a base that was moved
+    with torch.device("meta"):
+        model = get_peft_model(skeleton(base.config), config)
+    return {
+        name: module.scaling["default"]
+        for name, module in model.get_base_model().named_modules()
+        if isinstance(module, LoraLayer)
+    }

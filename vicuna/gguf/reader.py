@@ -1,0 +1,235 @@
+"""What a GGUF file says: its keys, its tensors' types and shapes, and the tokenizer inside it. No weight is read.
+
+The tokenizer is SentencePiece itself, made of the file's pieces: llama.cpp's own never sees a text, for it takes typed
+`</s>` for the end of an answer, and ends the process where a character has no piece.
+"""
+
+import importlib
+import json
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from vicuna.errors import UserError
+from vicuna.gguf.header import MAGIC, read_header
+from vicuna.prompt.tokenizer import TextTokenizer
+
+# Keys of our own, beside the public ones of `gguf.Keys`.
+PROMPT_TYPE = "vicuna.prompt_type"  # what the model or adapter was trained with
+GENERATION = "vicuna.generation_config"  # JSON of GenerationConfig: suppressed tokens, every eos id, declared settings
+UNKNOWN_TEXT = "vicuna.unknown_text"  # how SentencePiece shows an unknown character
+STEP = "vicuna.step"  # of the training of an adapter
+
+# Written as they are; every other type is llama.cpp's quantisation of one of these.
+PLAIN_TYPES = ("f32", "f16", "bf16")
+QUANTISED_TYPES = (
+    *("q8_0", "q6_k", "q5_k_m", "q5_k_s", "q5_1", "q5_0", "q4_k_m", "q4_k_s", "q4_1", "q4_0"),
+    *("q3_k_l", "q3_k_m", "q3_k_s", "q2_k"),
+)
+# Tokens: keys and values of longer contexts would take more memory than most machines have left.
+MOST_CONTEXT = 4096
+EXTRA = "bash scripts/install_cpp.sh"  # what installs the packages for GGUF
+ARCHITECTURE = "llama"
+NEEDED = ("context_length", "block_count")  # keys without which nothing can be said of a model
+_OLD_MAGIC = {b"lmgg": "ggml", b"fmgg": "ggmf", b"tjgg": "ggjt", b"algg": "ggla"}  # of 2023, before GGUF
+
+
+def package(name: str) -> Any:
+    """An optional package: `gguf`, `llama_cpp` or a part of them.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except (ImportError, RuntimeError, OSError) as error:  # the last two: compiled for another machine
+        raise UserError(f"GGUF needs packages that are not installed ({error}); install them: {EXTRA}") from error
+
+
+@dataclass(frozen=True)
+class GGUFFile:
+    """A GGUF file whose head was read and checked against its size.
+
+    Attributes:
+        keys: values by key, lists among them.
+        types: tensor name -> type, such as F16 or Q4_K; shapes: tensor name -> (rows, columns), or (n,).
+    """
+
+    path: Path
+    keys: dict[str, Any]
+    types: dict[str, str]
+    shapes: dict[str, tuple[int, ...]]
+
+    @property
+    def is_adapter(self) -> bool:
+        return self.keys.get("general.type") == "adapter"
+
+    @property
+    def context(self) -> int:
+        """Longest sequence the model was made for, in tokens."""
+        return self.keys[f"{ARCHITECTURE}.context_length"]
+
+    @cached_property
+    def generation(self) -> dict[str, Any]:
+        """What the model declares of its decoding, by GenerationConfig's names; {} for a file from elsewhere.
+
+        Raises:
+            UserError: our key does not hold it.
+        """
+        try:
+            found = json.loads(self.keys.get(GENERATION, "{}"))
+            return {name: value for name, value in found.items() if _is_setting(value)}
+        except (ValueError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"{GENERATION} in {self.path} is not JSON of settings ({error}); export it again."
+            ) from error
+
+    def tokenizer(self) -> TextTokenizer:
+        """Text to the ids this file was made with, by SentencePiece.
+
+        Raises:
+            UserError: a vocabulary that is not SentencePiece's.
+        """
+        kind = self.keys.get("tokenizer.ggml.model", "no")
+        if kind != "llama":
+            raise UserError(
+                f"{self.path} has {kind} vocabulary; expected a SentencePiece one (llama). Export the model again from "
+                "a folder with a tokenizer.model: python tools/export_gguf.py."
+            )
+        return TextTokenizer(self.path, sentencepiece_model(self))
+
+
+def _is_setting(value: Any) -> bool:
+    """A number, a switch, or ids."""
+    values = value if isinstance(value, list) else [value]
+    return all(isinstance(one, (int, float)) for one in values)
+
+
+def is_meant(name: str) -> bool:
+    """Whether a `--model_path` or `--lora_path` means a file, GGUF or its predecessor, rather than a folder."""
+    return name.endswith(".gguf") or Path(name).expanduser().is_file()
+
+
+def read(name: str, flag: str) -> GGUFFile:
+    """Read what `flag` names, up to the weights.
+
+    Raises:
+        UserError: not a GGUF file, a broken one, or one for another architecture than LLaMA's.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        raise UserError(f"{flag} {name} is a folder; expected a GGUF file, or a folder whose name is not that of one.")
+    if not path.is_file():
+        raise UserError(f"{flag} {name} does not exist.")
+    with path.open("rb") as opened:
+        magic = opened.read(4)
+    if magic in _OLD_MAGIC:
+        raise UserError(
+            f"{flag} {name} is a {_OLD_MAGIC[magic]} file from before GGUF, which llama.cpp reads no longer. Make it "
+            "again from the model's Hugging Face folder: python tools/export_gguf.py --model_path FOLDER --out_path "
+            f"{path.with_suffix('.gguf').name} --type q4_0"
+        )
+    if magic != MAGIC:
+        raise UserError(f"{flag} {name} is a file, but not a GGUF one; expected a .gguf, or a Hugging Face folder.")
+    gguf = package("gguf")
+    try:
+        header = read_header(path)
+        kinds = {name: gguf.GGMLQuantizationType(tensor.kind) for name, tensor in header.tensors.items()}
+    except (ValueError, OverflowError, MemoryError) as error:
+        raise UserError(f"{flag} {name} is broken or incomplete ({error}). Copy or export it again.") from error
+    for tensor, one in header.tensors.items():
+        values, size = gguf.GGML_QUANT_SIZES[kinds[tensor]]
+        if one.offset + math.prod(one.shape) // values * size > header.data:
+            raise UserError(f"{flag} {name} is incomplete: it ends within {tensor}. Copy or export it again.")
+    found = header.keys.get("general.architecture")
+    if found != ARCHITECTURE:
+        raise UserError(f"{flag} {name} is for the architecture {found}; expected {ARCHITECTURE}.")
+    types = {tensor: kind.name for tensor, kind in kinds.items()}
+    return GGUFFile(path, header.keys, types, {tensor: one.shape for tensor, one in header.tensors.items()})
+
+
+def read_model(name: str) -> GGUFFile:
+    """The GGUF model of `--model_path`.
+
+    Raises:
+        UserError: see `read`; or an adapter, or a vocabulary alone.
+    """
+    file = read(name, "--model_path")
+    if file.is_adapter:
+        raise UserError(f"--model_path {name} is an adapter: pass it as --lora_path, and its base as --model_path.")
+    lacking = [key for key in (f"{ARCHITECTURE}.{what}" for what in NEEDED) if key not in file.keys]
+    if lacking or not file.types:
+        what = lacking[0] if lacking else "weights"
+        raise UserError(f"--model_path {name} is no model: it has no {what}. Copy or export it again.")
+    return file
+
+
+def read_adapter(name: str, model: GGUFFile) -> GGUFFile:
+    """The adapter GGUF of `--lora_path`, which must fit `model`.
+
+    Raises:
+        UserError: see `read`; or not an adapter, or one for another base.
+    """
+    if Path(name).expanduser().is_dir() or not is_meant(name):
+        raise UserError(
+            f"--lora_path {name} is not a GGUF file, but --model_path {model.path.name} is one. Export the adapter, "
+            f"too: python tools/export_gguf.py --model_path BASE_FOLDER --lora_path {name} --out_path adapter.gguf"
+        )
+    file = read(name, "--lora_path")
+    if not file.is_adapter or file.keys.get("adapter.type") != "lora":
+        raise UserError(f"--lora_path {name} is a whole model, not a LoRA adapter: pass it as --model_path.")
+    for tensor, shape in file.shapes.items():
+        target, _, kind = tensor.rpartition(".")
+        expected = model.shapes.get(target)
+        axis = {"lora_a": 1, "lora_b": 0}.get(kind)
+        if axis is None or expected is None or shape[axis] != expected[axis]:
+            raise UserError(
+                f"--lora_path {name} was made for another base: its {tensor} is {shape}, and {model.path.name} has "
+                f"{f'{target} of {expected}' if expected else f'no {target}'}."
+            )
+    return file
+
+
+def sentencepiece_model(file: GGUFFile) -> bytes:
+    """The SentencePiece model that a GGUF file's vocabulary was, serialised.
+
+    Padding above the tokenizer, `[PAD32000]` and so on, is left out.
+    """
+    from sentencepiece import sentencepiece_model_pb2
+
+    keys = file.keys
+    pieces = list(keys.get("tokenizer.ggml.tokens", []))
+    scores = keys.get("tokenizer.ggml.scores", [0.0] * len(pieces))
+    types = keys.get("tokenizer.ggml.token_type", [1] * len(pieces))
+    while pieces and types[len(pieces) - 1] == 5 and pieces[-1] == padding(len(pieces) - 1):
+        pieces.pop()
+    proto = sentencepiece_model_pb2.ModelProto()
+    for piece, score, kind in zip(pieces, scores, types, strict=False):
+        # llama.cpp's converter writes the spaces of user-defined pieces as spaces.
+        proto.pieces.add(piece=piece.replace(" ", "▁"), score=score, type=kind)
+    trainer, normalizer = proto.trainer_spec, proto.normalizer_spec
+    trainer.model_type = sentencepiece_model_pb2.TrainerSpec.BPE
+    trainer.vocab_size = len(pieces)
+    trainer.byte_fallback = 6 in types
+    trainer.unk_id = keys.get("tokenizer.ggml.unknown_token_id", 0)
+    trainer.bos_id = keys.get("tokenizer.ggml.bos_token_id", 1)
+    trainer.eos_id = keys.get("tokenizer.ggml.eos_token_id", 2)
+    trainer.pad_id = -1
+    for name, number in (("unk", trainer.unk_id), ("bos", trainer.bos_id), ("eos", trainer.eos_id)):
+        if 0 <= number < len(pieces):  # SentencePiece finds these ids by their pieces
+            setattr(trainer, f"{name}_piece", proto.pieces[number].piece)
+    if UNKNOWN_TEXT in keys:
+        trainer.unk_surface = keys[UNKNOWN_TEXT]
+    normalizer.name = "identity"
+    normalizer.precompiled_charsmap = bytes(keys.get("tokenizer.ggml.precompiled_charsmap", []))
+    normalizer.add_dummy_prefix = keys.get("tokenizer.ggml.add_space_prefix", True)
+    normalizer.remove_extra_whitespaces = keys.get("tokenizer.ggml.remove_extra_whitespaces", False)
+    normalizer.escape_whitespaces = True
+    return proto.SerializeToString()
+
+
+def padding(number: int) -> str:
+    """The name of a row above the tokenizer, as llama.cpp's converter gives it."""
+    return f"[PAD{number}]"

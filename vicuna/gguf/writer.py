@@ -1,0 +1,321 @@
+"""A Hugging Face LLaMA as a GGUF file: one tensor at a time, from memory-mapped files.
+
+Only three things differ from the folder: names; the rows of the query and key projections, which llama.cpp wants in
+the order of Meta's files; and the type, which llama.cpp's own library brings about where it is a quantised one.
+"""
+
+import json
+import math
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from vicuna.errors import UserError
+from vicuna.files.outputs import check_room
+from vicuna.files.tensors import Rows
+from vicuna.gguf.library import library, reason
+from vicuna.gguf.reader import (
+    ARCHITECTURE,
+    GENERATION,
+    PLAIN_TYPES,
+    PROMPT_TYPE,
+    UNKNOWN_TEXT,
+    GGUFFile,
+    package,
+    padding,
+)
+from vicuna.model.base import Base
+from vicuna.model.base_tensors import quantised_by, read_base
+
+PLAIN = dict(zip(PLAIN_TYPES, (torch.float32, torch.float16, torch.bfloat16), strict=True))
+_POLL_S = 0.2
+
+
+def block(kind: str) -> int:
+    """How many values of a row a type packs together: rows must be a multiple of it."""
+    return 1 if kind in PLAIN else 256 if "_k" in kind else 32
+
+
+def check(base: Base) -> None:
+    """Refuse what this program can not write as a LLaMA of GGUF.
+
+    Raises:
+        UserError: see above.
+    """
+    config, path = base.config, base.path
+    if config.model_type != "llama":
+        raise UserError(f"{path} is of type {config.model_type}; GGUF export is for LLaMA's architecture (llama).")
+    if (method := quantised_by(config)) not in ("", "bitsandbytes"):
+        raise UserError(
+            f"{path} is quantised with {method}, from which a GGUF would only lose more: export the 16-bit or 32-bit "
+            "model it was made of."
+        )
+    if base.tokenizer.source.suffix != ".model":
+        raise UserError(
+            f"{path} has no tokenizer.model, of which the GGUF's vocabulary is made; copy the base's into the folder."
+        )
+    if config.hidden_act != "silu":
+        raise UserError(f"{path} computes with {config.hidden_act}; llama.cpp's LLaMA only knows silu.")
+    rope = config.rope_parameters
+    if rope["rope_type"] not in ("default", "linear", "dynamic", "llama3", "yarn") or {"mscale", "attention_factor"} & {
+        name for name, value in rope.items() if value is not None
+    }:
+        raise UserError(f"{path} has RoPE scaling {rope}, which llama.cpp's LLaMA does not compute.")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tensor of the file: what it is called here and there, and its type."""
+
+    source: str  # "" for one that is computed
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
+def entries(base: Base, weights: Mapping[str, Rows], kind: str) -> list[Entry]:
+    """The tensors of the GGUF in the order of the blocks.
+
+    Args:
+        weights: by name, from `vicuna.model.base_tensors.read_base`.
+        kind: a type of `PLAIN`, or "" for the one each tensor has. Vectors are always float32.
+    """
+    config, gguf = base.config, package("gguf")
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
+    made = []
+    for source, tensor in weights.items():
+        if source == "lm_head.weight" and config.tie_word_embeddings:
+            continue  # llama.cpp takes the embeddings where there is no head
+        dtype = torch.float32 if len(tensor.shape) == 1 else PLAIN[kind] if kind else tensor.dtype
+        name = names.get_name(source, try_suffixes=(".weight", ".bias"))
+        made.append(Entry(source, name, tuple(tensor.shape), dtype))
+    if config.rope_parameters["rope_type"] == "llama3":
+        made.append(Entry("", "rope_freqs.weight", (head_dim(config) // 2,), torch.float32))
+    return made
+
+
+def head_dim(config: Any) -> int:
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+
+
+def permuted(tensor: torch.Tensor, name: str, config: Any) -> torch.Tensor:
+    """Rows of a query or key projection (or of its bias, or of its lora_B) in the order of Meta's rotation.
+
+    Hugging Face rotates value i with value i + d/2 of a head of size d, Meta and llama.cpp i with i + 1.
+    """
+    if "q_proj" in name or "k_proj" in name:
+        heads = config.num_attention_heads if "q_proj" in name else config.num_key_value_heads
+        halves = tensor.reshape(heads, 2, len(tensor) // heads // 2, *tensor.shape[1:])
+        return halves.swapaxes(1, 2).reshape(tensor.shape)
+    return tensor
+
+
+def write_model(base: Base, file: Path, kind: str, prompt_type: str, template: str) -> None:
+    """Write a model, unquantised.
+
+    Args:
+        kind: as in `entries`.
+        prompt_type: what it was trained with, "" if unknown; template: its chat template, "" for none.
+
+    Raises:
+        UserError: see `vicuna.model.base_tensors.read_base`; or weights that are not finite, or not at that type.
+    """
+    weights = read_base(base.path, base.config)
+    gguf = package("gguf")
+    writer = gguf.GGUFWriter(file, ARCHITECTURE)
+    _model_keys(writer, base, kind)
+    _vocabulary(writer, base)
+    if template:
+        writer.add_chat_template(template)
+    own_keys(writer, prompt_type, base.generation_config)
+    todo = entries(base, weights, kind)
+
+    def tensors() -> Iterator[torch.Tensor]:
+        for entry in todo:
+            if entry.source:
+                whole = weights[entry.source][0 : entry.shape[0]]
+                yield permuted(whole, entry.source, base.config).to(entry.dtype)
+            else:
+                yield _llama3_factors(base.config)
+
+    write(writer, todo, tensors(), base.path)
+
+
+def write(writer: Any, todo: list[Entry], tensors: Iterator[torch.Tensor], source: Path) -> None:
+    """Write the keys, the list of tensors, then each of them.
+
+    Args:
+        source: where they come from, for messages.
+
+    Raises:
+        UserError: values that are not finite, or not at that type; or no room on the disk.
+    """
+    gguf = package("gguf")
+    types = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+    for entry in todo:
+        size = math.prod(entry.shape) * entry.dtype.itemsize
+        raw = gguf.GGMLQuantizationType[types[entry.dtype]]
+        writer.add_tensor_info(entry.name, entry.shape, _numpy(torch.empty(0, dtype=entry.dtype)).dtype, size, raw)
+    total = sum(math.prod(entry.shape) * entry.dtype.itemsize for entry in todo)
+    check_room(writer.path.parent, total)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    with tqdm(total=total, desc="Writing", unit="B", unit_scale=True, disable=None) as bar:
+        for entry, tensor in zip(todo, tensors, strict=True):
+            if not torch.isfinite(tensor).all():
+                raise UserError(
+                    f"{entry.source} in {source} has values that are not finite, or too large for "
+                    f"{types[entry.dtype].lower()}; take --type bf16 or f32 if the weights themselves are sound."
+                )
+            writer.write_tensor_data(_numpy(tensor.contiguous()))
+            bar.update(tensor.nbytes)
+    writer.close()
+
+
+def _numpy(tensor: torch.Tensor) -> Any:
+    """The tensor's bytes for numpy, which has no bfloat16."""
+    return (tensor.view(torch.int16) if tensor.dtype is torch.bfloat16 else tensor).numpy()
+
+
+def _model_keys(writer: Any, base: Base, kind: str) -> None:
+    config, gguf = base.config, package("gguf")
+    names = {"f32": "ALL_F32", "f16": "MOSTLY_F16", "bf16": "MOSTLY_BF16"}
+    writer.add_type(gguf.GGUFType.MODEL)
+    writer.add_name(base.path.resolve().name)
+    writer.add_file_type(gguf.LlamaFileType[names[kind or "f32"]])
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_key_length(head_dim(config))
+    writer.add_value_length(head_dim(config))
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_dimension_count(head_dim(config))
+    rope = config.rope_parameters
+    writer.add_rope_freq_base(rope["rope_theta"])
+    if rope["rope_type"] in ("linear", "yarn"):
+        writer.add_rope_scaling_type(gguf.RopeScalingType(rope["rope_type"]))
+        writer.add_rope_scaling_factor(rope["factor"])
+    if rope["rope_type"] == "yarn":
+        writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
+
+
+def _vocabulary(writer: Any, base: Base) -> None:
+    """Pieces, scores and types as SentencePiece has them, and a row of padding for each further row of the model."""
+    from sentencepiece import sentencepiece_model_pb2
+
+    proto = sentencepiece_model_pb2.ModelProto()
+    proto.ParseFromString(base.tokenizer.source.read_bytes())
+    trainer, normalizer = proto.trainer_spec, proto.normalizer_spec
+    if (
+        trainer.model_type != trainer.BPE
+        or trainer.treat_whitespace_as_suffix
+        or not normalizer.escape_whitespaces
+        or normalizer.precompiled_charsmap
+    ):
+        raise UserError(
+            f"{base.tokenizer.source} is not a BPE model with LLaMA's settings, the only kind that llama.cpp's "
+            "vocabulary of type llama stands for; its ids would differ in other programs."
+        )
+    rows = range(len(proto.pieces), base.config.vocab_size)
+    added = _added_tokens(base.path)
+    unused, control = 5, 3
+    writer.add_tokenizer_model("llama")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list([piece.piece for piece in proto.pieces] + [added.get(row, padding(row)) for row in rows])
+    writer.add_token_scores([piece.score for piece in proto.pieces] + [-10000.0] * len(rows))
+    # Named rows above the tokenizer are control ids: text never becomes one on our paths, either.
+    types = [int(piece.type) for piece in proto.pieces] + [control if row in added else unused for row in rows]
+    writer.add_token_types(types)
+    tokenizer = base.tokenizer
+    writer.add_bos_token_id(tokenizer.bos_id)
+    writer.add_eos_token_id(tokenizer.eos_id)
+    eos = base.generation_config.eos_token_id
+    if others := [number for number in (eos if isinstance(eos, list) else []) if number != tokenizer.eos_id]:
+        writer.add_eot_token_id(others[0])  # llama.cpp's own programs know two of them
+    if tokenizer.unk_id is not None:
+        writer.add_unk_token_id(tokenizer.unk_id)
+    if base.config.pad_token_id is not None:
+        writer.add_pad_token_id(base.config.pad_token_id)
+    writer.add_add_bos_token(True)
+    writer.add_add_eos_token(False)
+    writer.add_add_space_prefix(normalizer.add_dummy_prefix)
+    writer.add_remove_extra_whitespaces(normalizer.remove_extra_whitespaces)
+    writer.add_string(UNKNOWN_TEXT, trainer.unk_surface)
+
+
+def _added_tokens(folder: Path) -> dict[int, str]:
+    """Ids above the SentencePiece model that the folder names, such as [PAD] of 2023's Chinese Alpaca."""
+    file = folder / "added_tokens.json"
+    if not file.is_file():
+        return {}
+    try:
+        return {int(number): name for name, number in json.loads(file.read_text(encoding="utf-8")).items()}
+    except (ValueError, AttributeError, TypeError) as error:
+        raise UserError(f"{file} is not JSON of names and ids ({error}). Delete it, or copy it again.") from error
+
+
+def own_keys(writer: Any, prompt_type: str, generation: Any = None) -> None:
+    if prompt_type:
+        writer.add_string(PROMPT_TYPE, prompt_type)
+    if generation is not None:
+        declared = generation.to_diff_dict()
+        kept = {name: value for name, value in declared.items() if name[0] != "_" and name != "transformers_version"}
+        writer.add_string(GENERATION, json.dumps(kept, sort_keys=True))
+
+
+def _llama3_factors(config: Any) -> torch.Tensor:
+    """By how much each pair's rotation slows down, (head_dim / 2,), as Llama 3.1 computes it."""
+    rope, size = config.rope_parameters, head_dim(config)
+    plain = 1.0 / rope["rope_theta"] ** (torch.arange(0, size, 2, dtype=torch.float32) / size)
+    turns = rope["original_max_position_embeddings"] * plain / (2 * math.pi)
+    low, high = rope["low_freq_factor"], rope["high_freq_factor"]
+    share = ((turns - low) / (high - low)).clamp(0, 1)  # 0: slowed down by the whole factor, 1: not at all
+    return 1 / ((1 - share) / rope["factor"] + share)
+
+
+def quantise(source: Path, file: Path, kind: str, threads: int) -> None:
+    """Have llama.cpp's own library quantise a GGUF.
+
+    Raises:
+        UserError: it did not.
+    """
+    gguf, llama_cpp = package("gguf"), library()
+    params = llama_cpp.llama_model_quantize_default_params()
+    params.ftype = int(gguf.LlamaFileType[f"MOSTLY_{kind.upper()}"])
+    params.nthread = threads
+    status = []
+
+    def work() -> None:
+        status.append(llama_cpp.llama_model_quantize(str(source).encode(), str(file).encode(), params))
+
+    thread = threading.Thread(target=work, daemon=True)  # so that Ctrl-C ends the program
+    thread.start()
+    with tqdm(desc=f"Quantising to {kind}", unit="B", unit_scale=True, disable=None) as bar:
+        while thread.is_alive():
+            thread.join(_POLL_S)
+            if file.is_file():
+                bar.update(file.stat().st_size - bar.n)
+    if status != [0]:
+        raise UserError(
+            f"llama.cpp could not quantise to {kind} ({reason('no reason given')}). Is the disk full? Another --type, "
+            "such as q8_0, may do."
+        )
+
+
+def fallbacks(file: GGUFFile, kind: str) -> dict[str, str]:
+    """Tensors whose rows do not divide into the type's blocks -> the type that llama.cpp gave them instead."""
+    return {
+        name: file.types[name]
+        for name, shape in file.shapes.items()
+        if len(shape) == 2 and shape[1] % block(kind)
+    }  # fmt: skip

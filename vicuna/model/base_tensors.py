@@ -1,0 +1,110 @@
+"""The weights of a base in Hugging Face format as rows: mapped, or dequantised when they are asked for."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vicuna.errors import UserError
+from vicuna.files.tensors import Rows, read_files, weight_paths
+from vicuna.model.base import skeleton
+
+
+@dataclass(frozen=True)
+class Int8:
+    """A weight that bitsandbytes keeps at 8 bits: whole numbers, and a scale for each row. Its rows are float32."""
+
+    values: torch.Tensor
+    scales: torch.Tensor
+    dtype: torch.dtype
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.values.shape
+
+    def __getitem__(self, rows: slice) -> torch.Tensor:
+        from bitsandbytes.functional import int8_vectorwise_dequant
+
+        return int8_vectorwise_dequant(self.values[rows], self.scales[rows])
+
+
+@dataclass(frozen=True)
+class Int4:
+    """A weight that bitsandbytes keeps at 4 bits, in blocks of its own that rows do not divide."""
+
+    packed: torch.Tensor
+    state: Any  # bitsandbytes.functional.QuantState
+
+    @property
+    def shape(self) -> torch.Size:
+        return torch.Size(self.state.shape)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.state.dtype
+
+    def __getitem__(self, rows: slice) -> torch.Tensor:
+        from bitsandbytes.functional import dequantize_4bit
+
+        return dequantize_4bit(self.packed, self.state)[rows]
+
+
+def quantised_by(config: Any) -> str:
+    """What a base's weights were quantised with, "" for a plain one."""
+    settings = getattr(config, "quantization_config", None)
+    return settings.get("quant_method", "an unknown method") if settings else ""
+
+
+def read_base(path: Path, config: Any) -> dict[str, Rows]:
+    """Every tensor of a base by its name; the head of a base that ties it is its embeddings.
+
+    Raises:
+        UserError: tensors that are missing, or of another shape than config.json says; or quantised by other means
+            than bitsandbytes.
+    """
+    method = quantised_by(config)
+    if method not in ("", "bitsandbytes"):
+        raise UserError(
+            f"{path} is quantised with {method}, whose weights can not be changed without quantising them anew: take "
+            "the model it was made of, and quantise the result."
+        )
+    tensors: dict[str, Rows] = dict(read_files(weight_paths(path)))
+    if method:
+        tensors = _dequantised(tensors, getattr(config, "dtype", None) or torch.float16)
+    model = skeleton(config)
+    tied = dict(getattr(model, "all_tied_weights_keys", {}))
+    if config.tie_word_embeddings:  # even where a file of old has a copy of them
+        tensors |= {name: tensors[source] for name, source in tied.items() if source in tensors}
+    expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    if lacking := sorted(expected.keys() - tensors.keys()):
+        raise UserError(
+            f"the weights in {path} lack {len(lacking)} tensors, such as {lacking[0]}. Copy the folder again."
+        )
+    for name, shape in expected.items():
+        if tensors[name].shape != shape:
+            raise UserError(
+                f"{name} in {path} is {tuple(tensors[name].shape)}, but {tuple(shape)} follows from config.json: "
+                "config and weights are of different models."
+            )
+    return {name: tensors[name] for name in expected}
+
+
+def _dequantised(tensors: Mapping[str, torch.Tensor], dtype: torch.dtype) -> dict[str, Rows]:
+    """Plain tensors as they are, and each weight of bitsandbytes with what belongs to it as one."""
+    from bitsandbytes.functional import QuantState
+
+    found: dict[str, Rows] = {}
+    for name, tensor in tensors.items():
+        scales = tensors.get(f"{name.removesuffix('weight')}SCB")
+        own = {
+            other.removeprefix(f"{name}."): value for other, value in tensors.items() if other.startswith(f"{name}.")
+        }
+        if name.endswith(".weight") and tensor.dtype == torch.int8 and scales is not None:
+            found[name] = Int8(tensor, scales, dtype)
+        elif any("bitsandbytes__" in part for part in own):
+            found[name] = Int4(tensor, QuantState.from_dict(own, torch.device("cpu")))
+        elif tensor.is_floating_point():
+            found[name] = tensor
+    return found

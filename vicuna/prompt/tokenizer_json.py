@@ -1,0 +1,143 @@
+"""tokenizer.json written from tokenizer.model, for programs that read only this one.
+
+SentencePiece merges the pair whose piece has the highest score; a tokenizer.json lists merges by rank. The two say
+the same where no two pieces share a score, which all of LLaMA's do but its runs of spaces.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vicuna.prompt.tokenizer import TextTokenizer
+
+# What a chat template may put behind BOS. Some conversions put no space before it, as SentencePiece does, and merge
+# runs of spaces in another order.
+_PROBES = ("Below is an instruction", "你好 x", "\nUser:", "a\n    return b\n        c")
+
+
+def write_tokenizer_json(folder: Path, context: int, further: Sequence[Any] = (), padding: str | None = None) -> str:
+    """Write tokenizer.json and tokenizer_config.json with the ids of the tokenizer.model in `folder`.
+
+    Args:
+        context: longest text in tokens that the model takes.
+        further: `tokenizers.AddedToken` of the ids behind SentencePiece's own, in their order; padding: one of them.
+
+    Returns:
+        A warning, "" if none: where the two can not say the same, or nothing was written (SentencePiece's unigram).
+    """
+    from sentencepiece import sentencepiece_model_pb2
+    from tokenizers import AddedToken, Tokenizer, decoders, models
+    from tokenizers.processors import TemplateProcessing
+    from transformers import PreTrainedTokenizerFast
+
+    proto = sentencepiece_model_pb2.ModelProto.FromString((folder / "tokenizer.model").read_bytes())
+    if proto.trainer_spec.model_type != proto.trainer_spec.BPE:
+        return "tokenizer.model does not merge pairs, so there is no tokenizer.json of it: programs that need one fail"
+    unknown, begin, end = (
+        proto.pieces[i].piece if 0 <= i < len(proto.pieces) else None
+        for i in (proto.trainer_spec.unk_id, proto.trainer_spec.bos_id, proto.trainer_spec.eos_id)
+    )
+    tokenizer = Tokenizer(
+        models.BPE(
+            {piece.piece: i for i, piece in enumerate(proto.pieces)},
+            _merges(proto),
+            unk_token=unknown,
+            fuse_unk=True,
+            byte_fallback=any(piece.type == piece.BYTE for piece in proto.pieces),
+        )
+    )
+    tokenizer.normalizer = _normalizer(proto.normalizer_spec)
+    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    if proto.normalizer_spec.add_dummy_prefix:
+        steps.append(decoders.Strip(" ", 1, 0))
+    tokenizer.decoder = decoders.Sequence(steps)
+    if begin:
+        tokenizer.post_processor = TemplateProcessing(
+            single=f"{begin} $A", pair=f"{begin} $A {begin} $B", special_tokens=[(begin, proto.trainer_spec.bos_id)]
+        )
+    controls = [piece.piece for piece in proto.pieces if piece.type in (piece.UNKNOWN, piece.CONTROL)]
+    tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in controls])
+    own = [piece.piece for piece in proto.pieces if piece.type == piece.USER_DEFINED]
+    tokenizer.add_tokens([*(AddedToken(name, normalized=False) for name in own), *further])
+    names = {"unk_token": unknown, "bos_token": begin, "eos_token": end, "pad_token": padding}
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, model_max_length=context, **{name: one for name, one in names.items() if one}
+    ).save_pretrained(folder)
+    scores = Counter(piece.score for piece in proto.pieces if piece.type == piece.NORMAL and piece.piece.strip("▁"))
+    equal = sum(count for count in scores.values() if count > 1)
+    if not equal:
+        return ""
+    return (
+        f"{equal} pieces of tokenizer.model share their score, and programs that read tokenizer.json merge them in "
+        "another order than SentencePiece: a few texts have other ids there"
+    )
+
+
+def settle(folder: Path, context: int) -> str:
+    """Have transformers and vLLM give a rendered chat template the ids of `TextTokenizer`, which training used.
+
+    Where they do not, tokenizer.json and tokenizer_config.json are written anew from tokenizer.model. That is so for
+    most LLaMA folders of 2023, which have no tokenizer.json.
+
+    Returns:
+        What the user should know of it, "" for nothing.
+    """
+    hf = _auto_tokenizer(folder)
+    own = TextTokenizer(folder)
+    if hf and _same_ids(hf, own):
+        return ""
+    further = sorted(hf.added_tokens_decoder.items()) if hf else []
+    further = [(i, token) for i, token in further if i >= own.size]
+    if own.source.suffix != ".model" or [i for i, _ in further] != [*range(own.size, own.size + len(further))]:
+        return (
+            f"transformers and vLLM read {own.source.name} otherwise than this toolkit did in training, so their "
+            "answers may be worse: the first word behind <s> has other ids there"
+        )
+    padding = getattr(hf, "pad_token", None)
+    for name in ("special_tokens_map.json", "added_tokens.json"):  # tokenizer.json says it now
+        (folder / name).unlink(missing_ok=True)
+    return write_tokenizer_json(folder, context, [token for _, token in further], padding)
+
+
+def _auto_tokenizer(folder: Path) -> Any:
+    """What transformers reads in the folder; None where it can not."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder)
+    except (ValueError, OSError, AttributeError, KeyError, TypeError, ImportError):
+        return None
+
+
+def _same_ids(hf: Any, own: TextTokenizer) -> bool:
+    if (hf.bos_token_id, hf.eos_token_id) != (own.bos_id, own.eos_id):
+        return False
+    return all(
+        hf(hf.bos_token + text, add_special_tokens=False)["input_ids"] == [own.bos_id, *own.encode(text)]
+        for text in _PROBES
+    )
+
+
+def _merges(proto) -> list[tuple[str, str]]:
+    """Every pair of pieces that makes a third, that of the highest score first."""
+    ranked = sorted((piece for piece in proto.pieces if piece.type == piece.NORMAL), key=lambda piece: -piece.score)
+    normal = {piece.piece for piece in ranked}
+    return [
+        (piece.piece[:i], piece.piece[i:])
+        for piece in ranked
+        for i in range(1, len(piece.piece))
+        if piece.piece[:i] in normal and piece.piece[i:] in normal
+    ]
+
+
+def _normalizer(spec):
+    """What SentencePiece does to a text before it looks for pieces."""
+    from tokenizers import Regex, normalizers
+
+    steps = [normalizers.Precompiled(spec.precompiled_charsmap)] if spec.precompiled_charsmap else []
+    if spec.remove_extra_whitespaces:
+        steps += [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
+    if spec.add_dummy_prefix:
+        steps.append(normalizers.Prepend("▁"))
+    return normalizers.Sequence([*steps, normalizers.Replace(" ", "▁")])

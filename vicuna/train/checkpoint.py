@@ -1,0 +1,311 @@
+"""Checkpoints: sealing one when it is whole, telling a torn one, and where a run begins.
+
+A checkpoint counts once its manifest stands, which is written last, flushed, and renamed into place: whatever a
+kill leaves behind without a manifest is torn and never used.
+"""
+
+import hashlib
+import json
+import math
+import os
+import re
+import shutil
+import uuid
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from vicuna.args import RunFlags
+from vicuna.errors import UserError
+from vicuna.log import log
+from vicuna.model.adapter import HUB_FILES, RUN_ARGS, SAVING, WEIGHT_FILES, run_args
+from vicuna.model.base import Base, fingerprint, local_folder
+from vicuna.train.schedule import Schedule, check_complete, read_schedule
+
+# Flags that change no result of a run, or not that of one already begun.
+NO_EFFECT = {
+    *("model_path", "data_path", "output_path", "resume_from_checkpoint", "lora_remote_checkpoint", "ignore_data_skip"),
+    *("log_steps", "save_steps", "save_total_limit", "eval_steps", "gradient_checkpointing", "int8", "elastic"),
+    *("continue_schedule", "wandb", "plan_only", "local_rank", "skip_bad_rows", "encoding", "cache_path"),
+    "deepspeed",  # what its file says is compared, not where it lies
+}
+# What --elastic lets change: dropout draws and rounding differ, the rows of a step do not.
+ELASTIC = {"micro_batch", "world_size", "threads"}
+# What --ignore_data_skip lets change, since the data begins anew.
+DATA = {"data_sha256", "test_size"}
+CHECKPOINT_FILES = ("trainer_state.json", "optimizer.pt", "scheduler.pt")
+MANIFEST = "manifest.json"
+BEST = "best"
+REMOVING = ".removing-"
+AUTO = "auto"
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    aside = file.with_name(f".{file.name}")
+    aside.write_text(text, encoding="utf-8")
+    os.replace(aside, file)
+
+
+def write_run_args(folder: Path, facts: dict[str, Any], **more: Any) -> None:
+    """Write run_args.json: flags, plan and versions."""
+    write_text(folder / RUN_ARGS, json.dumps({**facts, **more}, ensure_ascii=False, indent=2) + "\n")
+
+
+def seal(folder: Path) -> None:
+    """Flush a checkpoint's files and write its manifest: name, size and SHA-256 of each."""
+    files = {}
+    aside = folder / f".{MANIFEST}"
+    aside.unlink(missing_ok=True)  # a kill in an earlier save of this step may have left it
+    for file in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST):
+        with file.open("rb") as opened:
+            os.fsync(opened.fileno())
+        files[file.relative_to(folder).as_posix()] = {"size": file.stat().st_size, "sha256": _sha256(file)}
+    with aside.open("w", encoding="utf-8") as opened:
+        json.dump({"files": files}, opened, indent=2)
+        opened.flush()
+        os.fsync(opened.fileno())
+    os.replace(aside, folder / MANIFEST)
+    for path in (folder, folder.parent):  # the new names, too, are on the disk
+        descriptor = os.open(path, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
+
+
+def torn(folder: Path) -> str:
+    """What is wrong with a checkpoint of this program; "" for a whole one."""
+    try:
+        files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+    except FileNotFoundError:
+        return f"{MANIFEST} is missing: the save did not end"
+    except (ValueError, KeyError, TypeError):
+        return f"{MANIFEST} can not be read"
+    for name, expected in files.items():
+        file = folder / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if file.stat().st_size != expected["size"] or _sha256(file) != expected["sha256"]:
+            return f"{name} is not what was saved"
+    return ""
+
+
+def check_source(folder: Path, base: Base, ignore_fingerprint: bool) -> None:
+    """Refuse to make something of an adapter that is a torn checkpoint, or that says it was trained on another base.
+
+    Raises:
+        UserError: see above.
+    """
+    ours = _STEP.fullmatch(folder.name) and (folder.parent / RUN_ARGS).is_file()
+    if (ours or (folder / MANIFEST).is_file()) and (problem := torn(folder)):
+        raise UserError(f"--lora_path {folder} is torn: {problem}. Take another checkpoint of the run.")
+    trained_on = run_args(folder).get("exact", {}).get("base_fingerprint")
+    if trained_on and not ignore_fingerprint and trained_on != (found := fingerprint(base.path)):
+        raise UserError(
+            f"the adapter in {folder} was trained on another base than {base.path}: run_args.json has the fingerprint "
+            f"{trained_on[:12]}…, this base has {found[:12]}…. Pass the base it was trained on; or "
+            "--ignore_fingerprint True if this one has the same weights, or gets them from the adapters before it."
+        )
+
+
+def checkpoints(output: Path) -> list[Path]:
+    """The checkpoint folders in `output`, latest step first, whole or torn."""
+    found = [(int(match[1]), path) for path in output.glob("checkpoint-*") if (match := _STEP.fullmatch(path.name))]
+    return [path for _, path in sorted(found, reverse=True)]
+
+
+def keep_latest(output: Path, run_id: str, limit: int) -> None:
+    """Remove the oldest sealed checkpoints of this run beyond `limit`; those of other runs are not touched."""
+    own = [
+        path for path in checkpoints(output) if (path / MANIFEST).is_file() and run_args(path).get("run_id") == run_id
+    ]
+    for old in own[limit:]:
+        aside = output / f"{REMOVING}{old.name}"
+        os.replace(old, aside)  # from here on it is no checkpoint, however far the removal comes
+        shutil.rmtree(aside)
+
+
+def remove_asides(output: Path) -> None:
+    """Remove what a killed run left aside: adapters not yet in place, and checkpoints not yet quite removed."""
+    for pattern in (f"{REMOVING}*", f"{SAVING}*", f"{BEST}/{SAVING}*"):
+        for aside in output.glob(pattern):
+            shutil.rmtree(aside)
+
+
+_STEP = re.compile(r"checkpoint-(\d+)")
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+@dataclass(frozen=True)
+class Start:
+    """How a run begins.
+
+    Attributes:
+        resume: checkpoint whose weights, optimizer, schedule, random state and data position go on, or None.
+        adapter: folder whose adapter the run starts from with a new schedule, or None.
+        step: optimizer steps already done.
+        data_start: step at which the data began its first epoch.
+        at_least: optimizer steps of an earlier schedule that this run goes on with, 0 for none.
+        inherited: flags whose values the run has from its adapter or schedule.
+        schedule: place of a checkpoint whose weights, optimizer and learning rate go on, or None.
+    """
+
+    resume: Path | None
+    adapter: Path | None
+    text: str
+    step: int = 0
+    data_start: int = 0
+    at_least: int = 0
+    inherited: dict[str, Any] = field(default_factory=dict)
+    schedule: Schedule | None = None
+
+    def inherit(self, flags: Any) -> Any:
+        """`flags` with the inherited values in place of its own."""
+        return replace(flags, **{name: value for name, value in self.inherited.items() if hasattr(flags, name)})
+
+
+def starting_point(run: RunFlags, facts: dict[str, Any]) -> Start:
+    """What --resume_from_checkpoint, --lora_remote_checkpoint or --continue_schedule mean.
+
+    Args:
+        facts: every flag of this run by name, and what else its result depends on.
+
+    Raises:
+        UserError: a folder that is neither a checkpoint nor an adapter, or a torn one; a checkpoint of a run with
+            other flags, data, base or versions.
+    """
+    if run.continue_schedule:
+        return _continue(run)
+    name, flag = run.resume_from_checkpoint, "--resume_from_checkpoint"
+    if run.lora_remote_checkpoint and not (name and Path(name).is_dir()):
+        name, flag = run.lora_remote_checkpoint, "--lora_remote_checkpoint"
+    if not name:
+        return Start(None, None, f"new run{_earlier(Path(run.output_path))}")
+    if name == AUTO:
+        return _latest(run, facts)
+    folder = _whole(name, flag)
+    if (folder / MANIFEST).is_file():  # also one of DeepSpeed or FSDP, which keep the optimizer in folders of their own
+        return _resume(folder, run, facts)
+    if all((folder / file).is_file() for file in CHECKPOINT_FILES):
+        return _resume_foreign(folder, run, flag)
+    if any(folder.glob("global_step*")):
+        raise UserError(
+            f"{flag} {name} is a DeepSpeed checkpoint without a {MANIFEST}, which can not be resumed; start from an "
+            "adapter folder."
+        )
+    return Start(None, folder, f"starts from the adapter in {folder}, with a new schedule")
+
+
+def _whole(name: str, flag: str) -> Path:
+    """The folder that `name` means, unless it is a torn checkpoint of this program."""
+    folder = local_folder(name, flag, [*HUB_FILES, *CHECKPOINT_FILES, MANIFEST, "scaler.pt", "rng_state*.pth"])
+    ours = (folder / MANIFEST).is_file() or (folder.parent / RUN_ARGS).is_file()
+    if _STEP.fullmatch(folder.name) and ours and (problem := torn(folder)):
+        raise UserError(
+            f"{flag} {name} is torn: {problem}. Take the checkpoint before it, or --resume_from_checkpoint auto."
+        )
+    return folder
+
+
+def _continue(run: RunFlags) -> Start:
+    """Weights, optimizer and learning rate go on; the data is other data, and starts at its beginning."""
+    flag = "--continue_schedule"
+    schedule = read_schedule(_whole(run.continue_schedule, flag), flag)
+    log.info("%s %s: %s", flag, schedule.folder, schedule)
+    return _from_schedule(
+        schedule, run, flag, schedule.step, "continues the schedule of", "the new data from its beginning"
+    )
+
+
+def _resume_foreign(folder: Path, run: RunFlags, flag: str) -> Start:
+    """A checkpoint of another program: all goes on but what can not be read safely."""
+    if run.deepspeed or run.fsdp:
+        other = "--deepspeed" if run.deepspeed else "--fsdp"
+        raise UserError(
+            f"{flag} {folder} is a checkpoint of another program, which can not be resumed with {other}: drop it, or "
+            "start from its adapter with a new schedule."
+        )
+    schedule = read_schedule(folder, flag)
+    data = "from its beginning" if run.ignore_data_skip else "where its steps would be in this program's order"
+    start = schedule.step if run.ignore_data_skip else 0
+    return _from_schedule(schedule, run, flag, start, "goes on from the foreign checkpoint", f"the data {data}")
+
+
+def _from_schedule(schedule: Schedule, run: RunFlags, flag: str, data_start: int, how: str, data: str) -> Start:
+    check_complete(schedule, flag)
+    old = run_args(schedule.folder)
+    inherited: dict[str, Any] = {"learning_rate": schedule.peak}
+    inherited["lr_scheduler"] = old.get("flags", {}).get("lr_scheduler", run.lr_scheduler)
+    inferred = schedule.warmup if inherited["lr_scheduler"] == "linear" else None
+    warmup = old.get("plan", {}).get("warmup_steps", inferred)
+    if warmup is not None:
+        inherited |= {"warmup_steps": warmup, "warmup_ratio": None}
+    unread = ", ".join(schedule.unreadable)
+    note = f"; not read, because only a pickle could: {unread}, so it will not be bit by bit" if unread else ""
+    text = f"{how} {schedule.folder} at step {schedule.step} of {schedule.max_steps}; {data}{note}"
+    return Start(None, schedule.folder, text, schedule.step, data_start, schedule.max_steps, inherited, schedule)
+
+
+def _latest(run: RunFlags, facts: dict[str, Any]) -> Start:
+    """The latest whole checkpoint in the output folder, or a new run where there is none."""
+    skipped = ""
+    for folder in checkpoints(Path(run.output_path)):
+        if problem := torn(folder):
+            skipped += f"; {folder.name} is passed over, {problem}"
+            continue
+        start = _resume(folder, run, facts)
+        return replace(start, text=start.text + skipped)
+    return Start(None, None, f"new run: {run.output_path} has no whole checkpoint to resume{skipped}")
+
+
+def _resume(folder: Path, run: RunFlags, facts: dict[str, Any]) -> Start:
+    old = run_args(folder)
+    _compare(old, facts, run, folder)
+    step = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))["global_step"]
+    data = "the data starts at its beginning" if run.ignore_data_skip else "the data goes on where it stopped"
+    data_start = step if run.ignore_data_skip else old.get("data_start", 0)
+    # On other data the schedule is still that of the run, and is not over before it would have been.
+    at_least = old["plan"]["steps"] if run.ignore_data_skip else old.get("at_least", 0)
+    text = f"resumes {folder} at step {step}: {data}"
+    return Start(folder, None, text, step, data_start, at_least, old.get("inherited", {}))
+
+
+def _earlier(output: Path) -> str:
+    """What a new run finds in its output folder."""
+    if (output / WEIGHT_FILES[0]).is_file():
+        return f"; {output} holds an earlier one, whose adapter is replaced at the end"
+    return f"; {output} holds checkpoints of an earlier one" if any(output.glob("checkpoint-*")) else ""
+
+
+def run_id(start: Start) -> str:
+    """Names a run: a new one for a new run, that of the checkpoint for a resumed one."""
+    return (run_args(start.resume).get("run_id") if start.resume else None) or uuid.uuid4().hex
+
+
+def best_loss(output: Path, start: Start) -> float:
+    """The evaluation loss that `best/` in the output folder stands for when a run is resumed, else infinity."""
+    known = run_args(output / BEST) if start.resume and (output / BEST).is_dir() else {}
+    return known.get("eval_loss", math.inf)
+
+
+def _compare(old: dict[str, Any], facts: dict[str, Any], run: RunFlags, folder: Path) -> None:
+    """Refuse to resume what was begun with other flags, data, base or versions: the result would be neither run's."""
+    before = {**old.get("flags", {}), **old.get("exact", {})}
+    allowed = (
+        NO_EFFECT
+        | set(old.get("inherited", {}))
+        | (ELASTIC if run.elastic else set())
+        | (DATA if run.ignore_data_skip else set())
+    )
+    for name, value in facts.items():
+        if name not in allowed and name in before and before[name] != value:
+            spelt = f"--{name}" if name in old.get("flags", {}) else name
+            way_out = "pass --elastic to go on with another one" if name in ELASTIC else "a resumed run must keep it"
+            way_out = f"{way_out}, or pass --ignore_data_skip to begin the data anew" if name in DATA else way_out
+            raise UserError(
+                f"{folder} was begun with {spelt} {before[name]}, this run has {value}: {way_out}. To begin a new "
+                "schedule from its weights, pass the folder of its adapter instead."
+            )

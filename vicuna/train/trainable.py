@@ -1,0 +1,171 @@
+"""What a run leaves behind, whatever --train it has: an adapter, or a whole model in Hugging Face format.
+
+A whole model is written as adapters are: aside first, read again and compared, then moved into place.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel
+from safetensors import safe_open
+from torch import nn
+
+from vicuna.args import LoraFlags, RunFlags
+from vicuna.errors import UserError
+from vicuna.model import adapter
+from vicuna.model.base import Base
+
+SHARD_SIZE = "2GB"
+INDEX = "model.safetensors.index.json"
+TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "chat_template*")
+
+
+def check_train(base_path: Path, train: str, bits: int, dtype: torch.dtype, run: RunFlags) -> None:
+    """Refuse what --train can not do at this precision, or would write over.
+
+    Raises:
+        UserError: see above.
+    """
+    output = Path(run.output_path)
+    if run.continue_schedule and train != "lora":
+        raise UserError(f"--continue_schedule goes on with a LoRA adapter, not with --train {train}; leave one out.")
+    if train != "full":
+        if any(output.glob("model*.safetensors")):
+            raise UserError(
+                f"--output_path {output} holds a whole model, beside which an adapter would be taken for a part of it; "
+                "name another folder."
+            )
+        return
+    if bits < 16:
+        raise UserError(
+            f"--train full changes every weight, which {bits} bits can not hold: pass --bits 16 or --bits 32."
+        )
+    if dtype is torch.float16 and not run.deepspeed:
+        raise UserError(
+            "--train full --bits 16 computes in float16 here, which loses small updates: pass --deepspeed, which keeps "
+            "a float32 copy of the weights, or --bits 32."
+        )
+    if (output / adapter.CONFIG_FILE).is_file():
+        raise UserError(
+            f"--output_path {output} holds an adapter, which would be loaded on top of the whole model that --train "
+            "full writes; name another folder."
+        )
+    if output.is_dir() and output.samefile(base_path):
+        raise UserError(f"--output_path {output} is the base itself; name another folder for what --train full writes.")
+
+
+def stored_bits(train: str, bits: int, deepspeed: str | None) -> int:
+    """At which precision the weights are loaded.
+
+    All of them trained, they are float32: added to a bfloat16 weight, an update under 1/256 of it is lost. --bits 16
+    then says how activations are computed. DeepSpeed keeps a float32 copy of its own.
+    """
+    return 32 if train == "full" and not deepspeed else bits
+
+
+def planned(base: Base, flags: LoraFlags, folder: Path | None) -> tuple[LoraConfig | None, LoraFlags, str]:
+    """As `vicuna.model.adapter.planned`, with None for the config where every weight is trained.
+
+    Args:
+        folder: where the adapter, or the whole model, to start from lies.
+
+    Raises:
+        UserError: it holds the other of the two.
+    """
+    if flags.train != "full":
+        return adapter.planned(base, flags, folder)
+    if folder and any((folder / name).is_file() for name in adapter.WEIGHT_FILES[:2]):
+        raise UserError(
+            f"{folder} holds an adapter, but --train full starts from a whole model: pass --train "
+            f"{adapter.kind_of(adapter.read_tensors(adapter.weight_file(folder)))}, or the folder of a whole model."
+        )
+    if folder and not (folder / "config.json").is_file():
+        raise UserError(f"{folder} has no config.json; expected a whole model in Hugging Face format.")
+    return None, flags, ""
+
+
+def loaded_from(base: Base, lora: LoraConfig | None, folder: Path | None) -> Base:
+    """The base whose weights are loaded: with --train full the model in `folder`, if one is given."""
+    return replace(base, path=folder) if lora is None and folder else base
+
+
+def trained_model(loaded: Any, lora: LoraConfig | None, folder: Path | None, base_name: str) -> Any:
+    """What the Trainer gets: the base itself, or the adapter in `folder`, or a new one, on top of it."""
+    if lora is None:
+        return loaded
+    if folder:
+        return adapter.attach(loaded, folder, base_name, trainable=True, dropout=lora.lora_dropout)[0]
+    return adapter.new(loaded, lora)
+
+
+def farewell(model: nn.Module, output: Path, base_path: Path) -> str:
+    """The last line of a run."""
+    if isinstance(model, PeftModel):
+        what, paths = "adapter", f"{base_path} --lora_path {output}"
+    else:
+        what, paths = "model", str(output)
+    return f"the {what} is in {output}; talk to it: python generate.py --model_path {paths}"
+
+
+def save(model: nn.Module, folder: Path, weights: dict[str, torch.Tensor], base_path: Path) -> None:
+    """Write what was trained: the adapter, or the whole model with the base's tokenizer.
+
+    Args:
+        weights: from `vicuna.model.adapter.whole`.
+    """
+    if isinstance(model, PeftModel):
+        adapter.save_adapter(model, folder, weights)
+    else:
+        save_model(model, folder, weights, base_path)
+
+
+def save_model(model: Any, folder: Path, weights: dict[str, torch.Tensor], base_path: Path) -> None:
+    """Write a whole model: aside first, read again and compared, then moved into place.
+
+    Raises:
+        RuntimeError: what was written is not what was trained; the folder is as it was.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=adapter.SAVING, dir=folder) as name:
+        aside = Path(name)
+        model.config.use_cache = True  # switched off while training
+        model.save_pretrained(aside, state_dict=weights, max_shard_size=SHARD_SIZE)
+        model.config.use_cache = False
+        copy_tokenizer(base_path, aside)
+        _verify(aside, weights, getattr(model, "all_tied_weights_keys", {}))
+        new = {file.name for file in aside.iterdir()}
+        for file in sorted(new, key=lambda file: file == INDEX):  # the index once its parts are there
+            os.replace(aside / file, folder / file)
+    for old in [*folder.glob("model*.safetensors"), folder / INDEX]:
+        if old.name not in new:  # else a former, single file would be preferred to the new parts
+            old.unlink(missing_ok=True)
+
+
+def copy_tokenizer(base_path: Path, folder: Path) -> None:
+    """Put the base's tokenizer files beside a whole model."""
+    for pattern in TOKENIZER_FILES:
+        for file in base_path.glob(pattern):
+            shutil.copyfile(file, folder / file.name)
+
+
+def _verify(folder: Path, expected: dict[str, torch.Tensor], tied: dict[str, str]) -> None:
+    """Read a written model one tensor at a time; of tied ones only the first is in the files."""
+    found = set()
+    for file in folder.glob("model*.safetensors"):
+        with safe_open(file, framework="pt") as opened:
+            for name in opened.keys():  # noqa: SIM118
+                found.add(name)
+                written = opened.get_tensor(name)
+                if not torch.isfinite(written).all():
+                    raise RuntimeError(f"{name} has values that are not finite: the run has diverged")
+                if name not in expected or not torch.equal(written, expected[name]):
+                    raise RuntimeError(f"{name} was not written as it was trained")
+    if lacking := set(expected) - found - set(tied):
+        raise RuntimeError(f"{len(lacking)} tensors were not written, such as {min(lacking)}")
+    json.loads((folder / "config.json").read_text(encoding="utf-8"))

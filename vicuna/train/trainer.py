@@ -1,0 +1,348 @@
+"""What the HF Trainer lacks: exact batches on any number of processes, loss and evaluation per supervised token,
+and the files a run leaves behind.
+"""
+
+import math
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, Dataset, Sampler
+from transformers import EvalPrediction, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from vicuna.args import RunFlags
+from vicuna.data.records import Examples, epoch_order, rank_batches
+from vicuna.errors import UserError
+from vicuna.prompt.templates import IGNORE_INDEX
+from vicuna.train.callbacks import StepRecord
+from vicuna.train.signals import Stopper
+
+SHOWN_RECORDS = 10
+MOST_SKIPS = 20  # from 65536 the scaler is down at 1/16 by then
+DIVERGED = "The run has diverged: lower --learning_rate, or look at the records; the last checkpoint stands."
+NO_ROW = -1  # a rank with no row in a slot takes one of ignored labels, so that all ranks step together
+
+
+class StepBatches(Sampler[list[int]]):
+    """Batch sampler of one rank over a whole run: in every optimizer step all ranks together take exactly `total_batch`
+    rows, and in the last step of an epoch what is left.
+
+    Every step has `accumulation` slots; a slot without rows for this rank holds NO_ROW.
+
+    Attributes:
+        steps: optimizer steps of the run.
+        first: steps already done when this process begins.
+        data_start: step at which the data began its first epoch; above 0 where a schedule goes on with other data.
+    """
+
+    def __init__(self, lengths: list[int], run: RunFlags, world_size: int = 1, rank: int = 0):
+        self.lengths, self.seed, self.total_batch = lengths, run.seed, run.total_batch
+        self.micro_batch, self.world_size, self.rank = run.micro_batch, world_size, rank
+        self.steps = math.ceil(run.num_epoch * self.steps_per_epoch)
+        self.first = self.data_start = 0
+        self._epoch, self._order = -1, []
+
+    @property
+    def accumulation(self) -> int:
+        """Micro batches per rank in a step."""
+        return math.ceil(self.total_batch / (self.micro_batch * self.world_size))
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return math.ceil(len(self.lengths) / self.total_batch)
+
+    def rows(self, step: int) -> list[int]:
+        """Rows of one optimizer step over all ranks; steps count from 0."""
+        epoch, at = divmod(step - self.data_start, self.steps_per_epoch)
+        if epoch != self._epoch:
+            self._epoch, self._order = epoch, epoch_order(self.seed, epoch, self.lengths, self.total_batch)
+        return self._order[at]
+
+    def epochs(self, step: int) -> float:
+        """Passes over the data when `step` steps are done."""
+        return (step - self.data_start) / self.steps_per_epoch
+
+    def __len__(self) -> int:
+        return self.steps * self.accumulation
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in range(self.first, self.steps):
+            batches = rank_batches(self.rows(step), self.micro_batch, self.world_size, self.rank)
+            for slot in range(self.accumulation):
+                yield (batches[slot] if slot < len(batches) else []) or [NO_ROW]
+
+
+class RowDataset(Dataset):
+    """Rows by index; NO_ROW is a row of one token whose label is ignored."""
+
+    def __init__(self, rows: Any):
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"input_ids": [0], "labels": [IGNORE_INDEX], "record": NO_ROW} if index == NO_ROW else self.rows[index]
+
+
+def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    """Pad rows on the right to the longest, (B, T) each.
+
+    `logits_to_keep` is True at the positions whose next token is supervised: the head is computed there alone.
+    `record`, (B,), names each row's record, where the rows do; the model does not take it.
+    """
+    width = max(len(row["input_ids"]) for row in rows)
+    ids = torch.zeros(len(rows), width, dtype=torch.long)
+    labels = torch.full_like(ids, IGNORE_INDEX)
+    mask = torch.zeros_like(ids)
+    for i, row in enumerate(rows):
+        length = len(row["input_ids"])
+        ids[i, :length] = torch.as_tensor(row["input_ids"])
+        labels[i, :length] = torch.as_tensor(row["labels"])
+        mask[i, :length] = 1
+    batch = {"input_ids": ids, "attention_mask": mask, "labels": labels, "logits_to_keep": kept(labels)}
+    if "record" in rows[0]:
+        batch["record"] = torch.tensor([row["record"] for row in rows])
+    return batch
+
+
+def kept(labels: torch.Tensor) -> torch.Tensor:
+    """(B, T) bool: positions that predict a supervised token. Position t predicts token t + 1."""
+    keep = torch.zeros_like(labels, dtype=torch.bool)
+    keep[:, :-1] = labels[:, 1:] != IGNORE_INDEX
+    return keep
+
+
+def token_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Cross entropy of each supervised token, float32, (N,).
+
+    Args:
+        logits: (N, V), one row for each True of `kept(labels)`.
+        labels: (B, T).
+    """
+    targets = labels[:, 1:]
+    return cross_entropy(logits.float(), targets[targets != IGNORE_INDEX], reduction="none")
+
+
+def step_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor) -> torch.Tensor:
+    """A micro batch's part of the step's loss, which is a mean over the supervised tokens of the whole step."""
+    return token_losses(outputs.logits, labels).sum() / num_items_in_batch
+
+
+def mean_token_loss(prediction: EvalPrediction) -> dict[str, float]:
+    """Evaluation loss per supervised token over the whole set, from (rows, 2) sums and counts."""
+    total, count = prediction.predictions.astype("float64").sum(axis=0)
+    return {"loss": float(total / count)}
+
+
+class AdapterTrainer(Trainer):
+    """The HF Trainer with our order of rows, an evaluation that does not depend on batch or world size, a record of
+    every step, and an end to a run that has diverged.
+
+    Args:
+        place: record -> where it stands, e.g. "data.jsonl line 7".
+        stopper: what can end the run early.
+        record: where the steps are written, on one rank only.
+    """
+
+    def __init__(
+        self,
+        *,
+        batches: StepBatches,
+        train: Examples,
+        held_out: Examples | None,
+        place: Callable[[int], str],
+        stopper: Stopper,
+        record: StepRecord | None,
+        **kwargs: Any,
+    ):
+        super().__init__(
+            train_dataset=RowDataset(train.rows),
+            eval_dataset=RowDataset(held_out.rows) if held_out else None,
+            data_collator=collate,
+            compute_loss_func=step_loss,
+            compute_metrics=mean_token_loss,
+            **kwargs,
+        )
+        self.batches, self.place, self.stopper, self.record = batches, place, stopper, record
+        self.fed: list[tuple[list[int], torch.Tensor]] = []  # records and loss of this step's micro batches
+        self.skips_in_a_row = 0
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Not sharded by accelerate, whose sharding repeats rows to fill the last batch of every rank.
+
+        It has a generator of its own: beginning to read must not move the random state of a run.
+        """
+        return DataLoader(
+            self.train_dataset, batch_sampler=self.batches, collate_fn=collate, generator=torch.Generator()
+        )
+
+    def training_step(
+        self, model: torch.nn.Module, inputs: dict[str, torch.Tensor], num_items_in_batch: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Gradients of one micro batch; notes which records it held."""
+        records = [record for record in inputs.pop("record").tolist() if record != NO_ROW]
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self.fed.append((records, loss))
+        return loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log a step with its records, all ranks', or an evaluation.
+
+        Raises:
+            UserError: the run has diverged; on every rank, before anything of this step is saved.
+        """
+        records: list[int] = []
+        if "loss" in logs:
+            self._check_step(logs)
+            records = sorted(_from_all_ranks([record for part, _ in self.fed for record in part]))
+            self.fed = []
+        if "eval_loss" in logs and not math.isfinite(logs["eval_loss"]):
+            if self.stopper.stopping:
+                return  # an evaluation that was not ended; it is made up for on resume
+            raise UserError(f"the evaluation loss is {logs['eval_loss']} at step {self.state.global_step}. {DIVERGED}")
+        if self.record and ("loss" in logs or "eval_loss" in logs):
+            self.record.add(self.state.global_step, logs, records)
+        super().log(logs, start_time)
+
+    def _check_step(self, logs: dict[str, float]) -> None:
+        skipped = self.accelerator.optimizer_step_was_skipped
+        self.skips_in_a_row = self.skips_in_a_row + 1 if skipped else 0
+        if skipped:
+            logs["skipped"] = 1
+        if math.isfinite(logs["loss"]) and (skipped or math.isfinite(logs.get("grad_norm", 0.0))):
+            if self.skips_in_a_row < MOST_SKIPS:
+                return
+            raise UserError(
+                f"the loss scaler skipped {MOST_SKIPS} steps in a row, up to step {self.state.global_step}: the "
+                f"gradients overflow float16 at any scale. {DIVERGED}"
+            )
+        fed = _from_all_ranks([(records, bool(loss.isfinite())) for records, loss in self.fed])
+        broken = [records for records, finite in fed if not finite] or [records for records, _ in fed]
+        places = [self.place(record) for records in broken for record in records]
+        more = f" and {len(places) - SHOWN_RECORDS} more" if len(places) > SHOWN_RECORDS else ""
+        raise UserError(
+            f"the loss is {logs['loss']} and the gradient's norm {logs.get('grad_norm')} at step "
+            f"{self.state.global_step}, on {', '.join(places[:SHOWN_RECORDS])}{more}. {DIVERGED}"
+        )
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Evaluate without moving the random state, so that --eval_steps changes no result."""
+        devices = [self.args.device] if self.args.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            return super().evaluate(*args, **kwargs)
+
+    def prediction_step(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, torch.Tensor],
+        prediction_loss_only: bool,
+        ignore_keys: Any = None,
+    ) -> tuple[None, torch.Tensor, torch.Tensor]:
+        """(None, (B, 2) sum and count of each row's token losses, (B,) zeros): no logits are gathered.
+
+        Once the run is to stop, the rest of the evaluation is passed over, and its loss is not a number.
+        """
+        inputs = {name: value.to(self.args.device) for name, value in inputs.items() if name != "record"}
+        labels = inputs.pop("labels")
+        sums = torch.zeros(len(labels), 2, device=labels.device)
+        if self.stopper.agreed(self.args.device):
+            return None, sums.fill_(math.nan), sums[:, 0]
+        with torch.no_grad(), self.compute_loss_context_manager():
+            losses = token_losses(model(**inputs).logits, labels)
+        row = inputs["logits_to_keep"].nonzero()[:, 0]
+        sums.index_add_(0, row, torch.stack([losses, torch.ones_like(losses)], dim=1))
+        return None, sums, torch.zeros(len(labels), device=labels.device)
+
+
+class Position(TrainerCallback):
+    """Tells the Trainer where in the data a run is, and makes up for an evaluation that a stopped run left out."""
+
+    def __init__(self, trainer: AdapterTrainer):
+        self.trainer, self.batches = trainer, trainer.batches
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        step = state.global_step
+        state.epoch = self.batches.epochs(step)
+        due = args.eval_strategy != "no" and (step % args.eval_steps == 0 or step >= state.max_steps)
+        if (
+            due
+            and step > self.batches.data_start
+            and not any(entry["step"] == step and "eval_loss" in entry for entry in state.log_history)
+        ):
+            self.trainer.evaluate()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        state.epoch = self.batches.epochs(state.global_step)
+
+
+def _from_all_ranks(parts: list[Any]) -> list[Any]:
+    """The lists of all ranks, one after the other."""
+    if not torch.distributed.is_initialized():
+        return parts
+    gathered: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(gathered, parts)
+    return [part for parts in gathered for part in parts]
+
+
+def start_wandb(output: Path, wanted: bool) -> None:
+    """Begin the Weights & Biases run, if one is wanted, before any time is spent; the Trainer goes on with it.
+
+    Raises:
+        UserError: no login, or no way to reach the service.
+    """
+    if not wanted:
+        return
+    import wandb
+
+    try:
+        wandb.init(project=os.environ.get("WANDB_PROJECT", "chinese-vicuna"), name=output.name, dir=output)
+    except wandb.Error as error:
+        raise UserError(
+            f"--wandb: {str(error).strip().splitlines()[0]}. Log in with `wandb login`, or record without network: "
+            "WANDB_MODE=offline."
+        ) from error
+
+
+def check_same(facts: dict[str, str]) -> None:
+    """Refuse to train on hosts that hold different files, by hash.
+
+    Raises:
+        UserError: what differs, on every rank.
+    """
+    everywhere = _from_all_ranks([facts])
+    for name, value in everywhere[0].items():
+        others = [rank for rank, found in enumerate(everywhere) if found[name] != value]
+        if others:
+            raise UserError(
+                f"rank {others[0]} has another {name} than rank 0 ({everywhere[others[0]][name][:12]}…, "
+                f"{value[:12]}…): copy the same files and versions to every host."
+            )
+
+
+def train(trainer: AdapterTrainer, resume: Path | None) -> None:
+    """Run the training loop.
+
+    Raises:
+        UserError: out of memory, with the flag to lower.
+        Stopped: SIGTERM or Ctrl-C; the checkpoint is saved.
+    """
+    trainer.add_callback(Position(trainer))
+    try:
+        with trainer.stopper.listening():
+            trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    except torch.OutOfMemoryError as error:
+        remedy = "--cutoff_len, or take fewer --bits or a smaller base"
+        if trainer.args.per_device_train_batch_size > 1:
+            remedy = "--micro_batch, which changes no result"
+        raise UserError(f"out of memory at step {trainer.state.global_step}. Lower {remedy}.") from error
+    except RuntimeError as error:
+        if not isinstance(error, torch.distributed.DistError) and "gloo" not in str(error):
+            raise
+        raise UserError("lost the connection to another process, which has ended; its error stands above") from error
+    trainer.stopper.end(trainer.state.global_step, trainer.state.max_steps)
