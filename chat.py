@@ -13,8 +13,10 @@ from dataclasses import replace
 from functools import partial
 
 from vicuna import log
-from vicuna.args import ChatFlags, DecodingFlags, ModelFlags, ServeFlags, parse
+from vicuna.answer.flags import ChatFlags, DecodingFlags, ServeFlags
+from vicuna.args import parse
 from vicuna.errors import run
+from vicuna.model.flags import ModelFlags
 
 
 def main(model_flags: ModelFlags, chat: ChatFlags, serve: ServeFlags, decoding: DecodingFlags) -> None:
@@ -27,10 +29,10 @@ def main(model_flags: ModelFlags, chat: ChatFlags, serve: ServeFlags, decoding: 
         decoding = replace(decoding, min_new_tokens=5)  # where the original's chat page stood
     log.set_up()
     # Imported here so that --help and a mistyped flag answer at once.
-    from vicuna.answer.assistant import check_beams, load
+    from vicuna.answer.assistant import check_beams, load_assistant
 
     check_beams(model_flags.model_path, decoding)
-    assistant = load(model_flags, serve, chat.lora_path)
+    assistant = load_assistant(model_flags, serve, chat.lora_path)
     for warning in assistant.warnings:
         log.log.warning("WARNING %s", warning)
     if chat.cli:
@@ -41,8 +43,7 @@ def main(model_flags: ModelFlags, chat: ChatFlags, serve: ServeFlags, decoding: 
     import gradio as gr
 
     from vicuna.pages import chat as chat_page
-    from vicuna.pages import chat_browser as chat_page_browser
-    from vicuna.pages import server as web_page
+    from vicuna.pages import chat_browser, server
     from vicuna.pages.strings import TRANSLATIONS
 
     routes = None
@@ -52,7 +53,7 @@ def main(model_flags: ModelFlags, chat: ChatFlags, serve: ServeFlags, decoding: 
         routes = partial(add_routes, assistant=assistant, chat=chat, serve=serve, decoding=decoding)
     i18n = gr.I18n(**TRANSLATIONS)
     page = chat_page.ChatPage(assistant, chat, serve, decoding, i18n)
-    web_page.serve(page.blocks, serve, i18n=i18n, css=chat_page_browser.CSS, head=chat_page_browser.HEAD, routes=routes)
+    server.serve(page.blocks, serve, i18n=i18n, css=chat_browser.CSS, head=chat_browser.HEAD, routes=routes)
 
 
 if __name__ == "__main__":

@@ -14,8 +14,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from vicuna import log
-from vicuna.args import DataFlags, LoraFlags, ModelFlags, RunFlags, parse
+from vicuna.args import parse
+from vicuna.data.flags import DataFlags
 from vicuna.errors import UserError, run
+from vicuna.model.flags import LoraFlags, ModelFlags
+from vicuna.train.flags import RunFlags
 
 
 def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, run_flags: RunFlags) -> None:
@@ -38,7 +41,7 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
     from peft import prepare_model_for_kbit_training
     from transformers import PrinterCallback, TrainingArguments, set_seed
 
-    from vicuna.data.cache import prepared
+    from vicuna.data.cache import load_or_tokenise
     from vicuna.data.records import Records
     from vicuna.model import adapter
     from vicuna.model import base as model
@@ -76,17 +79,17 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
     }
     start = starting_point(run_flags, {**all_flags, **exact})
     lora_flags, run_flags = start.inherit(lora_flags), start.inherit(run_flags)
-    lora, lora_flags, warning = weights.planned(base, lora_flags, start.adapter)
+    lora, lora_flags, warning = weights.plan_training(base, lora_flags, start.adapter)
     if warning:
         say.warning(warning)
 
     # 3. examples and the plan
     first_of_its_host = int(os.environ.get("LOCAL_RANK", 0)) == 0
-    examples = prepared(data_flags, sources, base.tokenizer, first_of_its_host)
+    examples = load_or_tokenise(data_flags, sources, base.tokenizer, first_of_its_host)
     train, held_out = examples.train, examples.held_out
     batches = training.StepBatches(train.lengths, run_flags, world_size, rank)
     batches.first, batches.data_start, batches.steps = start.step, start.data_start, max(batches.steps, start.at_least)
-    parameters = adapter.count_parameters(model.skeleton(base.config), lora)
+    parameters = adapter.count_parameters(model.meta_model(base.config), lora)
     flags = (model_flags, data_flags, lora_flags, run_flags)
     plan = make_plan(base, examples.records, train, held_out, batches, parameters, flags, start)
     if run_flags.plan_only:
@@ -99,7 +102,7 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
     sharding.found_group(run_flags, os.environ)
     atexit.register(sharding.leave_group)
     on_cpu = where.type == "cpu"
-    checkpointing = model.checkpointing(model_flags.bits)
+    checkpointing = model.checkpointing_kwargs(model_flags.bits)
     arguments = TrainingArguments(
         output_dir=output,
         max_steps=plan.steps,
@@ -128,7 +131,7 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
         ignore_data_skip=True,  # StepBatches itself begins where the run goes on
         deepspeed=run_flags.deepspeed,
         fsdp=run_flags.fsdp,
-        fsdp_config=sharding.fsdp_settings(model.skeleton(base.config), run_flags),
+        fsdp_config=sharding.fsdp_settings(model.meta_model(base.config), run_flags),
         remove_unused_columns=False,
         disable_tqdm=True,
         ddp_backend="gloo" if on_cpu and world_size > 1 else None,
@@ -183,7 +186,7 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
         training.train(trainer, resume)
 
     # 7. save
-    tensors = adapter.whole(trained, keep=trainer.is_world_process_zero())
+    tensors = adapter.gather_tensors(trained, keep=trainer.is_world_process_zero())
     if trainer.is_world_process_zero():
         weights.save(trained, output, tensors, base.path)
         write_run_args(output, facts, step=trainer.state.global_step)

@@ -9,8 +9,11 @@ adapter, and 5 % of the steps warm up. `python finetune_chat.py --help` lists ev
 """
 
 from finetune import main
-from vicuna.args import DataFlags, LoraFlags, ModelFlags, RunFlags, parse
+from vicuna.args import parse
+from vicuna.data.flags import DataFlags
 from vicuna.errors import run
+from vicuna.model.flags import LoraFlags, ModelFlags
+from vicuna.train.flags import RunFlags
 
 DEFAULTS = {
     "data_path": ["sample/chat/data_sample.jsonl"],

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from vicuna import log
-from vicuna.args import AskFlags, DecodingFlags, ModelFlags, ServeFlags, parse
+from vicuna.answer.flags import AskFlags, DecodingFlags, ServeFlags
+from vicuna.args import parse
 from vicuna.errors import UserError, run
+from vicuna.model.flags import ModelFlags
 
 EXAMPLES = Path(__file__).parent / "sample/instruct/quickstart.json"
 
@@ -25,37 +27,38 @@ def main(model_flags: ModelFlags, ask: AskFlags, serve: ServeFlags, decoding: De
         raise UserError("--text is empty; give it a question, or leave it out to open the page.")
     log.set_up()
     # Imported here so that --help and a mistyped flag answer at once.
-    from vicuna.answer.assistant import check_beams, load
-    from vicuna.answer.stream import settings
+    from vicuna.answer.assistant import check_beams, load_assistant
+    from vicuna.answer.stream import generation_kwargs
 
     check_beams(model_flags.model_path, decoding)
-    assistant = load(model_flags, serve, [ask.lora_path])
+    assistant = load_assistant(model_flags, serve, [ask.lora_path])
     for warning in assistant.warnings:
         log.log.warning("WARNING %s", warning)
     if ask.text is not None:
         messages = [{"role": "user", "content": ask.text, "input": ask.input}]
         *_, last = assistant.stream(
-            assistant.prompt_ids(messages), settings(decoding, assistant.engine.generation_config), decoding.seed
+            assistant.prompt_ids(messages),
+            generation_kwargs(decoding, assistant.engine.generation_config),
+            decoding.seed,
         )
         print(last.text)
         return
     import gradio as gr
 
-    from vicuna.pages import server as web_page
+    from vicuna.pages import server
     from vicuna.pages.components import CSS
     from vicuna.pages.strings import TRANSLATIONS
 
     i18n = gr.I18n(**TRANSLATIONS)
-    web_page.serve(page(assistant, ask, serve, decoding, i18n), serve, i18n=i18n, css=CSS)
+    server.serve(page(assistant, ask, serve, decoding, i18n), serve, i18n=i18n, css=CSS)
 
 
 def page(assistant: Any, flags: AskFlags, serve: ServeFlags, decoding: DecodingFlags, i18n: Any) -> Any:
     """The page: question and settings on the left, the streamed answer on the right."""
     import gradio as gr
 
-    from vicuna.answer.stream import settings
-    from vicuna.pages import components as ui
-    from vicuna.pages import server as web_page
+    from vicuna.answer.stream import generation_kwargs
+    from vicuna.pages import components, server
     from vicuna.pages.markup import LATEX_DELIMITERS, display
 
     running: dict[str, threading.Event] = {}  # browser session -> what its Stop button sets
@@ -63,7 +66,7 @@ def page(assistant: Any, flags: AskFlags, serve: ServeFlags, decoding: DecodingF
     def answer(
         request: gr.Request, question: str, extra: str, before: list[int], all_beams: bool, *values: Any
     ) -> Iterator[list]:
-        strings = ui.words(request)
+        strings = components.words(request)
         if not question.strip():
             yield [gr.skip(), strings["empty"], gr.skip(), gr.skip(), [], gr.skip()]
             return
@@ -74,24 +77,24 @@ def page(assistant: Any, flags: AskFlags, serve: ServeFlags, decoding: DecodingF
         try:
             prompt_ids = assistant.prompt_ids(messages)
             sent = f"{strings['tokens'].format(tokens=len(prompt_ids))}\n\n{assistant.prompt_text(messages)}"
-            yield [ui.CURSOR, "", sent, gr.update(visible=False), [], ""]
+            yield [components.CURSOR, "", sent, gr.update(visible=False), [], ""]
             updates = assistant.stream(
-                prompt_ids + before, ui.chosen(values), decoding.seed, stop, client=request.session_hash
+                prompt_ids + before, components.chosen(values), decoding.seed, stop, client=request.session_hash
             )
-            for update in ui.paced(updates, serve.use_typewriter):
+            for update in components.paced(updates, serve.use_typewriter):
                 if running.get(request.session_hash) is not stop:
                     return  # the tab has asked something else, or is closed
-                shown = ui.show_answer(strings, update, text(before), all_beams)
+                shown = components.show_answer(strings, update, text(before), all_beams)
                 plain = text(before) + update.text if update.finish else gr.skip()
                 ids = [*before, *update.beams[0].ids] if update.finish == "length" else []
-                yield [shown, ui.stats_line(strings, update), sent, gr.update(visible=bool(ids)), ids, plain]
+                yield [shown, components.stats_line(strings, update), sent, gr.update(visible=bool(ids)), ids, plain]
         except UserError as error:
-            yield [gr.skip(), ui.notice(error), gr.skip(), gr.update(visible=False), [], gr.skip()]
+            yield [gr.skip(), components.notice(error), gr.skip(), gr.update(visible=False), [], gr.skip()]
         finally:
             stop.set()
 
     def heading(request: gr.Request) -> str:
-        return f"## Chinese-Vicuna 中文小羊驼\n\n{display(assistant.status(line=ui.words(request)['status']))}"
+        return f"## Chinese-Vicuna 中文小羊驼\n\n{display(assistant.status(components.words(request)['status']))}"
 
     def stop_running(request: gr.Request) -> None:
         if request.session_hash in running:
@@ -101,8 +104,10 @@ def page(assistant: Any, flags: AskFlags, serve: ServeFlags, decoding: DecodingF
         stop_running(request)
         running.pop(request.session_hash, None)
 
-    values = ui.start_values(ui.ONE_QUESTION, decoding.preset, settings(decoding, assistant.engine.generation_config))
-    with gr.Blocks(title="Chinese-Vicuna", **web_page.BLOCKS) as blocks:
+    values = components.start_values(
+        components.ONE_QUESTION, decoding.preset, generation_kwargs(decoding, assistant.engine.generation_config)
+    )
+    with gr.Blocks(title="Chinese-Vicuna", **server.BLOCKS) as blocks:
         status = gr.Markdown(elem_id="status")
         before, none = gr.State([]), gr.State([])
         with gr.Row(elem_id="columns"):
@@ -115,8 +120,8 @@ def page(assistant: Any, flags: AskFlags, serve: ServeFlags, decoding: DecodingF
                         generate = gr.Button(i18n("generate"), variant="primary", elem_id="generate")
                         stop = gr.Button(i18n("stop"), elem_id="stop")
                 with gr.Column(elem_id="controls"):
-                    controls = ui.Decoding(i18n, decoding.preset, values, max_beams=assistant.engine.max_beams)
-                    all_beams = ui.beams_checkbox(i18n, flags.show_beam, assistant.engine.max_beams)
+                    controls = components.Decoding(i18n, decoding.preset, values, max_beams=assistant.engine.max_beams)
+                    all_beams = components.beams_checkbox(i18n, flags.show_beam, assistant.engine.max_beams)
                     with gr.Accordion(i18n("extra"), open=False):
                         extra = gr.Textbox(show_label=False, placeholder=i18n("extra_hint"), lines=2, elem_id="extra")
                     gr.Examples(_examples(), question, label=i18n("examples"))
@@ -136,16 +141,16 @@ def page(assistant: Any, flags: AskFlags, serve: ServeFlags, decoding: DecodingF
             "fn": answer,
             "outputs": outputs,
             "show_progress": "hidden",
-            "concurrency_limit": web_page.ANSWERS,
+            "concurrency_limit": server.ANSWERS,
             "concurrency_id": "model",
             "trigger_mode": "multiple",  # "once" drops a click until the answer before is closed, not only shown
         }
         gr.on([generate.click, question.submit], inputs=[question, extra, none, *tail], api_name="predict", **ask)
         go_on.click(inputs=[question, extra, before, *tail], api_name="continue", **ask)
-        stop.click(stop_running, **ui.QUIET)
-        output.copy(None, plain, None, js=ui.COPY)
+        stop.click(stop_running, **components.QUIET)
+        output.copy(None, plain, None, js=components.COPY)
         blocks.unload(forget)
-        blocks.load(heading, None, status, **ui.QUIET)
+        blocks.load(heading, None, status, **components.QUIET)
         controls.describe_on(blocks)
     return blocks
 

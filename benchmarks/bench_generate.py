@@ -29,8 +29,10 @@ from typing import TYPE_CHECKING, Any
 from kill_resume import machine  # benchmarks/kill_resume.py
 
 from vicuna import log
-from vicuna.args import ModelFlags, ServeFlags, flag, parse
+from vicuna.answer.flags import ServeFlags
+from vicuna.args import flag, parse
 from vicuna.errors import UserError, run
+from vicuna.model.flags import ModelFlags
 
 if TYPE_CHECKING:
     import torch
@@ -158,9 +160,9 @@ def make_tokenizer(folder: Path, flags: GenerateFlags) -> None:
 
 def loaded(base: Path, bits: int) -> "Assistant":
     """The base as every program loads it."""
-    from vicuna.answer.assistant import load
+    from vicuna.answer.assistant import load_assistant
 
-    return load(ModelFlags(model_path=str(base), bits=bits), ServeFlags(prompt_type="chat", cache_gib=2))
+    return load_assistant(ModelFlags(model_path=str(base), bits=bits), ServeFlags(prompt_type="chat", cache_gib=2))
 
 
 def arguments(flags: GenerateFlags, **more: Any) -> dict[str, Any]:

@@ -26,8 +26,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vicuna import log
-from vicuna.args import LoraFlags, flag, parse
+from vicuna.args import flag, parse
 from vicuna.errors import UserError, run
+from vicuna.model.flags import LoraFlags
 
 if TYPE_CHECKING:
     import torch

@@ -33,8 +33,8 @@ from transformers import LlamaConfig
 
 from vicuna.args import flag, parse
 from vicuna.errors import UserError, run
-from vicuna.files.tensors import create, create_model, planned
-from vicuna.model.base import skeleton
+from vicuna.files.tensors import create_file, create_model, meta_tensor
+from vicuna.model.base import meta_model
 
 ROOT = Path(__file__).resolve().parent.parent
 LIBRARIES = ("torch", "transformers", "peft", "safetensors", "gguf", "llama-cpp-python")
@@ -120,9 +120,9 @@ def anonymous(status: Path) -> int | None:
 def make_base(folder: Path, config: LlamaConfig, one_file: bool) -> None:
     """Random float16 weights in the files of a Hugging Face folder, and a small tokenizer."""
     folder.mkdir()
-    shapes = {name: tensor.shape for name, tensor in skeleton(config).state_dict().items()}
-    plan = {name: planned(shape, torch.float16) for name, shape in shapes.items()}
-    tensors = create(folder / "model.safetensors", plan) if one_file else create_model(folder, plan)
+    shapes = {name: tensor.shape for name, tensor in meta_model(config).state_dict().items()}
+    plan = {name: meta_tensor(shape, torch.float16) for name, shape in shapes.items()}
+    tensors = create_file(folder / "model.safetensors", plan) if one_file else create_model(folder, plan)
     torch.manual_seed(0)
     noise = torch.empty(1 << 22, dtype=torch.float16).normal_(std=0.02)
     for tensor in tensors.values():
@@ -141,7 +141,7 @@ def make_base(folder: Path, config: LlamaConfig, one_file: bool) -> None:
 def make_adapter(folder: Path, config: LlamaConfig) -> None:
     """Rank 8 on all seven linear layers, of random values."""
     lora = LoraConfig(task_type="CAUSAL_LM", r=8, lora_alpha=16, target_modules=MODULES)
-    model = get_peft_model(skeleton(config), lora)
+    model = get_peft_model(meta_model(config), lora)
     shapes = {name: tensor.shape for name, tensor in get_peft_model_state_dict(model).items()}
     folder.mkdir()
     save_file(
@@ -184,7 +184,7 @@ def ways(base: Path, adapter: Path, out: Path, one_file: bool, naive: bool) -> d
 def measured(work: Path, flags: MemoryFlags) -> list[Measured]:
     """Every way, one after the other; whatever one of them writes is deleted before the next."""
     config = SHAPES[flags.shape]
-    largest = max(tensor.numel() for tensor in skeleton(config).state_dict().values()) * torch.float16.itemsize
+    largest = max(tensor.numel() for tensor in meta_model(config).state_dict().values()) * torch.float16.itemsize
     base, adapter, out = work / "base", work / "adapter", work / "out"
     make_adapter(adapter, config)
     found: list[Measured] = []

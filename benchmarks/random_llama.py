@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, PreTrainedModel
 
-from vicuna.model.base import checkpointing, load_kwargs, skeleton
+from vicuna.model.base import checkpointing_kwargs, load_kwargs, meta_model
 from vicuna.prompt.templates import IGNORE_INDEX
 from vicuna.train.trainer import collate, step_loss
 
@@ -27,7 +27,7 @@ def random_base(shape: dict[str, int], bits: int, dtype: torch.dtype, where: tor
         dtype: what activations are computed in.
     """
     config = LlamaConfig(**shape, max_position_embeddings=2048, use_cache=False)
-    model = skeleton(config)
+    model = meta_model(config)
     head = model.get_output_embeddings()
     for name, layer in list(model.named_modules()):
         if bits < 16 and isinstance(layer, nn.Linear) and layer is not head:
@@ -43,8 +43,8 @@ def random_base(shape: dict[str, int], bits: int, dtype: torch.dtype, where: tor
         model.model.rotary_emb = type(model.model.rotary_emb)(config)  # its buffers are computed, not loaded
     if bits < 16:
         setattr(model, f"is_loaded_in_{bits}bit", True)  # as from_pretrained does; PEFT reads it
-        return prepare_model_for_kbit_training(model, True, checkpointing(bits))
-    model.activation_checkpointing_enable(checkpointing(bits))
+        return prepare_model_for_kbit_training(model, True, checkpointing_kwargs(bits))
+    model.activation_checkpointing_enable(checkpointing_kwargs(bits))
     return model
 
 

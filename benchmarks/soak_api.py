@@ -27,8 +27,10 @@ import psutil
 from gpu import commit  # benchmarks/gpu.py
 from openai import AsyncOpenAI, OpenAIError
 
-from vicuna.args import ChatFlags, DecodingFlags, ModelFlags, ServeFlags, flag, parse
+from vicuna.answer.flags import ChatFlags, DecodingFlags, ServeFlags
+from vicuna.args import flag, parse
 from vicuna.errors import UserError, run
+from vicuna.model.flags import ModelFlags
 
 QUESTIONS = (
     "春天的花有哪些？",
@@ -113,11 +115,11 @@ def serve(model: ModelFlags, fd: int) -> None:
     import uvicorn
     from fastapi import FastAPI
 
-    from vicuna.answer.assistant import load
+    from vicuna.answer.assistant import load_assistant
     from vicuna.api.routes import add_routes
 
     app, flags = FastAPI(), ServeFlags()
-    add_routes(app, load(model, flags), ChatFlags(api=True), flags, DecodingFlags(preset="balanced"))
+    add_routes(app, load_assistant(model, flags), ChatFlags(api=True), flags, DecodingFlags(preset="balanced"))
     uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)).run([socket.socket(fileno=fd)])
 
 

@@ -17,6 +17,7 @@ fi
 
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
+"$("$PYTHON" -c 'import sysconfig; print(sysconfig.get_path("scripts"))')/lint-imports" --no-logo
 if command -v shellcheck >/dev/null; then
     shellcheck -x scripts/*.sh tools/*.sh benchmarks/*.sh .ci/run
 else

@@ -16,12 +16,13 @@ from openai import OpenAI
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from vicuna.answer.assistant import Assistant, load
+from vicuna.answer.assistant import Assistant, load_assistant
+from vicuna.answer.flags import ChatFlags, DecodingFlags, ServeFlags
 from vicuna.answer.stream import Update
 from vicuna.answer.worker import Call, Worker
 from vicuna.api.routes import add_routes
-from vicuna.args import ChatFlags, DecodingFlags, ModelFlags, ServeFlags
 from vicuna.model.adapter import save_adapter
+from vicuna.model.flags import ModelFlags
 
 
 def make_adapter(base: Path, folder: Path, prompt_type: str, seed: int) -> Path:
@@ -46,7 +47,9 @@ def make_slow(base: Path, folder: Path, **more: object) -> Path:
 
 
 def assistant_of(base: Path, *adapters: Path, **serve: object) -> Assistant:
-    return load(ModelFlags(model_path=str(base), bits=32), ServeFlags(**serve), [str(path) for path in adapters])
+    return load_assistant(
+        ModelFlags(model_path=str(base), bits=32), ServeFlags(**serve), [str(path) for path in adapters]
+    )
 
 
 def wait_for(condition: Callable[[], object]) -> None:

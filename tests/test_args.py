@@ -6,8 +6,12 @@ import sys
 
 import pytest
 
-from vicuna.args import AskFlags, DataFlags, DecodingFlags, LoraFlags, ModelFlags, RunFlags, ServeFlags, parse
+from vicuna.answer.flags import AskFlags, DecodingFlags, ServeFlags
+from vicuna.args import parse
+from vicuna.data.flags import DataFlags
 from vicuna.errors import run
+from vicuna.model.flags import LoraFlags, ModelFlags
+from vicuna.train.flags import RunFlags
 
 TRAIN = (ModelFlags, DataFlags, LoraFlags, RunFlags)
 SERVE = (ModelFlags, AskFlags, ServeFlags, DecodingFlags)

@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 from finetune_chat import DEFAULTS
-from vicuna import args
+from vicuna.answer import flags as answer
+from vicuna.data.flags import DataFlags
+from vicuna.model.flags import LoraFlags, ModelFlags
+from vicuna.train.flags import RunFlags
 
 ROOT = Path(__file__).resolve().parent.parent
 PAIRS = [
@@ -59,11 +62,11 @@ def tool(name: str, flags: str) -> type:
 
 def program_fields(name: str) -> list[Field]:
     groups = {
-        "finetune.py": (args.ModelFlags, args.DataFlags, args.LoraFlags, args.RunFlags),
-        "generate.py": (args.ModelFlags, args.AskFlags, args.ServeFlags, args.DecodingFlags),
-        "chat.py": (args.ModelFlags, args.ChatFlags, args.ServeFlags, args.DecodingFlags),
-        "tools/check_data.py": (tool("check_data", "CheckFlags"), args.DataFlags),
-        "tools/compare_answers.py": (args.ModelFlags, tool("compare_answers", "CompareFlags")),
+        "finetune.py": (ModelFlags, DataFlags, LoraFlags, RunFlags),
+        "generate.py": (ModelFlags, answer.AskFlags, answer.ServeFlags, answer.DecodingFlags),
+        "chat.py": (ModelFlags, answer.ChatFlags, answer.ServeFlags, answer.DecodingFlags),
+        "tools/check_data.py": (tool("check_data", "CheckFlags"), DataFlags),
+        "tools/compare_answers.py": (ModelFlags, tool("compare_answers", "CompareFlags")),
         "tools/convert_llama.py": (tool("convert_llama", "ConvertFlags"),),
         "tools/export_gguf.py": (tool("export_gguf", "ExportFlags"),),
         "tools/make_tiny_llama.py": (tool("make_tiny_llama", "MakeFlags"),),

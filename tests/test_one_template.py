@@ -39,10 +39,11 @@ from tests.served import make_adapter
 pytest.importorskip("gguf", reason="gguf is not installed: bash scripts/install_cpp.sh")
 pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed: bash scripts/install_cpp.sh")
 
-from vicuna.answer.assistant import Assistant, load
+from vicuna.answer.assistant import Assistant, load_assistant
+from vicuna.answer.flags import ChatFlags, DecodingFlags, ServeFlags
 from vicuna.api import request as api_request
-from vicuna.args import ChatFlags, DecodingFlags, ModelFlags, ServeFlags
-from vicuna.gguf.library import library
+from vicuna.gguf.library import load_llama_cpp
+from vicuna.model.flags import ModelFlags
 from vicuna.pages.chat_runs import Options
 from vicuna.pages.chat_turns import Talk
 from vicuna.prompt.chat_template import chat_template
@@ -148,12 +149,12 @@ def paths(base: Path, place: Path, prompt_type: str) -> Paths:
     merge.main(merge.MergeFlags(model_path=str(base), lora_path=[str(adapter)], out_path=str(merged)))
     file = export(merged, place / "merged.gguf", "f16")
     served = {
-        name: Talk(load(ModelFlags(model_path=str(path), bits=32), ServeFlags()), None, True)
+        name: Talk(load_assistant(ModelFlags(model_path=str(path), bits=32), ServeFlags()), None, True)
         for name, path in (("hf", merged), ("gguf", file))
     }
     found = Paths(prompt_type, TextTokenizer(base), merged, AutoTokenizer.from_pretrained(merged), served)
     if found.trained.unk_id not in found.trained.encode("\x00"):
-        found.llama_cpp = library().Llama(str(file), vocab_only=True, verbose=False)
+        found.llama_cpp = load_llama_cpp().Llama(str(file), vocab_only=True, verbose=False)
     return found
 
 

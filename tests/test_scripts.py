@@ -10,17 +10,11 @@ from pathlib import Path
 import pytest
 
 from finetune_chat import DEFAULTS
-from vicuna.args import (
-    AskFlags,
-    ChatFlags,
-    DataFlags,
-    DecodingFlags,
-    LoraFlags,
-    ModelFlags,
-    RunFlags,
-    ServeFlags,
-    parse,
-)
+from vicuna.answer.flags import AskFlags, ChatFlags, DecodingFlags, ServeFlags
+from vicuna.args import parse
+from vicuna.data.flags import DataFlags
+from vicuna.model.flags import LoraFlags, ModelFlags
+from vicuna.train.flags import RunFlags
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = sorted([*(ROOT / "scripts").glob("*.sh"), *(ROOT / "tools").glob("*.sh")])

@@ -15,17 +15,18 @@ from statistics import median
 from typing import Any
 
 from vicuna import log
-from vicuna.args import DataFlags, flag, parse
+from vicuna.args import flag, parse
+from vicuna.data.flags import DataFlags
 from vicuna.data.formats import BadRow, dialogue, format_of
 from vicuna.data.records import (
     SHOWN_BAD_ROWS,
     Records,
     Source,
+    label_spans,
     open_sources,
-    parsed_rows,
+    parse_rows,
     read_text,
     tokenise,
-    trained_spans,
 )
 from vicuna.errors import UserError, run
 
@@ -86,7 +87,7 @@ def main(flags: CheckFlags, data: DataFlags) -> None:
 def read(source: Source, data: DataFlags, records: Records, seen: dict[str, str]) -> Report:
     """Read a file row by row; its good rows are added to `records`, and to `seen` with their places."""
     report = Report(source)
-    for line, row in parsed_rows(read_text(source, data.encoding), source.path.suffix):
+    for line, row in parse_rows(read_text(source, data.encoding), source.path.suffix):
         try:
             if isinstance(row, BadRow):
                 raise row
@@ -168,7 +169,7 @@ def print_histogram(lengths: Sequence[int]) -> None:
 def marked(tokenizer: Any, row: dict[str, Any]) -> str:
     """A row's text with what is trained on in ⟦ ⟧, EOS written as </s>."""
     parts = []
-    for trained, ids in trained_spans(row["input_ids"], row["labels"]):
+    for trained, ids in label_spans(row["input_ids"], row["labels"]):
         text = tokenizer.decode_continuation(ids)
         text += "</s>" if ids[-1] == tokenizer.eos_id else ""
         parts.append(f"⟦{text}⟧" if trained else text)

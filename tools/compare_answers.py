@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vicuna import log
-from vicuna.args import DecodingFlags, ModelFlags, ServeFlags, flag, parse
+from vicuna.answer.flags import DecodingFlags, ServeFlags
+from vicuna.args import flag, parse
 from vicuna.data.records import read_records
 from vicuna.errors import UserError, run
+from vicuna.model.flags import ModelFlags
 
 BEGINNING = 8  # characters that decide
 
@@ -35,13 +37,15 @@ def main(model_flags: ModelFlags, flags: CompareFlags) -> None:
     records = read_records(flags.questions, "instruct")
     from tqdm import tqdm
 
-    from vicuna.answer.assistant import load
-    from vicuna.answer.stream import settings
+    from vicuna.answer.assistant import load_assistant
+    from vicuna.answer.stream import generation_kwargs
 
-    assistant = load(model_flags, ServeFlags(), [flags.lora_path])
+    assistant = load_assistant(model_flags, ServeFlags(), [flags.lora_path])
     for warning in assistant.warnings:
         log.log.warning("WARNING %s", warning)
-    chosen = settings(DecodingFlags(repetition_penalty=1.0, max_new_tokens=64), assistant.engine.generation_config)
+    chosen = generation_kwargs(
+        DecodingFlags(repetition_penalty=1.0, max_new_tokens=64), assistant.engine.generation_config
+    )
     rows = []
     for *question, expected in tqdm(records.dialogues, desc="Asking", unit="question", disable=None, leave=False):
         prompt_ids = assistant.prompt_ids(question)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from vicuna import log
 from vicuna.args import flag, parse
 from vicuna.errors import UserError, run
-from vicuna.prompt.chat_template import copy_template
+from vicuna.export.meta_layout import copy_template
 
 if TYPE_CHECKING:
     from vicuna.export.meta_layout import MetaModel
@@ -62,9 +62,9 @@ def main(flags: ConvertFlags) -> None:
     log.set_up()
     if not flags.input_dir:
         raise UserError("--input_dir is empty; name the folder to convert.")
-    from vicuna.files.outputs import new_folder
+    from vicuna.files.outputs import atomic_folder
 
-    with new_folder(flags.output_dir, "--output_dir") as folder:
+    with atomic_folder(flags.output_dir, "--output_dir") as folder:
         if flags.to_meta:
             to_meta(flags, folder)
         elif flags.model_size == TOKENIZER_ONLY:
@@ -117,9 +117,9 @@ def equal_rows(one: Any, other: Any) -> bool:
     """Whether two tensors are equal bit by bit."""
     import torch
 
-    from vicuna.files.tensors import blocks
+    from vicuna.files.tensors import row_blocks
 
-    return all(torch.equal(one[start:stop], other[start:stop]) for start, stop in blocks(one.shape))
+    return all(torch.equal(one[start:stop], other[start:stop]) for start, stop in row_blocks(one.shape))
 
 
 def read_config(folder: Path, flag: str) -> Any:
@@ -213,17 +213,17 @@ def to_meta(flags: ConvertFlags, folder: Path) -> None:
     from vicuna.export.meta_layout import check_count, default_count, write_meta
     from vicuna.export.meta_params import FILE, Shape, params_of
     from vicuna.model.base import BASE_FILES, local_folder
-    from vicuna.model.base_tensors import quantised_by, read_base
+    from vicuna.model.base_tensors import quantization_method, read_base_tensors
 
     path = local_folder(flags.input_dir, "--input_dir", BASE_FILES)
     config = read_config(path, "--input_dir")
     shape = Shape.of_config(config, path / "config.json")
-    if method := quantised_by(config):
+    if method := quantization_method(config):
         raise UserError(f"{path} is quantised with {method}, which Meta's layout has no place for.")
     count = default_count(shape) if flags.num_shards is None else flags.num_shards
     check_count(count, shape, "--num_shards")
     check_input(path)
-    write_meta(folder, shape, read_base(path, config), count)
+    write_meta(folder, shape, read_base_tensors(path, config), count)
     (folder / FILE).write_text(json.dumps(params_of(config, shape)), encoding="utf-8")
     copy_template(path, folder)
     if (path / "tokenizer.model").is_file():

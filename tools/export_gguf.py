@@ -63,22 +63,18 @@ def main(flags: ExportFlags) -> None:
     import torch
 
     from vicuna.files import outputs
-    from vicuna.gguf import library as llama
-    from vicuna.gguf import lora as gguf_adapter
-    from vicuna.gguf import modelfile
-    from vicuna.gguf import reader as gguf_file
-    from vicuna.gguf import writer as gguf_export
+    from vicuna.gguf import library, lora, modelfile, reader, writer
     from vicuna.model import adapter
     from vicuna.model.base import check_base
     from vicuna.train import checkpoint
 
     if Path(flags.out_path).exists() and not flags.overwrite:
         raise UserError(f"--out_path {flags.out_path} exists; name another file, or pass --overwrite.")
-    gguf_file.package("gguf")
+    reader.optional_package("gguf")
     if flags.type in QUANTISED_TYPES:
-        llama.library()
+        library.load_llama_cpp()
     base = check_base(flags.model_path)
-    gguf_export.check(base)
+    writer.check_exportable(base)
     if settings := getattr(base.config, "quantization_config", None):
         bits = 8 if settings.get("load_in_8bit") else 4
         log.log.warning("WARNING %s is kept at %d bits: what that lost stays lost in the GGUF.", base.path, bits)
@@ -90,25 +86,25 @@ def main(flags: ExportFlags) -> None:
         return
     out = Path(flags.out_path)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with outputs.tidy(), tempfile.TemporaryDirectory(prefix=".exporting-", dir=out.parent) as name:
+    with outputs.clean_up_on_sigterm(), tempfile.TemporaryDirectory(prefix=".exporting-", dir=out.parent) as name:
         aside = Path(name) / "model.gguf"
         if flags.lora_path:
-            gguf_adapter.write_adapter(base, folder, aside, flags.type, prompt_type)
+            lora.write_adapter(base, folder, aside, flags.type, prompt_type)
         elif flags.type in PLAIN_TYPES:
-            gguf_export.write_model(base, aside, flags.type, prompt_type, chat_template(base.path, prompt_type))
+            writer.write_model(base, aside, flags.type, prompt_type, chat_template(base.path, prompt_type))
         else:
             plain = Path(name) / "plain.gguf"
-            gguf_export.write_model(base, plain, "", prompt_type, chat_template(base.path, prompt_type))
-            gguf_export.quantise(plain, aside, flags.type, torch.get_num_threads())
-        written = gguf_file.read(str(aside), "--out_path")
+            writer.write_model(base, plain, "", prompt_type, chat_template(base.path, prompt_type))
+            writer.quantise(plain, aside, flags.type, torch.get_num_threads())
+        written = reader.read(str(aside), "--out_path")
         _report(written.types)
-        _judge(gguf_export.fallbacks(written, flags.type), flags)
+        _judge(writer.fallbacks(written, flags.type), flags)
         suppressed = base.generation_config.suppress_tokens or []
         text = modelfile.modelfile(
             out.name, prompt_type, base.config.max_position_embeddings, suppressed, bool(flags.lora_path)
         )
         os.replace(aside, out)
-    beside = modelfile.place(out)
+    beside = modelfile.modelfile_path(out)
     beside.write_text(text, encoding="utf-8")
     if suppressed:
         log.log.info(

@@ -67,17 +67,17 @@ def main(flags: MergeFlags) -> None:
     from vicuna.export import merge
     from vicuna.export.manifests import check_input
     from vicuna.export.updates import read_updates
-    from vicuna.files.outputs import new_folder
+    from vicuna.files.outputs import atomic_folder
     from vicuna.model.base import check_base
-    from vicuna.model.base_tensors import quantised_by, read_base
+    from vicuna.model.base_tensors import quantization_method, read_base_tensors
 
-    with new_folder(flags.out_path, "--out_path") as folder:
+    with atomic_folder(flags.out_path, "--out_path") as folder:
         base = check_base(flags.model_path)
         updates = read_updates(flags.lora_path, base, flags.ignore_fingerprint)
         for path in (base.path, *(one.folder for one in updates)):
             check_input(path)
-        tensors = merge.merge(read_base(base.path, base.config), updates, merge.dtype_named(flags.dtype))
-        if quantised_by(base.config):
+        tensors = merge.merge(read_base_tensors(base.path, base.config), updates, merge.dtype_named(flags.dtype))
+        if quantization_method(base.config):
             log.log.warning(
                 "%s is quantised: what that took from its weights is not given back. Merge into the model that it was "
                 "made of, if you have it.", flags.model_path,
@@ -94,13 +94,13 @@ def main(flags: MergeFlags) -> None:
 
 def write_hf(folder: Path, tensors: dict[str, "Merged"], base: "Base", updates: list["Update"]) -> None:
     """Weights, config.json and generation_config.json."""
-    from vicuna.export.merge import same
+    from vicuna.export.merge import bit_equal
     from vicuna.files.tensors import main_dtype, write_model
 
     config = json.loads((base.path / "config.json").read_text(encoding="utf-8"))
     head, embedding = tied_names(base)
     if head:
-        config["tie_word_embeddings"] = same(tensors[head], tensors[embedding])
+        config["tie_word_embeddings"] = bit_equal(tensors[head], tensors[embedding])
         if config["tie_word_embeddings"]:
             del tensors[head]
         else:
@@ -137,11 +137,11 @@ def write_pth(
 def describe(folder: Path, tokenizer: Path, base: "Base", updates: list["Update"], flags: MergeFlags) -> None:
     """The tokenizer, run_args.json, and the template that the model was trained with."""
     from vicuna.model.adapter import RUN_ARGS
-    from vicuna.prompt.tokenizer_json import settle
+    from vicuna.prompt.tokenizer_json import match_training_ids
     from vicuna.train.trainable import copy_tokenizer
 
     copy_tokenizer(tokenizer, folder)
-    if notice := settle(folder, base.context):
+    if notice := match_training_ids(folder, base.context):
         log.log.warning("%s.", notice)
     recorded = [one.prompt_type for one in updates]
     prompt_type = flags.prompt_type or recorded[-1]
@@ -174,11 +174,11 @@ def drop_own_template(file: Path) -> None:
 
 def tied_names(base: "Base") -> tuple[str, str]:
     """The head that a base ties to its embeddings, and these; "" twice where it ties none."""
-    from vicuna.model.base import skeleton
+    from vicuna.model.base import meta_model
 
     if not base.config.tie_word_embeddings:
         return "", ""
-    return next(iter(skeleton(base.config).all_tied_weights_keys.items()), ("", ""))
+    return next(iter(meta_model(base.config).all_tied_weights_keys.items()), ("", ""))
 
 
 if __name__ == "__main__":

@@ -26,12 +26,11 @@ def main(argv: list[str] | None = None) -> None:
     flags = parser.parse_args(argv)
     log.set_up()
     from vicuna.export.manifests import check_input
-    from vicuna.export.meta_layout import check_count, read_meta, write_meta
+    from vicuna.export.meta_layout import check_count, copy_template, read_meta, write_meta
     from vicuna.export.meta_params import FILE
-    from vicuna.files.outputs import new_folder
-    from vicuna.prompt.chat_template import copy_template
+    from vicuna.files.outputs import atomic_folder
 
-    with new_folder(flags.output_dir, "output_dir") as folder:
+    with atomic_folder(flags.output_dir, "output_dir") as folder:
         model = read_meta(Path(flags.input_dir).expanduser(), flag="input_dir")
         check_count(flags.num_shards, model.shape, "num_shards")
         check_input(model.folder)

@@ -115,9 +115,9 @@ def recognised(flags: CertificateFlags, adapters: int) -> list["Artefact"]:
             f"--export {one.lora.path} holds one adapter, --lora_path names {adapters}: compare it with its own."
         )
     if any(isinstance(one, GGUFModel) for one in found):
-        from vicuna.gguf.library import library
+        from vicuna.gguf.library import load_llama_cpp
 
-        library()
+        load_llama_cpp()
     return found + [Live(bits) for bits in dict.fromkeys(flags.bits)]
 
 

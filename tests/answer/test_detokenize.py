@@ -9,7 +9,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from vicuna.answer.detokenize import Stops, Texts
+from vicuna.answer.detokenize import Detokenizer, StopStrings
 from vicuna.prompt.tokenizer import TextTokenizer
 
 TEXT = "春风吹来🦙 a𠮷野家 é\n\n  two  spaces, ###  Assistant: 한국 \ufffd x"
@@ -51,14 +51,14 @@ def whole(tokenizer: TextTokenizer, ids: list[int]) -> str:
 
 def test_a_text_that_grows_by_a_token_is_the_text_of_the_whole(tokenizer):
     for ids in answers(tokenizer):
-        texts = Texts(tokenizer)
+        texts = Detokenizer(tokenizer)
         for end in range(len(ids) + 1):
             assert texts.of(ids[:end]) == whole(tokenizer, ids[:end])
 
 
 def test_texts_that_skip_and_branch_are_those_of_the_whole(tokenizer):
     draw = random.Random(2)
-    texts = Texts(tokenizer, 4)
+    texts = Detokenizer(tokenizer, 4)
     rows = [[], []]
     for _ in range(400):
         rows = [
@@ -82,7 +82,7 @@ def test_only_what_is_new_is_decoded(tokenizer):
             decoded.append(len(ids))
             return tokenizer.decode_continuation(ids)
 
-    texts, ids = Texts(Counting()), tokenizer.encode_continuation("春风吹来 two spaces " * 80)
+    texts, ids = Detokenizer(Counting()), tokenizer.encode_continuation("春风吹来 two spaces " * 80)
     for end in range(1, len(ids) + 1):
         texts.of(ids[:end])
     assert len(ids) > 200
@@ -90,18 +90,18 @@ def test_only_what_is_new_is_decoded(tokenizer):
 
 
 def test_the_first_of_several_stop_texts_ends_the_text():
-    stops = Stops(["\n\n", "User:", ""])
+    stops = StopStrings(["\n\n", "User:", ""])
     assert stops
     assert stops.cut("好的。\nUser:\n\n") == "好的。\n"
     assert stops.cut("好的。\n") == "好的。\n"
     assert stops.find("a\n\nUser:") == 1
-    assert not Stops(["", ""])
-    assert Stops().shown("a") == "a"
+    assert not StopStrings(["", ""])
+    assert StopStrings().shown("a") == "a"
 
 
 @pytest.mark.parametrize("answer", ["ab\nUser: c", "aUUser:b", "aUseUsUser:", "aUsexxUser", "", "User:", "\n\nUser"])
 def test_nothing_is_shown_that_is_taken_back_later(answer):
-    stops = Stops(["User:", "\n\nU", "sex!"])
+    stops = StopStrings(["User:", "\n\nU", "sex!"])
     shown = [stops.shown(answer[:end]) for end in range(len(answer) + 1)]
     assert all(later.startswith(earlier) for earlier, later in pairwise(shown))
     assert stops.cut(answer).startswith(shown[-1])

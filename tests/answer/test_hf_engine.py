@@ -12,14 +12,16 @@ from safetensors.torch import load_file, save_file
 from torch.nn.functional import cosine_similarity, normalize
 
 from tests.served import at_work, wait_for
-from vicuna.answer.assistant import Assistant, load
+from vicuna.answer.assistant import Assistant, load_assistant
+from vicuna.answer.flags import ServeFlags
 from vicuna.answer.hf_engine import HFEngine
 from vicuna.answer.stream import OUT_OF_MEMORY
 from vicuna.answer.worker import Worker
-from vicuna.args import ModelFlags, ServeFlags
 from vicuna.errors import UserError
 from vicuna.model import adapter
 from vicuna.model.base import check_base, compute_dtype, load_base
+from vicuna.model.flags import ModelFlags
+from vicuna.pages.strings import STRINGS
 
 GREEDY = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.2, "max_new_tokens": 16, "min_new_tokens": 16}
 SAMPLING = {**GREEDY, "do_sample": True, "temperature": 0.9, "top_k": 30, "top_p": 0.9}
@@ -54,7 +56,9 @@ def folders(tiny_base, tmp_path_factory) -> dict[str, Path]:
 
 
 def loaded(base: Path, paths: list, bits: int = 32, **serve) -> Assistant:
-    return load(ModelFlags(model_path=str(base), bits=bits), ServeFlags(**serve), [str(path) for path in paths])
+    return load_assistant(
+        ModelFlags(model_path=str(base), bits=bits), ServeFlags(**serve), [str(path) for path in paths]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +142,7 @@ def test_a_base_trained_as_a_whole_keeps_its_own_template(tiny_base, folders, tm
     assistant = loaded(own, [folders["lora.v1.0"]])
     assert assistant.choices[""].prompt_type == assistant.choices[""].trained_as == "text"
     assert assistant.first.prompt_type == "chat"
-    assert "prompt text" in assistant.status("")
+    assert "prompt text" in assistant.status(STRINGS["en"]["status"], "")
 
 
 def test_adapters_in_folders_of_one_name_are_told_apart(tiny_base, folders, tmp_path):

@@ -27,16 +27,18 @@ from tests.gguf.gguf_models import ROOT, distance, export, gguf_logits, hf_logit
 pytest.importorskip("gguf", reason="gguf is not installed: bash scripts/install_cpp.sh")
 pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed: bash scripts/install_cpp.sh")
 
-from vicuna.answer.assistant import Assistant, load
+from vicuna.answer.assistant import Assistant, load_assistant
+from vicuna.answer.flags import DecodingFlags, ServeFlags
 from vicuna.answer.llama_cpp_engine import CHUNK, Scores, described, gpu_layers
-from vicuna.answer.stream import settings
-from vicuna.args import DecodingFlags, ModelFlags, ServeFlags
+from vicuna.answer.stream import generation_kwargs
 from vicuna.errors import UserError
-from vicuna.gguf.library import library
+from vicuna.gguf.library import load_llama_cpp
 from vicuna.gguf.reader import read_model
+from vicuna.model.flags import ModelFlags
+from vicuna.pages.strings import STRINGS
 
 BARE = GenerationConfig()
-GREEDY = settings(DecodingFlags(repetition_penalty=1.0, max_new_tokens=32), BARE)
+GREEDY = generation_kwargs(DecodingFlags(repetition_penalty=1.0, max_new_tokens=32), BARE)
 PROMPTS = {
     "stories260K": ["Once upon a time", "Lily and Tom went", "The big red dog said,"],
     "babyllama-tok105": ["Once upon a time", "the dog", "She was so happy that"],
@@ -49,7 +51,7 @@ POEMS = "lora/poem-zh-lora-generated/r8-qv"
 
 
 def opened(file: Path, *lora: Path, **serve: object) -> Assistant:
-    return load(ModelFlags(model_path=str(file)), ServeFlags(**serve), [str(one) for one in lora])
+    return load_assistant(ModelFlags(model_path=str(file)), ServeFlags(**serve), [str(one) for one in lora])
 
 
 def answered(assistant: Assistant, ids: list[int], chosen: dict, seed: int | None = None, **more: object) -> list[int]:
@@ -124,7 +126,7 @@ def test_the_greedy_text_is_that_of_hugging_face(folders, exported, name, kind):
 
 
 def test_a_penalty_and_a_least_length_change_the_greedy_text_as_they_do_there(tiny, tiny_base):
-    chosen = settings(DecodingFlags(repetition_penalty=1.4, max_new_tokens=40, min_new_tokens=40), BARE)
+    chosen = generation_kwargs(DecodingFlags(repetition_penalty=1.4, max_new_tokens=40, min_new_tokens=40), BARE)
     model = hf_model(tiny_base)
     for prompt in ("春天的花有哪些？", "Tell me about alpacas."):
         ids = tiny.prompt_ids([{"role": "user", "content": prompt}])
@@ -151,7 +153,7 @@ def test_logits_are_changed_as_transformers_changes_them():
 
 def test_draws_have_the_probabilities_that_top_k_and_top_p_leave(tiny):
     """2,000 first tokens against the distribution of transformers' order: temperature, top-k, top-p."""
-    chosen = settings(
+    chosen = generation_kwargs(
         DecodingFlags(repetition_penalty=1.0, temperature=1.5, top_k=8, top_p=0.6, max_new_tokens=1, min_new_tokens=0),
         BARE,
     )
@@ -173,7 +175,7 @@ def test_draws_have_the_probabilities_that_top_k_and_top_p_leave(tiny):
 
 def test_the_same_seed_draws_the_same_answer(tiny):
     ids = tiny.prompt_ids([{"role": "user", "content": "春天"}])
-    chosen = settings(DecodingFlags(temperature=1.5, top_k=0, max_new_tokens=20), BARE)
+    chosen = generation_kwargs(DecodingFlags(temperature=1.5, top_k=0, max_new_tokens=20), BARE)
 
     first, again, other = (answered(tiny, ids, chosen, seed) for seed in (0, 0, 2**32 - 2))
 
@@ -189,7 +191,7 @@ def test_answers_are_the_same_with_and_without_what_earlier_prompts_left(exporte
         if turn % 6 == 0:
             ids = [1]
         ids = [*ids, *(draw.randrange(3, 200) for _ in range(draw.randrange(1, 6)))]
-        chosen = settings(DecodingFlags(max_new_tokens=10, **({"temperature": 0.8} if turn % 2 else {})), BARE)
+        chosen = generation_kwargs(DecodingFlags(max_new_tokens=10, **({"temperature": 0.8} if turn % 2 else {})), BARE)
         found = answered(keeping, ids, chosen, seed=turn)
         assert found == answered(forgetting, ids, chosen, seed=turn)
         assert answered(keeping, ids, chosen, seed=turn) == found  # the whole prompt is known
@@ -201,7 +203,7 @@ def test_a_long_prompt_is_computed_in_chunks_and_can_be_stopped_between_them(tmp
     assistant = opened(export(folder, tmp_path / "x.gguf", "f32"))
     draw = random.Random(2)
     ids = [1, *(draw.randrange(300, 1800) for _ in range(1000))]
-    chosen = settings(DecodingFlags(max_new_tokens=8, min_new_tokens=8, repetition_penalty=1.0), BARE)
+    chosen = generation_kwargs(DecodingFlags(max_new_tokens=8, min_new_tokens=8, repetition_penalty=1.0), BARE)
     expected, _ = greedy(hf_model(folder), ids, [])
     assert answered(assistant, ids, chosen) == expected[:8]
 
@@ -220,7 +222,7 @@ def test_a_long_prompt_is_computed_in_chunks_and_can_be_stopped_between_them(tmp
 
 def test_stop_in_the_middle_keeps_what_was_said(tiny):
     ids = tiny.prompt_ids([{"role": "user", "content": "春天"}])
-    chosen = settings(DecodingFlags(max_new_tokens=200, min_new_tokens=200), BARE)
+    chosen = generation_kwargs(DecodingFlags(max_new_tokens=200, min_new_tokens=200), BARE)
     stop, seen = Awaited(), []
     for update in tiny.stream(ids, chosen, stop=stop):
         seen.append(update)
@@ -235,7 +237,7 @@ def test_stop_in_the_middle_keeps_what_was_said(tiny):
 
 def test_a_closed_iterator_frees_the_model(tiny):
     ids = tiny.prompt_ids([{"role": "user", "content": "春天"}])
-    answers = tiny.stream(ids, settings(DecodingFlags(max_new_tokens=300, min_new_tokens=300), BARE))
+    answers = tiny.stream(ids, generation_kwargs(DecodingFlags(max_new_tokens=300, min_new_tokens=300), BARE))
     next(answers)
     answers.close()
 
@@ -244,7 +246,7 @@ def test_a_closed_iterator_frees_the_model(tiny):
 
 def test_a_stop_text_ends_the_answer_and_is_never_shown(tiny):
     ids = tiny.prompt_ids([{"role": "user", "content": "春天"}])
-    chosen = settings(DecodingFlags(max_new_tokens=40, min_new_tokens=40), BARE)
+    chosen = generation_kwargs(DecodingFlags(max_new_tokens=40, min_new_tokens=40), BARE)
     *_, whole = tiny.stream(ids, chosen)
     stop = whole.text[10:13]
 
@@ -346,7 +348,7 @@ def test_the_recorded_poem(shared, poems):
 
 
 def test_the_status_says_what_is_loaded(poems):
-    assert poems.status() == (
+    assert poems.status(STRINGS["en"]["status"]) == (
         "base poem-zh-750k-f32.gguf · adapter poems-f32.gguf (r 8) · f32 · llama.cpp, CPU, 1 threads · prompt text"
     )
     assert [choice.prompt_type for choice in poems.choices.values()] == ["text"] * 3
@@ -354,10 +356,11 @@ def test_the_status_says_what_is_loaded(poems):
 
 
 def test_layers_for_a_gpu_are_refused_by_a_llama_cpp_that_has_none(exported, tiny_base):
-    if library().llama_supports_gpu_offload():
+    if load_llama_cpp().llama_supports_gpu_offload():
         pytest.skip("this llama.cpp has a GPU")
     for layers in (None, 0):
-        assert "llama.cpp, CPU, 1 threads" in opened(exported("tiny"), gpu_layers=layers).status()
+        status = opened(exported("tiny"), gpu_layers=layers).status(STRINGS["en"]["status"])
+        assert "llama.cpp, CPU, 1 threads" in status
     with pytest.raises(
         UserError, match=r"--gpu_layers 2 needs .* CMAKE_ARGS=-DGGML_CUDA=on bash scripts/install_cpp\.sh"
     ):
@@ -413,7 +416,7 @@ def test_q8_0_and_q4_k_m_answer(tmp_path, tiny_base):
         assistant = opened(export(folder, tmp_path / f"{kind}.gguf", kind))
         found = answered(assistant, [1, 500, 600], {**GREEDY, "min_new_tokens": 32})
         assert len(found) == 32
-        assert f"{'q8_0' if kind == 'q8_0' else 'q4_k'} · llama.cpp" in assistant.status()
+        assert f"{'q8_0' if kind == 'q8_0' else 'q4_k'} · llama.cpp" in assistant.status(STRINGS["en"]["status"])
         if kind == "q8_0":
             assert found[0] == expected[0]
 
@@ -547,12 +550,12 @@ def test_without_a_package_the_command_that_installs_it_is_named(exported, monke
     for name in ("llama_cpp", "gguf"):
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, name, None)  # as if it were not installed
-            library.cache_clear()
+            load_llama_cpp.cache_clear()
             with pytest.raises(
                 UserError, match=rf"not installed \(.*{name}.*\); install them: bash scripts/install_cpp.sh"
             ):
                 opened(exported("tiny"))
-    library.cache_clear()
+    load_llama_cpp.cache_clear()
 
 
 def test_two_precisions_of_one_model_are_near_each_other(exported):

@@ -8,14 +8,15 @@ import torch
 from transformers import GenerationConfig, LlamaConfig
 
 from tests.answer.stops import Awaited
-from vicuna.answer.assistant import load
+from vicuna.answer.assistant import load_assistant
+from vicuna.answer.flags import DecodingFlags, ServeFlags
 from vicuna.answer.hf_engine import HFEngine
 from vicuna.answer.kv_cache import RowCache
 from vicuna.answer.prefix_cache import PrefixCache, common
-from vicuna.answer.stream import settings
+from vicuna.answer.stream import generation_kwargs
 from vicuna.answer.worker import Worker
-from vicuna.args import DecodingFlags, ModelFlags, ServeFlags
 from vicuna.errors import UserError
+from vicuna.model.flags import ModelFlags
 from vicuna.prompt.templates import prompt_ids
 
 MODES = {
@@ -38,7 +39,7 @@ QUESTIONS = [
 
 @pytest.fixture(scope="module")
 def assistant(tiny_base):
-    return load(ModelFlags(model_path=str(tiny_base), bits=32), ServeFlags())
+    return load_assistant(ModelFlags(model_path=str(tiny_base), bits=32), ServeFlags())
 
 
 class Talk:
@@ -47,7 +48,9 @@ class Talk:
     def __init__(self, assistant, cache_gib: float):
         model = assistant.engine.model
         self.engine, self.worker = HFEngine(assistant.engine.base, model, {}, cache_gib), Worker()
-        self.chosen = settings(DecodingFlags(repetition_penalty=1.2, max_new_tokens=12), self.engine.generation_config)
+        self.chosen = generation_kwargs(
+            DecodingFlags(repetition_penalty=1.2, max_new_tokens=12), self.engine.generation_config
+        )
         self.computed = 0
         self.embedding = model.get_input_embeddings()
 
@@ -81,7 +84,7 @@ def plain(assistant) -> Talk:
 
 def of(name: str, **more) -> dict:
     flags = {"repetition_penalty": 1.2, "max_new_tokens": 12, **MODES[name], **more}
-    return settings(DecodingFlags(**flags), GenerationConfig())
+    return generation_kwargs(DecodingFlags(**flags), GenerationConfig())
 
 
 def conversation(talk: Talk, questions: list[str], chosen: dict) -> list[list[list[int]]]:

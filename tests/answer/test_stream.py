@@ -9,11 +9,12 @@ import torch
 from transformers import GenerationConfig
 
 from tests.answer.stops import Awaited
-from vicuna.answer.assistant import load
-from vicuna.answer.stream import NOTHING, PENDING, Run, Step, mode, settings
-from vicuna.args import DecodingFlags, ModelFlags, ServeFlags
+from vicuna.answer.assistant import load_assistant
+from vicuna.answer.flags import DecodingFlags, ServeFlags
+from vicuna.answer.stream import NOTHING, PENDING, Run, Step, decoding_mode, generation_kwargs
 from vicuna.errors import UserError
 from vicuna.log import log
+from vicuna.model.flags import ModelFlags
 
 BARE = GenerationConfig()  # a base that declares nothing
 MODES = {
@@ -26,7 +27,7 @@ MODES = {
 
 @pytest.fixture(scope="module")
 def assistant(tiny_base):
-    return load(ModelFlags(model_path=str(tiny_base), bits=32), ServeFlags())
+    return load_assistant(ModelFlags(model_path=str(tiny_base), bits=32), ServeFlags())
 
 
 @pytest.fixture
@@ -35,13 +36,15 @@ def prompt_ids(assistant):
 
 
 def chosen_for(name: str, **more) -> dict:
-    return settings(DecodingFlags(**{"max_new_tokens": 24, "repetition_penalty": 1.2, **MODES[name], **more}), BARE)
+    return generation_kwargs(
+        DecodingFlags(**{"max_new_tokens": 24, "repetition_penalty": 1.2, **MODES[name], **more}), BARE
+    )
 
 
 @pytest.mark.parametrize("name", MODES)
 def test_the_streamed_answer_is_what_generate_returns(assistant, prompt_ids, name):
     chosen = chosen_for(name)
-    assert mode(chosen) == name
+    assert decoding_mode(chosen) == name
     *_, last = assistant.stream(prompt_ids, chosen, seed=7)
     torch.manual_seed(7)
     beams = chosen["num_beams"]
@@ -366,7 +369,7 @@ def test_what_the_base_declares_of_caches_is_no_hindrance(assistant, prompt_ids,
     ],
 )
 def test_a_flag_wins_over_the_preset_and_the_preset_over_the_default(given, expected):
-    chosen = settings(DecodingFlags(**given), BARE)
+    chosen = generation_kwargs(DecodingFlags(**given), BARE)
     assert {name: chosen[name] for name in expected} == expected
     if not chosen["do_sample"]:
         assert not {"temperature", "top_p", "top_k"} & set(chosen)
@@ -374,16 +377,16 @@ def test_a_flag_wins_over_the_preset_and_the_preset_over_the_default(given, expe
 
 def test_what_the_base_declares_stands_between_the_preset_and_the_default():
     base = GenerationConfig(max_new_tokens=33, repetition_penalty=1.7, top_k=7)
-    chosen = settings(DecodingFlags(preset="precise"), base)
+    chosen = generation_kwargs(DecodingFlags(preset="precise"), base)
     assert chosen["max_new_tokens"] == 33  # the preset leaves it open
     assert chosen["repetition_penalty"] == 1.1  # the preset's
-    assert settings(DecodingFlags(max_new_tokens=5, temperature=0.5), base)["max_new_tokens"] == 5
-    assert settings(DecodingFlags(temperature=0.5), base)["top_k"] == 7
+    assert generation_kwargs(DecodingFlags(max_new_tokens=5, temperature=0.5), base)["max_new_tokens"] == 5
+    assert generation_kwargs(DecodingFlags(temperature=0.5), base)["top_k"] == 7
 
 
 def test_whole_numbers_are_numbers_to_whatever_looks_at_them(assistant, prompt_ids):
     declared = GenerationConfig(temperature=2, top_p=1)
-    chosen = settings(DecodingFlags(do_sample=True, repetition_penalty=2, max_new_tokens=3), declared)
+    chosen = generation_kwargs(DecodingFlags(do_sample=True, repetition_penalty=2, max_new_tokens=3), declared)
     assert list(assistant.stream(prompt_ids, chosen, seed=1))[-1].finish
 
 
@@ -392,12 +395,14 @@ def test_real_adapters_of_every_layout_give_the_recorded_poem(shared):
 
     folder = shared / "lora/poem-zh-lora-generated"
     recorded = json.loads((folder / "expected.json").read_text(encoding="utf-8"))["r8-qv"]
-    chosen = settings(DecodingFlags(repetition_penalty=1.0), BARE)
+    chosen = generation_kwargs(DecodingFlags(repetition_penalty=1.0), BARE)
     base = str(shared / "models/poem-zh-750k-hf")
     for bits in (32, 8):
         for layout in ("peft-safetensors", "peft-bin", "checkpoint-200"):
             lora_path = str(folder / "r8-qv" / layout)
-            assistant = load(ModelFlags(model_path=base, bits=bits), ServeFlags(prompt_type="text"), [lora_path])
+            assistant = load_assistant(
+                ModelFlags(model_path=base, bits=bits), ServeFlags(prompt_type="text"), [lora_path]
+            )
             ids = assistant.prompt_ids([{"role": "user", "content": recorded["prompt"]}])
             *_, last = assistant.stream(ids, chosen)
             assert recorded["prompt"] + last.text == recorded["greedy"], (bits, layout)

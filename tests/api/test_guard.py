@@ -11,10 +11,12 @@ from openai import APIStatusError, AuthenticationError
 
 from chat import main
 from tests.served import Server, assistant_of
+from vicuna.answer.flags import ChatFlags, DecodingFlags, ServeFlags
 from vicuna.api.guard import MAX_BODY_BYTES, Guard, api_key
 from vicuna.api.routes import add_routes
-from vicuna.args import ChatFlags, DecodingFlags, ModelFlags, ServeFlags, parse
+from vicuna.args import parse
 from vicuna.errors import UserError
+from vicuna.model.flags import ModelFlags
 
 JSON = {"Content-Type": "application/json"}
 HELLO = {"messages": [{"role": "user", "content": "你好"}], "max_tokens": 2}

@@ -9,7 +9,7 @@ import pytest
 from openai import BadRequestError
 
 from tests.served import Server, assistant_of, at_work, make_slow, wait_for
-from vicuna.api import request as api_request
+from vicuna.api import request
 
 LONG = {
     "messages": [{"role": "user", "content": "讲一个很长的故事。"}],
@@ -119,7 +119,7 @@ def test_embeddings_that_are_left_leave_the_queue_too_and_hold_nobody_up(server)
     ids=["chat", "embedding"],
 )
 def test_who_left_while_the_request_was_read_takes_no_place(server, monkeypatch, name, path, fields):
-    worker, read = server.assistant.worker, getattr(api_request, name)
+    worker, read = server.assistant.worker, getattr(request, name)
     begun, gone, submitted = threading.Event(), threading.Event(), []
 
     def slowly(*args):
@@ -127,7 +127,7 @@ def test_who_left_while_the_request_was_read_takes_no_place(server, monkeypatch,
         gone.wait()
         return read(*args)
 
-    monkeypatch.setattr(api_request, name, slowly)
+    monkeypatch.setattr(request, name, slowly)
     monkeypatch.setattr(worker, "submit", lambda *args: submitted.append(args))
     connection = ask(server, path, **fields)
     begun.wait()

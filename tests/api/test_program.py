@@ -16,10 +16,10 @@ import pytest
 from openai import OpenAI
 
 from tests.served import assistant_of, free_port, make_adapter
-from vicuna.answer.stream import settings
-from vicuna.args import ChatFlags, DecodingFlags, parse
-from vicuna.pages import components as ui
-from vicuna.pages import conversation, terminal
+from vicuna.answer.flags import ChatFlags, DecodingFlags
+from vicuna.answer.stream import generation_kwargs
+from vicuna.args import parse
+from vicuna.pages import components, conversation, terminal
 from vicuna.pages.chat_turns import Talk
 from vicuna.pages.strings import STRINGS
 
@@ -75,7 +75,9 @@ def test_every_way_to_ask_gives_the_same_answer(client, program, tiny_base, adap
     assistant = assistant_of(tiny_base, adapter)
     terminal.chat(assistant, ChatFlags(), drawn)
     by_terminal = capsys.readouterr().out
-    decoding = ui.start_values(ui.CHAT, drawn.preset, settings(drawn, assistant.engine.generation_config))
+    decoding = components.start_values(
+        components.CHAT, drawn.preset, generation_kwargs(drawn, assistant.engine.generation_config)
+    )
     controls = ["obeys", "instruct", "", 2048, False, *decoding.values()]
     talk = Talk(assistant, seed=3, typewriter=True)
     changes = list(talk.send(STRINGS["en"], "tab", conversation.keep([]), QUESTION, None, controls))

@@ -12,9 +12,9 @@ import pytest
 from openai import APIError, BadRequestError, InternalServerError, NotFoundError, RateLimitError
 
 from tests.served import Server, assistant_of, at_work, in_step, make_adapter
-from vicuna.answer.stream import Beam, Update, settings
-from vicuna.answer.trim import fit
-from vicuna.args import DecodingFlags
+from vicuna.answer.flags import DecodingFlags
+from vicuna.answer.history import trim
+from vicuna.answer.stream import Beam, Update, generation_kwargs
 from vicuna.errors import UserError
 from vicuna.prompt.templates import prompt_ids
 
@@ -54,7 +54,7 @@ def direct(assistant):
 
     def answer(messages, adapter="talks", seed=None, ids=None, **flags):
         flags = DecodingFlags(**{"preset": "balanced", "temperature": 0, "max_new_tokens": 12, **flags})
-        chosen = settings(flags, assistant.engine.generation_config)
+        chosen = generation_kwargs(flags, assistant.engine.generation_config)
         ids = ids or prompt_ids(assistant.tokenizer, assistant.choices[adapter].prompt_type, messages)
         *_, last = assistant.stream(ids, chosen, seed, adapter=adapter)
         return last
@@ -127,7 +127,7 @@ def test_history_system_and_parts_of_text_reach_the_prompt(ask, direct):
 def test_a_long_history_is_fitted_as_on_the_page_and_said(ask, direct, assistant):
     turns = [{"role": role, "content": f"{i}{role}" * 6} for i in range(12) for role in ("user", "assistant")]
     messages = [*turns, *HELLO]
-    fitted = fit(assistant.tokenizer, "chat", messages, assistant.engine.context, 12, 2048)
+    fitted = trim(assistant.tokenizer, "chat", messages, assistant.engine.context, 12, 2048)
     assert fitted.forgotten > 0
     done = ask(messages=messages)
     assert done.usage.prompt_tokens == len(fitted.ids)

@@ -6,7 +6,7 @@ import dataclasses
 import pytest
 from soak_api import Soaked, SoakFlags, ask_all, table, with_server
 
-from vicuna.args import ModelFlags
+from vicuna.model.flags import ModelFlags
 
 
 @pytest.mark.alone

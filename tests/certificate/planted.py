@@ -15,8 +15,7 @@ from vicuna.gguf.header import read_header
 from vicuna.gguf.reader import read
 from vicuna.gguf.writer import permuted
 from vicuna.model.base import check_base
-from vicuna.prompt.chat_template import FILE as CHAT_TEMPLATE
-from vicuna.prompt.chat_template import chat_template
+from vicuna.prompt.chat_template import FILE, chat_template
 
 FOLDERS = ("float32", "float16", "bfloat16")
 BITS = ("8 bit", "4 bit")
@@ -69,7 +68,7 @@ WEIGHTS = {
 def with_template(folder: Path, out: Path) -> Path:
     """The same model with another template."""
     shutil.copytree(folder, out)
-    (out / CHAT_TEMPLATE).write_text(chat_template("chat"), encoding="utf-8")
+    (out / FILE).write_text(chat_template("chat"), encoding="utf-8")
     (out / "run_args.json").unlink()
     return out
 
@@ -99,7 +98,7 @@ def derive(folder: Path, out: Path, kind: str) -> Path:
     if kind == "pth":
         convert = tool("convert_llama")
         convert.main(convert.ConvertFlags(input_dir=str(folder), output_dir=str(out), to_meta=True, num_shards=1))
-        for name in (CHAT_TEMPLATE, "run_args.json"):
+        for name in (FILE, "run_args.json"):
             if (folder / name).is_file():
                 shutil.copyfile(folder / name, out / name)
         return out

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from vicuna.args import DataFlags
 from vicuna.data import cache
-from vicuna.data.cache import key, prepared
+from vicuna.data.cache import key, load_or_tokenise
+from vicuna.data.flags import DataFlags
 from vicuna.data.records import open_sources
 from vicuna.errors import UserError
 from vicuna.prompt.tokenizer import TextTokenizer
@@ -39,7 +39,7 @@ def flags(tmp_path) -> DataFlags:
 
 
 def prepare(flags, tokenizer, writes=True, patience=60):
-    return prepared(flags, open_sources(flags.data_path), tokenizer, writes, patience)
+    return load_or_tokenise(flags, open_sources(flags.data_path), tokenizer, writes, patience)
 
 
 def entries(flags) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from vicuna.data.formats import BadRow, dialogue, format_of
-from vicuna.data.records import parsed_rows, read_records
+from vicuna.data.records import parse_rows, read_records
 from vicuna.errors import UserError
 
 PLAN = [
@@ -208,7 +208,7 @@ def test_every_example_of_the_page_is_read():
 def counted(file: Path, prompt_type: str = "chat") -> tuple[Counter, Counter]:
     """Formats and reasons of refusal of a real file's rows."""
     formats, reasons = Counter(), Counter()
-    for _, row in parsed_rows(file.read_text(encoding="utf-8"), file.suffix):
+    for _, row in parse_rows(file.read_text(encoding="utf-8"), file.suffix):
         try:
             formats[format_of(row).name] += 1
             dialogue(row, prompt_type)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from vicuna.data.formats import dialogue
-from vicuna.data.records import epoch_order, hold_out, rank_batches, read_records, tokenise, trained_spans
+from vicuna.data.records import epoch_order, hold_out, label_spans, rank_batches, read_records, tokenise
 from vicuna.errors import UserError
 from vicuna.prompt.templates import encode
 from vicuna.prompt.tokenizer import TextTokenizer
@@ -528,7 +528,7 @@ def test_trained_spans_are_the_runs_of_an_example(tiny_base):
     tokenizer = TextTokenizer(tiny_base)
     messages = [{"role": role, "content": role} for role in ("user", "assistant", "user", "assistant")]
     example = encode(tokenizer, "chat_eos", messages, 512, train_turns="all")
-    spans = trained_spans(example.input_ids, example.labels)
+    spans = label_spans(example.input_ids, example.labels)
 
     assert [trained for trained, _ in spans] == [False, True, False, True]
     assert [i for _, ids in spans for i in ids] == example.input_ids[1:]

@@ -17,7 +17,7 @@ from tests.export.tool_models import equal, logits, random_llama, tensors_of, to
 from vicuna.errors import Stopped, UserError
 from vicuna.export.meta_layout import default_count, working_counts
 from vicuna.export.meta_params import Shape, ffn_width, params_of
-from vicuna.files.outputs import new_folder
+from vicuna.files.outputs import atomic_folder
 from vicuna.prompt.tokenizer import TextTokenizer
 
 convert = tool("convert_llama")
@@ -274,7 +274,7 @@ def test_an_existing_output_is_refused_and_not_touched(grouped, tmp_path):
 
 def interrupted(output: Path) -> None:
     """Begin an output, and be told to end."""
-    with new_folder(str(output), "--output_dir") as folder:
+    with atomic_folder(str(output), "--output_dir") as folder:
         (folder / "half").write_text("half", encoding="utf-8")
         assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL  # or the tests would end here
         signal.raise_signal(signal.SIGTERM)

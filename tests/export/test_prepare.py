@@ -8,7 +8,9 @@ import pytest
 
 import generate
 from tests.served import make_adapter
-from vicuna.args import AskFlags, DecodingFlags, ModelFlags, ServeFlags, parse
+from vicuna.answer.flags import AskFlags, DecodingFlags, ServeFlags
+from vicuna.args import parse
+from vicuna.model.flags import ModelFlags
 
 pytest.importorskip("llama_cpp", reason="llama.cpp is not installed: bash scripts/install_cpp.sh")
 

@@ -61,9 +61,9 @@ def hf_logits(model: Any, ids: list[int]) -> torch.Tensor:
 
 def gguf_logits(file: Path, ids: list[int], **more: Any) -> torch.Tensor:
     """(T, V), with keys and values in float32."""
-    from vicuna.gguf.library import library
+    from vicuna.gguf.library import load_llama_cpp
 
-    api = library()
+    api = load_llama_cpp()
     llama = api.Llama(
         str(file), n_ctx=512, logits_all=True, verbose=False, n_threads=1, n_threads_batch=1,
         type_k=api.GGML_TYPE_F32, type_v=api.GGML_TYPE_F32, **more,

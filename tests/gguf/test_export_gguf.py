@@ -283,7 +283,7 @@ def test_llama_cpp_makes_our_prompt_ids_of_the_template_inside(tmp_path, tokeniz
     """As its server does, with its own tokenizer, where nobody types a control token."""
     from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
-    from vicuna.gguf.library import library
+    from vicuna.gguf.library import load_llama_cpp
 
     folder = make_model(tmp_path / "hf", tokenizer_model)
     file = export(folder, tmp_path / "x.gguf", "f16", prompt_type=prompt_type)
@@ -293,7 +293,7 @@ def test_llama_cpp_makes_our_prompt_ids_of_the_template_inside(tmp_path, tokeniz
     formatter = Jinja2ChatFormatter(keys["tokenizer.chat_template"], eos_token="</s>", bos_token="<s>")
     text = formatter(messages=messages).prompt
     assert text.replace("</s>", "") == "<s>" + render(prompt_type, messages)
-    llama = library().Llama(str(file), vocab_only=True, verbose=False)
+    llama = load_llama_cpp().Llama(str(file), vocab_only=True, verbose=False)
     ids = llama.tokenize(text.encode(), add_bos=False, special=True)
     llama.close()
     expected = prompt_ids(read_model(str(file)).tokenizer(), prompt_type, messages)

@@ -12,10 +12,10 @@ import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
-from vicuna.args import LoraFlags
 from vicuna.errors import UserError
 from vicuna.model import adapter
-from vicuna.model.base import check_base, load_base, skeleton
+from vicuna.model.base import check_base, load_base, meta_model
+from vicuna.model.flags import LoraFlags
 
 IDS = torch.tensor([[1, 300, 500, 700, 900, 1100, 1300, 1500]])
 ALL_MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -211,7 +211,7 @@ def test_reading_an_adapter_leaves_its_folder_as_it_was(tiny_base, copy):
     for name in ("adapter_model.safetensors", "adapter_config.json"):
         (copy / name).unlink()
     before = listing(copy.parent)
-    adapter.planned(check_base(str(tiny_base)), LoraFlags(), copy)
+    adapter.plan_adapter(check_base(str(tiny_base)), LoraFlags(), copy)
     adapter.attach(base_model(tiny_base), copy, "tiny")
     adapter.run_args(copy)
 
@@ -315,7 +315,7 @@ def test_a_lora_a_without_its_lora_b_is_refused(copy):
     tensors.pop(next(name for name in tensors if "lora_B" in name))
 
     with pytest.raises(UserError, match=r"the adapter has .*lora_A\.weight but no lora_B beside it; the file is"):
-        adapter.modules_of(tensors)
+        adapter.lora_modules(tensors)
 
 
 def test_an_adapter_that_lacks_a_module_its_config_promises_is_refused(tiny_base, copy):
@@ -398,7 +398,7 @@ def test_a_low_rank_head_gives_the_same_logits_whoever_saved_it(tiny_base, tmp_p
         adapter.save_adapter(model, tmp_path)
     tensors = adapter.read_tensors(tmp_path / "adapter_model.safetensors")
     assert ("base_model.model.lm_head.base_layer.weight" in tensors) == (who == "PEFT")
-    assert adapter.kind_of(tensors) == "lora"
+    assert adapter.train_kind(tensors) == "lora"
 
     for bits in (32, 8):
         base = base_model(tiny_base, bits)
@@ -409,7 +409,7 @@ def test_a_low_rank_head_gives_the_same_logits_whoever_saved_it(tiny_base, tmp_p
             assert torch.equal(logits(found), alone)
         if bits == 32:
             assert torch.equal(logits(found), logits(model))
-    _, flags, _ = adapter.planned(check_base(str(tiny_base)), LoraFlags(), tmp_path)
+    _, flags, _ = adapter.plan_adapter(check_base(str(tiny_base)), LoraFlags(), tmp_path)
     assert sorted(flags.lora_target_modules) == ["lm_head", "q_proj"]
 
 
@@ -436,7 +436,7 @@ def test_an_adapter_of_another_architecture_is_refused_before_any_weight_is_load
     base = check_base(str(tiny_base))
 
     with pytest.raises(UserError, match=r"the adapter changes gpt_neox\..*another kind of base"):
-        adapter.planned(base, LoraFlags(), shared / "lora/pythia70m-lora-alpaca")
+        adapter.plan_adapter(base, LoraFlags(), shared / "lora/pythia70m-lora-alpaca")
 
 
 def test_an_adapter_of_another_hidden_size_is_refused(tiny_base, tmp_path):
@@ -453,7 +453,7 @@ def test_an_adapter_of_more_layers_is_refused(tiny_base, tmp_path):
     tensors = {f"{prefix}.lora_A.weight": torch.ones(8, 32), f"{prefix}.lora_B.weight": torch.ones(32, 8)}
 
     with pytest.raises(UserError, match=r"the adapter changes model\.layers\.2\.self_attn\.q_proj, which tiny does"):
-        adapter.check_fit(tensors, skeleton(check_base(str(tiny_base)).config), "tiny")
+        adapter.check_compatible(tensors, meta_model(check_base(str(tiny_base)).config), "tiny")
 
 
 # --- plans and names ----------------------------------------------------------------------------------------------
@@ -461,7 +461,7 @@ def test_an_adapter_of_more_layers_is_refused(tiny_base, tmp_path):
 
 def test_a_run_from_an_adapter_takes_its_rank_alpha_and_modules(tiny_base, tmp_path):
     adapter.save_adapter(new_adapter(tiny_base, r=4, lora_alpha=24, target_modules=["k_proj", "up_proj"]), tmp_path)
-    config, flags, warning = adapter.planned(check_base(str(tiny_base)), LoraFlags(lora_dropout=0.2), tmp_path)
+    config, flags, warning = adapter.plan_adapter(check_base(str(tiny_base)), LoraFlags(lora_dropout=0.2), tmp_path)
 
     assert (config.r, config.lora_alpha, config.lora_dropout) == (4, 24, 0.2)
     assert (flags.lora_r, flags.lora_alpha, flags.lora_target_modules) == (4, 24, ["k_proj", "up_proj"])
@@ -470,7 +470,7 @@ def test_a_run_from_an_adapter_takes_its_rank_alpha_and_modules(tiny_base, tmp_p
 
 def test_a_new_run_takes_rank_alpha_and_modules_of_the_flags(tiny_base):
     flags = LoraFlags(lora_r=2, lora_alpha=6, lora_dropout=0.0, lora_target_modules=["o_proj"])
-    config, same, _ = adapter.planned(check_base(str(tiny_base)), flags, None)
+    config, same, _ = adapter.plan_adapter(check_base(str(tiny_base)), flags, None)
 
     assert (config.r, config.lora_alpha, config.lora_dropout) == (2, 6, 0.0)
     assert set(config.target_modules) == {"o_proj"}
@@ -479,10 +479,10 @@ def test_a_new_run_takes_rank_alpha_and_modules_of_the_flags(tiny_base):
 
 def test_parameters_are_counted_without_weights(tiny_base):
     base = check_base(str(tiny_base))
-    config, _, _ = adapter.planned(base, LoraFlags(), None)
+    config, _, _ = adapter.plan_adapter(base, LoraFlags(), None)
     whole = sum(value.numel() for value in load_file(tiny_base / "model.safetensors").values())
 
-    found = adapter.count_parameters(skeleton(base.config), config)
+    found = adapter.count_parameters(meta_model(base.config), config)
 
     assert found.trainable == 2 * 2 * (8 * 32 + 32 * 8)  # blocks x (q, v) x (A + B)
     assert found.quantisable == 2 * (4 * 32 * 32 + 3 * 32 * 64)  # every linear layer but the head
@@ -491,10 +491,10 @@ def test_parameters_are_counted_without_weights(tiny_base):
 
 def test_target_modules_that_the_base_lacks_are_refused(tiny_base):
     base = check_base(str(tiny_base))
-    config, _, _ = adapter.planned(base, LoraFlags(lora_target_modules=["q_proj", "query_key_value"]), None)
+    config, _, _ = adapter.plan_adapter(base, LoraFlags(lora_target_modules=["q_proj", "query_key_value"]), None)
 
     with pytest.raises(UserError, match=r"--lora_target_modules query_key_value: no such linear layers .*it has down"):
-        adapter.count_parameters(skeleton(base.config), config)
+        adapter.count_parameters(meta_model(base.config), config)
 
 
 def test_use_local_1_never_asks_the_hub():

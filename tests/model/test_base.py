@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from vicuna.errors import UserError
-from vicuna.model.base import check_base, compute_dtype, fingerprint, load_base, load_kwargs, skeleton
+from vicuna.model.base import check_base, compute_dtype, fingerprint, load_base, load_kwargs, meta_model
 
 NO_BASE = "no such folder here, and no hub id of the form owner/name"
 
@@ -224,7 +224,7 @@ def test_a_good_base_says_what_it_is(tiny_base):
 
 
 def test_a_skeleton_has_every_name_and_shape_and_no_weights(tiny_base):
-    bones = skeleton(check_base(str(tiny_base)).config)
+    bones = meta_model(check_base(str(tiny_base)).config)
     saved = load_file(tiny_base / "model.safetensors")
 
     assert {name: tensor.shape for name, tensor in bones.state_dict().items()} == {

@@ -7,12 +7,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from vicuna.answer.assistant import load
+from vicuna.answer.assistant import load_assistant
+from vicuna.answer.flags import ServeFlags
 from vicuna.answer.hf_engine import HFEngine
 from vicuna.answer.worker import Worker
-from vicuna.args import ModelFlags, ServeFlags
 from vicuna.errors import UserError
-from vicuna.model.base import check_base, device_map, load_base, skeleton
+from vicuna.model.base import check_base, device_map, load_base, meta_model
+from vicuna.model.flags import ModelFlags
 
 GIB = 1 << 30
 SHAPES = {
@@ -41,7 +42,7 @@ def place_of(name: str, places: dict[str, int]) -> int:
 @pytest.mark.parametrize("gpus", [1, 2, 3, 4])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_decoder_blocks_are_never_split_and_a_tied_head_follows_its_embedding(shape, gpus, bits):
-    model = skeleton(SHAPES[shape])
+    model = meta_model(SHAPES[shape])
     linear = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)} - {"lm_head"}
     sizes = {
         name: tensor.numel() * (BYTES[bits] if name.removesuffix(".weight") in linear else 2)
@@ -162,5 +163,5 @@ def test_inputs_go_to_the_device_of_the_embedding(base, whole):
 
 
 def test_one_device_is_named_as_it_was(tiny_base):
-    assistant = load(ModelFlags(model_path=str(tiny_base), bits=32), ServeFlags())
+    assistant = load_assistant(ModelFlags(model_path=str(tiny_base), bits=32), ServeFlags())
     assert assistant.where == "32 bit, float32 · CPU"

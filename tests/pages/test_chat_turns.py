@@ -2,12 +2,12 @@
 
 import pytest
 
-from vicuna.answer.assistant import load
+from vicuna.answer.assistant import load_assistant
+from vicuna.answer.flags import ServeFlags
 from vicuna.answer.stream import OUT_OF_MEMORY, Beam, Update
-from vicuna.args import ModelFlags, ServeFlags
 from vicuna.errors import UserError
-from vicuna.pages import components as ui
-from vicuna.pages import conversation
+from vicuna.model.flags import ModelFlags
+from vicuna.pages import components, conversation
 from vicuna.pages.chat_runs import WAITING
 from vicuna.pages.chat_turns import MESSAGE_LIMIT, Talk, before_turn, bubbles, turn_of, turns
 from vicuna.pages.strings import STRINGS
@@ -24,7 +24,7 @@ TALK = [
 
 @pytest.fixture(scope="module")
 def assistant(tiny_base):
-    return load(ModelFlags(model_path=str(tiny_base), bits=32), ServeFlags(max_queue=1))
+    return load_assistant(ModelFlags(model_path=str(tiny_base), bits=32), ServeFlags(max_queue=1))
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def talk(assistant):
 
 def values(adapter="", prompt_type="chat", system="", max_memory=2048, all_beams=False, new=8, **changed) -> list:
     """What the controls stand at: greedy answers of `new` tokens."""
-    decoding = {**ui.CHAT.values("precise"), "max_new_tokens": new, "min_new_tokens": new, **changed}
+    decoding = {**components.CHAT.values("precise"), "max_new_tokens": new, "min_new_tokens": new, **changed}
     return [adapter, prompt_type, system, max_memory, all_beams, *decoding.values()]
 
 

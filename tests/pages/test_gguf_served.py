@@ -13,10 +13,11 @@ from tests.served import make_adapter
 pytest.importorskip("gguf", reason="gguf is not installed: bash scripts/install_cpp.sh")
 pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed: bash scripts/install_cpp.sh")
 
-from vicuna.answer.assistant import Assistant, check_beams, load
-from vicuna.answer.stream import settings
-from vicuna.args import DecodingFlags, ModelFlags, ServeFlags
+from vicuna.answer.assistant import Assistant, check_beams, load_assistant
+from vicuna.answer.flags import DecodingFlags, ServeFlags
+from vicuna.answer.stream import generation_kwargs
 from vicuna.errors import UserError
+from vicuna.model.flags import ModelFlags
 from vicuna.pages.strings import STRINGS
 
 BASE, ADAPTER = "base.gguf", "talks.gguf"
@@ -43,7 +44,7 @@ def address(serving, files):
 @pytest.fixture(scope="module")
 def assistant(files) -> Assistant:
     base, adapter = files
-    return load(ModelFlags(model_path=str(base)), ServeFlags(), [str(adapter)])
+    return load_assistant(ModelFlags(model_path=str(base)), ServeFlags(), [str(adapter)])
 
 
 @pytest.fixture
@@ -51,7 +52,7 @@ def direct(assistant):
     """direct("talks.gguf", seed, **flags): the answer to QUESTION by the assistant itself."""
 
     def answer(adapter: str, seed: int | None = None, **flags: object) -> str:
-        chosen = settings(DecodingFlags(**FLAGS | flags), assistant.engine.generation_config)
+        chosen = generation_kwargs(DecodingFlags(**FLAGS | flags), assistant.engine.generation_config)
         ids = assistant.prompt_ids([{"role": "user", "content": QUESTION}], "chat")
         *_, last = assistant.stream(ids, chosen, seed, adapter=adapter)
         return last.text

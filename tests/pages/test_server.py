@@ -7,7 +7,7 @@ import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
-from vicuna.args import ChatFlags, ServeFlags
+from vicuna.answer.flags import ChatFlags, ServeFlags
 from vicuna.errors import UserError
 from vicuna.pages.server import BLOCKS, BODY_LIMIT, application, login
 from vicuna.pages.strings import TRANSLATIONS
@@ -168,7 +168,7 @@ def test_what_lets_others_in_is_known(flags, named):
 
 def test_a_page_that_others_reach_without_a_login_is_warned_of(caplog, monkeypatch):
     from vicuna.log import log
-    from vicuna.pages import server as web_page
+    from vicuna.pages import server
 
     monkeypatch.setattr(log, "propagate", True)
     with socket.socket() as taken:
@@ -176,13 +176,13 @@ def test_a_page_that_others_reach_without_a_login_is_warned_of(caplog, monkeypat
         taken.listen()
         flags = ServeFlags(host="0.0.0.0", port=taken.getsockname()[1])
         with gr.Blocks() as blocks, pytest.raises(UserError, match=f"--port {flags.port} can not be listened on"):
-            web_page.serve(blocks, flags, i18n=gr.I18n(**TRANSLATIONS), css="")
+            server.serve(blocks, flags, i18n=gr.I18n(**TRANSLATIONS), css="")
     assert "--host 0.0.0.0 lets others reach the page, and no --auth asks who they are" in caplog.text
 
 
 def test_a_public_link_that_cannot_be_had_is_told_and_the_page_is_served_all_the_same(caplog, monkeypatch):
     from vicuna.log import log
-    from vicuna.pages import server as web_page
+    from vicuna.pages import server
 
     asked = []
 
@@ -198,7 +198,7 @@ def test_a_public_link_that_cannot_be_had_is_told_and_the_page_is_served_all_the
         port = probe.getsockname()[1]
     with gr.Blocks(**BLOCKS) as blocks:
         pass
-    web_page.serve(blocks, ServeFlags(port=port, share_link=True), i18n=gr.I18n(**TRANSLATIONS), css="")
+    server.serve(blocks, ServeFlags(port=port, share_link=True), i18n=gr.I18n(**TRANSLATIONS), css="")
     assert asked[0][:2] == ("127.0.0.1", port)
     assert asked[1][0].getsockname() == ("127.0.0.1", port)
     asked[1][0].close()

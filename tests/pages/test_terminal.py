@@ -18,9 +18,9 @@ import psutil
 import pytest
 
 from tests.served import assistant_of, make_adapter, make_slow
-from vicuna.answer.stream import Beam, Run, Update, settings
-from vicuna.answer.trim import fit
-from vicuna.args import ChatFlags, DecodingFlags
+from vicuna.answer.flags import ChatFlags, DecodingFlags
+from vicuna.answer.history import trim
+from vicuna.answer.stream import Beam, Run, Update, generation_kwargs
 from vicuna.pages import terminal
 from vicuna.pages.terminal_strings import STRINGS
 from vicuna.prompt.templates import prompt_ids
@@ -64,7 +64,7 @@ def answer(assistant):
     def stream(*texts, adapter="talks", system="", decoding=GREEDY, seed=None):
         messages = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)]
         messages = ([{"role": "system", "content": system}] if system else []) + messages
-        chosen = settings(decoding, assistant.engine.generation_config)
+        chosen = generation_kwargs(decoding, assistant.engine.generation_config)
         ids = prompt_ids(assistant.tokenizer, assistant.choices[adapter].prompt_type, messages)
         *_, last = assistant.stream(ids, chosen, decoding.seed if seed is None else seed, adapter=adapter)
         return last.text
@@ -112,10 +112,10 @@ def test_history_is_fitted_as_on_the_page_and_said(talk, assistant):
         for line, said in zip(lines, answers, strict=True)
         for role, text in (("user", line), ("assistant", said))
     ][:-1]
-    fitted = fit(assistant.tokenizer, "chat", messages, assistant.engine.context, 8, 2048)
+    fitted = trim(assistant.tokenizer, "chat", messages, assistant.engine.context, 8, 2048)
     assert fitted.forgotten > 0
     assert f"[{fitted.forgotten} earlier turns no longer fit and are left out]" in err
-    chosen = {**settings(GREEDY, assistant.engine.generation_config), "max_new_tokens": fitted.max_new_tokens}
+    chosen = {**generation_kwargs(GREEDY, assistant.engine.generation_config), "max_new_tokens": fitted.max_new_tokens}
     *_, last = assistant.stream(fitted.ids, chosen, adapter="talks")
     assert answers[-1] == last.text
 

@@ -8,7 +8,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from vicuna.prompt.tokenizer import TextTokenizer
-from vicuna.prompt.tokenizer_json import settle
+from vicuna.prompt.tokenizer_json import match_training_ids
 
 TEXTS = [
     "Below is an instruction",
@@ -50,7 +50,7 @@ def test_a_folder_of_2023_gets_a_tokenizer_json_with_the_ids_of_training(folder,
     declare(folder, **declared)
     assert "Below is an instruction" in different(folder)
 
-    assert settle(folder, 512) == ""
+    assert match_training_ids(folder, 512) == ""
 
     assert different(folder) == []
     assert AutoTokenizer.from_pretrained(folder).model_max_length == 512
@@ -62,7 +62,7 @@ def test_real_tokenizers_of_2023_too(shared, folder, name):
         shutil.copyfile(file, folder / file.name)
     assert different(folder)
 
-    warned = settle(folder, 512)
+    warned = match_training_ids(folder, 512)
 
     assert different(folder) == []
     assert ("share their score" in warned) == (name == "chinese-llama-2")
@@ -72,7 +72,7 @@ def test_ids_behind_those_of_sentencepiece_are_kept(folder):
     declare(folder, tokenizer_class="LlamaTokenizer", legacy=False, pad_token="[PAD]")
     (folder / "added_tokens.json").write_text('{"[PAD]": 1800}', encoding="utf-8")
 
-    assert settle(folder, 512) == ""
+    assert match_training_ids(folder, 512) == ""
 
     assert different(folder) == []
     others = AutoTokenizer.from_pretrained(folder)
@@ -84,7 +84,7 @@ def test_a_tokenizer_json_with_the_right_ids_is_left_as_it_is(tiny_base, tmp_pat
         shutil.copy(file, tmp_path)
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
 
-    assert settle(tmp_path, 512) == ""
+    assert match_training_ids(tmp_path, 512) == ""
 
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
@@ -97,6 +97,7 @@ def test_a_tokenizer_json_alone_that_others_read_otherwise_is_left_and_said(tiny
     shutil.copy(tiny_base / "tokenizer_config.json", tmp_path)
     assert "Below is an instruction" in different(tmp_path)
 
-    assert "transformers and vLLM read tokenizer.json otherwise than this toolkit did in training" in settle(
-        tmp_path, 512
+    assert (
+        "transformers and vLLM read tokenizer.json otherwise than this toolkit did in training"
+        in match_training_ids(tmp_path, 512)
     )

@@ -7,8 +7,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
 import finetune
-from vicuna.args import DataFlags, LoraFlags, ModelFlags, RunFlags, parse
+from vicuna.args import parse
+from vicuna.data.flags import DataFlags
 from vicuna.errors import run
+from vicuna.model.flags import LoraFlags, ModelFlags
+from vicuna.train.flags import RunFlags
 
 rank = int(os.environ["RANK"])
 os.environ["LOCAL_RANK"] = "0"  # the first process of its host

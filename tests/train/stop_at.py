@@ -15,9 +15,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 from transformers import TrainerCallback
 
 import finetune
-from vicuna.args import DataFlags, LoraFlags, ModelFlags, RunFlags, parse
+from vicuna.args import parse
+from vicuna.data.flags import DataFlags
 from vicuna.errors import UserError, run
+from vicuna.model.flags import LoraFlags, ModelFlags
 from vicuna.train import trainer as training
+from vicuna.train.flags import RunFlags
 
 
 class At(TrainerCallback):

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from vicuna.args import RunFlags
 from vicuna.errors import UserError
 from vicuna.train.checkpoint import MANIFEST, checkpoints, keep_latest, remove_asides, seal, starting_point, torn
+from vicuna.train.flags import RunFlags
 
 
 def folder_of(output: Path, step: int) -> Path:

@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 
 from finetune_chat import DEFAULTS
-from vicuna.args import DataFlags, LoraFlags, ModelFlags, RunFlags, Words, parse
+from vicuna.args import Words, parse
+from vicuna.data.flags import DataFlags
+from vicuna.model.flags import LoraFlags, ModelFlags
+from vicuna.train.flags import RunFlags
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 GROUPS = (ModelFlags, DataFlags, LoraFlags, RunFlags)

@@ -10,11 +10,11 @@ import pytest
 import torch
 from transformers import TrainingArguments
 
-from vicuna.args import RunFlags
 from vicuna.data.records import epoch_order, read_records, tokenise
 from vicuna.errors import UserError
 from vicuna.model.base import check_base, load_base
 from vicuna.train.checkpoint import torn
+from vicuna.train.flags import RunFlags
 from vicuna.train.signals import Stopper
 from vicuna.train.trainer import MOST_SKIPS, AdapterTrainer, StepBatches
 

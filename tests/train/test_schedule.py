@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from vicuna.args import RunFlags, parse
+from vicuna.args import parse
 from vicuna.errors import UserError
 from vicuna.model import adapter
 from vicuna.model.base import check_base, load_base
 from vicuna.train.checkpoint import starting_point
+from vicuna.train.flags import RunFlags
 from vicuna.train.schedule import as_checkpoint, read_schedule
 
 FLAG = "--continue_schedule"

@@ -18,11 +18,12 @@ from transformers import LlamaConfig, TrainingArguments
 from tests.train.test_finetune import ROOT, STEPS, TWO_EPOCHS, losses, train
 from tests.train.test_finetune import records as records
 from tests.train.test_finetune import straight as straight
-from vicuna.args import LoraFlags, RunFlags
 from vicuna.errors import UserError
 from vicuna.model import adapter
-from vicuna.model.base import check_base, load_base, skeleton
+from vicuna.model.base import check_base, load_base, meta_model
+from vicuna.model.flags import LoraFlags
 from vicuna.train import sharding
+from vicuna.train.flags import RunFlags
 
 # The first run under DeepSpeed compiles an operator.
 pytestmark = pytest.mark.timeout(600)
@@ -92,7 +93,9 @@ def test_zero_2_takes_a_quantised_base_and_names_what_a_resumed_run_must_keep():
 
 def test_the_settings_become_an_fsdp2_plugin_that_knows_the_decoder_block(tmp_path):
     with torch.device("meta"):
-        model = skeleton(LlamaConfig(num_hidden_layers=2, hidden_size=32, intermediate_size=64, num_attention_heads=4))
+        model = meta_model(
+            LlamaConfig(num_hidden_layers=2, hidden_size=32, intermediate_size=64, num_attention_heads=4)
+        )
     settings = sharding.fsdp_settings(model, RunFlags(fsdp=True))
     arguments = TrainingArguments(output_dir=tmp_path, fsdp=True, fsdp_config=settings, use_cpu=True)
     plugin = FullyShardedDataParallelPlugin(**arguments.fsdp_plugin_args)
@@ -123,7 +126,7 @@ for module in list(model.modules()):
 fully_shard(model)
 cut = sum(type(p).__name__ == "DTensor" for p in model.parameters())
 losses = two_steps(model, dist.get_rank(), 2)
-weights = adapter.whole(model, keep=dist.get_rank() == 0)
+weights = adapter.gather_tensors(model, keep=dist.get_rank() == 0)
 if dist.get_rank() == 0:
     assert cut == len(list(model.parameters()))
     save_file({**weights, "losses": torch.tensor(losses)}, sys.argv[3])
@@ -138,8 +141,8 @@ def what_is_trained(base_path: Path, kind: str) -> torch.nn.Module:
     model = load_base(base, 32)
     torch.manual_seed(0)
     if kind != "full":
-        config, _, _ = adapter.planned(base, LoraFlags(train=kind, lora_dropout=0), None)
-        model = adapter.new(model, config)
+        config, _, _ = adapter.plan_adapter(base, LoraFlags(train=kind, lora_dropout=0), None)
+        model = adapter.new_adapter(model, config)
     model.train()
     model.gradient_checkpointing_enable({"use_reentrant": False})
     return model
@@ -180,7 +183,7 @@ def test_blocks_cut_by_fsdp2_learn_what_one_process_learns(tiny_base, tmp_path, 
     model = what_is_trained(tiny_base, kind)
     expected = two_steps(model, 0, 1)
     assert parts.pop("losses").tolist() == pytest.approx(expected, abs=1e-4)
-    alone = adapter.whole(model)
+    alone = adapter.gather_tensors(model)
     assert set(parts) == set(alone)
     assert all((tensor - alone[name]).abs().max() < 1e-4 for name, tensor in parts.items())
 

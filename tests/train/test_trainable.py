@@ -12,11 +12,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM
 
 from tests.train.test_finetune import STEPS, TWO_EPOCHS, losses, train
 from tests.train.test_finetune import records as records
-from vicuna.args import LoraFlags, RunFlags
 from vicuna.errors import UserError
 from vicuna.model import adapter
-from vicuna.model.base import check_base, load_base, skeleton
-from vicuna.train import trainable as weights
+from vicuna.model.base import check_base, load_base, meta_model
+from vicuna.model.flags import LoraFlags
+from vicuna.train import trainable
+from vicuna.train.flags import RunFlags
 
 KINDS = ["full", "embeddings", "lora+embeddings"]
 IDS = torch.tensor([[1, 300, 500, 700, 900]])
@@ -80,7 +81,7 @@ def test_every_folder_of_a_run_answers(tiny_base, runs, kind, folder):
         model = load_base(check_base(str(found)), 32)
         assert folder == "checkpoint-3" or model.config.use_cache
     else:
-        model, warning = adapter.attach(load_base(check_base(str(tiny_base)), 32), found, "tiny")
+        model, warning = adapter.load_adapter(load_base(check_base(str(tiny_base)), 32), found, "tiny")
         assert warning == ""
     assert not torch.equal(logits(model), logits(load_base(check_base(str(tiny_base)), 32)))
 
@@ -95,14 +96,15 @@ def test_generate_takes_what_was_trained(program, tiny_base, runs, kind):
 
 
 def test_a_whole_model_is_asked_in_the_template_it_learnt(tiny_base, tmp_path):
-    from vicuna.answer.assistant import load
-    from vicuna.args import ModelFlags, ServeFlags
+    from vicuna.answer.assistant import load_assistant
+    from vicuna.answer.flags import ServeFlags
+    from vicuna.model.flags import ModelFlags
 
     folder = Path(shutil.copytree(tiny_base, tmp_path / "model"))
     (folder / "run_args.json").write_text('{"prompt_type": "text"}', encoding="utf-8")
     flags = ModelFlags(model_path=str(folder), bits=32)
-    assert load(flags, ServeFlags()).first.prompt_type == "text"
-    asked = load(flags, ServeFlags(prompt_type="instruct"))
+    assert load_assistant(flags, ServeFlags()).first.prompt_type == "text"
+    asked = load_assistant(flags, ServeFlags(prompt_type="instruct"))
     assert asked.warnings == ["the model in model was trained with --prompt_type text; instruct gives worse answers."]
 
 
@@ -125,13 +127,13 @@ def test_the_plan_says_what_is_trained_and_what_it_weighs(program, tiny_base, re
 
 
 def planned(base, kind: str, folder: Path | None = None):
-    return adapter.planned(base, LoraFlags(train=kind, lora_dropout=0), folder)[0]
+    return adapter.plan_adapter(base, LoraFlags(train=kind, lora_dropout=0), folder)[0]
 
 
 @pytest.mark.parametrize("kind", ["embeddings", "lora+embeddings"])
 def test_a_tied_head_stays_tied(tied_base, tmp_path, kind):
     base = check_base(str(tied_base))
-    model = adapter.new(load_base(base, 32), planned(base, kind))
+    model = adapter.new_adapter(load_base(base, 32), planned(base, kind))
     head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
     assert head.weight is embeddings.weight
     embeddings.weight.data.mul_(1.5)
@@ -140,10 +142,10 @@ def test_a_tied_head_stays_tied(tied_base, tmp_path, kind):
             torch.nn.init.normal_(value, std=0.3)
     adapter.save_adapter(model, tmp_path)
     assert set(load_file(tmp_path / "adapter_model.safetensors")) >= EMBEDDINGS
-    again, _ = adapter.attach(load_base(base, 32), tmp_path, "tied", trainable=True)
+    again, _ = adapter.load_adapter(load_base(base, 32), tmp_path, "tied", trainable=True)
     assert torch.equal(logits(again), logits(model))
     assert again.get_output_embeddings().weight is again.get_input_embeddings().weight
-    counted = adapter.count_parameters(skeleton(base.config), planned(base, kind))
+    counted = adapter.count_parameters(meta_model(base.config), planned(base, kind))
     assert counted.trainable == sum(one.numel() for one in model.parameters() if one.requires_grad)
     assert counted.whole_modules == ("embed_tokens",)
 
@@ -152,8 +154,8 @@ def test_embeddings_alone_have_no_matrices(tiny_base):
     base = check_base(str(tiny_base))
     config = planned(base, "embeddings")
     assert config.target_modules == DUMMY_TARGET_MODULES
-    model = adapter.new(load_base(base, 32), config)
-    assert {name for name, one in adapter.whole(model).items() if one is not None} == {
+    model = adapter.new_adapter(load_base(base, 32), config)
+    assert {name for name, one in adapter.gather_tensors(model).items() if one is not None} == {
         "base_model.model.model.embed_tokens.modules_to_save.default.weight",
         "base_model.model.lm_head.modules_to_save.default.weight",
     }
@@ -165,7 +167,7 @@ def test_embeddings_are_float32_and_learn_on_a_quantised_base(tiny_base, bits):
 
     base = check_base(str(tiny_base))
     loaded = prepare_model_for_kbit_training(load_base(base, bits), False)
-    model = adapter.new(loaded, planned(base, "lora+embeddings"))
+    model = adapter.new_adapter(loaded, planned(base, "lora+embeddings"))
     model(input_ids=IDS, labels=IDS).loss.backward()
     trained = {name: one for name, one in model.named_parameters() if one.requires_grad}
     assert all(one.dtype is torch.float32 for one in trained.values())
@@ -175,22 +177,22 @@ def test_embeddings_are_float32_and_learn_on_a_quantised_base(tiny_base, bits):
 def test_embeddings_over_a_bfloat16_base_train_in_float32_and_answer_in_bfloat16(tiny_base, tmp_path):
     base = check_base(str(tiny_base))
     half = AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.bfloat16)
-    model = adapter.new(half, planned(base, "embeddings"))
+    model = adapter.new_adapter(half, planned(base, "embeddings"))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         model(input_ids=IDS, labels=IDS).loss.backward()
     assert model.get_input_embeddings().weight.dtype is torch.float32
     assert model.get_input_embeddings().weight.grad.any()
     adapter.save_adapter(model, tmp_path)
     half = AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.bfloat16)
-    logits(adapter.attach(half, tmp_path, "tiny")[0])  # no clash of dtypes without autocast
+    logits(adapter.load_adapter(half, tmp_path, "tiny")[0])  # no clash of dtypes without autocast
 
 
 def test_a_whole_model_replaces_an_earlier_one_of_other_files(tiny_base, tmp_path):
     """Parts of a former model, or its single file, would be loaded in the place of the new one."""
     model = load_base(check_base(str(tiny_base)), 32)
-    for name in ("model-00001-of-00003.safetensors", weights.INDEX):
+    for name in ("model-00001-of-00003.safetensors", trainable.INDEX):
         (tmp_path / name).write_bytes(b"{}")
-    weights.save_model(model, tmp_path, adapter.whole(model), tiny_base)
+    trainable.save_model(model, tmp_path, adapter.gather_tensors(model), tiny_base)
     assert sorted(file.name for file in tmp_path.iterdir()) == [
         *("config.json", "generation_config.json", "model.safetensors"),
         *("tokenizer.json", "tokenizer.model", "tokenizer_config.json"),
@@ -202,18 +204,18 @@ def test_a_whole_model_that_diverged_is_not_saved(tiny_base, tmp_path):
     model = load_base(check_base(str(tiny_base)), 32)
     model.model.norm.weight.data[0] = float("nan")
     with pytest.raises(RuntimeError, match=r"model.norm.weight has values that are not finite: the run has diverged"):
-        weights.save_model(model, tmp_path, adapter.whole(model), tiny_base)
+        trainable.save_model(model, tmp_path, adapter.gather_tensors(model), tiny_base)
     assert not list(tmp_path.iterdir())
 
 
 def test_what_can_not_be_trained_is_refused(tiny_base, tmp_path, runs):
     def refused(message: str, train: str, bits: int, dtype: torch.dtype, **run: str) -> None:
         with pytest.raises(UserError, match=message):
-            weights.check_train(tiny_base, train, bits, dtype, RunFlags(**{"output_path": str(tmp_path), **run}))
+            trainable.check_train(tiny_base, train, bits, dtype, RunFlags(**{"output_path": str(tmp_path), **run}))
 
     refused("which 8 bits can not hold: pass --bits 16 or --bits 32", "full", 8, torch.bfloat16)
     refused("computes in float16 here, which loses small updates: pass --deepspeed", "full", 16, torch.float16)
-    weights.check_train(tiny_base, "full", 16, torch.float16, RunFlags(output_path=str(tmp_path), deepspeed="x.json"))
+    trainable.check_train(tiny_base, "full", 16, torch.float16, RunFlags(output_path=str(tmp_path), deepspeed="x.json"))
     refused("is the base itself", "full", 32, torch.float32, output_path=str(tiny_base))
     refused("holds a whole model, beside which an adapter", "lora", 8, torch.float32, output_path=str(runs("full")))
     embeddings = str(runs("embeddings"))
@@ -225,7 +227,7 @@ def test_what_can_not_be_started_from_is_refused(tiny_base, runs, tmp_path):
 
     def refused(message: str, train: str, folder: Path) -> None:
         with pytest.raises(UserError, match=message):
-            weights.planned(base, LoraFlags(train=train), folder)
+            trainable.plan_training(base, LoraFlags(train=train), folder)
 
     refused("was made by --train embeddings, this run has --train lora: pass --train emb", "lora", runs("embeddings"))
     refused(r"holds an adapter.*pass --train lora\+embeddings, or", "full", runs("lora+embeddings"))
@@ -238,12 +240,12 @@ def test_embeddings_of_another_vocabulary_are_refused(tiny_base, runs):
     config.vocab_size += 8
     tensors = adapter.read_tensors(adapter.weight_file(runs("embeddings")))
     with pytest.raises(UserError, match=r"of \(1800, 32\), but in other it is \(1808, 32\): use the base it was"):
-        adapter.check_fit(tensors, skeleton(config), "other")
+        adapter.check_compatible(tensors, meta_model(config), "other")
 
 
 @pytest.mark.parametrize(("train", "deepspeed", "bits"), [("full", None, 32), ("full", "x", 16), ("lora", None, 16)])
 def test_trained_weights_are_kept_in_float32(train, deepspeed, bits):
-    assert weights.stored_bits(train, 16, deepspeed) == bits
+    assert trainable.stored_bits(train, 16, deepspeed) == bits
 
 
 def test_resuming_as_another_kind_is_refused(program, tiny_base, records, runs, tmp_path):

@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 
 from vicuna.model import base as base_model
 from vicuna.model.adapter import save_adapter
-from vicuna.model.base import checkpointing, compute_dtype
+from vicuna.model.base import checkpointing_kwargs, compute_dtype
 from vicuna.prompt.templates import IGNORE_INDEX
 from vicuna.train.trainer import collate, kept, step_loss, token_losses
 
@@ -165,7 +165,7 @@ def test_a_random_base_is_quantised_as_a_loaded_one(tmp_path, bits):
 
     AutoModelForCausalLM.from_config(LlamaConfig(**SHAPE)).save_pretrained(tmp_path)
     base = base_model.Base(tmp_path, AutoConfig.from_pretrained(tmp_path), None, GenerationConfig())
-    loaded = prepare_model_for_kbit_training(base_model.load_base(base, bits), True, checkpointing(bits))
+    loaded = prepare_model_for_kbit_training(base_model.load_base(base, bits), True, checkpointing_kwargs(bits))
     made = random_base(SHAPE, bits, compute_dtype(bits)[0], CPU)
 
     def facts(model):

@@ -10,15 +10,15 @@ from typing import Any, Protocol
 
 from transformers import GenerationConfig
 
+from vicuna.answer.flags import DecodingFlags, ServeFlags
 from vicuna.answer.hf_engine import HFEngine
-from vicuna.answer.stream import PATIENCE_S, Submit, Update, as_sentence, settings
+from vicuna.answer.stream import PATIENCE_S, Submit, Update, as_sentence, generation_kwargs
 from vicuna.answer.worker import Worker
-from vicuna.args import DecodingFlags, ModelFlags, ServeFlags
 from vicuna.errors import UserError
-from vicuna.gguf import reader as gguf_file
+from vicuna.gguf import reader
 from vicuna.model import adapter
-from vicuna.model.base import Base, check_base, compute_dtype, device, load_base, skeleton
-from vicuna.pages.strings import STRINGS
+from vicuna.model.base import Base, check_base, compute_dtype, device, load_base, meta_model
+from vicuna.model.flags import ModelFlags
 from vicuna.prompt.templates import PROMPT_TYPES, Message, prompt_ids, render
 from vicuna.prompt.tokenizer import TextTokenizer
 
@@ -96,10 +96,8 @@ class Assistant:
     def tokenizer(self) -> TextTokenizer:
         return self.engine.tokenizer
 
-    def status(
-        self, name: str | None = None, prompt_type: str | None = None, line: str = STRINGS["en"]["status"]
-    ) -> str:
-        """What is loaded, on one line; `line` is its pattern in another language."""
+    def status(self, line: str, name: str | None = None, prompt_type: str | None = None) -> str:
+        """What is loaded, on one line; `line` is its pattern in the reader's language."""
         choice = self.first if name is None else self.choices[name]
         shown = f"{choice.name} ({choice.detail})" if choice.name else "–"
         facts = {"base": self.base_name, "adapter": shown, "where": self.where}
@@ -177,7 +175,7 @@ def check_beams(model_path: str, decoding: DecodingFlags) -> None:
     Raises:
         UserError: see above.
     """
-    if gguf_file.is_meant(model_path) and (beams := settings(decoding, GenerationConfig())["num_beams"]) > 1:
+    if reader.names_gguf(model_path) and (beams := generation_kwargs(decoding, GenerationConfig())["num_beams"]) > 1:
         flag, other = (
             (f"--num_beams {beams}", "1")
             if decoding.num_beams
@@ -186,13 +184,13 @@ def check_beams(model_path: str, decoding: DecodingFlags) -> None:
         raise UserError(f"{flag} is beam search, which llama.cpp does not have: take {other} with a GGUF.")
 
 
-def load(model_flags: ModelFlags, serve: ServeFlags, lora_paths: Sequence[str] = ()) -> Assistant:
+def load_assistant(model_flags: ModelFlags, serve: ServeFlags, lora_paths: Sequence[str] = ()) -> Assistant:
     """Check everything that needs no weights, then load base and adapters.
 
     Raises:
         UserError: see `check_base`, `load_base` and `vicuna.model.adapter.attach`.
     """
-    if gguf_file.is_meant(model_flags.model_path):
+    if reader.names_gguf(model_flags.model_path):
         return _load_gguf(model_flags.model_path, serve, lora_paths)
     if serve.gpu_layers is not None:
         raise UserError(
@@ -228,31 +226,38 @@ def load(model_flags: ModelFlags, serve: ServeFlags, lora_paths: Sequence[str] =
 
 def _load_gguf(model_path: str, serve: ServeFlags, lora_paths: Sequence[str]) -> Assistant:
     """The same for a GGUF file, and adapters of that kind, in llama.cpp."""
-    from vicuna.answer import llama_cpp_engine as gguf
+    from vicuna.answer import llama_cpp_engine
 
     lora_paths = [path for path in lora_paths if path]
     names = _names(lora_paths, [Path(path).expanduser() for path in lora_paths])
-    engine = gguf.load_engine(model_path, dict(zip(names, lora_paths, strict=True)), serve)
+    engine = llama_cpp_engine.load_engine(model_path, dict(zip(names, lora_paths, strict=True)), serve)
     file, choices = engine.file, {}
     warnings: list[str] = []
     for name, one in engine.adapters.items():
-        types = _chosen_type(gguf.declared_prompt_type(one), name, "adapter", serve, warnings)
-        choices[name] = Choice(name, *types, gguf.detail(one))
-    of_base, trained_as = _chosen_type(gguf.declared_prompt_type(file), file.path.name, "model", serve, warnings)
+        types = _chosen_type(llama_cpp_engine.declared_prompt_type(one), name, "adapter", serve, warnings)
+        choices[name] = Choice(name, *types, llama_cpp_engine.detail(one))
+    of_base, trained_as = _chosen_type(
+        llama_cpp_engine.declared_prompt_type(file), file.path.name, "model", serve, warnings
+    )
     if choices and not trained_as:
         of_base = next(iter(choices.values())).prompt_type
     choices[""] = Choice("", of_base, trained_as)
     return Assistant(
-        engine, file.path.name, gguf.described(file, engine.gpu_layers), choices, warnings, Worker(serve.max_queue)
+        engine,
+        file.path.name,
+        llama_cpp_engine.described(file, engine.gpu_layers),
+        choices,
+        warnings,
+        Worker(serve.max_queue),
     )
 
 
 def _check_adapters(base: Base, base_name: str, names: Sequence[str], folders: Sequence[Path]) -> None:
     """Refuse, before the model is loaded, adapters that do not fit the base, or do not fit on it together."""
-    bare, own_embeddings = skeleton(base.config), []
+    bare, own_embeddings = meta_model(base.config), []
     for name, folder in zip(names, folders, strict=True):
         tensors = adapter.read_tensors(adapter.weight_file(folder))
-        adapter.check_fit(tensors, bare, base_name)
+        adapter.check_compatible(tensors, bare, base_name)
         own_embeddings += [name] if adapter.trained_modules(tensors) else []
     # PEFT 0.21 ties the head to the embeddings of one adapter only.
     if base.config.tie_word_embeddings and len(own_embeddings) > 1:

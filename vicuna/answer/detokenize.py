@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from vicuna.prompt.tokenizer import TextTokenizer
 
 
-class Texts:
+class Detokenizer:
     """The text of ids that mostly continue ids asked for before: what was decoded then is not decoded again.
 
     The text is `tokenizer.decode_continuation(tokenizer.complete(ids))`, without a last character that is not complete.
@@ -35,7 +35,7 @@ class Texts:
         return text + self._tokenizer.decode_continuation(rest) if rest else text
 
 
-class Stops:
+class StopStrings:
     """Texts that end an answer, and are no part of it."""
 
     def __init__(self, texts: Sequence[str] = ()):
@@ -68,7 +68,7 @@ class Stops:
         )
 
 
-class Growth:
+class TextDelta:
     """What is new in an answer since it was last looked at, for readers that can not take back what they were told.
 
     Args:

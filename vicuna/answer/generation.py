@@ -20,7 +20,7 @@ from transformers import (
     set_seed,
 )
 
-from vicuna.answer.detokenize import Texts
+from vicuna.answer.detokenize import Detokenizer
 from vicuna.answer.kv_cache import RowCache
 from vicuna.answer.prefix_cache import PrefixCache, common
 from vicuna.answer.stream import NOTHING, Generated, Run, out_of_memory
@@ -36,7 +36,7 @@ class LastToken(StoppingCriteria):
     def __init__(self, run: Run, eos_ids: set[int]):
         self.run, self.eos_ids = run, eos_ids
         self.ids: list[int] = []
-        self.texts = Texts(run.tokenizer)
+        self.texts = Detokenizer(run.tokenizer)
 
     def __call__(self, input_ids: torch.LongTensor, scores: Any, **kwargs: Any) -> torch.BoolTensor:
         """(1, T) ids so far -> (1,) whether they end here."""
@@ -90,7 +90,7 @@ class BeamEnds(StoppingCriteria):
 
     def __init__(self, run: Run, beams: Beams, prompt_len: int):
         self.run, self.beams, self.prompt_len = run, beams, prompt_len
-        self.texts: Texts | None = None
+        self.texts: Detokenizer | None = None
 
     def __call__(self, input_ids: torch.LongTensor, scores: tuple[torch.Tensor, ...], **kwargs: Any) -> torch.Tensor:
         """(C, T) ids of candidates, of which the best will run on -> (C,) whether they end here."""
@@ -100,7 +100,7 @@ class BeamEnds(StoppingCriteria):
             scores[-2].untyped_storage().resize_(0)
         self.beams.scores = scores[-1]
         if self.run.stops and not self.run.stopped:
-            self.texts = self.texts or Texts(self.run.tokenizer, 2 * len(input_ids))
+            self.texts = self.texts or Detokenizer(self.run.tokenizer, 2 * len(input_ids))
             rows = input_ids[:, self.prompt_len :].tolist()
             ended = [self.run.stops.find(self.texts.of(row)) >= 0 for row in rows]
             return torch.tensor(ended, device=input_ids.device)

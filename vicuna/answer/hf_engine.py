@@ -79,7 +79,8 @@ class HFEngine:
 
         Args:
             prompt_ids: BOS included.
-            chosen: generate()'s arguments, from `settings`; max_new_tokens is lowered to what the context leaves.
+            chosen: generate()'s arguments, from `generation_kwargs`; max_new_tokens is lowered to what the context
+                leaves.
             seed: fixes what sampling draws.
             stop: set it to end the answer at the next token; the last update then says "stopped".
             adapter: name of a choice, "" for the base alone.

@@ -19,12 +19,12 @@ import numpy as np
 import torch
 from transformers import GenerationConfig
 
-from vicuna.answer.detokenize import Texts
+from vicuna.answer.detokenize import Detokenizer
+from vicuna.answer.flags import ServeFlags
 from vicuna.answer.hf_engine import check_adapter, check_rows, fitted
 from vicuna.answer.stream import NOTHING, Generated, Run, Submit, Update, stream
-from vicuna.args import ServeFlags
 from vicuna.errors import UserError
-from vicuna.gguf.library import library, reason
+from vicuna.gguf.library import last_error, load_llama_cpp
 from vicuna.gguf.reader import (
     ARCHITECTURE,
     EXTRA,
@@ -32,7 +32,7 @@ from vicuna.gguf.reader import (
     PROMPT_TYPE,
     STEP,
     GGUFFile,
-    package,
+    optional_package,
     read_adapter,
     read_model,
 )
@@ -83,7 +83,7 @@ class Loaded:
     """
 
     def __init__(self, file: GGUFFile, context: int, adapters: dict[str, GGUFFile], **more: Any):
-        self.api = library()
+        self.api = load_llama_cpp()
         try:
             self.llama = self.api.Llama(
                 model_path=str(file.path),
@@ -95,7 +95,7 @@ class Loaded:
             )
         except Exception as error:  # the template engine it hands the chat template to has errors of its own
             raise UserError(
-                f"llama.cpp can not load {file.path} ({reason(error)}). It is broken, too new for what {EXTRA} "
+                f"llama.cpp can not load {file.path} ({last_error(error)}). It is broken, too new for what {EXTRA} "
                 "installs, or too large for the memory that is free."
             ) from error
         self._computing = threading.Lock()
@@ -106,7 +106,7 @@ class Loaded:
     def _load(self, file: GGUFFile) -> Any:
         adapter = self.api.llama_adapter_lora_init(self.llama.model, str(file.path).encode())
         if not adapter:
-            raise UserError(f"llama.cpp can not load the adapter {file.path} ({reason('no reason given')}).")
+            raise UserError(f"llama.cpp can not load the adapter {file.path} ({last_error('no reason given')}).")
         return adapter
 
     @contextlib.contextmanager
@@ -157,7 +157,7 @@ class GGUFEngine:
         )
         self.suppressed = self.generation_config.suppress_tokens or []
         # The weights' own precision: of a model that nobody quantised, keys and values are not rounded, either.
-        api = library()
+        api = load_llama_cpp()
         kind = api.GGML_TYPE_F32 if file.keys.get("general.file_type") in UNQUANTISED else api.GGML_TYPE_F16
         self._loaded = Loaded(
             file, self.context, adapters, n_batch=CHUNK, n_gpu_layers=gpu_layers, type_k=kind, type_v=kind
@@ -211,7 +211,7 @@ class GGUFEngine:
         processors = self._loaded.api.LogitsProcessorList([scores])
         tokens = llama.generate(prompt_ids, min_p=0.0, repeat_penalty=1.0, logits_processor=processors, **drawn)
         ids: list[int] = []
-        texts = Texts(run.tokenizer)
+        texts = Detokenizer(run.tokenizer)
         with contextlib.closing(tokens):
             for token in tokens:
                 ids.append(token)
@@ -251,7 +251,7 @@ class GGUFEngine:
         if self._embedding is None:
             self._embedding = Loaded(
                 self.file, self.context, self.adapters, embedding=True, n_gpu_layers=self.gpu_layers,
-                n_batch=self.context, n_ubatch=self.context, pooling_type=library().LLAMA_POOLING_TYPE_MEAN,
+                n_batch=self.context, n_ubatch=self.context, pooling_type=load_llama_cpp().LLAMA_POOLING_TYPE_MEAN,
                 tokenizer=_ids_as_text(),
             )  # fmt: skip
         with self._embedding.using(adapter) as llama:
@@ -260,7 +260,7 @@ class GGUFEngine:
 
 def _ids_as_text() -> Any:
     """A tokenizer for `Llama.embed`, which takes text only: the text is a JSON list of the ids."""
-    base = package("llama_cpp.llama_tokenizer").BaseLlamaTokenizer
+    base = optional_package("llama_cpp.llama_tokenizer").BaseLlamaTokenizer
 
     class IdsAsText(base):
         def tokenize(self, text: bytes, add_bos: bool = True, special: bool = True) -> list[int]:
@@ -281,9 +281,9 @@ def load_engine(model_path: str, lora_paths: dict[str, str], serve: ServeFlags) 
     Raises:
         UserError: files that can not be read or do not fit.
     """
-    library()
+    load_llama_cpp()
     file = read_model(model_path)
-    on_gpu = gpu_layers(file, serve.gpu_layers, library().llama_supports_gpu_offload())
+    on_gpu = gpu_layers(file, serve.gpu_layers, load_llama_cpp().llama_supports_gpu_offload())
     adapters = {name: read_adapter(path, file) for name, path in lora_paths.items()}
     return GGUFEngine(file, adapters, serve.cache_gib > 0, on_gpu)
 

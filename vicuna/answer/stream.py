@@ -16,9 +16,9 @@ from typing import Any, overload
 import torch
 from transformers import GenerationConfig
 
-from vicuna.answer.detokenize import Stops, Texts
+from vicuna.answer.detokenize import Detokenizer, StopStrings
+from vicuna.answer.flags import DecodingFlags
 from vicuna.answer.worker import Call
-from vicuna.args import DecodingFlags
 from vicuna.errors import UserError
 from vicuna.log import log
 from vicuna.prompt.tokenizer import TextTokenizer
@@ -41,7 +41,7 @@ DRAWING = ("temperature", "top_p", "top_k")  # what only sampling looks at
 NUMBERS = ("temperature", "top_p", "repetition_penalty")  # the other settings are whole
 
 
-def settings(flags: DecodingFlags, base: GenerationConfig) -> dict[str, Any]:
+def generation_kwargs(flags: DecodingFlags, base: GenerationConfig) -> dict[str, Any]:
     """generate()'s arguments: an explicit flag, then the preset, then the base's generation config, then our default.
 
     A temperature, top-p or top-k turns sampling on unless `do_sample` says otherwise; temperature 0 is greedy.
@@ -55,17 +55,17 @@ def settings(flags: DecodingFlags, base: GenerationConfig) -> dict[str, Any]:
     elif any(name in given for name in DRAWING):
         chosen["do_sample"] = True
     # A temperature of 2 in a request or in the base's file is a whole number, which transformers refuses.
-    return effective({name: float(value) if name in NUMBERS else value for name, value in chosen.items()})
+    return effective_kwargs({name: float(value) if name in NUMBERS else value for name, value in chosen.items()})
 
 
-def effective(chosen: dict[str, Any]) -> dict[str, Any]:
+def effective_kwargs(chosen: dict[str, Any]) -> dict[str, Any]:
     """`chosen` without what has no effect: temperature 0 is greedy, and a greedy run looks at no top-p."""
     drawing = chosen["do_sample"] and chosen.get("temperature", 1.0) > 0
     chosen = {**chosen, "do_sample": drawing, "min_new_tokens": min(chosen["min_new_tokens"], chosen["max_new_tokens"])}
     return chosen if drawing else {name: value for name, value in chosen.items() if name not in DRAWING}
 
 
-def mode(chosen: dict[str, Any]) -> str:
+def decoding_mode(chosen: dict[str, Any]) -> str:
     """greedy, sampling, beam search or beam sampling."""
     if chosen["num_beams"] > 1:
         return "beam sampling" if chosen["do_sample"] else "beam search"
@@ -150,7 +150,7 @@ class Run:
     """
 
     def __init__(self, tokenizer: TextTokenizer, stop: threading.Event | None = None, stops: Sequence[str] = ()):
-        self.tokenizer, self.stops = tokenizer, Stops(stops)
+        self.tokenizer, self.stops = tokenizer, StopStrings(stops)
         self.begun = False
         self.first_at: float | None = None
         self._stop, self._closed = stop, False
@@ -218,10 +218,10 @@ def stream(
             run.end(error)
 
     call = submit(work)
-    texts: Texts | None = None
+    texts: Detokenizer | None = None
     try:
         while isinstance(item := _next(run, call), Step):
-            texts = texts or Texts(run.tokenizer, 2 * len(item.ids))
+            texts = texts or Detokenizer(run.tokenizer, 2 * len(item.ids))
             yield Update(_Growing(item, run.stops, texts), len(item.ids[0]), item.at - begin, run.first_at - begin)
     finally:
         run.close()
@@ -245,7 +245,7 @@ def _next(run: Run, call: Call) -> Step | Generated | BaseException:
 class _Growing(Sequence[Beam]):
     """The beams of a step; a beam that nobody looks at costs no decoding."""
 
-    def __init__(self, step: Step, stops: Stops, texts: Texts):
+    def __init__(self, step: Step, stops: StopStrings, texts: Detokenizer):
         self._step, self._stops, self._texts = step, stops, texts
         self._made: dict[int, Beam] = {}
 

@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from vicuna.args import ChatFlags, ServeFlags
+from vicuna.answer.flags import ChatFlags, ServeFlags
 from vicuna.errors import UserError
 
 MAX_BODY_BYTES = 1 << 20

@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vicuna.answer.assistant import Assistant
-from vicuna.answer.stream import DRAWING, NUMBERS, settings
-from vicuna.answer.trim import TooLong, fit
+from vicuna.answer.flags import ChatFlags, DecodingFlags
+from vicuna.answer.history import TooLong, trim
+from vicuna.answer.stream import DRAWING, NUMBERS, generation_kwargs
 from vicuna.api.fields import Fields, checked, is_whole
 from vicuna.api.guard import Problem
-from vicuna.args import ChatFlags, DecodingFlags
 from vicuna.errors import UserError
 from vicuna.prompt.templates import Message, prompt_ids
 
@@ -94,7 +94,7 @@ def chat(values: Mapping[str, Any], assistant: Assistant, flags: ChatFlags, deco
     chosen, common = _common(fields, assistant, decoding, peer)
     fields.end()
     try:
-        fitted = fit(
+        fitted = trim(
             assistant.tokenizer, assistant.choices[adapter].prompt_type, messages, assistant.engine.context,
             chosen["max_new_tokens"], flags.max_memory,
         )  # fmt: skip
@@ -162,7 +162,7 @@ def _common(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """generate()'s arguments, and the fields of Ask that both kinds of request have."""
     flags = _decoding(fields, decoding)
-    chosen = settings(flags, assistant.engine.generation_config)
+    chosen = generation_kwargs(flags, assistant.engine.generation_config)
     most = assistant.engine.max_beams
     if chosen["num_beams"] > most:
         why = ": llama.cpp, which computes it, has no beam search" if most == 1 else ""

@@ -28,14 +28,14 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 
 from vicuna.answer.assistant import Assistant
-from vicuna.answer.detokenize import Growth
+from vicuna.answer.detokenize import TextDelta
+from vicuna.answer.flags import ChatFlags, DecodingFlags, ServeFlags
 from vicuna.answer.stream import Update, nth_seed
 from vicuna.answer.worker import Busy
 from vicuna.api import request as api_request
 from vicuna.api.guard import Guard, Problem, api_key, read_json
 from vicuna.api.request import Ask, Embed
 from vicuna.api.response import BROKEN, Answers, Events, in_thread, while_there
-from vicuna.args import ChatFlags, DecodingFlags, ServeFlags
 from vicuna.errors import UserError
 
 FINISH = {"eos": "stop", "stop": "stop", "stopped": "stop", "length": "length"}
@@ -262,7 +262,7 @@ async def _chunks(ask: Ask, form: Chat, growing: AsyncIterator[tuple[int, Update
     """The answers as OpenAI streams them: pieces, the finish reason of each, and at last the usage if asked for."""
     head = _envelope(ask, form, form.part) | ({"usage": None} if ask.include_usage else {})
     count = len(ask.prompts) * ask.n
-    grown = [Growth(steady=ask.chosen["num_beams"] == 1) for _ in range(count)]
+    grown = [TextDelta(steady=ask.chosen["num_beams"] == 1) for _ in range(count)]
     latest: dict[int, Update] = {}
     notices = _notices(ask)
     for i in range(count):

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from vicuna import log
-from vicuna.args import ServeFlags, flag, parse
+from vicuna.answer.flags import ServeFlags
+from vicuna.args import flag, parse
 from vicuna.errors import UserError, run
 from vicuna.prompt.templates import PROMPT_TYPES
 
@@ -161,13 +162,13 @@ def _template_file(prompt_type: str) -> Path:
 def _adapters(base: "Base", folders: list[Path]) -> list[str]:
     if not folders:
         return []
-    from vicuna.model.base import skeleton
+    from vicuna.model.base import meta_model
 
     names = [folder.name for folder in folders]
     taken = [name for name in names if names.count(name) > 1 or name == base.path.name]
     if taken:
         raise UserError(f"clients could not tell {taken[0]} from another of that name: give the folder another one.")
-    model = skeleton(base.config)
+    model = meta_model(base.config)
     rank = max(_rank(folder, model, base.path.name) for folder in folders)
     if rank > RANKS[-1]:
         raise UserError(f"rank {rank} is more than the {RANKS[-1]} that vLLM takes: merge the adapter into the base.")
@@ -194,7 +195,7 @@ def _rank(folder: Path, model: "PreTrainedModel", base_name: str) -> int:
         )
     tensors = adapter.read_tensors(weights)
     config, _ = adapter.read_config(folder, tensors)
-    adapter.check_fit(tensors, model, base_name)
+    adapter.check_compatible(tensors, model, base_name)
     odd = [name for name in UNKNOWN_TO_VLLM if getattr(config, name, None)]
     odd += ["bias"] * (config.bias != "none") + ["whole modules"] * bool(adapter.saved_modules(tensors))
     if odd:

@@ -20,8 +20,8 @@ from vicuna.errors import UserError
 from vicuna.export.merge import Update
 from vicuna.export.meta_layout import MetaModel, is_meta, read_meta
 from vicuna.export.meta_params import NORM_EPS, ROPE_THETA, Shape
-from vicuna.files.tensors import Rows, main_dtype, read_files, weight_paths
-from vicuna.gguf import reader as gguf_file
+from vicuna.files.tensors import LazyTensor, main_dtype, read_files, weight_paths
+from vicuna.gguf import reader
 from vicuna.model import adapter
 from vicuna.model.base import Base, check_base, device, load_base
 
@@ -159,7 +159,7 @@ class GGUFModel(Artefact):
 
     layout = "GGUF"
 
-    def __init__(self, file: gguf_file.GGUFFile):
+    def __init__(self, file: reader.GGUFFile):
         self.file, self.name, self.files = file, str(file.path), [file.path]
         self.kind = kind_of(file)
         self.type = f"gguf {self.kind}"
@@ -172,20 +172,20 @@ class GGUFModel(Artefact):
         return LlamaCpp(self.file, setting.context)
 
     def control(self, setting: Setting) -> LlamaCpp:
-        from vicuna.gguf import writer as gguf_export
+        from vicuna.gguf import writer
 
-        if self.kind not in (*gguf_file.PLAIN_TYPES, *gguf_file.QUANTISED_TYPES):
+        if self.kind not in (*reader.PLAIN_TYPES, *reader.QUANTISED_TYPES):
             return HFModel(load_base(setting.alone, 32))
-        gguf_export.check(setting.alone)
+        writer.check_exportable(setting.alone)
         made = setting.aside / f"base-{self.kind}.gguf"
-        if self.kind in gguf_file.PLAIN_TYPES:
-            gguf_export.write_model(setting.alone, made, self.kind, "", "")
+        if self.kind in reader.PLAIN_TYPES:
+            writer.write_model(setting.alone, made, self.kind, "", "")
         else:
             plain = setting.aside / "plain.gguf"
-            gguf_export.write_model(setting.alone, plain, "", "", "")
-            gguf_export.quantise(plain, made, self.kind, torch.get_num_threads())
+            writer.write_model(setting.alone, plain, "", "", "")
+            writer.quantise(plain, made, self.kind, torch.get_num_threads())
             plain.unlink()
-        model = LlamaCpp(gguf_file.read_model(str(made)), setting.context)
+        model = LlamaCpp(reader.read_model(str(made)), setting.context)
         made.unlink()  # it is mapped as long as it is needed
         return model
 
@@ -199,7 +199,7 @@ class GGUFAdapter(GGUFModel):
 
     layout = "GGUF adapter"
 
-    def __init__(self, lora: gguf_file.GGUFFile, file: gguf_file.GGUFFile):
+    def __init__(self, lora: reader.GGUFFile, file: reader.GGUFFile):
         super().__init__(file)
         self.lora, self.name, self.files = lora, f"{lora.path} on {file.path}", [lora.path, file.path]
 
@@ -255,13 +255,13 @@ def recognise(name: str, base_ggufs: Sequence[str]) -> list[Artefact]:
     if not path.exists():
         raise UserError(f"--export {name} does not exist.")
     if path.is_file():
-        file = gguf_file.read(name, "--export")
+        file = reader.read(name, "--export")
         if not file.is_adapter:
             return [GGUFModel(file)]
         if not base_ggufs:
             raise UserError(f"--export {name} is an adapter: name the GGUF of its base with --base_gguf.")
-        bases = [gguf_file.read_model(one) for one in base_ggufs]
-        return [GGUFAdapter(gguf_file.read_adapter(name, base), base) for base in bases]
+        bases = [reader.read_model(one) for one in base_ggufs]
+        return [GGUFAdapter(reader.read_adapter(name, base), base) for base in bases]
     if is_meta(path):
         return [MetaFolder(path)]
     if (path / "config.json").is_file():
@@ -274,15 +274,21 @@ def recognise(name: str, base_ggufs: Sequence[str]) -> list[Artefact]:
     )
 
 
-def dtype_of(tensors: Mapping[str, Rows]) -> str:
+def dtype_of(tensors: Mapping[str, LazyTensor]) -> str:
     """The dtype that most of the weights have."""
     return str(main_dtype(tensors)).removeprefix("torch.")
 
 
-def kind_of(file: gguf_file.GGUFFile) -> str:
+def kind_of(file: reader.GGUFFile) -> str:
     """The type of a GGUF by its own word, such as q4_k_m."""
     number = file.keys.get("general.file_type")
     try:
-        return gguf_file.package("gguf").LlamaFileType(number).name.removeprefix("MOSTLY_").removeprefix("ALL_").lower()
+        return (
+            reader.optional_package("gguf")
+            .LlamaFileType(number)
+            .name.removeprefix("MOSTLY_")
+            .removeprefix("ALL_")
+            .lower()
+        )
     except ValueError:
         return f"of type {number}"

@@ -14,8 +14,7 @@ from vicuna.export.merge import Update
 from vicuna.gguf.reader import PROMPT_TYPE, GGUFFile
 from vicuna.model.adapter import run_args
 from vicuna.model.base import Base
-from vicuna.prompt.chat_template import FILE as CHAT_TEMPLATE
-from vicuna.prompt.chat_template import chat_template
+from vicuna.prompt.chat_template import FILE, chat_template
 from vicuna.prompt.tokenizer import TextTokenizer
 
 END_OF_TURN = "tokenizer.ggml.eot_token_id"  # a second id that ends answers
@@ -141,8 +140,8 @@ def _rendered(template: str, dialogue: list[dict[str, str]]) -> str | None:
 
 def own_template(folder: Path) -> str:
     """The chat template in a folder, "" for none."""
-    if (folder / CHAT_TEMPLATE).is_file():
-        return (folder / CHAT_TEMPLATE).read_text(encoding="utf-8")
+    if (folder / FILE).is_file():
+        return (folder / FILE).read_text(encoding="utf-8")
     return read_json(folder / "tokenizer_config.json").get("chat_template") or ""
 
 

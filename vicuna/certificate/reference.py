@@ -15,7 +15,7 @@ from vicuna.export.meta_layout import EMBEDDING, HEAD
 from vicuna.files.tensors import write_model
 from vicuna.model import adapter
 from vicuna.model.base import Base, check_base, load_base
-from vicuna.model.base_tensors import read_base
+from vicuna.model.base_tensors import read_base_tensors
 from vicuna.train.checkpoint import write_text
 from vicuna.train.trainable import copy_tokenizer
 
@@ -61,7 +61,7 @@ def grown_base(base: Base, update: Update, folder: Path) -> Base:
         update: the last adapter that brings embeddings.
     """
     folder.mkdir()
-    tensors: dict[str, Any] = read_base(base.path, base.config)
+    tensors: dict[str, Any] = read_base_tensors(base.path, base.config)
     config = read_json(base.path / "config.json")
     config["vocab_size"] = update.vocab
     config.pop("quantization_config", None)

@@ -67,9 +67,9 @@ class LlamaCpp:
 
     def __init__(self, file: GGUFFile, context: int, lora: GGUFFile | None = None):
         from vicuna.answer.llama_cpp_engine import Loaded
-        from vicuna.gguf.library import library
+        from vicuna.gguf.library import load_llama_cpp
 
-        kind = library().GGML_TYPE_F32
+        kind = load_llama_cpp().GGML_TYPE_F32
         adapters = {"adapter": lora} if lora else {}
         self.loaded = Loaded(file, context, adapters, logits_all=True, type_k=kind, type_v=kind)
         self.adapter = next(iter(adapters), "")

@@ -19,13 +19,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from vicuna.args import DataFlags
 from vicuna.data import formats
 from vicuna.data import records as data
+from vicuna.data.flags import DataFlags
 from vicuna.data.records import Examples, Records, Source, hold_out, read_records, tokenise
 from vicuna.errors import UserError
-from vicuna.prompt import templates as prompt
-from vicuna.prompt import tokenizer
+from vicuna.prompt import templates, tokenizer
 from vicuna.prompt.templates import TEMPLATES
 from vicuna.prompt.tokenizer import TextTokenizer
 
@@ -61,7 +60,7 @@ class Prepared:
         return f"{self.records.sources[row['source']].path} line {row['line']}"
 
 
-def prepared(
+def load_or_tokenise(
     flags: DataFlags,
     sources: Sequence[Source],
     text_tokenizer: TextTokenizer,
@@ -95,7 +94,7 @@ def default_cache() -> Path:
 
 def key(flags: DataFlags, sources: Sequence[Source], text_tokenizer: TextTokenizer) -> str:
     """SHA-256 of all that the tokenised rows depend on, this program's own code included."""
-    code = b"".join(Path(module.__file__).read_bytes() for module in (data, formats, prompt, tokenizer))
+    code = b"".join(Path(module.__file__).read_bytes() for module in (data, formats, templates, tokenizer))
     parts = {
         "files": [(source.sha256, source.weight, source.path.suffix) for source in sources],
         "options": {name: getattr(flags, name) for name in OPTIONS},

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vicuna.prompt.templates import Message, no_place, split_system
+from vicuna.prompt.templates import Message, split_system, unsupported
 
 # Speakers by the names that the formats `conversations` and `messages` give them.
 SPEAKERS = {
@@ -57,7 +57,7 @@ def dialogue(row: Any, prompt_type: str) -> list[Message]:
     if kind is TEXT:
         return messages
     _check_order(messages)
-    if problem := no_place(prompt_type, messages):
+    if problem := unsupported(prompt_type, messages):
         raise BadRow(f"has {problem}", "does not fit the prompt type")
     return messages
 

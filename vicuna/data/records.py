@@ -114,7 +114,7 @@ def read_records(
     records, problems = Records(), []
     for source in open_sources(paths):
         text = read_text(source, encoding)
-        for line, row in parsed_rows(text, source.path.suffix):
+        for line, row in parse_rows(text, source.path.suffix):
             try:
                 if isinstance(row, BadRow):
                     raise row
@@ -206,7 +206,7 @@ def _decode(raw: bytes, path: Path, encoding: str | None) -> tuple[str, str]:
     raise UserError(f"{path} is not text in {tried}; name its encoding with --encoding, or save it as UTF-8.")
 
 
-def parsed_rows(text: str, suffix: str) -> Iterator[tuple[int, Any]]:
+def parse_rows(text: str, suffix: str) -> Iterator[tuple[int, Any]]:
     """(line number, parsed row or BadRow) of every row of a file."""
     if suffix == ".txt":
         yield from _documents(text)
@@ -399,7 +399,7 @@ def rank_batches(step: Sequence[int], micro_batch: int, world_size: int, rank: i
     return [list(step[start : start + width][rank::world_size]) for start in range(0, len(step), width)]
 
 
-def trained_spans(input_ids: Sequence[int], labels: Sequence[int]) -> list[tuple[bool, list[int]]]:
+def label_spans(input_ids: Sequence[int], labels: Sequence[int]) -> list[tuple[bool, list[int]]]:
     """An example as runs of ids that are learnt, True, and that are not; BOS is left away."""
     pairs = list(zip(input_ids, labels, strict=True))[1:]
     runs = groupby(pairs, key=lambda pair: pair[1] != IGNORE_INDEX)

@@ -20,8 +20,8 @@ from tqdm import tqdm
 from vicuna.errors import UserError
 from vicuna.export.meta_layout import EMBEDDING, HEAD, is_meta, read_meta
 from vicuna.files import tensors as weight_files
-from vicuna.files.checksums import Entry, HashList, read_list, same_digest
-from vicuna.files.tensors import Rows
+from vicuna.files.checksums import ChecksumList, Entry, read_list, same_digest
+from vicuna.files.tensors import LazyTensor
 from vicuna.log import log
 from vicuna.model import adapter
 from vicuna.train.checkpoint import write_text
@@ -98,7 +98,7 @@ def tensor_digests(folder: Path) -> dict[str, Any]:
     found = {}
     for name, tensor in tqdm(_tensors(folder).items(), desc="Hashing tensors", unit="tensor", disable=None):
         digest = hashlib.sha256()
-        for start, stop in weight_files.blocks(tensor.shape):
+        for start, stop in weight_files.row_blocks(tensor.shape):
             digest.update(tensor[start:stop].contiguous().view(-1).view(torch.uint8).numpy())
         dtype = str(tensor.dtype).removeprefix("torch.")
         found[name] = {"dtype": dtype, "shape": list(tensor.shape), "sha256": digest.hexdigest()}
@@ -107,7 +107,7 @@ def tensor_digests(folder: Path) -> dict[str, Any]:
     return found
 
 
-def _tensors(folder: Path) -> dict[str, Rows]:
+def _tensors(folder: Path) -> dict[str, LazyTensor]:
     """The tensors of a model in either layout, or of an adapter."""
     if is_meta(folder):
         return dict(read_meta(folder, flag="--model_path").tensors())
@@ -152,7 +152,7 @@ def check_input(folder: Path) -> None:
         log.info("%s is what %s in it says", folder, file.name)
 
 
-def check(folder: Path, hashes: HashList) -> list[Finding]:
+def check(folder: Path, hashes: ChecksumList) -> list[Finding]:
     """Compare a folder's files with a list, and where files of weights differ, the tensors in them.
 
     Returns:
@@ -166,7 +166,7 @@ def check(folder: Path, hashes: HashList) -> list[Finding]:
     return found + (_explain(folder, hashes, changed) if changed else [])
 
 
-def _explain(folder: Path, hashes: HashList, changed: list[Finding]) -> list[Finding]:
+def _explain(folder: Path, hashes: ChecksumList, changed: list[Finding]) -> list[Finding]:
     """Files of weights that differ: the same tensors may lie in them."""
     if not hashes.tensors:
         merged = "merged" in adapter.run_args(folder)
@@ -178,7 +178,7 @@ def _explain(folder: Path, hashes: HashList, changed: list[Finding]) -> list[Fin
     return [*(Finding(one.name, OK, why) for one in changed), *tensors]
 
 
-def _without_tensors(hashes: HashList, finding: Finding, merged: bool) -> Finding:
+def _without_tensors(hashes: ChecksumList, finding: Finding, merged: bool) -> Finding:
     if finding.verdict == MISSING or not finding.name.endswith(".pth"):
         return finding
     return Finding(
@@ -190,7 +190,7 @@ def _without_tensors(hashes: HashList, finding: Finding, merged: bool) -> Findin
     )
 
 
-def check_tensors(folder: Path, hashes: HashList) -> list[Finding]:
+def check_tensors(folder: Path, hashes: ChecksumList) -> list[Finding]:
     """Compare the tensors alone, whatever files they lie in.
 
     Raises:

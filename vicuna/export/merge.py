@@ -16,9 +16,9 @@ from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 
 from vicuna.errors import UserError
-from vicuna.files.tensors import Rows, blocks
+from vicuna.files.tensors import LazyTensor, row_blocks
 from vicuna.model import adapter
-from vicuna.model.base import skeleton
+from vicuna.model.base import meta_model
 from vicuna.prompt.tokenizer import TextTokenizer
 
 _PREFIX = "base_model.model."  # how PEFT names the base's modules in a file
@@ -89,7 +89,7 @@ class Merged:
     """
 
     name: str
-    source: Rows
+    source: LazyTensor
     dtype: torch.dtype
     added: list[LowRank] = field(default_factory=list)
 
@@ -134,8 +134,8 @@ def read_update(folder: Path, config: Any, base_name: str) -> Update:
     lora, warning = adapter.read_config(folder, tensors)
     _check_kind(folder, lora)
     config, grows = _with_vocabulary(config, tensors, folder, base_name)
-    model = skeleton(config)
-    adapter.check_fit(tensors, model, base_name)
+    model = meta_model(config)
+    adapter.check_compatible(tensors, model, base_name)
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
     scalings = _scalings(model, lora, tensors, folder)
     added, whole = _sorted_out(tensors, scalings, folder)
@@ -176,7 +176,7 @@ def _with_vocabulary(config: Any, tensors: Mapping, folder: Path, base_name: str
         UserError: more of them in one of embeddings and head alone, or without the tokenizer they are for.
     """
     saved = adapter.saved_modules(tensors)
-    names = _vocabulary_modules(skeleton(config))
+    names = _vocabulary_modules(meta_model(config))
     if config.tie_word_embeddings:
         names = names[:1]
     rows = {name: saved[name][0] for name in names if name in saved}
@@ -262,11 +262,11 @@ def _sorted_out(tensors: Mapping, scalings: dict[str, float], folder: Path) -> t
     return added, whole
 
 
-def merge(base: Mapping[str, Rows], updates: Iterable[Update], dtype: torch.dtype | None) -> dict[str, Merged]:
+def merge(base: Mapping[str, LazyTensor], updates: Iterable[Update], dtype: torch.dtype | None) -> dict[str, Merged]:
     """Every weight of a base with the adapters merged into it, in order.
 
     Args:
-        base: see `vicuna.model.base_tensors.read_base`.
+        base: see `vicuna.model.base_tensors.read_base_tensors`.
         dtype: of all weights; None keeps that of each.
 
     Raises:
@@ -282,12 +282,12 @@ def merge(base: Mapping[str, Rows], updates: Iterable[Update], dtype: torch.dtyp
     return merged
 
 
-def same(one: Merged, other: Merged) -> bool:
+def bit_equal(one: Merged, other: Merged) -> bool:
     """Whether two weights are equal bit by bit, which lets a head be tied to the embeddings."""
     if one.source is other.source and not one.added and not other.added:
         return True
     return one.shape == other.shape and all(
-        torch.equal(one[start:stop], other[start:stop]) for start, stop in blocks(one.shape)
+        torch.equal(one[start:stop], other[start:stop]) for start, stop in row_blocks(one.shape)
     )
 
 

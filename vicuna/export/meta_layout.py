@@ -7,6 +7,7 @@ be uneven, the last shard then has the remainder; norms are in every shard.
 
 import math
 import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,19 @@ import torch
 
 from vicuna.errors import UserError
 from vicuna.export.meta_params import Shape, read_params
-from vicuna.files.outputs import check_room
-from vicuna.files.tensors import Rows, blocks, create, planned, progress, read_file, refuse_old_llama_cpp, seal
+from vicuna.files.outputs import check_disk_space
+from vicuna.files.tensors import (
+    LazyTensor,
+    create_file,
+    meta_tensor,
+    progress,
+    read_file,
+    refuse_old_llama_cpp,
+    row_blocks,
+    write_crcs,
+)
+from vicuna.model.adapter import RUN_ARGS
+from vicuna.prompt.chat_template import FILE as CHAT_TEMPLATE
 
 ROWS, COLUMNS, COPIED = 0, 1, None  # the dimension along which a tensor is cut
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -289,7 +301,7 @@ def default_count(shape: Shape) -> int:
     return count if count in working_counts(shape) else 1
 
 
-def write_meta(folder: Path, shape: Shape, tensors: Mapping[str, Rows], count: int, rotated: bool = True) -> None:
+def write_meta(folder: Path, shape: Shape, tensors: Mapping[str, LazyTensor], count: int, rotated: bool = True) -> None:
     """Write `count` shards, with a progress bar.
 
     Args:
@@ -297,29 +309,29 @@ def write_meta(folder: Path, shape: Shape, tensors: Mapping[str, Rows], count: i
         rotated: False where the rows of q and k come in Meta's order.
     """
     found = places(shape.layers)
-    check_room(folder, sum(math.prod(tensors[name].shape) * tensors[name].dtype.itemsize for name in found))
+    check_disk_space(folder, sum(math.prod(tensors[name].shape) * tensors[name].dtype.itemsize for name in found))
     shards = []
     for i in range(count):
         plan = {
-            place.name: planned(_part(tensors[name].shape, place.cut, i, count), tensors[name].dtype)
+            place.name: meta_tensor(_part(tensors[name].shape, place.cut, i, count), tensors[name].dtype)
             for name, place in found.items()
         }
-        shards.append(create(folder / f"consolidated.{i:02d}.pth", plan))
+        shards.append(create_file(folder / f"consolidated.{i:02d}.pth", plan))
     for name, tensor in progress({name: tensors[name] for name in found}):
         place = found[name]
         head_dim = shape.head_dim if place.rotated and rotated else None
         Parts([shard[place.name] for shard in shards], place.cut, head_dim).fill(_whole(tensor))
     del shards
     for file in sorted(folder.glob("consolidated.*.pth")):
-        seal(file)
+        write_crcs(file)
 
 
-def _whole(tensor: Rows) -> torch.Tensor:
+def _whole(tensor: LazyTensor) -> torch.Tensor:
     """A tensor in one piece: as it is mapped, or in memory where it has to be computed."""
     if isinstance(tensor, torch.Tensor):
         return tensor
     whole = torch.empty(tensor.shape, dtype=tensor.dtype)
-    for start, stop in blocks(tensor.shape):
+    for start, stop in row_blocks(tensor.shape):
         whole[start:stop] = tensor[start:stop]
     return whole
 
@@ -330,3 +342,10 @@ def _part(shape: torch.Size, cut: int | None, i: int, count: int) -> list[int]:
     if cut is not None:
         size[cut] = shape[cut] // count + (shape[cut] % count if i == count - 1 else 0)
     return size
+
+
+def copy_template(source: Path, folder: Path) -> None:
+    """Take a model's template along to another layout, and its run_args.json, which names it."""
+    for name in (CHAT_TEMPLATE, RUN_ARGS):
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)

@@ -44,7 +44,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class HashList:
+class ChecksumList:
     """A list with its entries; `tensors` as `vicuna.export.manifests` writes them, {} where it has none."""
 
     source: Path
@@ -52,7 +52,7 @@ class HashList:
     tensors: dict[str, Any] = field(default_factory=dict)
 
 
-def read_list(file: Path) -> HashList:
+def read_list(file: Path) -> ChecksumList:
     """Read a list of any of the three kinds.
 
     Raises:
@@ -66,20 +66,20 @@ def read_list(file: Path) -> HashList:
         return _own(file, text)
     entries = list(_of_lines(text)) or list(_of_tables(text))
     if entries:
-        return HashList(file, entries)
+        return ChecksumList(file, entries)
     if re.search(r"^(?:[0-9a-f]{32}|[0-9a-f]{40})\s", text, re.MULTILINE | re.IGNORECASE):
         raise UserError(f"{file} is a list of MD5 or SHA-1, which prove nothing today; expected SHA-256.")
     raise UserError(f"{file} holds no SHA-256; expected our JSON, lines of sha256sum or a table in Markdown.")
 
 
-def _own(file: Path, text: str) -> HashList:
+def _own(file: Path, text: str) -> ChecksumList:
     try:
         data = json.loads(text)
         entries = [Entry(name, "", (one["sha256"].lower(),), one.get("size")) for name, one in data["files"].items()]
         tensors = dict(data.get("tensors", {}))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{file} is no manifest of this program ({error!r}). Write it anew.") from error
-    return HashList(file, entries, tensors)
+    return ChecksumList(file, entries, tensors)
 
 
 def _of_lines(text: str) -> Iterator[Entry]:

@@ -104,14 +104,14 @@ def listed(name: str, folder: Path, revision: str) -> list:
 
 def main(name: str = "", folder: str = "", revision: str = "main") -> None:
     """Check, ask the hub, print."""
-    from vicuna.files.outputs import check_room
+    from vicuna.files.outputs import check_disk_space
 
     check_id(name)
     found = {one.filename: one for one in listed(name, Path(folder), revision)}
     files = needed(list(found), name)
     missing = [found[file] for file in files if found[file].will_download]
     there = next(parent for parent in [Path(folder), *Path(folder).absolute().parents] if parent.is_dir())
-    check_room(there, size := sum(one.file_size or 0 for one in missing))
+    check_disk_space(there, size := sum(one.file_size or 0 for one in missing))
     print(next(iter(found.values())).commit_hash)
     print("\n".join(files))
     kept = f", {len(files) - len(missing)} are there already" if len(missing) < len(files) else ""

@@ -14,7 +14,7 @@ from vicuna.errors import Stopped, UserError
 
 
 @contextmanager
-def new_folder(name: str, flag: str) -> Iterator[Path]:
+def atomic_folder(name: str, flag: str) -> Iterator[Path]:
     """A folder to fill, which gets its name once the block ends; it is removed if the block fails.
 
     Args:
@@ -29,7 +29,7 @@ def new_folder(name: str, flag: str) -> Iterator[Path]:
         said = f"{flag} {name} exists" if name else f"{flag} is empty"
         raise UserError(f"{said}; nothing is ever written over: name a new folder.")
     output.parent.mkdir(parents=True, exist_ok=True)
-    with tidy(), tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as aside:
+    with clean_up_on_sigterm(), tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as aside:
         folder = Path(aside) / output.name
         folder.mkdir()
         yield folder
@@ -40,7 +40,7 @@ def new_folder(name: str, flag: str) -> Iterator[Path]:
 
 
 @contextmanager
-def tidy() -> Iterator[None]:
+def clean_up_on_sigterm() -> Iterator[None]:
     """Let SIGTERM end the block as Ctrl-C does, so that what was written aside is removed.
 
     Raises:
@@ -61,7 +61,7 @@ def tidy() -> Iterator[None]:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def check_room(folder: Path, size: int) -> None:
+def check_disk_space(folder: Path, size: int) -> None:
     """Refuse what the disk has no room for, before anything is computed.
 
     Args:

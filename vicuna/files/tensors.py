@@ -22,7 +22,7 @@ from torch.serialization import set_default_mmap_options, skip_data
 from tqdm import tqdm
 
 from vicuna.errors import UserError
-from vicuna.files.outputs import check_room
+from vicuna.files.outputs import check_disk_space
 
 SHARD_BYTES = 2 * 2**30
 INDEX = "model.safetensors.index.json"
@@ -120,7 +120,7 @@ def read_files(files: Iterable[Path]) -> dict[str, torch.Tensor]:
     return found
 
 
-class Rows(Protocol):
+class LazyTensor(Protocol):
     """A tensor whose rows can be had: a mapped one, or one that is computed when it is asked for."""
 
     @property
@@ -133,19 +133,19 @@ class Rows(Protocol):
         """Some rows; `rows` has a beginning and an end."""
 
 
-def planned(shape: Iterable[int], dtype: torch.dtype) -> torch.Tensor:
+def meta_tensor(shape: Iterable[int], dtype: torch.dtype) -> torch.Tensor:
     """A tensor that is going to be written: its shape and dtype, without values."""
     return torch.empty(tuple(shape), dtype=dtype, device="meta")
 
 
-def blocks(shape: torch.Size | tuple[int, ...]) -> Iterator[tuple[int, int]]:
+def row_blocks(shape: torch.Size | tuple[int, ...]) -> Iterator[tuple[int, int]]:
     """Ranges of rows that are worked on together."""
     step = max(1, BLOCK // max(1, torch.Size(shape[1:]).numel()))
     for start in range(0, shape[0], step):
         yield start, min(shape[0], start + step)
 
 
-def main_dtype(tensors: Mapping[str, Rows]) -> torch.dtype:
+def main_dtype(tensors: Mapping[str, LazyTensor]) -> torch.dtype:
     """The dtype that most of the weights have, by their size."""
     sizes: dict[torch.dtype, int] = {}
     for tensor in tensors.values():
@@ -153,15 +153,15 @@ def main_dtype(tensors: Mapping[str, Rows]) -> torch.dtype:
     return max(sizes, key=lambda dtype: sizes[dtype])
 
 
-def write_model(folder: Path, tensors: Mapping[str, Rows]) -> None:
+def write_model(folder: Path, tensors: Mapping[str, LazyTensor]) -> None:
     """Write the weights of a model in Hugging Face format, with a progress bar."""
-    places = create_model(folder, {name: planned(tensor.shape, tensor.dtype) for name, tensor in tensors.items()})
+    places = create_model(folder, {name: meta_tensor(tensor.shape, tensor.dtype) for name, tensor in tensors.items()})
     for name, tensor in progress(tensors):
-        for start, stop in blocks(tensor.shape):
+        for start, stop in row_blocks(tensor.shape):
             places[name][start:stop].copy_(tensor[start:stop])
 
 
-def progress(tensors: Mapping[str, Rows]) -> Iterable[tuple[str, Rows]]:
+def progress(tensors: Mapping[str, LazyTensor]) -> Iterable[tuple[str, LazyTensor]]:
     """The tensors and their names, with a progress bar where there is a terminal."""
     return tqdm(tensors.items(), desc="Writing", unit="tensor", disable=None)
 
@@ -170,20 +170,20 @@ def create_model(folder: Path, plan: Mapping[str, torch.Tensor]) -> dict[str, to
     """Make the .safetensors files of a model, of 2 GiB at most, and their index; the tensors to fill by name.
 
     Args:
-        plan: see `planned`.
+        plan: see `meta_tensor`.
     """
-    check_room(folder, sum(tensor.nbytes for tensor in plan.values()))
+    check_disk_space(folder, sum(tensor.nbytes for tensor in plan.values()))
     split = split_torch_state_dict_into_shards(dict(plan), max_shard_size=SHARD_BYTES)
     tensors = {}
     for name, inside in split.filename_to_tensors.items():
-        tensors |= create(folder / name, {one: plan[one] for one in inside})
+        tensors |= create_file(folder / name, {one: plan[one] for one in inside})
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
         (folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     return tensors
 
 
-def create(file: Path, plan: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def create_file(file: Path, plan: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Make a .safetensors or .pth file of its full size, with room for `plan`; the tensors to fill by name.
 
     What is copied into them is in the file. Call `seal` once all are filled and dropped.
@@ -233,7 +233,7 @@ def _reserve(descriptor: int, size: int) -> None:
         os.posix_fallocate(descriptor, 0, size)
 
 
-def seal(file: Path) -> None:
+def write_crcs(file: Path) -> None:
     """Enter the checksums into a .pth, which is a zip archive: torch.load does without, other programs do not."""
     if file.suffix == ".safetensors":
         return

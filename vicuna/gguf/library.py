@@ -4,7 +4,7 @@ from collections import deque
 from functools import cache
 from typing import Any
 
-from vicuna.gguf.reader import package
+from vicuna.gguf.reader import optional_package
 
 _ERROR = 4  # ggml's level; what is below is of interest to its developers
 _said: deque[str] = deque(maxlen=4)
@@ -12,13 +12,13 @@ _listening: list[Any] = []  # what the library may call as long as the program r
 
 
 @cache
-def library() -> Any:
+def load_llama_cpp() -> Any:
     """The package llama_cpp, whose errors are kept for `reason` instead of being printed.
 
     Raises:
         UserError: it is not installed.
     """
-    api = package("llama_cpp")
+    api = optional_package("llama_cpp")
 
     @api.llama_log_callback
     def listen(level: int, text: bytes, user_data: Any) -> None:
@@ -30,7 +30,7 @@ def library() -> Any:
     return api
 
 
-def reason(default: object) -> str:
+def last_error(default: object) -> str:
     """The first of the latest errors of llama.cpp, else `default`; and they are forgotten."""
     said = [text for text in _said if text]
     _said.clear()

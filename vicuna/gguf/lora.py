@@ -8,11 +8,11 @@ from peft import get_peft_model
 from peft.tuners.lora import LoraLayer
 
 from vicuna.errors import UserError
-from vicuna.gguf.reader import ARCHITECTURE, STEP, package
+from vicuna.gguf.reader import ARCHITECTURE, STEP, optional_package
 from vicuna.gguf.writer import PLAIN, Entry, own_keys, permuted, write
 from vicuna.model import adapter
-from vicuna.model.base import Base, skeleton
-from vicuna.model.base_tensors import read_base
+from vicuna.model.base import Base, meta_model
+from vicuna.model.base_tensors import read_base_tensors
 
 
 def write_adapter(base: Base, folder: Path, file: Path, kind: str, prompt_type: str) -> None:
@@ -23,9 +23,9 @@ def write_adapter(base: Base, folder: Path, file: Path, kind: str, prompt_type: 
     """
     tensors = adapter.read_tensors(adapter.weight_file(folder))
     config, _ = adapter.read_config(folder, tensors)
-    adapter.check_fit(tensors, skeleton(base.config), str(base.path))
-    tensors = adapter.without_frozen(tensors, lambda module: _weight(base, module), folder, str(base.path))
-    modules = adapter.modules_of(tensors)
+    adapter.check_compatible(tensors, meta_model(base.config), str(base.path))
+    tensors = adapter.drop_frozen_copies(tensors, lambda module: _weight(base, module), folder, str(base.path))
+    modules = adapter.lora_modules(tensors)
     sides = {module: {side: _of(tensors, f"{module}.lora_{side}.weight") for side in "AB"} for module in modules}
     odd = sorted(name for name in tensors if not name.endswith((".lora_A.weight", ".lora_B.weight")))
     if tied := [module for module in modules if "lm_head" in module and base.config.tie_word_embeddings]:
@@ -35,7 +35,7 @@ def write_adapter(base: Base, folder: Path, file: Path, kind: str, prompt_type: 
             f"{folder} has {odd[0] if odd else 'DoRA magnitudes'}, for which llama.cpp's adapters have no place: merge "
             "it into its base, and export the whole model."
         )
-    gguf = package("gguf")
+    gguf = optional_package("gguf")
     writer = gguf.GGUFWriter(file, ARCHITECTURE)
     writer.add_type(gguf.GGUFType.ADAPTER)
     writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
@@ -60,7 +60,7 @@ def write_adapter(base: Base, folder: Path, file: Path, kind: str, prompt_type: 
 
 
 def _weight(base: Base, module: str) -> torch.Tensor:
-    rows = read_base(base.path, base.config)[f"{module}.weight"]
+    rows = read_base_tensors(base.path, base.config)[f"{module}.weight"]
     return rows[0 : rows.shape[0]]
 
 
@@ -73,7 +73,7 @@ def _scalings(base: Base, config: Any) -> dict[str, float]:
     """Module -> what PEFT multiplies its update by."""
     config.base_model_name_or_path = str(base.path)  # else PEFT warns of a base that was moved
     with torch.device("meta"):
-        model = get_peft_model(skeleton(base.config), config)
+        model = get_peft_model(meta_model(base.config), config)
     return {
         name: module.scaling["default"]
         for name, module in model.get_base_model().named_modules()

@@ -43,7 +43,7 @@ def modelfile(gguf: str, prompt_type: str, context: int, suppressed: list[int], 
     return "\n".join(lines) + "\n"
 
 
-def place(gguf: Path) -> Path:
+def modelfile_path(gguf: Path) -> Path:
     """Where the Modelfile of a GGUF goes: `Modelfile` beside it, or `x.Modelfile` where another file has that name."""
     file = gguf.parent / FILE
     if file.is_file() and f"./{gguf.name}\n" not in file.read_text(encoding="utf-8", errors="replace"):

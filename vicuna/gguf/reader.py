@@ -36,7 +36,7 @@ NEEDED = ("context_length", "block_count")  # keys without which nothing can be 
 _OLD_MAGIC = {b"lmgg": "ggml", b"fmgg": "ggmf", b"tjgg": "ggjt", b"algg": "ggla"}  # of 2023, before GGUF
 
 
-def package(name: str) -> Any:
+def optional_package(name: str) -> Any:
     """An optional package: `gguf`, `llama_cpp` or a part of them.
 
     Raises:
@@ -107,7 +107,7 @@ def _is_setting(value: Any) -> bool:
     return all(isinstance(one, (int, float)) for one in values)
 
 
-def is_meant(name: str) -> bool:
+def names_gguf(name: str) -> bool:
     """Whether a `--model_path` or `--lora_path` means a file, GGUF or its predecessor, rather than a folder."""
     return name.endswith(".gguf") or Path(name).expanduser().is_file()
 
@@ -133,7 +133,7 @@ def read(name: str, flag: str) -> GGUFFile:
         )
     if magic != MAGIC:
         raise UserError(f"{flag} {name} is a file, but not a GGUF one; expected a .gguf, or a Hugging Face folder.")
-    gguf = package("gguf")
+    gguf = optional_package("gguf")
     try:
         header = read_header(path)
         kinds = {name: gguf.GGMLQuantizationType(tensor.kind) for name, tensor in header.tensors.items()}
@@ -172,7 +172,7 @@ def read_adapter(name: str, model: GGUFFile) -> GGUFFile:
     Raises:
         UserError: see `read`; or not an adapter, or one for another base.
     """
-    if Path(name).expanduser().is_dir() or not is_meant(name):
+    if Path(name).expanduser().is_dir() or not names_gguf(name):
         raise UserError(
             f"--lora_path {name} is not a GGUF file, but --model_path {model.path.name} is one. Export the adapter, "
             f"too: python tools/export_gguf.py --model_path BASE_FOLDER --lora_path {name} --out_path adapter.gguf"

@@ -16,9 +16,9 @@ import torch
 from tqdm import tqdm
 
 from vicuna.errors import UserError
-from vicuna.files.outputs import check_room
-from vicuna.files.tensors import Rows
-from vicuna.gguf.library import library, reason
+from vicuna.files.outputs import check_disk_space
+from vicuna.files.tensors import LazyTensor
+from vicuna.gguf.library import last_error, load_llama_cpp
 from vicuna.gguf.reader import (
     ARCHITECTURE,
     GENERATION,
@@ -26,11 +26,11 @@ from vicuna.gguf.reader import (
     PROMPT_TYPE,
     UNKNOWN_TEXT,
     GGUFFile,
-    package,
+    optional_package,
     padding,
 )
 from vicuna.model.base import Base
-from vicuna.model.base_tensors import quantised_by, read_base
+from vicuna.model.base_tensors import quantization_method, read_base_tensors
 
 PLAIN = dict(zip(PLAIN_TYPES, (torch.float32, torch.float16, torch.bfloat16), strict=True))
 _POLL_S = 0.2
@@ -41,7 +41,7 @@ def block(kind: str) -> int:
     return 1 if kind in PLAIN else 256 if "_k" in kind else 32
 
 
-def check(base: Base) -> None:
+def check_exportable(base: Base) -> None:
     """Refuse what this program can not write as a LLaMA of GGUF.
 
     Raises:
@@ -50,7 +50,7 @@ def check(base: Base) -> None:
     config, path = base.config, base.path
     if config.model_type != "llama":
         raise UserError(f"{path} is of type {config.model_type}; GGUF export is for LLaMA's architecture (llama).")
-    if (method := quantised_by(config)) not in ("", "bitsandbytes"):
+    if (method := quantization_method(config)) not in ("", "bitsandbytes"):
         raise UserError(
             f"{path} is quantised with {method}, from which a GGUF would only lose more: export the 16-bit or 32-bit "
             "model it was made of."
@@ -78,14 +78,14 @@ class Entry:
     dtype: torch.dtype
 
 
-def entries(base: Base, weights: Mapping[str, Rows], kind: str) -> list[Entry]:
+def entries(base: Base, weights: Mapping[str, LazyTensor], kind: str) -> list[Entry]:
     """The tensors of the GGUF in the order of the blocks.
 
     Args:
-        weights: by name, from `vicuna.model.base_tensors.read_base`.
+        weights: by name, from `vicuna.model.base_tensors.read_base_tensors`.
         kind: a type of `PLAIN`, or "" for the one each tensor has. Vectors are always float32.
     """
-    config, gguf = base.config, package("gguf")
+    config, gguf = base.config, optional_package("gguf")
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
     made = []
     for source, tensor in weights.items():
@@ -123,10 +123,10 @@ def write_model(base: Base, file: Path, kind: str, prompt_type: str, template: s
         prompt_type: what it was trained with, "" if unknown; template: its chat template, "" for none.
 
     Raises:
-        UserError: see `vicuna.model.base_tensors.read_base`; or weights that are not finite, or not at that type.
+        UserError: see `vicuna.model.base_tensors.read_base_tensors`; weights that are not finite, or not at that type.
     """
-    weights = read_base(base.path, base.config)
-    gguf = package("gguf")
+    weights = read_base_tensors(base.path, base.config)
+    gguf = optional_package("gguf")
     writer = gguf.GGUFWriter(file, ARCHITECTURE)
     _model_keys(writer, base, kind)
     _vocabulary(writer, base)
@@ -155,14 +155,14 @@ def write(writer: Any, todo: list[Entry], tensors: Iterator[torch.Tensor], sourc
     Raises:
         UserError: values that are not finite, or not at that type; or no room on the disk.
     """
-    gguf = package("gguf")
+    gguf = optional_package("gguf")
     types = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
     for entry in todo:
         size = math.prod(entry.shape) * entry.dtype.itemsize
         raw = gguf.GGMLQuantizationType[types[entry.dtype]]
         writer.add_tensor_info(entry.name, entry.shape, _numpy(torch.empty(0, dtype=entry.dtype)).dtype, size, raw)
     total = sum(math.prod(entry.shape) * entry.dtype.itemsize for entry in todo)
-    check_room(writer.path.parent, total)
+    check_disk_space(writer.path.parent, total)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
@@ -184,7 +184,7 @@ def _numpy(tensor: torch.Tensor) -> Any:
 
 
 def _model_keys(writer: Any, base: Base, kind: str) -> None:
-    config, gguf = base.config, package("gguf")
+    config, gguf = base.config, optional_package("gguf")
     names = {"f32": "ALL_F32", "f16": "MOSTLY_F16", "bf16": "MOSTLY_BF16"}
     writer.add_type(gguf.GGUFType.MODEL)
     writer.add_name(base.path.resolve().name)
@@ -289,7 +289,7 @@ def quantise(source: Path, file: Path, kind: str, threads: int) -> None:
     Raises:
         UserError: it did not.
     """
-    gguf, llama_cpp = package("gguf"), library()
+    gguf, llama_cpp = optional_package("gguf"), load_llama_cpp()
     params = llama_cpp.llama_model_quantize_default_params()
     params.ftype = int(gguf.LlamaFileType[f"MOSTLY_{kind.upper()}"])
     params.nthread = threads
@@ -307,8 +307,8 @@ def quantise(source: Path, file: Path, kind: str, threads: int) -> None:
                 bar.update(file.stat().st_size - bar.n)
     if status != [0]:
         raise UserError(
-            f"llama.cpp could not quantise to {kind} ({reason('no reason given')}). Is the disk full? Another --type, "
-            "such as q8_0, may do."
+            f"llama.cpp could not quantise to {kind} ({last_error('no reason given')}). Is the disk full? Another "
+            "--type, such as q8_0, may do."
         )
 
 

@@ -19,10 +19,10 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from vicuna.args import LoraFlags
 from vicuna.errors import UserError
 from vicuna.files.tensors import read_file
-from vicuna.model.base import Base, local_folder, skeleton
+from vicuna.model.base import Base, local_folder, meta_model
+from vicuna.model.flags import LoraFlags
 
 # Today's name first, then the two that the original wrote.
 WEIGHT_FILES = ("adapter_model.safetensors", "adapter_model.bin", "pytorch_model.bin")
@@ -72,7 +72,7 @@ def read_tensors(file: Path) -> dict[str, torch.Tensor]:
     return {name.replace(".modules_to_save.", "."): tensor for name, tensor in kept.items()}
 
 
-def modules_of(tensors: dict[str, torch.Tensor]) -> dict[str, tuple[int, int, int]]:
+def lora_modules(tensors: dict[str, torch.Tensor]) -> dict[str, tuple[int, int, int]]:
     """Module name in the base -> (rank, in features, out features), read from the tensors' shapes."""
     found = {}
     for name, lora_a in tensors.items():
@@ -99,12 +99,12 @@ def trained_modules(tensors: dict[str, torch.Tensor]) -> list[str]:
     return list(saved_modules({name: one for name, one in tensors.items() if not name.endswith(_FROZEN)}))
 
 
-def kind_of(tensors: dict[str, torch.Tensor]) -> str:
+def train_kind(tensors: dict[str, torch.Tensor]) -> str:
     """Which --train wrote an adapter."""
-    return "+".join([*["lora"] * bool(modules_of(tensors)), *["embeddings"] * bool(trained_modules(tensors))])
+    return "+".join([*["lora"] * bool(lora_modules(tensors)), *["embeddings"] * bool(trained_modules(tensors))])
 
 
-def without_frozen(
+def drop_frozen_copies(
     tensors: dict[str, torch.Tensor], weight_of: Callable[[str], torch.Tensor], folder: Path, base_name: str
 ) -> dict[str, torch.Tensor]:
     """An adapter without the copy of the base's own weight that PEFT saves below a low-rank head or embeddings.
@@ -136,7 +136,7 @@ def read_config(folder: Path, tensors: dict[str, torch.Tensor]) -> tuple[LoraCon
         UserError: a config that can not be read, is not LoRA's, or does not describe the tensors.
     """
     file = folder / CONFIG_FILE
-    modules = modules_of(tensors)
+    modules = lora_modules(tensors)
     names = sorted({module.rsplit(".", 1)[-1] for module in modules})
     ranks = sorted({rank for rank, _, _ in modules.values()})
     if not file.is_file():
@@ -175,14 +175,14 @@ def read_config(folder: Path, tensors: dict[str, torch.Tensor]) -> tuple[LoraCon
     return config, ""
 
 
-def check_fit(tensors: dict[str, torch.Tensor], base: nn.Module, base_name: str) -> None:
+def check_compatible(tensors: dict[str, torch.Tensor], base: nn.Module, base_name: str) -> None:
     """Refuse an adapter that was trained on a base of another architecture, size or vocabulary.
 
     Args:
         base: the base, or its skeleton without weights.
     """
     modules = dict(base.named_modules())
-    for name, (_, inside, outside) in modules_of(tensors).items():
+    for name, (_, inside, outside) in lora_modules(tensors).items():
         layer = modules.get(name)
         if layer is None:
             raise UserError(
@@ -204,7 +204,7 @@ def check_fit(tensors: dict[str, torch.Tensor], base: nn.Module, base_name: str)
             )
 
 
-def planned(base: Base, flags: LoraFlags, folder: Path | None) -> tuple[LoraConfig, LoraFlags, str]:
+def plan_adapter(base: Base, flags: LoraFlags, folder: Path | None) -> tuple[LoraConfig, LoraFlags, str]:
     """The config a run will train, the flags that say the same, and a warning, "" if none.
 
     Args:
@@ -223,14 +223,14 @@ def planned(base: Base, flags: LoraFlags, folder: Path | None) -> tuple[LoraConf
         )
         return config, flags, ""
     tensors = read_tensors(weight_file(folder))
-    if kind_of(tensors) != flags.train:
+    if train_kind(tensors) != flags.train:
         raise UserError(
-            f"the adapter in {folder} was made by --train {kind_of(tensors)}, this run has --train {flags.train}: pass "
-            f"--train {kind_of(tensors)}."
+            f"the adapter in {folder} was made by --train {train_kind(tensors)}, this run has --train {flags.train}: "
+            f"pass --train {train_kind(tensors)}."
         )
     config, warning = read_config(folder, tensors)
-    check_fit(tensors, skeleton(base.config), str(base.path))
-    names = sorted({module.rsplit(".", 1)[-1] for module in modules_of(tensors)})
+    check_compatible(tensors, meta_model(base.config), str(base.path))
+    names = sorted({module.rsplit(".", 1)[-1] for module in lora_modules(tensors)})
     config.lora_dropout = flags.lora_dropout
     same = replace(flags, lora_r=config.r, lora_alpha=config.lora_alpha)
     if names:
@@ -243,7 +243,7 @@ def embedding_modules(config: Any) -> list[str]:
 
     The head of a base that ties them is left to PEFT, which finds it by itself.
     """
-    model = skeleton(config)
+    model = meta_model(config)
     names = {module: name.rsplit(".", 1)[-1] for name, module in model.named_modules()}
     found = [names[model.get_input_embeddings()]]
     return found if config.tie_word_embeddings else [*found, names[model.get_output_embeddings()]]
@@ -293,7 +293,7 @@ def count_parameters(skeleton: nn.Module, config: LoraConfig | None) -> Paramete
     return Parameters(trainable, quantisable, total, whole_modules)
 
 
-def new(base: nn.Module, config: LoraConfig) -> PeftModel:
+def new_adapter(base: nn.Module, config: LoraConfig) -> PeftModel:
     """A new adapter on top of `base`. What it trains is float32, copied embeddings too, however the base is kept."""
     model = get_peft_model(base, config)
     for parameter in model.parameters():
@@ -323,8 +323,8 @@ def attach(
     tensors = read_tensors(weight_file(folder))
     config, warning = read_config(folder, tensors)
     bare = base.get_base_model() if isinstance(base, PeftModel) else base
-    check_fit(tensors, bare, base_name)
-    tensors = without_frozen(tensors, lambda module: _weight(bare.get_submodule(module)), folder, base_name)
+    check_compatible(tensors, bare, base_name)
+    tensors = drop_frozen_copies(tensors, lambda module: _weight(bare.get_submodule(module)), folder, base_name)
     config.inference_mode = not trainable
     config.lora_dropout = config.lora_dropout if dropout is None else dropout
     config.base_model_name_or_path = base_name
@@ -332,7 +332,7 @@ def attach(
         base.add_adapter(name, config)
         model = base
     else:
-        model = new(base, config) if trainable else get_peft_model(base, config, adapter_name=name)
+        model = new_adapter(base, config) if trainable else get_peft_model(base, config, adapter_name=name)
     expected = set(get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False))
     if expected != set(tensors):
         odd = sorted(expected ^ set(tensors))
@@ -361,7 +361,7 @@ def run_args(folder: Path) -> dict[str, Any]:
     return {}
 
 
-def whole(model: nn.Module, keep: bool = True) -> dict[str, torch.Tensor]:
+def gather_tensors(model: nn.Module, keep: bool = True) -> dict[str, torch.Tensor]:
     """What was trained, by name, on the CPU; also where ZeRO-3 or FSDP2 keeps it in parts: one tensor at a time.
 
     Every rank must call it together. A whole model's frozen buffers are among it.
@@ -397,13 +397,13 @@ def save_adapter(model: PeftModel, folder: Path, weights: dict[str, torch.Tensor
     """Write the adapter to `folder`: aside first, opened again and checked, then moved into place.
 
     Args:
-        weights: from `whole`, where several processes hold them.
+        weights: from `gather_tensors`, where several processes hold them.
 
     Raises:
         RuntimeError: what was written is not what was trained; the folder is as it was.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    weights = whole(model) if weights is None else weights
+    weights = gather_tensors(model) if weights is None else weights
     # Of a low-rank head only the matrices: what lies below is the base's own.
     expected = get_peft_model_state_dict(model, state_dict=weights, save_embedding_layers=False)
     with tempfile.TemporaryDirectory(prefix=SAVING, dir=folder) as aside:

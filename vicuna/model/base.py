@@ -18,8 +18,8 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig, PreTrainedModel
 
-from vicuna.args import ModelFlags
 from vicuna.errors import UserError
+from vicuna.model.flags import ModelFlags
 from vicuna.prompt.tokenizer import TextTokenizer
 
 BASE_FILES = ["*.json", "*.safetensors", "tokenizer.model"]
@@ -95,7 +95,7 @@ def check_base(name: str) -> Base:
         raise UserError(
             f"--model_path {name} has no weights: expected *.safetensors or pytorch_model*.bin beside config.json."
         )
-    skeleton(config)
+    meta_model(config)
     tokenizer = TextTokenizer(path)
     generation_config = _generation_config(path, config)
     _check_ids(path, config, generation_config, tokenizer)
@@ -198,7 +198,7 @@ def load_kwargs(bits: int, dtype: torch.dtype) -> dict[str, Any]:
     return {"dtype": dtype}
 
 
-def checkpointing(bits: int) -> dict[str, bool]:
+def checkpointing_kwargs(bits: int) -> dict[str, bool]:
     """Arguments of activation checkpointing.
 
     At 8 bits the reentrant kind: bitsandbytes 0.50 keeps the input of every 8-bit product on the graph itself, where
@@ -207,7 +207,7 @@ def checkpointing(bits: int) -> dict[str, bool]:
     return {"use_reentrant": bits == 8}
 
 
-def skeleton(config: Any) -> PreTrainedModel:
+def meta_model(config: Any) -> PreTrainedModel:
     """The model without weights: names and shapes only, at no cost.
 
     Raises:
@@ -237,7 +237,7 @@ def device_map(config: Any, bits: int, dtype: torch.dtype, free: dict[int, int])
     Raises:
         UserError: it does not fit all of them together.
     """
-    model = skeleton(config)
+    model = meta_model(config)
     block = type(max((m for m in model.modules() if isinstance(m, nn.ModuleList)), key=len)[0])
     small = {4: CustomDtype.INT4, 8: torch.int8}.get(bits)
     head = model.get_output_embeddings()

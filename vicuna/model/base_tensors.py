@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from vicuna.errors import UserError
-from vicuna.files.tensors import Rows, read_files, weight_paths
-from vicuna.model.base import skeleton
+from vicuna.files.tensors import LazyTensor, read_files, weight_paths
+from vicuna.model.base import meta_model
 
 
 @dataclass(frozen=True)
@@ -51,29 +51,29 @@ class Int4:
         return dequantize_4bit(self.packed, self.state)[rows]
 
 
-def quantised_by(config: Any) -> str:
+def quantization_method(config: Any) -> str:
     """What a base's weights were quantised with, "" for a plain one."""
     settings = getattr(config, "quantization_config", None)
     return settings.get("quant_method", "an unknown method") if settings else ""
 
 
-def read_base(path: Path, config: Any) -> dict[str, Rows]:
+def read_base_tensors(path: Path, config: Any) -> dict[str, LazyTensor]:
     """Every tensor of a base by its name; the head of a base that ties it is its embeddings.
 
     Raises:
         UserError: tensors that are missing, or of another shape than config.json says; or quantised by other means
             than bitsandbytes.
     """
-    method = quantised_by(config)
+    method = quantization_method(config)
     if method not in ("", "bitsandbytes"):
         raise UserError(
             f"{path} is quantised with {method}, whose weights can not be changed without quantising them anew: take "
             "the model it was made of, and quantise the result."
         )
-    tensors: dict[str, Rows] = dict(read_files(weight_paths(path)))
+    tensors: dict[str, LazyTensor] = dict(read_files(weight_paths(path)))
     if method:
         tensors = _dequantised(tensors, getattr(config, "dtype", None) or torch.float16)
-    model = skeleton(config)
+    model = meta_model(config)
     tied = dict(getattr(model, "all_tied_weights_keys", {}))
     if config.tie_word_embeddings:  # even where a file of old has a copy of them
         tensors |= {name: tensors[source] for name, source in tied.items() if source in tensors}
@@ -91,11 +91,11 @@ def read_base(path: Path, config: Any) -> dict[str, Rows]:
     return {name: tensors[name] for name in expected}
 
 
-def _dequantised(tensors: Mapping[str, torch.Tensor], dtype: torch.dtype) -> dict[str, Rows]:
+def _dequantised(tensors: Mapping[str, torch.Tensor], dtype: torch.dtype) -> dict[str, LazyTensor]:
     """Plain tensors as they are, and each weight of bitsandbytes with what belongs to it as one."""
     from bitsandbytes.functional import QuantState
 
-    found: dict[str, Rows] = {}
+    found: dict[str, LazyTensor] = {}
     for name, tensor in tensors.items():
         scales = tensors.get(f"{name.removesuffix('weight')}SCB")
         own = {

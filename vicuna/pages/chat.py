@@ -8,13 +8,10 @@ import gradio as gr
 
 from vicuna import __version__
 from vicuna.answer.assistant import Assistant
-from vicuna.answer.stream import settings
-from vicuna.args import ChatFlags, DecodingFlags, ServeFlags
+from vicuna.answer.flags import ChatFlags, DecodingFlags, ServeFlags
+from vicuna.answer.stream import generation_kwargs
 from vicuna.errors import UserError
-from vicuna.pages import chat_browser as browser
-from vicuna.pages import components as ui
-from vicuna.pages import conversation
-from vicuna.pages import server as web_page
+from vicuna.pages import chat_browser, components, conversation, server
 from vicuna.pages.chat_turns import Changes, Talk, before_turn, bubbles, system_of, turn_of, turns
 from vicuna.pages.markup import LATEX_DELIMITERS, display
 from vicuna.pages.strings import STRINGS
@@ -32,10 +29,12 @@ class ChatPage:
     ):
         self.assistant, self.flags, self.i18n = assistant, flags, i18n
         self.with_login = bool(serve.auth)
-        self.start = ui.start_values(ui.CHAT, decoding.preset, settings(decoding, assistant.engine.generation_config))
+        self.start = components.start_values(
+            components.CHAT, decoding.preset, generation_kwargs(decoding, assistant.engine.generation_config)
+        )
         self.preset = decoding.preset
         self.talk = Talk(assistant, decoding.seed, serve.use_typewriter)
-        with gr.Blocks(title="Chinese-Vicuna", **web_page.BLOCKS) as self.blocks:
+        with gr.Blocks(title="Chinese-Vicuna", **server.BLOCKS) as self.blocks:
             self._lay_out()
             self._connect()
 
@@ -44,9 +43,9 @@ class ChatPage:
     def _lay_out(self) -> None:
         i18n = self.i18n
         gr.Markdown("## Chinese-Vicuna 中文小羊驼", elem_id="title")
-        self.status = gr.Markdown(display(self.assistant.status()), elem_id="status")
+        self.status = gr.Markdown(display(self.assistant.status(STRINGS["en"]["status"])), elem_id="status")
         if self.assistant.warnings:
-            gr.Markdown("\n\n".join(ui.notice(text) for text in self.assistant.warnings), elem_id="warnings")
+            gr.Markdown("\n\n".join(components.notice(text) for text in self.assistant.warnings), elem_id="warnings")
         with gr.Row(elem_id="actions"):
             self.new = gr.Button(i18n("new"), size="sm", elem_id="new")
             self.save = gr.Button(i18n("save"), size="sm", elem_id="save")
@@ -117,12 +116,14 @@ class ChatPage:
             self.system = gr.Textbox(
                 show_label=False, lines=3, placeholder=i18n("system_hint"), elem_id="system", container=False
             )
-        self.decoding = ui.Decoding(i18n, self.preset, self.start, ui.CHAT, self.assistant.engine.max_beams)
+        self.decoding = components.Decoding(
+            i18n, self.preset, self.start, components.CHAT, self.assistant.engine.max_beams
+        )
         self.max_memory = gr.Slider(
             0, max(MAX_MEMORY, self.flags.max_memory), self.flags.max_memory, step=1, label=i18n("max_memory"),
             info=i18n("max_memory_info"), elem_id="max_memory",
         )  # fmt: skip
-        self.all_beams = ui.beams_checkbox(i18n, self.flags.show_beam, self.assistant.engine.max_beams)
+        self.all_beams = components.beams_checkbox(i18n, self.flags.show_beam, self.assistant.engine.max_beams)
 
     # --- what its events do -------------------------------------------------------------------------------------------
 
@@ -134,60 +135,71 @@ class ChatPage:
             "editing": self.editing, "system": self.system,
         }  # fmt: skip
         changed = list(self.parts.values())
-        quiet = {**ui.QUIET, "outputs": changed}
+        quiet = {**components.QUIET, "outputs": changed}
         asking = {
             "outputs": changed,
             "show_progress": "hidden",
-            "concurrency_limit": web_page.ANSWERS,
+            "concurrency_limit": server.ANSWERS,
             "concurrency_id": "model",
             "trigger_mode": "multiple",
         }
         asked = [self.message, self.kept, self.editing, *settings, self.here]
         self.message.submit(self.send, asked, api_name="predict", **asking)
         self.chat.retry(self.again, [self.kept, *settings, self.here], api_visibility="private", **asking)
-        self.message.stop(self.stop, None, None, **ui.QUIET)
+        self.message.stop(self.stop, None, None, **components.QUIET)
         self.chat.undo(self.undo, [self.kept, *settings], **quiet)
-        self.chat.select(self.pick, [self.kept, self.forgotten], [self.picked, self.turn, self.turn_label], **ui.QUIET)
-        self.edit.click(self.begin_edit, [self.kept, self.picked], [self.message, self.editing, self.hint], **ui.QUIET)
+        self.chat.select(
+            self.pick, [self.kept, self.forgotten], [self.picked, self.turn, self.turn_label], **components.QUIET
+        )
+        self.edit.click(
+            self.begin_edit, [self.kept, self.picked], [self.message, self.editing, self.hint], **components.QUIET
+        )
         self.delete.click(self.delete_from, [self.kept, self.picked, *settings], **quiet)
         self.close.click(
-            lambda: [gr.update(visible=False), None, ""], None, [self.turn, self.editing, self.hint], **ui.QUIET
+            lambda: [gr.update(visible=False), None, ""], None, [self.turn, self.editing, self.hint], **components.QUIET
         )
-        self.chat.copy(self.original, self.kept, self.plain, **ui.QUIET).then(None, self.plain, None, js=ui.COPY)
+        self.chat.copy(self.original, self.kept, self.plain, **components.QUIET).then(
+            None, self.plain, None, js=components.COPY
+        )
         self._connect_storage(settings, changed)
         self._connect_settings(settings, changed)
         self.blocks.unload(self.leave)
 
     def _connect_storage(self, settings: list[Any], changed: list[Any]) -> None:
         place = [self.owner, self.id]
-        self.blocks.load(self.whose, None, self.owner, **ui.QUIET).then(
-            self.restore, [*place, self.kept, *settings], [*place, *changed], js=browser.READ, **ui.QUIET
+        self.blocks.load(self.whose, None, self.owner, **components.QUIET).then(
+            self.restore, [*place, self.kept, *settings], [*place, *changed], js=chat_browser.READ, **components.QUIET
         )
-        self.kept.change(None, [self.owner, self.kept, self.here, self.came], None, js=browser.WRITE)
+        self.kept.change(None, [self.owner, self.kept, self.here, self.came], None, js=chat_browser.WRITE)
         self.came.change(
-            self.put_back, [*place, self.kept, *settings, self.here, self.came], [*place, *changed], js=browser.READ,
-            **ui.QUIET_LAST,
-        )  # fmt: skip
-        for begin in (self.new.click, self.chat.clear):
-            begin(self.begin_new, [*place, *settings], [*place, *changed], js=browser.FRESH, **ui.QUIET)
-        self.save.click(self.save_chat, [self.id, self.kept, *settings], [self.file, self.hint], **ui.QUIET).then(
-            None, self.file, None, js=browser.DOWNLOAD
+            self.put_back,
+            [*place, self.kept, *settings, self.here, self.came],
+            [*place, *changed],
+            js=chat_browser.READ,
+            **components.QUIET_LAST,
         )
-        self.load.click(self.load_chat, [*settings, self.file], changed, js=browser.PICK, **ui.QUIET)
+        for begin in (self.new.click, self.chat.clear):
+            begin(self.begin_new, [*place, *settings], [*place, *changed], js=chat_browser.FRESH, **components.QUIET)
+        self.save.click(
+            self.save_chat, [self.id, self.kept, *settings], [self.file, self.hint], **components.QUIET
+        ).then(None, self.file, None, js=chat_browser.DOWNLOAD)
+        self.load.click(self.load_chat, [*settings, self.file], changed, js=chat_browser.PICK, **components.QUIET)
 
     def _connect_settings(self, settings: list[Any], changed: list[Any]) -> None:
         look = [self.status, self.warning, self.system]
-        ui.whenever([self.adapter.input], self.adapter_chosen, [self.adapter], [self.prompt_type])
+        components.whenever([self.adapter.input], self.adapter_chosen, [self.adapter], [self.prompt_type])
         triggers = [self.blocks.load, self.adapter.change, self.prompt_type.change]
-        ui.whenever(triggers, self.describe, [self.adapter, self.prompt_type], look)
+        components.whenever(triggers, self.describe, [self.adapter, self.prompt_type], look)
         self.decoding.describe_on(self.blocks)
         parts = (self.prompt_type, self.system, self.max_memory, self.decoding.sliders["max_new_tokens"])
-        ui.whenever([part.change for part in parts], self.refresh, [self.kept, self.forgotten, *settings], changed)
+        components.whenever(
+            [part.change for part in parts], self.refresh, [self.kept, self.forgotten, *settings], changed
+        )
         first = self.assistant.first
         start = [first.name, first.prompt_type, "", self.flags.max_memory, self.flags.show_beam]
         self.reset.click(
             lambda: [self.decoding.start_preset, *start, *self.decoding.start.values()],
-            None, [self.decoding.preset, *settings], **ui.QUIET,
+            None, [self.decoding.preset, *settings], **components.QUIET,
         )  # fmt: skip
 
     def _named(self, changes: Changes) -> dict[Any, Any]:
@@ -204,14 +216,14 @@ class ChatPage:
     def send(self, request: gr.Request, message: str, kept: str, editing: int | None, *values: Any) -> Iterator[dict]:
         """Answer a message."""
         *values, here = values
-        talk = self.talk.send(ui.words(request), request.session_hash, kept, message or "", editing, values)
+        talk = self.talk.send(components.words(request), request.session_hash, kept, message or "", editing, values)
         for changes in talk:
             yield self._named({"came": here, **changes})
 
     def again(self, request: gr.Request, kept: str, *values: Any) -> Iterator[dict]:
         """Answer the last question once more."""
         *values, here = values
-        for changes in self.talk.again(ui.words(request), request.session_hash, kept, values):
+        for changes in self.talk.again(components.words(request), request.session_hash, kept, values):
             yield self._named({"came": here, **changes})
 
     def stop(self, request: gr.Request) -> None:
@@ -227,7 +239,7 @@ class ChatPage:
         return self._changed(request, kept, values, lambda messages: -1 if picked is None else picked)
 
     def _changed(self, request: gr.Request, kept: str, values: tuple, where: Any, restore: bool = False) -> dict:
-        strings = ui.words(request)
+        strings = components.words(request)
         if self.talk.runs.busy(request.session_hash):
             return {self.hint: strings["busy"]}
         try:
@@ -238,7 +250,7 @@ class ChatPage:
             question = split_system(messages)[1][2 * turn]["content"]
             changes = self.talk.show(strings, before_turn(messages, turn), self.talk.options(values))
         except UserError as error:
-            return {self.hint: ui.notice(error)}
+            return {self.hint: components.notice(error)}
         return self._named({**changes, **({"message": gr.update(value=question)} if restore else {})})
 
     def pick(self, request: gr.Request, kept: str, forgotten: int, event: gr.SelectData) -> list[Any]:
@@ -250,18 +262,18 @@ class ChatPage:
         turn = turn_of(event.index, forgotten) if isinstance(event.index, int) else -1
         if self.talk.runs.busy(request.session_hash) or not 0 <= turn < turns(messages):
             return [None, gr.update(visible=False), ""]
-        return [turn, gr.update(visible=True), ui.words(request)["picked"].format(n=turn + 1)]
+        return [turn, gr.update(visible=True), components.words(request)["picked"].format(n=turn + 1)]
 
     def begin_edit(self, request: gr.Request, kept: str, picked: int | None) -> list[Any]:
         """Put a sent question back to where it was typed; sending it replaces it and what followed."""
         try:
             messages, _ = conversation.kept(kept)
         except UserError as error:
-            return [gr.skip(), None, ui.notice(error)]
+            return [gr.skip(), None, components.notice(error)]
         if picked is None or picked >= turns(messages):
             return [gr.skip(), None, ""]
         question = split_system(messages)[1][2 * picked]["content"]
-        return [question, picked, ui.words(request)["editing"].format(n=picked + 1)]
+        return [question, picked, components.words(request)["editing"].format(n=picked + 1)]
 
     def original(self, kept: str, event: gr.CopyData) -> str:
         """What a message was written as, of which Gradio copied what it shows."""
@@ -276,13 +288,13 @@ class ChatPage:
 
     def restore(self, request: gr.Request, owner: str, identity: str, kept: str, *values: Any) -> dict:
         """Show the conversation that the browser kept for this address."""
-        strings = ui.words(request)
+        strings = components.words(request)
         place = {self.owner: owner, self.id: identity}
         try:
             messages, draft = conversation.kept(kept)
             changes = self._shown(strings, messages, values)
         except UserError as error:
-            return {**place, self.hint: ui.notice(error)}
+            return {**place, self.hint: components.notice(error)}
         return place | self._named({**changes, **({"message": gr.update(value=draft)} if draft else {})})
 
     def put_back(self, request: gr.Request, *values: Any) -> dict:
@@ -311,20 +323,20 @@ class ChatPage:
     def begin_new(self, request: gr.Request, owner: str, identity: str, *values: Any) -> dict:
         """Leave a conversation for an empty one."""
         left = self._leave(request)
-        changes = self.talk.show(ui.words(request), [], self.talk.options(values))
+        changes = self.talk.show(components.words(request), [], self.talk.options(values))
         return {self.owner: owner, self.id: identity} | self._named({**changes, **left})
 
     def load_chat(self, request: gr.Request, *values: Any) -> dict:
         """Go on with the conversation of a file that the visitor picked; the browser sent its text."""
         *options, text = values
-        strings = ui.words(request)
+        strings = components.words(request)
         if not text:
             return {self.hint: ""}
         try:
             messages, count = conversation.load(text)
             changes = self._shown(strings, messages, options)
         except UserError as error:
-            return {self.hint: ui.notice(error)}
+            return {self.hint: components.notice(error)}
         left = self._leave(request)
         loaded = strings["loaded"].format(turns=turns(messages))
         hint = loaded + (strings["loaded_last"].format(count=count) if count > 1 else "")
@@ -332,26 +344,26 @@ class ChatPage:
 
     def save_chat(self, request: gr.Request, identity: str, kept: str, *values: Any) -> list[str]:
         """The conversation as a file for the browser, and, with --save_path, on the server."""
-        strings = ui.words(request)
+        strings = components.words(request)
         try:
             messages, _ = conversation.kept(kept)
             if not turns(messages):
                 return ["", strings["nothing_to_save"]]
             text = self._export(messages, values)
         except UserError as error:
-            return ["", ui.notice(error)]
+            return ["", components.notice(error)]
         if not self.flags.save_path:
             return [text, strings["saved"]]
         try:
             name = conversation.write(self.flags.save_path, request.username or "", identity, text)
         except UserError as error:
-            return [text, ui.notice(error)]
+            return [text, components.notice(error)]
         return [text, strings["saved_as"].format(name=name)]
 
     def _export(self, messages: list, values: tuple) -> str:
         options, tokenizer = self.talk.options(values), self.assistant.tokenizer
         ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.eos_id}
-        set_ = dict(zip(ui.NAMES, values[5:], strict=True))
+        set_ = dict(zip(components.NAMES, values[5:], strict=True))
         info = {
             "base": self.assistant.base_name,
             "adapter": options.adapter,
@@ -367,7 +379,7 @@ class ChatPage:
 
     def describe(self, request: gr.Request, adapter: str, prompt_type: str) -> list[Any]:
         """The status line, the warning about an untrained prompt type, and the system prompt's place."""
-        strings, choice = ui.words(request), self.assistant.choices[adapter]
+        strings, choice = components.words(request), self.assistant.choices[adapter]
         warning = ""
         if choice.trained_as and prompt_type != choice.trained_as:
             name = choice.name or self.assistant.base_name
@@ -375,7 +387,7 @@ class ChatPage:
         takes = TEMPLATES[prompt_type].takes_system
         hint = strings["system_hint" if takes else "no_system"].format(prompt_type=prompt_type)
         return [
-            display(self.assistant.status(adapter, prompt_type, strings["status"])),
+            display(self.assistant.status(strings["status"], adapter, prompt_type)),
             warning,
             gr.update(interactive=takes, placeholder=hint),
         ]
@@ -389,8 +401,8 @@ class ChatPage:
             return {self.hint: gr.skip()}
         try:
             messages, _ = conversation.kept(kept)
-            changes = self.talk.show(ui.words(request), messages, self.talk.options(values))
+            changes = self.talk.show(components.words(request), messages, self.talk.options(values))
         except UserError as error:
-            return {self.memory: ui.notice(error)}
+            return {self.memory: components.notice(error)}
         names = ("memory",) if changes["forgotten"] == forgotten else ("chat", "memory", "forgotten")
         return self._named({name: changes[name] for name in names})

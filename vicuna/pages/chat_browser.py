@@ -5,11 +5,11 @@ A conversation's id is in the page's address (`?c=…`), so that a reload finds 
 kept under a key of its own, so that two tabs never write over each other.
 """
 
-from vicuna.pages import components as ui
+from vicuna.pages import components
 from vicuna.pages.conversation import LIMIT
 
 CSS = (
-    ui.CSS
+    components.CSS
     + """
 #chat { height: calc(100dvh - 260px) !important; min-height: 340px; }
 #status p, #memory p, #hint p, #picked p, #warning p { font-size: var(--text-sm); margin: 0; }

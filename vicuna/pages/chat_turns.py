@@ -11,12 +11,11 @@ from typing import Any
 
 import gradio as gr
 
-from vicuna.answer import trim as memory
+from vicuna.answer import history
 from vicuna.answer.assistant import Assistant
 from vicuna.answer.stream import Update, nth_seed
 from vicuna.errors import UserError
-from vicuna.pages import components as ui
-from vicuna.pages import conversation
+from vicuna.pages import components, conversation
 from vicuna.pages.chat_runs import Ask, Options, Run, Runs
 from vicuna.pages.conversation import Kept
 from vicuna.pages.markup import display
@@ -51,9 +50,9 @@ class Talk:
         adapter, prompt_type, system, max_memory, all_beams, *decoding = values
         if adapter not in self.assistant.choices or prompt_type not in PROMPT_TYPES:
             raise UserError(f"there is no adapter {adapter!r} or no prompt type {prompt_type!r} here.")
-        if not isinstance(max_memory, int | float) or not 0 <= max_memory <= ui.MOST:
-            raise UserError(f"Max Memory {max_memory!r} is not possible: expected 0 to {ui.MOST}.")
-        chosen = ui.chosen(decoding)
+        if not isinstance(max_memory, int | float) or not 0 <= max_memory <= components.MOST:
+            raise UserError(f"Max Memory {max_memory!r} is not possible: expected 0 to {components.MOST}.")
+        chosen = components.chosen(decoding)
         if chosen["num_beams"] > self.assistant.engine.max_beams:
             raise UserError(
                 f"{chosen['num_beams']} beams are more than the {self.assistant.engine.max_beams} possible."
@@ -81,7 +80,7 @@ class Talk:
             ask = Ask(question, self.options(values), editing)
             messages, _ = conversation.kept(kept)
         except UserError as error:
-            yield {"hint": ui.notice(error)}
+            yield {"hint": components.notice(error)}
             return
         # Between two looks a run may end, or another one begin.
         while (run := self.runs.begin(session)) is None:
@@ -98,7 +97,7 @@ class Talk:
             messages, _ = conversation.kept(kept)
             options = self.options(values)
         except UserError as error:
-            yield {"hint": ui.notice(error)}
+            yield {"hint": components.notice(error)}
             return
         count = turns(messages)
         if count and (run := self.runs.begin(session)):
@@ -134,7 +133,7 @@ class Talk:
             fitted = self.fit(asked, options)
             above = bubbles(strings, asked, fitted.forgotten)
             yield {
-                "chat": [*above, _bubble("assistant", ui.CURSOR)],
+                "chat": [*above, _bubble("assistant", components.CURSOR)],
                 "forgotten": fitted.forgotten,
                 "memory": self.memory_line(strings, len(fitted.ids), fitted.budget, fitted.forgotten),
                 "kept": conversation.keep(messages, draft, ANSWER_LIMIT),
@@ -147,12 +146,12 @@ class Talk:
             updates = self.assistant.stream(
                 fitted.ids, chosen, nth_seed(self.seed, ask.draw), run.stop, options.adapter, session
             )
-            for update in ui.paced(updates, self.typewriter):
+            for update in components.paced(updates, self.typewriter):
                 if run.dropped:
                     return messages
                 last = update
                 if not update.finish:
-                    text = ui.show_answer(strings, update, all_beams=options.all_beams)
+                    text = components.show_answer(strings, update, all_beams=options.all_beams)
                     yield {"chat": [*above, _bubble("assistant", text)]}
         except UserError as error:
             problem = str(error)
@@ -161,7 +160,9 @@ class Talk:
         if last is None or not (last.text or last.finish in ("eos", "length")):
             yield self._unanswered(strings, messages, ask, problem or strings["nothing"])
             return messages
-        note = " · ".join(filter(None, (options.adapter, ui.stats_line(strings, last), problem and f"⚠ {problem}")))
+        note = " · ".join(
+            filter(None, (options.adapter, components.stats_line(strings, last), problem and f"⚠ {problem}"))
+        )
         answer = Kept(role="assistant", content=last.text, note=note[: conversation.NOTE])
         messages = [*asked, {**answer, "draw": ask.draw} if ask.draw else answer]
         shown = self.show(strings, messages, options)
@@ -171,7 +172,7 @@ class Talk:
     def _unanswered(self, strings: Strings, messages: list[Kept], ask: Ask, problem: str) -> Changes:
         """Nothing was answered: what was there still is, and the question goes back to where it was typed."""
         changes = {**self.show(strings, messages, ask.options), "hint": ""}
-        changes["chat"].append(_bubble("assistant", ui.notice(problem)))
+        changes["chat"].append(_bubble("assistant", components.notice(problem)))
         if ask.draw:
             return changes
         with contextlib.suppress(UserError):  # too large to be kept with the question, which `problem` says then
@@ -182,13 +183,13 @@ class Talk:
 
     # --- showing ------------------------------------------------------------------------------------------------------
 
-    def fit(self, asked: Sequence[Kept], options: Options) -> memory.Fitted:
+    def fit(self, asked: Sequence[Kept], options: Options) -> history.Trimmed:
         """The prompt for the last message; a prompt type without earlier turns forgets them all."""
         context, chosen = self.assistant.engine.context, options.chosen
         shown = list(asked)
         if not TEMPLATES[options.prompt_type].turn:
             shown = [*split_system(asked)[0], asked[-1]]
-        fitted = memory.fit(
+        fitted = history.trim(
             self.assistant.tokenizer,
             options.prompt_type,
             shown,
@@ -204,7 +205,7 @@ class Talk:
         try:
             next_ = self.fit([*with_system(messages, options.system), Kept(role="user", content="")], options)
         except UserError as error:
-            forgotten, changes["memory"] = 0, ui.notice(error)
+            forgotten, changes["memory"] = 0, components.notice(error)
         else:
             forgotten = next_.forgotten
             changes["memory"] = self.memory_line(strings, len(next_.ids), next_.budget, forgotten)
@@ -241,7 +242,7 @@ def system_of(messages: Sequence[Kept]) -> str:
     return "".join(message["content"] for message in split_system(messages)[0])
 
 
-def lowered(strings: Strings, fitted: memory.Fitted, options: Options) -> str:
+def lowered(strings: Strings, fitted: history.Trimmed, options: Options) -> str:
     """The notice that an answer may not be as long as was set."""
     if fitted.max_new_tokens >= options.chosen["max_new_tokens"]:
         return ""

@@ -10,7 +10,7 @@ from typing import Any
 
 import gradio as gr
 
-from vicuna.answer.stream import DEFAULTS, DRAWING, PRESETS, Update, effective, mode
+from vicuna.answer.stream import DEFAULTS, DRAWING, PRESETS, Update, decoding_mode, effective_kwargs
 from vicuna.errors import UserError
 from vicuna.pages.markup import display
 from vicuna.pages.strings import STRINGS
@@ -200,16 +200,16 @@ def chosen(values: Sequence[Any]) -> dict[str, Any]:
         if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= MOST:
             raise UserError(f"{name} {value!r} is not possible: expected a number from {low}.")
         found[name] = int(value) if step == 1 else float(value)
-    return effective({**found, "do_sample": bool(found["do_sample"])})
+    return effective_kwargs({**found, "do_sample": bool(found["do_sample"])})
 
 
 def mode_line(strings: dict[str, str], values: dict[str, Any]) -> str:
     """What the settings amount to, and which of them have no effect in it."""
-    real = effective(values)
+    real = effective_kwargs(values)
     hint = ""
     if not real["do_sample"]:
         hint = strings["zero"] if values["do_sample"] else strings["inert"]
-    return strings["mode"].format(mode=strings[mode(real)]) + hint
+    return strings["mode"].format(decoding_mode=strings[decoding_mode(real)]) + hint
 
 
 def paced(updates: Iterator[Update], typewriter: bool) -> Iterator[Update]:

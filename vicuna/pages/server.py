@@ -18,7 +18,7 @@ from fastapi import FastAPI
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from vicuna.args import ServeFlags
+from vicuna.answer.flags import ServeFlags
 from vicuna.errors import UserError
 from vicuna.log import log
 

@@ -16,12 +16,13 @@ from typing import Any
 
 from vicuna import __version__
 from vicuna.answer.assistant import Assistant
-from vicuna.answer.detokenize import Growth
-from vicuna.answer.stream import Update, nth_seed, settings
-from vicuna.answer.trim import fit
-from vicuna.args import ChatFlags, DecodingFlags
+from vicuna.answer.detokenize import TextDelta
+from vicuna.answer.flags import ChatFlags, DecodingFlags
+from vicuna.answer.history import trim
+from vicuna.answer.stream import Update, generation_kwargs, nth_seed
 from vicuna.errors import UserError
 from vicuna.pages import conversation
+from vicuna.pages.strings import STRINGS
 from vicuna.pages.terminal_strings import words
 from vicuna.prompt.templates import TEMPLATES, Message
 
@@ -92,7 +93,7 @@ class Terminal:
         if self.typed:
             with contextlib.suppress(ImportError):  # not on every system
                 import readline  # noqa: F401  gives input() a history
-        self._say(self.assistant.status())
+        self._say(self.assistant.status(STRINGS["en"]["status"]))
         if self.typed:
             self._notice("start")
         interrupted = False
@@ -181,8 +182,8 @@ class Terminal:
     def _answer(self, messages: list[Message]) -> Update | None:
         """Stream an answer to standard output; its last update."""
         assistant = self.assistant
-        chosen = settings(self.decoding, assistant.engine.generation_config)
-        fitted = fit(
+        chosen = generation_kwargs(self.decoding, assistant.engine.generation_config)
+        fitted = trim(
             assistant.tokenizer, assistant.choices[self.adapter].prompt_type, messages, assistant.engine.context,
             chosen["max_new_tokens"], self.flags.max_memory,
         )  # fmt: skip
@@ -192,7 +193,7 @@ class Terminal:
             self._notice("lowered", count=fitted.max_new_tokens)
         chosen = {**chosen, "max_new_tokens": fitted.max_new_tokens}
         seed = nth_seed(self.decoding.seed, self.again)
-        growth = Growth(steady=chosen["num_beams"] == 1)
+        growth = TextDelta(steady=chosen["num_beams"] == 1)
         last = None
         updates = assistant.stream(fitted.ids, chosen, seed, self.interrupts.stop, self.adapter, "terminal")
         try:
@@ -265,7 +266,7 @@ class Terminal:
                 self._say(f"{'*' if choice == self.adapter else ' '} {known}")
         elif name in names:
             self.adapter = names[name]
-            self._say(self.assistant.status(self.adapter))
+            self._say(self.assistant.status(STRINGS["en"]["status"], self.adapter))
         else:
             self._notice("no_adapter", name=name, names=", ".join(names))
 
@@ -274,7 +275,7 @@ class Terminal:
             self._notice("which_file" if self.turns else "nothing", command="/save")
             return
         file, tokenizer = Path(name).expanduser(), self.assistant.tokenizer
-        chosen = settings(self.decoding, self.assistant.engine.generation_config)
+        chosen = generation_kwargs(self.decoding, self.assistant.engine.generation_config)
         ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.eos_id}
         row = conversation.export(
             [*self._preamble(), *self.turns],

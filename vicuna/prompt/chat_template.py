@@ -6,8 +6,6 @@ begins with the BOS token: it is to be tokenised without adding another.
 """
 
 import json
-import shutil
-from pathlib import Path
 
 from vicuna.prompt.templates import TEMPLATES, Template
 
@@ -41,15 +39,6 @@ def chat_template(prompt_type: str) -> str:
         "{{- others[asked]['content'] + eos_token -}}",
         "{%- endif -%}",
     ])  # fmt: skip
-
-
-def copy_template(source: Path, folder: Path) -> None:
-    """Take a model's template along to another layout, and its run_args.json, which names it."""
-    from vicuna.model.adapter import RUN_ARGS
-
-    for name in (FILE, RUN_ARGS):
-        if (source / name).is_file():
-            shutil.copyfile(source / name, folder / name)
 
 
 def _text(text: str) -> str:

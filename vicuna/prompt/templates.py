@@ -118,7 +118,7 @@ def split_system(messages: Sequence[Message]) -> tuple[Sequence[Message], Sequen
     return messages[:count], messages[count:]
 
 
-def no_place(prompt_type: str, messages: Sequence[Message]) -> str:
+def unsupported(prompt_type: str, messages: Sequence[Message]) -> str:
     """What a prompt type has no place for in these messages, as the end of a sentence; "" when all fits."""
     template = TEMPLATES[prompt_type]
     system, others = split_system(messages)
@@ -145,7 +145,7 @@ def segments(prompt_type: str, messages: Sequence[Message]) -> list[str]:
             "the messages of a prompt must be user, assistant, …, user, behind at most one of system; found "
             f"{', '.join(message['role'] for message in messages)}."
         )
-    if problem := no_place(prompt_type, messages):
+    if problem := unsupported(prompt_type, messages):
         raise UserError(f"the prompt has {problem}.")
     *history, last = others
     preamble = f"{system[0]['content'].strip()}\n\n" if system and system[0]["content"].strip() else template.system

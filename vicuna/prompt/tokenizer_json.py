@@ -74,7 +74,7 @@ def write_tokenizer_json(folder: Path, context: int, further: Sequence[Any] = ()
     )
 
 
-def settle(folder: Path, context: int) -> str:
+def match_training_ids(folder: Path, context: int) -> str:
     """Have transformers and vLLM give a rendered chat template the ids of `TextTokenizer`, which training used.
 
     Where they do not, tokenizer.json and tokenizer_config.json are written anew from tokenizer.model. That is so for

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from vicuna.log import log
-from vicuna.model.adapter import whole
+from vicuna.model.adapter import gather_tensors
 from vicuna.train.checkpoint import BEST, keep_latest, remove_asides, seal, write_run_args, write_text
 from vicuna.train.trainable import copy_tokenizer, save
 
@@ -125,7 +125,7 @@ class Outputs(TrainerCallback):
         loss = metrics["eval_loss"]
         if loss < self.best_loss:
             self.best_loss = loss
-            weights = whole(model, keep=state.is_world_process_zero)
+            weights = gather_tensors(model, keep=state.is_world_process_zero)
             if state.is_world_process_zero:
                 save(model, self.output / BEST, weights, self.base_path)
                 write_run_args(self.output / BEST, self.facts, step=state.global_step, eval_loss=loss)

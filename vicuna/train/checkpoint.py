@@ -15,11 +15,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from vicuna.args import RunFlags
 from vicuna.errors import UserError
 from vicuna.log import log
 from vicuna.model.adapter import HUB_FILES, RUN_ARGS, SAVING, WEIGHT_FILES, run_args
 from vicuna.model.base import Base, fingerprint, local_folder
+from vicuna.train.flags import RunFlags
 from vicuna.train.schedule import Schedule, check_complete, read_schedule
 
 # Flags that change no result of a run, or not that of one already begun.

@@ -7,12 +7,14 @@ from importlib.metadata import version
 from typing import Any
 
 from vicuna import __version__
-from vicuna.args import DataFlags, LoraFlags, ModelFlags, RunFlags
-from vicuna.data.records import Examples, Records, Source, trained_spans
+from vicuna.data.flags import DataFlags
+from vicuna.data.records import Examples, Records, Source, label_spans
 from vicuna.errors import UserError
 from vicuna.model.adapter import Parameters
 from vicuna.model.base import Base, compute_dtype, device
+from vicuna.model.flags import LoraFlags, ModelFlags
 from vicuna.train.checkpoint import Start
+from vicuna.train.flags import RunFlags
 from vicuna.train.schedule import rate_at, seam
 from vicuna.train.trainer import StepBatches
 
@@ -218,7 +220,7 @@ def _saves(run: RunFlags, held: int) -> str:
 def _example(base: Base, train: Examples) -> str:
     """The first example on one line, what is trained on in brackets."""
     row = train.rows[0]
-    *prompt, answer = [ids for _, ids in trained_spans(row["input_ids"], row["labels"])[:2]]
+    *prompt, answer = [ids for _, ids in label_spans(row["input_ids"], row["labels"])[:2]]
     end = "</s>" if answer[-1] == base.tokenizer.eos_id else " (cut)"
     text = base.tokenizer.decode_continuation
     before = _short(text(prompt[0]), -60) if prompt else ""

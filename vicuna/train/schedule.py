@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from transformers import TrainerControl, TrainerState, get_scheduler
 
-from vicuna.args import RunFlags
 from vicuna.errors import UserError
 from vicuna.model.adapter import WEIGHT_FILES, read_tensors, save_adapter, weight_file
+from vicuna.train.flags import RunFlags
 
 STATE, OPTIMIZER, SCHEDULER, SCALER = "trainer_state.json", "optimizer.pt", "scheduler.pt", "scaler.pt"
 

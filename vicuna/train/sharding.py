@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from vicuna.args import RunFlags
 from vicuna.errors import UserError
+from vicuna.train.flags import RunFlags
 
 # Modules whose functions take the group there is while they are read as a default, and hold it for ever: they are
 # read before there is one.

@@ -16,10 +16,11 @@ from peft import LoraConfig, PeftModel
 from safetensors import safe_open
 from torch import nn
 
-from vicuna.args import LoraFlags, RunFlags
 from vicuna.errors import UserError
 from vicuna.model import adapter
 from vicuna.model.base import Base
+from vicuna.model.flags import LoraFlags
+from vicuna.train.flags import RunFlags
 
 SHARD_SIZE = "2GB"
 INDEX = "model.safetensors.index.json"
@@ -69,8 +70,8 @@ def stored_bits(train: str, bits: int, deepspeed: str | None) -> int:
     return 32 if train == "full" and not deepspeed else bits
 
 
-def planned(base: Base, flags: LoraFlags, folder: Path | None) -> tuple[LoraConfig | None, LoraFlags, str]:
-    """As `vicuna.model.adapter.planned`, with None for the config where every weight is trained.
+def plan_training(base: Base, flags: LoraFlags, folder: Path | None) -> tuple[LoraConfig | None, LoraFlags, str]:
+    """As `vicuna.model.adapter.plan_adapter`, with None for the config where every weight is trained.
 
     Args:
         folder: where the adapter, or the whole model, to start from lies.
@@ -79,11 +80,11 @@ def planned(base: Base, flags: LoraFlags, folder: Path | None) -> tuple[LoraConf
         UserError: it holds the other of the two.
     """
     if flags.train != "full":
-        return adapter.planned(base, flags, folder)
+        return adapter.plan_adapter(base, flags, folder)
     if folder and any((folder / name).is_file() for name in adapter.WEIGHT_FILES[:2]):
         raise UserError(
             f"{folder} holds an adapter, but --train full starts from a whole model: pass --train "
-            f"{adapter.kind_of(adapter.read_tensors(adapter.weight_file(folder)))}, or the folder of a whole model."
+            f"{adapter.train_kind(adapter.read_tensors(adapter.weight_file(folder)))}, or the folder of a whole model."
         )
     if folder and not (folder / "config.json").is_file():
         raise UserError(f"{folder} has no config.json; expected a whole model in Hugging Face format.")
@@ -101,7 +102,7 @@ def trained_model(loaded: Any, lora: LoraConfig | None, folder: Path | None, bas
         return loaded
     if folder:
         return adapter.attach(loaded, folder, base_name, trainable=True, dropout=lora.lora_dropout)[0]
-    return adapter.new(loaded, lora)
+    return adapter.new_adapter(loaded, lora)
 
 
 def farewell(model: nn.Module, output: Path, base_path: Path) -> str:
@@ -117,7 +118,7 @@ def save(model: nn.Module, folder: Path, weights: dict[str, torch.Tensor], base_
     """Write what was trained: the adapter, or the whole model with the base's tokenizer.
 
     Args:
-        weights: from `vicuna.model.adapter.whole`.
+        weights: from `vicuna.model.adapter.gather_tensors`.
     """
     if isinstance(model, PeftModel):
         adapter.save_adapter(model, folder, weights)

@@ -13,11 +13,11 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import EvalPrediction, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from vicuna.args import RunFlags
 from vicuna.data.records import Examples, epoch_order, rank_batches
 from vicuna.errors import UserError
 from vicuna.prompt.templates import IGNORE_INDEX
 from vicuna.train.callbacks import StepRecord
+from vicuna.train.flags import RunFlags
 from vicuna.train.signals import Stopper
 
 SHOWN_RECORDS = 10

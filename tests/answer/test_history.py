@@ -5,8 +5,8 @@ import random
 
 import pytest
 
-from vicuna.answer import trim as memory
-from vicuna.answer.trim import KEPT, Lengths, fit
+from vicuna.answer import history
+from vicuna.answer.history import KEPT, Lengths, trim
 from vicuna.errors import UserError
 from vicuna.prompt.templates import prompt_ids
 from vicuna.prompt.tokenizer import TextTokenizer
@@ -57,9 +57,9 @@ def test_a_random_conversation_fits_whole_turns_or_is_refused_in_a_sentence(toke
     limit = min(CONTEXT - 1, CONTEXT if most is None else most)
     if alone > limit:
         with pytest.raises(UserError, match=f"the message needs {alone} tokens"):
-            fit(tokenizer, prompt_type, messages, CONTEXT, new, most)
+            trim(tokenizer, prompt_type, messages, CONTEXT, new, most)
     else:
-        found = fit(tokenizer, prompt_type, messages, CONTEXT, new, most)
+        found = trim(tokenizer, prompt_type, messages, CONTEXT, new, most)
         assert len(found.ids) <= found.budget <= limit
         assert len(found.ids) + found.max_new_tokens <= CONTEXT
         assert 1 <= found.max_new_tokens <= new
@@ -76,7 +76,7 @@ def test_a_conversation_that_grows_forgets_down_to_three_quarters_and_else_share
     messages, before, shared, trimmed = [], None, 0, 0
     for turn in range(60):
         messages.append({"role": "user", "content": f"{turn} " + text(chance, 2)})
-        found = fit(tokenizer, prompt_type, messages, CONTEXT, 100)
+        found = trim(tokenizer, prompt_type, messages, CONTEXT, 100)
         if before is not None and found.forgotten == before.forgotten:
             kept = sum(1 for _ in iter_common(before.ids, found.ids))
             # All but the template's end and the seam, where an answer is tokenised anew as history.
@@ -107,8 +107,8 @@ def test_what_is_forgotten_does_not_depend_on_who_asks_or_when(tokenizer):
         *(m for _ in range(30) for m in [*conversation(chance, 2)[-1:], {"role": "assistant", "content": "好"}])
     ]
     messages.append({"role": "user", "content": "最后"})
-    warm = fit(tokenizer, "chat", messages, CONTEXT, 100)
-    cold = fit(TextTokenizer(tokenizer.source.parent), "chat", messages, CONTEXT, 100)
+    warm = trim(tokenizer, "chat", messages, CONTEXT, 100)
+    cold = trim(TextTokenizer(tokenizer.source.parent), "chat", messages, CONTEXT, 100)
     assert cold == warm
     assert warm.forgotten > 0
 
@@ -116,12 +116,12 @@ def test_what_is_forgotten_does_not_depend_on_who_asks_or_when(tokenizer):
 def test_a_turn_tokenises_its_own_prompt_and_not_all_before_it_again(tokenizer, monkeypatch):
     counted = []
     real = prompt_ids
-    monkeypatch.setattr(memory, "prompt_ids", lambda *args: counted.append(1) or real(*args))
+    monkeypatch.setattr(history, "prompt_ids", lambda *args: counted.append(1) or real(*args))
     messages = []
     for turn in range(40):
         messages.append({"role": "user", "content": f"第{turn}个只问一次的问题"})
         counted.clear()
-        fit(tokenizer, "chat", messages, CONTEXT, 100)
+        trim(tokenizer, "chat", messages, CONTEXT, 100)
         messages.append({"role": "assistant", "content": "好的。"})
         assert len(counted) <= 12, turn  # of up to 40 prompts, and of the few that forgetting tries
 
@@ -136,10 +136,10 @@ def test_lengths_are_forgotten_one_by_one_and_found_again(tokenizer):
 
 
 def test_an_answer_longer_than_the_context_leaves_room_for_the_message(tokenizer):
-    found = fit(tokenizer, "chat", [{"role": "user", "content": "你好"}], CONTEXT, 9999)
+    found = trim(tokenizer, "chat", [{"role": "user", "content": "你好"}], CONTEXT, 9999)
     assert len(found.ids) + found.max_new_tokens == CONTEXT
 
 
 def test_messages_that_do_not_alternate_are_refused(tokenizer):
     with pytest.raises(UserError, match="found user, user"):
-        fit(tokenizer, "chat", [{"role": "user", "content": "一"}, {"role": "user", "content": "二"}], CONTEXT, 10)
+        trim(tokenizer, "chat", [{"role": "user", "content": "一"}, {"role": "user", "content": "二"}], CONTEXT, 10)

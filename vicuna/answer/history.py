@@ -51,7 +51,7 @@ class TooLong(UserError):
 
 
 @dataclass(frozen=True)
-class Fitted:
+class Trimmed:
     """A prompt that fits.
 
     Attributes:
@@ -69,14 +69,14 @@ class Fitted:
     max_new_tokens: int
 
 
-def fit(
+def trim(
     tokenizer: TextTokenizer,
     prompt_type: str,
     messages: Sequence[Message],
     context: int,
     max_new_tokens: int,
     max_memory: int | None = None,
-) -> Fitted:
+) -> Trimmed:
     """The prompt for the last message, with as many earlier turns as there is room for.
 
     Whole turns are left out, from the front. Once they do not fit, they go down to KEPT of the budget; which ones is
@@ -114,4 +114,4 @@ def fit(
             while first < last and length(first, last) > KEPT * budget:
                 first += 1
     shown = [*system, *others[2 * first :]]
-    return Fitted(prompt_ids(tokenizer, prompt_type, shown), shown, first, budget, new)
+    return Trimmed(prompt_ids(tokenizer, prompt_type, shown), shown, first, budget, new)

@@ -1,0 +1,126 @@
+"""Flags of what answers: one question or a conversation, who may ask, and how tokens are chosen."""
+
+import ipaddress
+import os
+from dataclasses import dataclass
+from typing import Literal
+
+from vicuna.args import at_least, check_seed, flag, switch
+from vicuna.errors import UserError
+from vicuna.prompt.templates import PROMPT_TYPES
+
+PRESETS = ("precise", "balanced", "creative", "beam", "original")
+
+
+@dataclass
+class AskFlags:
+    """One question at a time."""
+
+    lora_path: str = flag("", "adapter: a folder or a hub id; empty for the base alone")
+    text: str | None = flag(None, "answer this, print the answer and nothing else, and end")
+    input: str = flag("", "the record's second field, with --text")
+    show_beam: bool = flag(True, "show all beams while they grow")
+
+
+@dataclass
+class ChatFlags:
+    """Conversations."""
+
+    lora_path: list[str] = flag(
+        [],
+        "adapters to choose from on the page, each a folder or a hub id; the first is in use until another is chosen",
+    )
+    max_memory: int = flag(2048, "most tokens of a conversation that the model is shown")
+    show_beam: bool = flag(False, "show all beams while they grow")
+    save_path: str = flag("", "folder that Save writes conversations to; empty: the browser downloads them only")
+    cli: bool = flag(False, "chat in the terminal instead of opening the page")
+    api: bool = flag(False, "serve the OpenAI routes under /v1 beside the page")
+    api_key: str = flag("", "key that the routes ask for; better given as VICUNA_API_KEY")
+
+    def __post_init__(self) -> None:
+        at_least("--max_memory", self.max_memory, 0)
+        self.api_key = self.api_key or os.environ.get("VICUNA_API_KEY", "")
+        if self.cli and self.api:
+            raise UserError("--cli is a chat in the terminal, --api a server; give one of them.")
+
+
+@dataclass
+class ServeFlags:
+    """What is served, and to whom."""
+
+    prompt_type: Literal[PROMPT_TYPES] | None = flag(
+        None, "template around the question; default: what the adapter was trained with, else instruct"
+    )
+    use_typewriter: bool = flag(True, "stream the answer; 0 shows it when it is complete")
+    use_local: bool | None = switch("1: --lora_path is a folder here, never a hub id; 0: it is a hub id")
+    host: str = flag("127.0.0.1", "address the page listens on")
+    port: int = flag(7860, "port the page listens on")
+    share_link: bool = flag(False, "also open a public link through Gradio's service")
+    auth: list[str] = flag(
+        [], "user:password that the page asks for, several for several users; better given as VICUNA_AUTH"
+    )
+    max_queue: int = flag(64, "requests that may wait for the model")
+    cache_gib: float = flag(1.0, "memory for what earlier prompts have in common with the next, in GiB; 0 for none")
+    gpu_layers: int | None = flag(
+        None, "layers of a GGUF model to put on the GPU, 0 for none; default: all, where llama.cpp was built for one"
+    )
+
+    def __post_init__(self) -> None:
+        at_least("--max_queue", self.max_queue, 1)
+        at_least("--cache_gib", self.cache_gib, 0)
+        at_least("--gpu_layers", self.gpu_layers or 0, 0)
+        if not 0 < self.port < 65536:
+            raise UserError(f"--port {self.port} is not a port: expected 1 to 65535.")
+        self.auth = self.auth or os.environ.get("VICUNA_AUTH", "").split()
+        for n, account in enumerate(self.auth, 1):
+            user, colon, password = account.partition(":")
+            if not (user.strip() and colon and password):
+                # Not repeated here: it may be a password.
+                raise UserError(f"account {n} of --auth (or of VICUNA_AUTH) is not of the form user:password.")
+
+    @property
+    def reached_from_elsewhere(self) -> str:
+        """The flag that lets other machines reach what is served; "" when only this one does."""
+        if self.share_link:
+            return "--share_link"
+        try:
+            local = ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            local = self.host == "localhost"
+        return "" if local else f"--host {self.host}"
+
+
+@dataclass
+class DecodingFlags:
+    """How tokens are chosen, by GenerationConfig's names. Unset ones come from --preset, then from the base."""
+
+    preset: Literal[PRESETS] = flag("precise", "decoding settings to start from")
+    do_sample: bool | None = switch("draw tokens at random; default: on when a temperature, top-p or top-k is given")
+    num_beams: int | None = flag(None, "beams of beam search, 1 to 10")
+    temperature: float | None = flag(None, "0 is greedy; higher is more random")
+    top_p: float | None = flag(None, "draw from the likeliest tokens that together reach this probability")
+    top_k: int | None = flag(None, "draw from this many likeliest tokens; 0 for all")
+    max_new_tokens: int | None = flag(None, "longest answer in tokens; default 256")
+    min_new_tokens: int | None = flag(None, "shortest answer in tokens; default 1")
+    repetition_penalty: float | None = flag(None, "above 1 makes tokens already present less likely")
+    seed: int | None = flag(None, "fixes what sampling draws")
+
+    def __post_init__(self) -> None:
+        bounds = {
+            "num_beams": (1, 10), "temperature": (0, 10), "top_p": (0, 1), "top_k": (0, 1000),
+            "max_new_tokens": (1, 32768), "min_new_tokens": (0, 32768), "repetition_penalty": (0.1, 10),
+        }  # fmt: skip
+        for name, (low, high) in bounds.items():
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise UserError(f"--{name} {value} is out of range: expected {low} to {high}.")
+        if self.seed is not None:
+            check_seed(self.seed)
+        drawing = [name for name in ("temperature", "top_p", "top_k") if getattr(self, name)]
+        if self.do_sample is False and drawing:
+            raise UserError(
+                f"--do_sample False does not draw, so --{drawing[0]} {getattr(self, drawing[0])} would have no "
+                "effect; drop one."
+            )
+        if self.do_sample and self.temperature == 0:
+            raise UserError("--temperature 0 is greedy, which --do_sample True is not; drop one of them.")

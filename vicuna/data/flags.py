@@ -1,0 +1,53 @@
+"""Flags of the data: what is learnt, and how it becomes tokens."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from vicuna.args import at_least, flag
+from vicuna.errors import UserError
+from vicuna.prompt.templates import PROMPT_TYPES, TRAIN_TURNS
+
+
+@dataclass
+class DataFlags:
+    """What is learnt, and how it becomes tokens."""
+
+    data_path: list[str] = flag(
+        ["sample/instruct/data_sample.jsonl"],
+        "records: .json or .jsonl of instructions or dialogues in any known format, or of a field text; or a .txt of "
+        "documents separated by blank lines. Several files are mixed; my.jsonl:2 takes each training record of that "
+        "file twice an epoch, :0.5 half of them",
+    )
+    prompt_type: Literal[PROMPT_TYPES] = flag("instruct", "template around a record; text adds nothing")
+    cutoff_len: int = flag(
+        256, "longest example in tokens; a longer dialogue loses its oldest turns, a longer answer its end"
+    )
+    train_turns: Literal[TRAIN_TURNS] = flag(
+        "last", "answers of a dialogue to learn; all takes --prompt_type chat, and puts EOS behind each (chat_eos)"
+    )
+    train_on_inputs: bool = flag(False, "learn the prompt too, as the original in effect did")
+    test_size: int | None = flag(
+        None,
+        "records held out for evaluation, the same ones for every seed; 0 for none; default 5 %% of the records, at "
+        "most 200",
+    )
+    skip_bad_rows: bool = flag(False, "leave malformed records out, and count them, instead of stopping")
+    encoding: str | None = flag(
+        None, "text encoding of the data file; default: found out among UTF-8, UTF-16 and GB18030"
+    )
+    cache_path: str = flag(
+        "",
+        "folder for tokenised records, which later runs use again; default: chinese-vicuna in the user's cache folder",
+    )
+
+    def __post_init__(self) -> None:
+        at_least("--cutoff_len", self.cutoff_len, 8)
+        if self.train_turns == "all":
+            if self.prompt_type not in ("chat", "chat_eos"):
+                raise UserError(
+                    f"--train_turns all puts EOS behind every answer, which --prompt_type {self.prompt_type} does not "
+                    "know; use --prompt_type chat, or --train_turns last."
+                )
+            self.prompt_type = "chat_eos"
+        if self.test_size is not None:
+            at_least("--test_size", self.test_size, 0)

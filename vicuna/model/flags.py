@@ -1,0 +1,52 @@
+"""Flags of the base model and the adapter on it."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from vicuna.args import at_least, flag, switch
+from vicuna.errors import UserError
+
+
+@dataclass
+class ModelFlags:
+    """Which base model, and how precise."""
+
+    model_path: str = flag(
+        "models/tiny-llama-zh", "base model: a folder in Hugging Face format, or a hub id owner/name"
+    )
+    bits: Literal[4, 8, 16, 32] | None = flag(
+        None,
+        "precision of the base's weights: 8 and 4 through bitsandbytes (4 is NF4, double quantised), 16, 32; default 8",
+    )
+    int8: bool | None = switch("the original's spelling: 1 is --bits 8, 0 is --bits 16")
+
+    def __post_init__(self) -> None:
+        if self.int8 is not None:
+            meant = 8 if self.int8 else 16
+            if self.bits not in (None, meant):
+                raise UserError(
+                    f"--int8 {int(self.int8)} means --bits {meant}, but --bits {self.bits} was given; drop --int8."
+                )
+            self.bits = meant
+        self.bits = self.bits or 8
+
+
+@dataclass
+class LoraFlags:
+    """What is trained, and the adapter."""
+
+    train: Literal["lora", "full", "embeddings", "lora+embeddings"] = flag(
+        "lora",
+        "what is trained: the adapter's matrices; every weight, at --bits 16 or 32; the input embeddings and the head; "
+        "the adapter's matrices and these",
+    )
+    lora_r: int = flag(8, "rank of the adapter")
+    lora_alpha: int = flag(16, "scaling: the update is multiplied by alpha / r")
+    lora_dropout: float = flag(0.05, "dropout in front of the adapter, 0 to 1")
+    lora_target_modules: list[str] = flag(["q_proj", "v_proj"], "linear layers that get an adapter")
+
+    def __post_init__(self) -> None:
+        at_least("--lora_r", self.lora_r, 1)
+        at_least("--lora_alpha", self.lora_alpha, 1)
+        if not 0 <= self.lora_dropout < 1:
+            raise UserError(f"--lora_dropout {self.lora_dropout} is not a probability: expected 0 <= dropout < 1.")

@@ -1,0 +1,100 @@
+"""Flags of a training run: how long, how fast, where to; and the checks between them."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from vicuna.args import at_least, check_seed, flag
+from vicuna.errors import UserError
+
+OPTIMIZERS = (
+    *("adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit"),
+    *("adafactor", "lion_8bit", "paged_lion_8bit", "sgd"),
+)
+DEEPSPEED_CONFIG = "config-sample/ds_zero3.json"
+
+
+@dataclass
+class RunFlags:
+    """How long, how fast, where to."""
+
+    output_path: str = flag(
+        "lora-Vicuna", "folder for the adapter, run_args.json, loss.png, session.log and checkpoint-N/"
+    )
+    num_epoch: float = flag(3, "passes over the training records")
+    total_batch: int = flag(128, "records per optimizer step over all devices together")
+    micro_batch: int = flag(4, "records a device takes at once; lower it when memory runs out, nothing else changes")
+    learning_rate: float = flag(3e-4, "peak learning rate")
+    lr_scheduler: Literal["linear", "cosine", "constant_with_warmup"] = flag(
+        "linear", "shape of the learning rate over the steps"
+    )
+    warmup_steps: int | None = flag(None, "optimizer steps of rising learning rate; default 100")
+    warmup_ratio: float | None = flag(None, "the same as a share of all steps, instead of --warmup_steps")
+    weight_decay: float = flag(0.0, "AdamW's weight decay")
+    max_grad_norm: float = flag(1.0, "gradients are scaled down to this norm")
+    optim: Literal[OPTIMIZERS] = flag("adamw_torch", "optimizer, by transformers' name")
+    gradient_checkpointing: bool = flag(True, "recompute activations in the backward pass: less memory, more time")
+    seed: int = flag(42, "fixes the order of the records, the adapter's beginning and dropout")
+    eval_steps: int = flag(200, "optimizer steps between evaluations; 0 for none")
+    save_steps: int = flag(200, "optimizer steps between checkpoints; 0 for none")
+    save_total_limit: int = flag(30, "checkpoints to keep")
+    log_steps: int = flag(20, "optimizer steps between log lines")
+    resume_from_checkpoint: str | None = flag(
+        None,
+        "checkpoint-N of the same run to go on from, or auto for the latest whole one in --output_path; a folder with "
+        "only an adapter is started from with a new schedule",
+    )
+    lora_remote_checkpoint: str | None = flag(
+        None, "the same from the hub, when the folder above is not given or not there"
+    )
+    continue_schedule: str | None = flag(
+        None,
+        "checkpoint-N whose weights, optimizer and learning rate go on with other data, which starts at its beginning",
+    )
+    elastic: bool = flag(
+        False, "resume on another number of devices or with another micro batch: the same rows per step"
+    )
+    ignore_data_skip: bool = flag(False, "on resume, begin the data anew instead of where it stopped")
+    deepspeed: str | None = field(
+        default=None,
+        metadata={
+            "help": f"DeepSpeed config file for bases that outgrow one card; bare: {DEEPSPEED_CONFIG}",
+            "nargs": "?",
+            "const": DEEPSPEED_CONFIG,
+        },
+    )
+    fsdp: bool = flag(False, "cut the base in parts over several GPUs by PyTorch itself (FSDP2), at --bits 16 or 32")
+    wandb: bool = flag(False, "report to Weights & Biases")
+    plan_only: bool = flag(False, "check flags, records and base, print the plan and stop")
+    local_rank: int | None = flag(None, "accepted and unused: torchrun sets the environment")
+
+    def __post_init__(self) -> None:
+        for name in ("total_batch", "micro_batch", "log_steps", "save_total_limit"):
+            at_least(f"--{name}", getattr(self, name), 1)
+        for name in ("eval_steps", "save_steps", "seed", "weight_decay", "max_grad_norm"):
+            at_least(f"--{name}", getattr(self, name), 0)
+        for name in ("num_epoch", "learning_rate"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise UserError(f"--{name} {getattr(self, name)} must be above 0, and finite.")
+        check_seed(self.seed)
+        self._check_warmup()
+        self._check_pairs()
+
+    def _check_pairs(self) -> None:
+        if self.continue_schedule and (self.resume_from_checkpoint or self.lora_remote_checkpoint):
+            raise UserError(
+                "--continue_schedule goes on with other data, --resume_from_checkpoint with the same; give one of them."
+            )
+        if self.continue_schedule and (self.deepspeed or self.fsdp):
+            other = "--deepspeed" if self.deepspeed else "--fsdp"
+            raise UserError(f"--continue_schedule does not work with {other}; leave one of them out.")
+        if self.fsdp and self.deepspeed:
+            raise UserError("--fsdp and --deepspeed are two ways to cut a base in parts; give one of them.")
+
+    def _check_warmup(self) -> None:
+        if self.warmup_ratio is not None and self.warmup_steps is not None:
+            raise UserError("--warmup_steps and --warmup_ratio are two ways to say the same; give one of them.")
+        if self.warmup_ratio is not None and not 0 <= self.warmup_ratio < 1:
+            raise UserError(f"--warmup_ratio {self.warmup_ratio} is not a share of the steps: expected 0 <= ratio < 1.")
+        if self.warmup_steps is not None:
+            at_least("--warmup_steps", self.warmup_steps, 0)
