@@ -209,7 +209,7 @@ def mode_line(strings: dict[str, str], values: dict[str, Any]) -> str:
     hint = ""
     if not real["do_sample"]:
         hint = strings["zero"] if values["do_sample"] else strings["inert"]
-    return strings["mode"].format(decoding_mode=strings[decoding_mode(real)]) + hint
+    return strings["mode"].format(mode=strings[decoding_mode(real)]) + hint
 
 
 def paced(updates: Iterator[Update], typewriter: bool) -> Iterator[Update]:
