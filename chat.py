@@ -40,20 +40,14 @@ def main(model_flags: ModelFlags, chat: ChatFlags, serve: ServeFlags, decoding: 
 
         terminal.chat(assistant, chat, decoding)
         return
-    import gradio as gr
-
-    from vicuna.pages import chat as chat_page
-    from vicuna.pages import chat_browser, server
-    from vicuna.pages.strings import TRANSLATIONS
+    from vicuna.pages import chat_events, server
 
     routes = None
     if chat.api:
         from vicuna.api.routes import add_routes
 
         routes = partial(add_routes, assistant=assistant, chat=chat, serve=serve, decoding=decoding)
-    i18n = gr.I18n(**TRANSLATIONS)
-    page = chat_page.ChatPage(assistant, chat, serve, decoding, i18n)
-    server.serve(page.blocks, serve, i18n=i18n, css=chat_browser.CSS, head=chat_browser.HEAD, routes=routes)
+    server.serve(chat_events.build_page(assistant, chat, serve, decoding), serve, routes)
 
 
 if __name__ == "__main__":

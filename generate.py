@@ -10,6 +10,7 @@ import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from vicuna import log
@@ -43,116 +44,138 @@ def main(model_flags: ModelFlags, ask: AskFlags, serve: ServeFlags, decoding: De
         )
         print(last.text)
         return
-    import gradio as gr
-
     from vicuna.pages import server
-    from vicuna.pages.components import CSS
-    from vicuna.pages.strings import TRANSLATIONS
 
-    i18n = gr.I18n(**TRANSLATIONS)
-    server.serve(page(assistant, ask, serve, decoding, i18n), serve, i18n=i18n, css=CSS)
+    server.serve(build_page(assistant, ask, serve, decoding), serve)
 
 
-def page(assistant: Any, flags: AskFlags, serve: ServeFlags, decoding: DecodingFlags, i18n: Any) -> Any:
+def build_page(assistant: Any, flags: AskFlags, serve: ServeFlags, decoding: DecodingFlags) -> Any:
     """The page: question and settings on the left, the streamed answer on the right."""
     import gradio as gr
 
-    from vicuna.answer.stream import generation_kwargs
-    from vicuna.pages import components, server
-    from vicuna.pages.markup import LATEX_DELIMITERS, display
+    from vicuna.pages import assets, server
 
-    running: dict[str, threading.Event] = {}  # browser session -> what its Stop button sets
+    with gr.Blocks(title="Chinese-Vicuna", **server.BLOCKS_KWARGS) as blocks:
+        parts = lay_out(assistant, flags, decoding)
+        connect(blocks, parts, make_handlers(assistant, serve, decoding))
+    return server.Page(blocks, assets.CSS)
 
+
+def lay_out(assistant: Any, flags: AskFlags, decoding: DecodingFlags) -> SimpleNamespace:
+    """What is on the page, made inside of its `gr.Blocks`: the parts that events read or change."""
+    import gradio as gr
+
+    from vicuna.pages.decoding_controls import ASK_CONTROLS, DecodingControls, all_beams_checkbox
+    from vicuna.pages.localization import i18n
+    from vicuna.pages.markup import LATEX_DELIMITERS
+
+    parts = SimpleNamespace()
+    parts.status = gr.Markdown(elem_id="status")
+    parts.cut_ids, parts.no_ids = gr.State([]), gr.State([])  # of an answer that a limit cut, and of none
+    with gr.Row(elem_id="columns"):
+        with gr.Column(scale=2, elem_id="left"):
+            with gr.Column(elem_id="ask"):
+                parts.question = gr.Textbox(
+                    label=i18n("question"), placeholder=i18n("question_hint"), lines=2, elem_id="question"
+                )
+                with gr.Row():
+                    parts.generate = gr.Button(i18n("generate"), variant="primary", elem_id="generate")
+                    parts.stop = gr.Button(i18n("stop"), elem_id="stop")
+            with gr.Column(elem_id="controls"):
+                parts.decoding = DecodingControls(ASK_CONTROLS, decoding, assistant.engine)
+                parts.all_beams = all_beams_checkbox(flags.show_beam, assistant.engine.max_beams)
+                with gr.Accordion(i18n("extra"), open=False):
+                    parts.extra = gr.Textbox(show_label=False, placeholder=i18n("extra_hint"), lines=2, elem_id="extra")
+                gr.Examples(_examples(), parts.question, label=i18n("examples"))
+        with gr.Column(scale=3, elem_id="right"):
+            parts.output = gr.Markdown(
+                container=True, min_height=320, buttons=["copy"], elem_id="output", line_breaks=True,
+                latex_delimiters=LATEX_DELIMITERS,
+            )  # fmt: skip
+            parts.plain = gr.Textbox(visible="hidden", elem_id="plain")
+            parts.stats = gr.Markdown(elem_id="stats")
+            parts.resume = gr.Button(i18n("continue"), visible=False, elem_id="continue")
+            with gr.Accordion(i18n("prompt"), open=False, elem_id="sent"):
+                parts.sent = gr.Textbox(show_label=False, lines=6, interactive=False, elem_id="prompt")
+    return parts
+
+
+def make_handlers(assistant: Any, serve: ServeFlags, decoding: DecodingFlags) -> SimpleNamespace:
+    """What the events call: answer a question, stop the answer, forget a tab that is closed, head the page."""
+    import gradio as gr
+
+    from vicuna.pages import rendering
+    from vicuna.pages.decoding_controls import kwargs_from_controls
+    from vicuna.pages.events import throttle
+    from vicuna.pages.localization import request_strings
+    from vicuna.pages.markup import safe_markdown
+
+    stops: dict[str, threading.Event] = {}  # session of a tab -> what ends the answer that it is getting
+
+    # The page's API calls the parameters by these names.
     def answer(
         request: gr.Request, question: str, extra: str, before: list[int], all_beams: bool, *values: Any
     ) -> Iterator[list]:
-        strings = components.words(request)
+        strings, session = request_strings(request), request.session_hash
         if not question.strip():
             yield [gr.skip(), strings["empty"], gr.skip(), gr.skip(), [], gr.skip()]
             return
         messages = [{"role": "user", "content": question, "input": extra or ""}]
-        text = assistant.tokenizer.decode_continuation
-        stop_running(request)
-        stop = running[request.session_hash] = threading.Event()
+        detokenize = assistant.tokenizer.decode_continuation
+        stop(request)
+        ended = stops[session] = threading.Event()
         try:
             prompt_ids = assistant.prompt_ids(messages)
             sent = f"{strings['tokens'].format(tokens=len(prompt_ids))}\n\n{assistant.prompt_text(messages)}"
-            yield [components.CURSOR, "", sent, gr.update(visible=False), [], ""]
-            updates = assistant.stream(
-                prompt_ids + before, components.chosen(values), decoding.seed, stop, client=request.session_hash
-            )
-            for update in components.paced(updates, serve.use_typewriter):
-                if running.get(request.session_hash) is not stop:
+            yield [rendering.CURSOR, "", sent, gr.update(visible=False), [], ""]
+            generation = kwargs_from_controls(values)
+            updates = assistant.stream(prompt_ids + before, generation, decoding.seed, ended, client=session)
+            for update in throttle(updates, serve.use_typewriter):
+                if stops.get(session) is not ended:
                     return  # the tab has asked something else, or is closed
-                shown = components.show_answer(strings, update, text(before), all_beams)
-                plain = text(before) + update.text if update.finish else gr.skip()
+                shown = rendering.answer_markdown(strings, update, detokenize(before), all_beams)
+                plain = detokenize(before) + update.text if update.finish else gr.skip()
                 ids = [*before, *update.beams[0].ids] if update.finish == "length" else []
-                yield [shown, components.stats_line(strings, update), sent, gr.update(visible=bool(ids)), ids, plain]
+                yield [shown, rendering.stats_line(strings, update), sent, gr.update(visible=bool(ids)), ids, plain]
         except UserError as error:
-            yield [gr.skip(), components.notice(error), gr.skip(), gr.update(visible=False), [], gr.skip()]
+            yield [gr.skip(), rendering.notice(error), gr.skip(), gr.update(visible=False), [], gr.skip()]
         finally:
-            stop.set()
+            ended.set()
 
-    def heading(request: gr.Request) -> str:
-        return f"## Chinese-Vicuna 中文小羊驼\n\n{display(assistant.status(components.words(request)['status']))}"
-
-    def stop_running(request: gr.Request) -> None:
-        if request.session_hash in running:
-            running[request.session_hash].set()
+    def stop(request: gr.Request) -> None:
+        if request.session_hash in stops:
+            stops[request.session_hash].set()
 
     def forget(request: gr.Request) -> None:
-        stop_running(request)
-        running.pop(request.session_hash, None)
+        stop(request)
+        stops.pop(request.session_hash, None)
 
-    values = components.start_values(
-        components.ONE_QUESTION, decoding.preset, generation_kwargs(decoding, assistant.engine.generation_config)
-    )
-    with gr.Blocks(title="Chinese-Vicuna", **server.BLOCKS) as blocks:
-        status = gr.Markdown(elem_id="status")
-        before, none = gr.State([]), gr.State([])
-        with gr.Row(elem_id="columns"):
-            with gr.Column(scale=2, elem_id="left"):
-                with gr.Column(elem_id="ask"):
-                    question = gr.Textbox(
-                        label=i18n("question"), placeholder=i18n("question_hint"), lines=2, elem_id="question"
-                    )
-                    with gr.Row():
-                        generate = gr.Button(i18n("generate"), variant="primary", elem_id="generate")
-                        stop = gr.Button(i18n("stop"), elem_id="stop")
-                with gr.Column(elem_id="controls"):
-                    controls = components.Decoding(i18n, decoding.preset, values, max_beams=assistant.engine.max_beams)
-                    all_beams = components.beams_checkbox(i18n, flags.show_beam, assistant.engine.max_beams)
-                    with gr.Accordion(i18n("extra"), open=False):
-                        extra = gr.Textbox(show_label=False, placeholder=i18n("extra_hint"), lines=2, elem_id="extra")
-                    gr.Examples(_examples(), question, label=i18n("examples"))
-            with gr.Column(scale=3, elem_id="right"):
-                output = gr.Markdown(
-                    container=True, min_height=320, buttons=["copy"], elem_id="output", line_breaks=True,
-                    latex_delimiters=LATEX_DELIMITERS,
-                )  # fmt: skip
-                plain = gr.Textbox(visible="hidden", elem_id="plain")
-                stats = gr.Markdown(elem_id="stats")
-                go_on = gr.Button(i18n("continue"), visible=False, elem_id="continue")
-                with gr.Accordion(i18n("prompt"), open=False, elem_id="sent"):
-                    sent = gr.Textbox(show_label=False, lines=6, interactive=False, elem_id="prompt")
-        outputs = [output, stats, sent, go_on, before, plain]
-        tail = [all_beams, *controls.inputs]
-        ask = {
-            "fn": answer,
-            "outputs": outputs,
-            "show_progress": "hidden",
-            "concurrency_limit": server.ANSWERS,
-            "concurrency_id": "model",
-            "trigger_mode": "multiple",  # "once" drops a click until the answer before is closed, not only shown
-        }
-        gr.on([generate.click, question.submit], inputs=[question, extra, none, *tail], api_name="predict", **ask)
-        go_on.click(inputs=[question, extra, before, *tail], api_name="continue", **ask)
-        stop.click(stop_running, **components.QUIET)
-        output.copy(None, plain, None, js=components.COPY)
-        blocks.unload(forget)
-        blocks.load(heading, None, status, **components.QUIET)
-        controls.describe_on(blocks)
-    return blocks
+    def heading(request: gr.Request) -> str:
+        status = assistant.status(request_strings(request)["status"])
+        return f"## Chinese-Vicuna 中文小羊驼\n\n{safe_markdown(status)}"
+
+    return SimpleNamespace(answer=answer, stop=stop, forget=forget, heading=heading)
+
+
+def connect(blocks: Any, parts: SimpleNamespace, handlers: SimpleNamespace) -> None:
+    """Which handler each event calls."""
+    import gradio as gr
+
+    from vicuna.pages.assets import COPY_TEXT
+    from vicuna.pages.events import ANSWERING, IMMEDIATE
+
+    outputs = [parts.output, parts.stats, parts.sent, parts.resume, parts.cut_ids, parts.plain]
+    settings = [parts.all_beams, *parts.decoding.inputs]
+    answering = {"fn": handlers.answer, "outputs": outputs, **ANSWERING}
+    asked = [parts.question, parts.extra, parts.no_ids, *settings]
+    gr.on([parts.generate.click, parts.question.submit], inputs=asked, api_name="predict", **answering)
+    resumed = [parts.question, parts.extra, parts.cut_ids, *settings]
+    parts.resume.click(inputs=resumed, api_name="continue", **answering)
+    parts.stop.click(handlers.stop, **IMMEDIATE)
+    parts.output.copy(None, parts.plain, None, js=COPY_TEXT)
+    blocks.unload(handlers.forget)
+    blocks.load(handlers.heading, None, parts.status, **IMMEDIATE)
+    parts.decoding.connect_mode_line(blocks)
 
 
 def _examples() -> list[str]:

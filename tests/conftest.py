@@ -3,15 +3,11 @@
 import importlib.util
 import json
 import os
-import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import threading
-import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -33,10 +29,6 @@ VOCAB_SIZE = 1800
 CONTEXT = 512
 # Files that take longest, for workers that take one file at a time: begun last, one of them would run on alone.
 LONGEST = ("finetune", "signals", "sharding", "kill_resume", "trainable", "verify_export", "scripts", "program")
-CHROMIUM_FLAGS = [
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -144,64 +136,9 @@ def program() -> Iterator[Callable[..., subprocess.CompletedProcess]]:
         one.server.wait(timeout=60)
 
 
-# Not for the session: while Playwright runs, asyncio.run fails in its thread.
-@pytest.fixture(scope="module")
-def browser() -> Iterator:
-    """A headless Chromium; a test that needs one is skipped without, or fails where VICUNA_REQUIRE_BROWSER is set."""
-    from playwright.sync_api import Error, sync_playwright
-
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-    found = next((path for name in names if (path := shutil.which(name))), None)
-    with sync_playwright() as playwright:
-        try:
-            browser = playwright.chromium.launch(executable_path=found, args=CHROMIUM_FLAGS)
-        except Error as error:
-            reason = f"no Chromium to drive the page with: {str(error).splitlines()[0]}"
-            if os.environ.get("VICUNA_REQUIRE_BROWSER"):
-                pytest.fail(reason)
-            pytest.skip(reason)
-        yield browser
-        browser.close()
-
-
 @pytest.fixture(scope="session")
 def slow_base(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny base's tokenizer with random weights that take some 20 ms a token: slow enough to watch and to stop."""
     from tests.served import make_slow
 
     return make_slow(tiny_base, tmp_path_factory.mktemp("slow") / "base")
-
-
-@pytest.fixture(scope="module")
-def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., str]]:
-    """serving("chat.py", "--bits", 32): serve a page until the module's tests are done; its address."""
-    servers = []
-
-    def serve(*argv: object, env: dict[str, str] | None = None) -> str:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        said = tmp_path_factory.mktemp("served") / "said"
-        with said.open("w", encoding="utf-8") as file:
-            server = subprocess.Popen(
-                [sys.executable, *map(str, argv), "--port", str(port)],
-                cwd=ROOT,
-                env={**os.environ, "CUDA_VISIBLE_DEVICES": "", **(env or {})},
-                stdout=file,
-                stderr=file,
-            )
-        servers.append(server)
-        url = f"http://127.0.0.1:{port}/"
-        for _ in range(240):
-            try:
-                urllib.request.urlopen(url, timeout=20)
-                return url
-            except OSError:
-                assert server.poll() is None, said.read_text(encoding="utf-8")
-                time.sleep(0.5)
-        raise AssertionError(f"{argv[0]} did not answer at {url}")
-
-    yield serve
-    for server in servers:
-        server.terminate()
-        server.wait(timeout=60)

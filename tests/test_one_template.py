@@ -3,7 +3,8 @@
 Compared, id by id, for each of the seven prompt types (a seventh of the dialogues each):
 
     training      what `vicuna.prompt.templates.encode` puts in front of the answer that is learnt
-    chat page     `Talk.fit`, on transformers and on the GGUF that tools/export_gguf.py makes of the merged folder
+    chat page     `ChatController.trim`, on transformers and on the GGUF that tools/export_gguf.py makes of the merged
+                  folder
     API           the request of /v1/chat/completions as `vicuna.api.request.chat` reads it, on both as well
     one question  `Assistant.prompt_ids`, which generate.py asks with (records with an input; the two above have none)
     chat_template the template in the folder that tools/merge_lora.py wrote, read back by AutoTokenizer: text behind
@@ -44,8 +45,8 @@ from vicuna.answer.flags import ChatFlags, DecodingFlags, ServeFlags
 from vicuna.api import request as api_request
 from vicuna.gguf.library import load_llama_cpp
 from vicuna.model.flags import ModelFlags
-from vicuna.pages.chat_runs import Options
-from vicuna.pages.chat_turns import Talk
+from vicuna.pages.chat_controller import ChatController
+from vicuna.pages.chat_queue import ChatSettings
 from vicuna.prompt.chat_template import chat_template
 from vicuna.prompt.templates import IGNORE_INDEX, PROMPT_TYPES, TEMPLATES, Encoded, encode, render, split_system
 from vicuna.prompt.tokenizer import TextTokenizer
@@ -99,7 +100,7 @@ class Paths:
     trained: TextTokenizer
     merged: Path
     hugging_face: Any  # AutoTokenizer
-    served: dict[str, Talk]  # the chat page on transformers and on GGUF
+    served: dict[str, ChatController]  # the chat page on transformers and on GGUF
     llama_cpp: Any = None
 
     def stops(self) -> list[set[int]]:
@@ -120,12 +121,12 @@ class Paths:
     def asked(self, messages: list[dict]) -> dict[str, list[int]]:
         """Where a prompt comes from -> its ids."""
         found = {}
-        for name, talk in self.served.items():
-            found[f"one question, {name}"] = talk.assistant.prompt_ids(messages)
+        for name, controller in self.served.items():
+            found[f"one question, {name}"] = controller.assistant.prompt_ids(messages)
             if "input" not in messages[-1]:
-                found[f"chat page, {name}"] = talk.fit(messages, options(talk.assistant)).ids
+                found[f"chat page, {name}"] = controller.trim(messages, settings(controller.assistant)).ids
                 flags, body = ChatFlags(max_memory=CONTEXT), {"messages": messages}
-                ask = api_request.chat(body, talk.assistant, flags, DecodingFlags(), "127.0.0.1:1")
+                ask = api_request.chat(body, controller.assistant, flags, DecodingFlags(), "127.0.0.1:1")
                 found[f"API, {name}"] = ask.prompts[0]
         return found
 
@@ -136,8 +137,8 @@ class Paths:
         return text.removeprefix(self.hugging_face.bos_token)
 
 
-def options(assistant: Assistant) -> Options:
-    return Options("", assistant.first.prompt_type, "", CONTEXT, False, {"max_new_tokens": 1})
+def settings(assistant: Assistant) -> ChatSettings:
+    return ChatSettings("", assistant.first.prompt_type, "", CONTEXT, False, {"max_new_tokens": 1})
 
 
 def paths(base: Path, place: Path, prompt_type: str) -> Paths:
@@ -149,7 +150,7 @@ def paths(base: Path, place: Path, prompt_type: str) -> Paths:
     merge.main(merge.MergeFlags(model_path=str(base), lora_path=[str(adapter)], out_path=str(merged)))
     file = export(merged, place / "merged.gguf", "f16")
     served = {
-        name: Talk(load_assistant(ModelFlags(model_path=str(path), bits=32), ServeFlags()), None, True)
+        name: ChatController(load_assistant(ModelFlags(model_path=str(path), bits=32), ServeFlags()), None, True)
         for name, path in (("hf", merged), ("gguf", file))
     }
     found = Paths(prompt_type, TextTokenizer(base), merged, AutoTokenizer.from_pretrained(merged), served)

@@ -17,10 +17,10 @@ from openai import OpenAI
 
 from tests.served import assistant_of, free_port, make_adapter
 from vicuna.answer.flags import ChatFlags, DecodingFlags
-from vicuna.answer.stream import generation_kwargs
 from vicuna.args import parse
-from vicuna.pages import components, conversation, terminal
-from vicuna.pages.chat_turns import Talk
+from vicuna.pages import conversation, terminal
+from vicuna.pages.chat_controller import ChatController
+from vicuna.pages.decoding_controls import CHAT_CONTROLS
 from vicuna.pages.strings import STRINGS
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -75,16 +75,14 @@ def test_every_way_to_ask_gives_the_same_answer(client, program, tiny_base, adap
     assistant = assistant_of(tiny_base, adapter)
     terminal.chat(assistant, ChatFlags(), drawn)
     by_terminal = capsys.readouterr().out
-    decoding = components.start_values(
-        components.CHAT, drawn.preset, generation_kwargs(drawn, assistant.engine.generation_config)
-    )
+    decoding = CHAT_CONTROLS.initial_values(drawn, assistant.engine)
     controls = ["obeys", "instruct", "", 2048, False, *decoding.values()]
-    talk = Talk(assistant, seed=3, typewriter=True)
-    changes = list(talk.send(STRINGS["en"], "tab", conversation.keep([]), QUESTION, None, controls))
-    kept = [change["kept"] for change in changes if "kept" in change][-1]
+    controller = ChatController(assistant, seed=3, typewriter=True)
+    changes = list(controller.send(STRINGS["en"], "tab", conversation.serialize([]), QUESTION, None, controls))
+    stored = [change["stored"] for change in changes if "stored" in change][-1]
     assert by_api
     assert by_terminal == f"{by_api}\n"
-    assert conversation.kept(kept)[0][-1]["content"] == by_api
+    assert conversation.deserialize(stored)[0][-1]["content"] == by_api
     assert by_generate == f"{by_api}\n".replace("\r\n", "\n")  # as files of text are read
 
 

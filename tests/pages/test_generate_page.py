@@ -5,8 +5,7 @@ import socket
 
 import pytest
 
-from vicuna.answer.stream import Beam, Update
-from vicuna.pages.components import ONE_QUESTION, SLIDERS, mode_line, show_answer, stats_line
+from tests.pages.driven import copied, hold_requests, open_settings, release, set_slider, settle
 from vicuna.pages.strings import STRINGS
 
 
@@ -51,23 +50,6 @@ def shown(page) -> str:
     return page.evaluate("document.querySelector('#output .md')?.innerText ?? ''")
 
 
-def set_slider(page, name: str, value: float) -> None:
-    page.locator(f"#{name} input[type=number]").fill(str(value))
-    page.locator(f"#{name} input[type=number]").press("Tab")
-
-
-def copied(page, expected: str) -> str:
-    """What the clipboard holds: once it is what is expected, else in the end, for a copy button takes its time."""
-    return page.evaluate(
-        """async (expected) => {
-            for (let look = 0; look < 600 && await navigator.clipboard.readText() !== expected; look++)
-                await new Promise((done) => setTimeout(done, 50));
-            return navigator.clipboard.readText();
-        }""",
-        expected,
-    )
-
-
 def wait_for_opacities(page, expected: str) -> None:
     """Wait until all sliders that only sampling looks at are that grey."""
     page.wait_for_function(
@@ -77,18 +59,6 @@ def wait_for_opacities(page, expected: str) -> None:
     )
 
 
-def open_settings(page) -> None:
-    """Open the settings; Gradio puts values in place once more in the frame after they appear."""
-    page.locator("#settings button").first.click()
-    page.wait_for_selector("#temperature input[type=number]")
-    next_frames(page)
-
-
-def next_frames(page) -> None:
-    """Return once the page has drawn what it has, and what Gradio does in the next frame is done."""
-    page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done))))")
-
-
 def wait_for_stats(page, pattern: str) -> str:
     page.wait_for_function(
         "pattern => new RegExp(pattern).test(document.querySelector('#stats').innerText)", arg=pattern
@@ -96,40 +66,15 @@ def wait_for_stats(page, pattern: str) -> str:
     return page.inner_text("#stats")
 
 
-def held_back(page) -> list:
-    """The calls that the page makes from now on, without an answer until `answer` lets them go."""
-    held = []
-    page.route("**/run/**", lambda route: held.append(route))
-    return held
-
-
-def settle(page) -> None:
-    """Return once the page has made of the answers what it makes of them, and `held_back` has its next calls."""
-    next_frames(page)
-    page.evaluate("fetch(location.href)")
-
-
-def answer(page, held: list) -> None:
-    """Let the calls go that were held back, the latest first; and those that come of their answers."""
-    settle(page)
-    assert held
-    while held:
-        route = held.pop()
-        with page.expect_response(lambda response, request=route.request: response.request == request):
-            route.continue_()
-        settle(page)
-    page.unroute("**/run/**")
-
-
 @pytest.mark.browser
 def test_a_late_answer_about_one_control_does_not_hide_what_another_changed(open_page):
     page = open_page()
     open_settings(page)
-    held = held_back(page)
+    held = hold_requests(page)
     page.locator("#do_sample input").click()
     settle(page)
     set_slider(page, "temperature", 0)
-    answer(page, held)
+    release(page, held)
     page.wait_for_function("document.querySelector('#mode').innerText.includes('Temperature 0 is greedy')")
     page.wait_for_selector("#top_p input[type=number]:disabled")
 
@@ -138,11 +83,11 @@ def test_a_late_answer_about_one_control_does_not_hide_what_another_changed(open
 def test_the_preset_that_is_clicked_last_fills_the_sliders(open_page):
     page = open_page()
     open_settings(page)
-    held = held_back(page)
+    held = hold_requests(page)
     page.locator("#preset input[value=beam]").click()
     settle(page)
     page.locator("#preset input[value=creative]").click()
-    answer(page, held)
+    release(page, held)
     page.wait_for_function("document.querySelector('#mode').innerText.includes('sampling.')")
     assert page.locator("#num_beams input[type=number]").input_value() == "1"
     assert page.locator("#preset input[value=creative]").is_checked()
@@ -153,9 +98,9 @@ def test_a_late_answer_about_half_of_a_preset_does_not_hide_the_other_half(open_
     page = open_page()
     page.locator("#preset input[value=creative]").click()
     page.wait_for_function("document.querySelector('#mode').innerText.includes('sampling.')")
-    held = held_back(page)
+    held = hold_requests(page)
     page.locator("#preset input[value=beam]").click()  # no sampling, and four beams
-    answer(page, held)
+    release(page, held)
     page.wait_for_function("document.querySelector('#mode').innerText.includes('beam search')")
 
 
@@ -371,37 +316,3 @@ def test_the_page_asks_no_other_server(open_page, address):
     wait_for_stats(page, "tokens")
     page.click("#stop")
     assert [url for url in page.requested if not url.startswith((address, "data:", "blob:"))] == []
-
-
-def test_the_sliders_have_the_originals_ranges():
-    assert SLIDERS["temperature"][:2] == (0, 1)
-    assert SLIDERS["top_k"] == (0, 100, 1)
-    assert SLIDERS["num_beams"] == (1, 10, 1)
-    assert SLIDERS["max_new_tokens"] == (1, 2000, 1)
-    assert SLIDERS["min_new_tokens"] == (1, 300, 1)
-    assert SLIDERS["repetition_penalty"] == (0.1, 10, 0.1)
-    original = ONE_QUESTION.values("original")
-    assert [original[name] for name in SLIDERS] == [0.1, 0.75, 40, 4, 256, 1, 2.0]
-
-
-def test_both_languages_have_the_same_strings():
-    assert STRINGS["en"].keys() == STRINGS["zh"].keys()
-    for key, english in STRINGS["en"].items():
-        assert re.findall(r"\{\w+", english) == re.findall(r"\{\w+", STRINGS["zh"][key]), key
-
-
-def test_the_lines_of_an_update_name_speed_reason_and_beams():
-    update = Update([Beam([5, 6], "甲", -0.5), Beam([5, 7], "乙", -0.9)], 2, 1.2, 0.2, "length", cut_character=True)
-    line = stats_line(STRINGS["en"], update)
-    assert line.startswith("2 tokens · 1.0 tokens/s · first token 0.20 s · length limit reached")
-    assert "incomplete" in line
-    shown = show_answer(STRINGS["zh"], update)
-    assert "第 1 束 · -0.50 · 最终" in shown
-    assert "第 2 束 · -0.90**" in shown
-    assert show_answer(STRINGS["zh"], update, all_beams=False) == "甲"
-
-
-def test_the_mode_line_says_what_has_no_effect():
-    greedy = ONE_QUESTION.values("precise")
-    assert mode_line(STRINGS["en"], greedy).endswith("moving one switches sampling on.")
-    assert mode_line(STRINGS["en"], {**greedy, "do_sample": True}) == "Decoding now: **sampling**."

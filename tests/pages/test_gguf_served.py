@@ -6,8 +6,7 @@ import pytest
 from openai import BadRequestError, OpenAI
 
 from tests.gguf.gguf_models import export
-from tests.pages.test_chat_page import answers, ask, kept, questions, retry, send, visit, wait_idle  # noqa: F401
-from tests.pages.test_generate_page import open_settings
+from tests.pages.driven import answers, ask, open_settings, questions, retry, send, stored, wait_idle
 from tests.served import make_adapter
 
 pytest.importorskip("gguf", reason="gguf is not installed: bash scripts/install_cpp.sh")
@@ -117,17 +116,17 @@ def test_beams_are_refused_before_the_model_is_loaded(tmp_path, flags, said):
 
 
 @pytest.mark.browser
-def test_the_page_answers_with_the_adapter_and_without_as_the_api_does(visit, direct):  # noqa: F811
+def test_the_page_answers_with_the_adapter_and_without_as_the_api_does(visit, direct):
     page = visit()
     status = page.inner_text("#status")
     assert f"base {BASE}" in status
     assert re.search(rf"adapter {ADAPTER} \(r 4\) · f32 · llama\.cpp", status)
 
     ask(page, QUESTION)
-    assert kept(page, 2)[1]["content"] == direct(ADAPTER)
+    assert stored(page, 2)[1]["content"] == direct(ADAPTER)
     assert f"{ADAPTER} · 20 tokens" in answers(page)[0]
     retry(page)
-    assert kept(page, 2)[1]["content"] == direct(ADAPTER)
+    assert stored(page, 2)[1]["content"] == direct(ADAPTER)
 
     page.click("#new")
     page.wait_for_function("document.querySelectorAll('#chat .user').length === 0")
@@ -136,13 +135,13 @@ def test_the_page_answers_with_the_adapter_and_without_as_the_api_does(visit, di
     page.click("#prompt_type input")
     page.get_by_role("option", name="chat", exact=True).click()
     ask(page, QUESTION)
-    assert kept(page, 2)[1]["content"] == direct("")
+    assert stored(page, 2)[1]["content"] == direct("")
     assert page.problems == []
 
 
 @pytest.mark.browser
 @pytest.mark.parametrize("language", ["en-US", "zh-CN"])
-def test_beam_controls_are_grey_and_say_why(visit, language):  # noqa: F811
+def test_beam_controls_are_grey_and_say_why(visit, language):
     page = visit(language)
     open_settings(page)
     for name, kinds in (("num_beams", ("number", "range")), ("show_beam", ("checkbox",))):
@@ -155,7 +154,7 @@ def test_beam_controls_are_grey_and_say_why(visit, language):  # noqa: F811
 
 
 @pytest.mark.browser
-def test_stop_ends_an_answer_of_llama_cpp_and_the_next_one_is_whole(visit, direct):  # noqa: F811
+def test_stop_ends_an_answer_of_llama_cpp_and_the_next_one_is_whole(visit, direct):
     page = visit()
     open_settings(page)
     for name in ("max_new_tokens", "min_new_tokens"):
@@ -172,5 +171,5 @@ def test_stop_ends_an_answer_of_llama_cpp_and_the_next_one_is_whole(visit, direc
     page.click("#new")
     page.wait_for_function("document.querySelectorAll('#chat .user').length === 0")
     ask(page, QUESTION)
-    assert kept(page, 2)[1]["content"] == direct(ADAPTER)
+    assert stored(page, 2)[1]["content"] == direct(ADAPTER)
     assert questions(page) == [QUESTION]

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from vicuna.pages.markup import LATEX_DELIMITERS, display
+from vicuna.pages.markup import LATEX_DELIMITERS, safe_markdown
 
 # Of these, hostile texts are drawn; test_chat_page.py shows some to a real browser.
 PIECES = (
@@ -92,7 +92,7 @@ def maths(text: str, block: bool = False) -> str:
     ],
 )
 def test_prose(text, shown):
-    assert display(text) == shown
+    assert safe_markdown(text) == shown
 
 
 @pytest.mark.parametrize(
@@ -113,13 +113,13 @@ def test_prose(text, shown):
     ],
 )
 def test_code(text, shown):
-    assert display(text).strip("\n") == shown
+    assert safe_markdown(text).strip("\n") == shown
 
 
 @pytest.mark.parametrize("seed", range(300))
 def test_nothing_of_a_texts_own_punctuation_opens_code_or_html_outside_the_fences_that_are_written_for_it(seed):
     chance = random.Random(seed)
-    shown = display("".join(chance.choices(PIECES, k=chance.randint(1, 30))))
+    shown = safe_markdown("".join(chance.choices(PIECES, k=chance.randint(1, 30))))
     lines = iter(shown.split("\n"))
     outside = []
     for line in lines:

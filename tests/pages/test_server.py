@@ -1,4 +1,4 @@
-"""The doors of a page over plain HTTP: what they let in, what they refuse, who may log in."""
+"""What guards a page over plain HTTP: what is let through, what is refused, who may log in."""
 
 import socket
 
@@ -9,17 +9,16 @@ from starlette.testclient import TestClient
 
 from vicuna.answer.flags import ChatFlags, ServeFlags
 from vicuna.errors import UserError
-from vicuna.pages.server import BLOCKS, BODY_LIMIT, application, login
-from vicuna.pages.strings import TRANSLATIONS
+from vicuna.pages.server import BLOCKS_KWARGS, MAX_BODY_BYTES, Page, application, authenticator
 
 
 def client(routes=None, **flags) -> TestClient:
-    """A small page behind the doors."""
-    with gr.Blocks(**BLOCKS) as blocks:
+    """A small page behind the middleware."""
+    with gr.Blocks(**BLOCKS_KWARGS) as blocks:
         box = gr.Textbox()
         box.submit(lambda text: text, box, box, api_name="queued", concurrency_id="model")
         gr.Button().click(lambda text: text, box, box, api_name="direct", queue=False)
-    app = application(blocks, ServeFlags(**flags), i18n=gr.I18n(**TRANSLATIONS), css="", routes=routes)
+    app = application(Page(blocks, css=""), ServeFlags(**flags), routes)
     return TestClient(app, client=("127.0.0.1", 1))
 
 
@@ -45,7 +44,7 @@ def test_the_page_and_what_it_asks_for_are_there(page):
         *("/assets/..%2f..%2f..%2f..%2fetc/passwd", "/custom_component/x", "/docs", "/openapi.json", "/svelte/..%2fx"),
     ],
 )
-def test_what_a_page_does_not_need_is_closed(page, path):
+def test_what_a_page_does_not_need_is_blocked(page, path):
     answer = page.get(path, follow_redirects=False)
     assert answer.status_code in (403, 404), answer.text[:200]
     assert "root:" not in answer.text
@@ -59,10 +58,10 @@ def test_nothing_can_be_uploaded(page, path, tmp_path):
 
 def test_a_request_has_a_largest_size_whatever_it_says_of_itself(page):
     path = "/gradio_api/run/direct"
-    assert page.post(path, content=b"[" * (BODY_LIMIT + 1)).status_code == 413
+    assert page.post(path, content=b"[" * (MAX_BODY_BYTES + 1)).status_code == 413
     done = page.post(path, json={"data": ["x" * 100_000]})
     assert done.json()["data"] == ["x" * 100_000]
-    pieces = (b"[" * 2**20 for _ in range(BODY_LIMIT // 2**20 + 1))  # without a content-length
+    pieces = (b"[" * 2**20 for _ in range(MAX_BODY_BYTES // 2**20 + 1))  # without a content-length
     assert page.post(path, content=pieces).status_code >= 400
 
 
@@ -92,7 +91,7 @@ def test_nothing_is_recorded_measured_or_linked(page):
     assert not config.get("run_history")
 
 
-def test_routes_stand_beside_the_page_behind_the_same_doors():
+def test_routes_stand_beside_the_page_behind_the_same_middleware():
     def routes(app: FastAPI) -> None:
         app.add_api_route("/v1/models", lambda: {"data": []})
 
@@ -100,7 +99,7 @@ def test_routes_stand_beside_the_page_behind_the_same_doors():
         answer = page.get("/v1/models", headers={"origin": "https://evil.example"})
         assert answer.json() == {"data": []}
         assert not [name for name in answer.headers if name.startswith("access-control")]
-        assert page.post("/v1/models", content=b"x" * (BODY_LIMIT + 1)).status_code == 413
+        assert page.post("/v1/models", content=b"x" * (MAX_BODY_BYTES + 1)).status_code == 413
         assert "gradio_config" in page.get("/").text
 
 
@@ -116,7 +115,7 @@ def test_a_page_with_accounts_asks_who_is_there():
 
 
 def test_a_password_counts_with_its_user_only_and_whole():
-    right = login(["anna:geheim", "bert:b:c", "李:密码"])
+    right = authenticator(["anna:geheim", "bert:b:c", "李:密码"])
     assert right("anna", "geheim")
     assert right("bert", "b:c")
     assert right("李", "密码")
@@ -129,7 +128,7 @@ def test_a_password_counts_with_its_user_only_and_whole():
         ("Anna", "geheim"),
     ):
         assert not right(user, password)
-    assert login([]) is None
+    assert authenticator([]) is None
 
 
 @pytest.mark.parametrize("account", ["anna", "anna:", ":geheim", "geheimnis"])
@@ -176,7 +175,7 @@ def test_a_page_that_others_reach_without_a_login_is_warned_of(caplog, monkeypat
         taken.listen()
         flags = ServeFlags(host="0.0.0.0", port=taken.getsockname()[1])
         with gr.Blocks() as blocks, pytest.raises(UserError, match=f"--port {flags.port} can not be listened on"):
-            server.serve(blocks, flags, i18n=gr.I18n(**TRANSLATIONS), css="")
+            server.serve(Page(blocks, css=""), flags)
     assert "--host 0.0.0.0 lets others reach the page, and no --auth asks who they are" in caplog.text
 
 
@@ -196,9 +195,9 @@ def test_a_public_link_that_cannot_be_had_is_told_and_the_page_is_served_all_the
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    with gr.Blocks(**BLOCKS) as blocks:
+    with gr.Blocks(**BLOCKS_KWARGS) as blocks:
         pass
-    server.serve(blocks, ServeFlags(port=port, share_link=True), i18n=gr.I18n(**TRANSLATIONS), css="")
+    server.serve(Page(blocks, css=""), ServeFlags(port=port, share_link=True))
     assert asked[0][:2] == ("127.0.0.1", port)
     assert asked[1][0].getsockname() == ("127.0.0.1", port)
     asked[1][0].close()

@@ -1,33 +1,23 @@
-"""A conversation outside the model: checked, kept by the browser, saved as the original's JSON lines, loaded again.
+"""A conversation outside the model: checked, kept by the browser, cut at a turn.
 
 A conversation is a list of messages: perhaps a system message, then user, assistant, …, assistant. Whatever comes from
 a browser or a file is checked message by message before anything else looks at it.
 """
 
-import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NotRequired
 
 from vicuna.errors import UserError
 from vicuna.prompt.templates import Message, split_system
 
-LIMIT = 2 * 2**20  # bytes of a conversation, saved or kept
-SAVE_LIMIT = 2**28  # bytes of all that Save may write under --save_path
-SETTINGS = (
-    *("temperature", "top_p", "top_k", "num_beams", "bos_token_id", "eos_token_id", "pad_token_id"),
-    *("max_new_tokens", "min_new_tokens", "do_sample", "repetition_penalty", "max_memory"),
-)
-INFO = ("base", "adapter", "bits", "prompt_type", "version")  # all that a saved chat says of the machine it comes from
-NOTE = 200  # characters of the line that says how an answer was made
-TURNS = 1000  # most turns of one conversation
-DRAWS = 2**32  # after so many, a question gets its first answer again
+MAX_BYTES = 2 * 2**20  # of a conversation, saved or kept by the browser
+MAX_NOTE_CHARS = 200
+MAX_TURNS = 1000
+MAX_DRAWS = 2**32  # after so many, a question gets its first answer again
 
 
-class Kept(Message):
+class StoredMessage(Message):
     """A message with the line that says how the answer was made: adapter, tokens, speed; and which draw it is, if not
     the first."""
 
@@ -35,7 +25,7 @@ class Kept(Message):
     draw: NotRequired[int]
 
 
-def check(messages: Any) -> list[Kept]:
+def validate(messages: Any) -> list[StoredMessage]:
     """`messages` as they came from outside, if they are a conversation.
 
     Raises:
@@ -43,7 +33,7 @@ def check(messages: Any) -> list[Kept]:
     """
     if not isinstance(messages, list):
         raise UserError(f"a conversation is a list of messages, found {type(messages).__name__}.")
-    _countable(len(messages) // 2, "the conversation")
+    check_turn_count(len(messages) // 2, "the conversation")
     checked = [_message(message, n) for n, message in enumerate(messages, 1)]
     _, others = split_system(checked)
     roles = [message["role"] for message in others]
@@ -55,25 +45,17 @@ def check(messages: Any) -> list[Kept]:
     return checked
 
 
-def _countable(turns: int, what: str) -> None:
-    if turns > TURNS:
-        raise UserError(f"{what} has {turns} turns, more than the {TURNS} that a page holds; begin a new chat.")
+def check_turn_count(turns: int, what: str) -> None:
+    if turns > MAX_TURNS:
+        raise UserError(f"{what} has {turns} turns, more than the {MAX_TURNS} that a page holds; begin a new chat.")
 
 
-def _message(message: Any, n: int) -> Kept:
-    if not isinstance(message, dict) or message.get("role") not in ("system", "user", "assistant"):
-        raise UserError(f"message {n} is not one: expected an object with role system, user or assistant, and content.")
-    checked = Kept(role=message["role"], content=_text(message.get("content"), f"message {n}: content"))
-    if message.get("note"):
-        checked["note"] = _text(message["note"], f"message {n}: note")[:NOTE]
-    if draw := message.get("draw"):
-        if type(draw) is not int or not 0 < draw < DRAWS:
-            raise UserError(f"message {n}: draw is not a number from 1 to {DRAWS - 1}.")
-        checked["draw"] = draw
-    return checked
+def check_text(value: Any, what: str) -> str:
+    """`value`, if it is a text that can be written.
 
-
-def _text(value: Any, what: str) -> str:
+    Raises:
+        UserError: it is not; `what` names it.
+    """
     if not isinstance(value, str):
         raise UserError(f"{what} is not a text: found {type(value).__name__}.")
     try:
@@ -83,7 +65,23 @@ def _text(value: Any, what: str) -> str:
     return value
 
 
-def keep(messages: Sequence[Kept], draft: str = "", spare: int = 0) -> str:
+def _message(message: Any, n: int) -> StoredMessage:
+    if not isinstance(message, dict) or message.get("role") not in ("system", "user", "assistant"):
+        raise UserError(f"message {n} is not one: expected an object with role system, user or assistant, and content.")
+    checked = StoredMessage(role=message["role"], content=check_text(message.get("content"), f"message {n}: content"))
+    if message.get("note"):
+        checked["note"] = check_text(message["note"], f"message {n}: note")[:MAX_NOTE_CHARS]
+    if draw := message.get("draw"):
+        if type(draw) is not int or not 0 < draw < MAX_DRAWS:
+            raise UserError(f"message {n}: draw is not a number from 1 to {MAX_DRAWS - 1}.")
+        checked["draw"] = draw
+    return checked
+
+
+# --- as the browser keeps it ------------------------------------------------------------------------------------------
+
+
+def serialize(messages: Sequence[StoredMessage], draft: str = "", spare: int = 0) -> str:
     """What the browser keeps of a conversation; "" of none.
 
     Args:
@@ -91,15 +89,15 @@ def keep(messages: Sequence[Kept], draft: str = "", spare: int = 0) -> str:
         spare: bytes that must still be free.
 
     Raises:
-        UserError: it is larger than LIMIT.
+        UserError: it is larger than MAX_BYTES.
     """
     if not messages and not draft:
         return ""
     return _bounded(json.dumps({"messages": list(messages), "draft": draft}, ensure_ascii=False), spare)
 
 
-def kept(text: str | None) -> tuple[list[Kept], str]:
-    """Messages and draft that `keep` wrote.
+def deserialize(text: str | None) -> tuple[list[StoredMessage], str]:
+    """Messages and draft that `serialize` wrote.
 
     Raises:
         UserError: the text is something else.
@@ -108,105 +106,49 @@ def kept(text: str | None) -> tuple[list[Kept], str]:
         return [], ""
     try:
         found = json.loads(_bounded(text))
-    except (ValueError, RecursionError) as error:
-        raise UserError("what this browser kept of the conversation is damaged; begin a new chat.") from error
+    except (ValueError, RecursionError):
+        found = None
     if not isinstance(found, dict):
         raise UserError("what this browser kept of the conversation is damaged; begin a new chat.")
-    return check(found.get("messages")), _text(found.get("draft", ""), "the draft")
+    return validate(found.get("messages")), check_text(found.get("draft", ""), "the draft")
+
+
+def is_too_large(text: str, spare: int = 0) -> bool:
+    """Whether a text has more than MAX_BYTES, `spare` of them left free."""
+    return len(text) > MAX_BYTES or len(text.encode(errors="replace")) > MAX_BYTES - spare
 
 
 def _bounded(text: str, spare: int = 0) -> str:
-    if len(text) > LIMIT or len(text.encode(errors="replace")) > LIMIT - spare:
-        raise UserError(f"the conversation is larger than {LIMIT // 2**20} MB; save it and begin a new chat.")
+    if is_too_large(text, spare):
+        raise UserError(f"the conversation is larger than {MAX_BYTES // 2**20} MB; save it and begin a new chat.")
     return text
 
 
-def export(messages: Sequence[Kept], settings: dict[str, Any], info: dict[str, Any]) -> str:
-    """One JSON line in the original's form: history, generation_parameter, info; and system, where there is one.
+# --- its turns --------------------------------------------------------------------------------------------------------
 
-    Args:
-        settings, info: more is left out than SETTINGS and INFO name.
-    """
+
+def count_turns(messages: Sequence[StoredMessage]) -> int:
+    """Questions with their answers in a conversation."""
+    return len(split_system(messages)[1]) // 2
+
+
+def question_of(messages: Sequence[StoredMessage], turn: int) -> str:
+    """What was asked in a turn."""
+    return split_system(messages)[1][2 * turn]["content"]
+
+
+def before_turn(messages: list[StoredMessage], turn: int) -> list[StoredMessage]:
+    """The conversation up to a turn, which is not part of it."""
     system, others = split_system(messages)
-    row: dict[str, Any] = {
-        "history": [
-            {"input": user["content"], "output": assistant["content"]}
-            for user, assistant in zip(others[::2], others[1::2], strict=True)
-        ],
-        "generation_parameter": {name: settings.get(name) for name in SETTINGS},
-        "info": {name: info.get(name) for name in INFO},
-    }
-    if system:
-        row["system"] = system[0]["content"]
-    return json.dumps(row, ensure_ascii=False) + "\n"
+    return [*system, *others[: 2 * turn]]
 
 
-def load(text: str) -> tuple[list[Kept], int]:
-    """The last conversation of a saved file, and how many the file holds.
-
-    Every row is checked; the original wrote one at each click on Save, so that the last one says most.
-
-    Raises:
-        UserError: the file is too large, empty, or a row is malformed; the row is named.
-    """
-    if len(text) > LIMIT or len(text.encode(errors="replace")) > LIMIT:
-        raise UserError(f"the file is larger than {LIMIT // 2**20} MB, the most that Load takes.")
-    rows = [(n, line) for n, line in enumerate(text.removeprefix("\ufeff").split("\n"), 1) if line.strip()]
-    if not rows:
-        raise UserError("the file is empty: expected the JSON lines that Save writes.")
-    found = [_row(line, n) for n, line in rows]
-    return found[-1], len(found)
+def system_prompt(messages: Sequence[StoredMessage]) -> str:
+    """The system message of a conversation, "" where it has none."""
+    return "".join(message["content"] for message in split_system(messages)[0])
 
 
-def _row(line: str, n: int) -> list[Kept]:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"row {n} is not JSON ({error}): expected the JSON lines that Save writes.") from error
-    if not isinstance(row, dict) or not isinstance(row.get("history"), list):
-        raise UserError(f"row {n} is no saved chat: expected an object whose history is a list.")
-    _countable(len(row["history"]), f"row {n}")
-    system = _text(row.get("system", ""), f"row {n}: system")
-    messages = [Kept(role="system", content=system)] if system else []
-    for i, turn in enumerate(row["history"], 1):
-        if not isinstance(turn, dict):
-            raise UserError(f"row {n}, turn {i} is not an object with input and output.")
-        question = _text(turn.get("input"), f"row {n}, turn {i}: input")
-        answer = _text(turn.get("output"), f"row {n}, turn {i}: output")
-        # The original kept the end-of-text mark in its history.
-        messages += [
-            Kept(role="user", content=question),
-            Kept(role="assistant", content=answer.removesuffix("</s>")),
-        ]
-    return messages
-
-
-def write(folder: str, owner: str, conversation: str, text: str) -> str:
-    """Write a saved chat to its file under `folder`, over what it held before; returns the file's name.
-
-    Args:
-        owner, conversation: whose and which; the name is a hash of both, so no visitor chooses it.
-
-    Raises:
-        UserError: SAVE_LIMIT is reached, or the folder cannot be written.
-    """
-    digest = hashlib.sha256(f"{owner}\0{conversation}".encode(errors="replace")).hexdigest()
-    path = Path(folder) / f"chat-{digest[:24]}.jsonl"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        others = sum(file.stat().st_size for file in path.parent.glob("chat-*.jsonl") if file.name != path.name)
-        if others + len(text.encode()) > SAVE_LIMIT:
-            raise UserError(
-                f"the server keeps at most {SAVE_LIMIT // 2**20} MB of saved chats, and they are full; the download in "
-                "your browser is complete."
-            )
-        with tempfile.NamedTemporaryFile(
-            "w", dir=path.parent, prefix=".chat-", delete=False, encoding="utf-8", newline="\n"
-        ) as file:
-            file.write(text)
-        os.replace(file.name, path)
-    except OSError as error:
-        raise UserError(
-            f"the server could not write the saved chat ({error.strerror}); the download in your browser is complete."
-        ) from error
-    return path.name
+def with_system_prompt(messages: Sequence[StoredMessage], system: str) -> list[StoredMessage]:
+    """The conversation under another system message, or under none."""
+    _, others = split_system(messages)
+    return [*([StoredMessage(role="system", content=system)] if system else []), *others]

@@ -40,7 +40,7 @@ _TEXT = re.compile(
 )
 
 
-def display(text: str) -> str:
+def safe_markdown(text: str) -> str:
     """The copy of `text` to give to a Markdown component, with LATEX_DELIMITERS."""
     text = re.sub("[\ue000-\ue003]", "\ufffd", text.replace("\r\n", "\n").replace("\r", "\n"))
     return "".join(_fenced(part, language) if language is not None else _prose(part) for part, language in _parts(text))

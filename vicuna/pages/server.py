@@ -1,8 +1,8 @@
-"""Serving a page: the page and the routes beside it in one process on one port, behind one set of doors.
+"""Serving a page: the page and the routes beside it in one process on one port, behind one middleware.
 
 Gradio is mounted into an application of our own, which routes may be added to first, and which bounds what a request
-may bring. In front of both stands `Doors`: it answers only the paths that a page needs, and tells the browser to fetch
-from nowhere else.
+may bring. In front of both stands `SecurityMiddleware`: it lets through only the paths that a page needs, and tells the
+browser to fetch from nowhere else.
 """
 
 import hashlib
@@ -11,6 +11,7 @@ import logging
 import secrets
 import socket
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import gradio as gr
 import uvicorn
@@ -21,21 +22,21 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from vicuna.answer.flags import ServeFlags
 from vicuna.errors import UserError
 from vicuna.log import log
+from vicuna.pages.events import MAX_ANSWERS
+from vicuna.pages.localization import i18n
 
-BODY_LIMIT = 8 * 2**20  # bytes of a request; a conversation of 2 MB is escaped twice on its way
-# Answers that may wait for the model at once. Each holds one of the 40 threads that everything else needs too.
-ANSWERS = 16
+MAX_BODY_BYTES = 8 * 2**20  # a conversation of 2 MB is escaped twice on its way
 
 # No page reports to anybody, and what Gradio may put into its cache is gone after an hour.
-BLOCKS = {"analytics_enabled": False, "delete_cache": (3600, 3600)}
+BLOCKS_KWARGS = {"analytics_enabled": False, "delete_cache": (3600, 3600)}
 
 # What Gradio's pages ask for. Its other routes take files, write them or fetch them; none of our pages needs one.
 _GRADIO = "/gradio_api/"
-_OPEN = (
+_ALLOWED = (
     *("queue/join", "queue/data", "heartbeat/", "startup-events", "cancel", "reset", "run/", "call/"),
     *("info", "user", "login_check", "app_id", "theme.css"),
 )
-_CLOSED = ("/monitoring", "/file", "/upload")
+_BLOCKED = ("/monitoring", "/file", "/upload")
 _HEADERS = {
     # 'unsafe-inline' and 'unsafe-eval': Gradio's own scripts. Nothing is fetched from another origin, ever.
     "content-security-policy": "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; form-action 'self'; "
@@ -45,27 +46,36 @@ _HEADERS = {
 }
 
 
-class Doors:
+@dataclass(frozen=True)
+class Page:
+    """What is served at the root: Gradio's blocks, and what the browser gets beside them."""
+
+    blocks: gr.Blocks
+    css: str
+    head: str = ""
+
+
+class SecurityMiddleware:
     """Stands before the whole application; see the module's docstring."""
 
     def __init__(self, app: ASGIApp):
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request in, or answer it."""
+        """Let a request through, or answer it."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        if _is_closed(scope["path"]):
+        if _is_blocked(scope["path"]):
             await PlainTextResponse("Not Found", 404, _HEADERS)(scope, receive, send)
             return
         await self.app(scope, receive, lambda message: send(_with_headers(message)))
 
 
-def _is_closed(path: str) -> bool:
+def _is_blocked(path: str) -> bool:
     if path.startswith(_GRADIO):
-        return not path.removeprefix(_GRADIO).startswith(_OPEN)
-    return path.startswith(_CLOSED)
+        return not path.removeprefix(_GRADIO).startswith(_ALLOWED)
+    return path.startswith(_BLOCKED)
 
 
 def _with_headers(message: Message) -> Message:
@@ -76,34 +86,26 @@ def _with_headers(message: Message) -> Message:
     return {**message, "headers": kept + [(name.encode(), value.encode()) for name, value in _HEADERS.items()]}
 
 
-def login(accounts: list[str]) -> Callable[[str, str], bool] | None:
+def authenticator(accounts: list[str]) -> Callable[[str, str], bool] | None:
     """What says whether a user's password is right, in constant time; None where there are no accounts."""
     known = [_digest(*account.split(":", 1)) for account in accounts]
 
-    def right(user: str, password: str) -> bool:
+    def is_right(user: str, password: str) -> bool:
         given = _digest(user, password)
         return any([hmac.compare_digest(given, one) for one in known])
 
-    return right if known else None
+    return is_right if known else None
 
 
 def _digest(user: str, password: str) -> bytes:
     return hashlib.sha256(f"{user.strip()}\0{password}".encode(errors="replace")).digest()
 
 
-def serve(
-    blocks: gr.Blocks,
-    flags: ServeFlags,
-    *,
-    i18n: gr.I18n,
-    css: str,
-    head: str = "",
-    routes: Callable[[FastAPI], None] | None = None,
-) -> None:
+def serve(page: Page, flags: ServeFlags, add_routes: Callable[[FastAPI], None] | None = None) -> None:
     """Serve a page until the program is ended.
 
     Args:
-        routes: adds routes of its own to the application.
+        add_routes: adds routes of its own to the application.
 
     Raises:
         UserError: the address cannot be listened on.
@@ -114,7 +116,7 @@ def serve(
         )
     listening = _listen(flags.host, flags.port)
     config = uvicorn.Config(
-        application(blocks, flags, i18n=i18n, css=css, head=head, routes=routes),
+        application(page, flags, add_routes),
         log_level=logging.WARNING,
         access_log=False,
         server_header=False,
@@ -123,35 +125,27 @@ def serve(
     host = f"[{flags.host}]" if ":" in flags.host else flags.host
     log.info("the page is at http://%s:%d", host, listening.getsockname()[1])
     if flags.share_link:
-        _share("127.0.0.1" if flags.host in ("0.0.0.0", "::") else flags.host, listening.getsockname()[1])
+        _open_share_link("127.0.0.1" if flags.host in ("0.0.0.0", "::") else flags.host, listening.getsockname()[1])
     uvicorn.Server(config).run(sockets=[listening])
 
 
-def application(
-    blocks: gr.Blocks,
-    flags: ServeFlags,
-    *,
-    i18n: gr.I18n,
-    css: str,
-    head: str = "",
-    routes: Callable[[FastAPI], None] | None = None,
-) -> FastAPI:
+def application(page: Page, flags: ServeFlags, add_routes: Callable[[FastAPI], None] | None = None) -> FastAPI:
     """The page and the routes beside it as one application."""
-    app = FastAPI(openapi_url=None, max_body_size=BODY_LIMIT)
-    if routes:
-        routes(app)
-    blocks.queue(max_size=flags.max_queue, api_open=False, default_concurrency_limit=ANSWERS)
+    app = FastAPI(openapi_url=None, max_body_size=MAX_BODY_BYTES)
+    if add_routes:
+        add_routes(app)
+    page.blocks.queue(max_size=flags.max_queue, api_open=False, default_concurrency_limit=MAX_ANSWERS)
     gr.mount_gradio_app(
         app,
-        blocks,
+        page.blocks,
         "/",
         app_kwargs={"openapi_url": None},
         server_name=flags.host,
         server_port=flags.port,
-        auth=login(flags.auth),
+        auth=authenticator(flags.auth),
         i18n=i18n,
-        css=css,
-        head=head,
+        css=page.css,
+        head=page.head,
         footer_links=[],
         run_history=False,
         show_error=False,
@@ -160,7 +154,7 @@ def application(
         ssr_mode=False,
         mcp_server=False,
     )
-    app.add_middleware(Doors)
+    app.add_middleware(SecurityMiddleware)
     return app
 
 
@@ -171,7 +165,7 @@ def _listen(host: str, port: int) -> socket.socket:
         raise UserError(f"--host {host} --port {port} can not be listened on; is the port taken? ({error})") from error
 
 
-def _share(host: str, port: int) -> None:
+def _open_share_link(host: str, port: int) -> None:
     """A public link through Gradio's service; without one the page is served all the same."""
     from gradio.networking import setup_tunnel
 

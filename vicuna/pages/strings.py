@@ -1,6 +1,7 @@
 """Every word of the pages in English and Chinese."""
 
-STRINGS = {
+Strings = dict[str, str]
+STRINGS: dict[str, Strings] = {
     "en": {
         "status": "base {base} · adapter {adapter} · {where} · prompt {prompt_type}",
         "question": "Input",
@@ -25,7 +26,6 @@ STRINGS = {
         "min_new_tokens": "Min New Tokens",
         "repetition_penalty": "Repetition Penalty",
         "show_beam": "Show all beams",
-        "output": "Output",
         "prompt": "The exact prompt sent",
         "mode": "Decoding now: **{mode}**.",
         "inert": " Temperature, top p and top k have no effect in it; moving one switches sampling on.",
@@ -104,7 +104,6 @@ STRINGS = {
         "min_new_tokens": "最小生成长度",
         "repetition_penalty": "重复惩罚",
         "show_beam": "显示所有束",
-        "output": "输出",
         "prompt": "实际发送的提示词",
         "mode": "当前解码：**{mode}**。",
         "inert": "温度、top p 和 top k 在此方式下不起作用；移动其中之一会打开采样。",
@@ -160,5 +159,3 @@ STRINGS = {
         "loaded_last": "文件里有 {count} 个对话，这是最后一个。",
     },
 }
-# Gradio looks a browser's language up by its full tag first.
-TRANSLATIONS = {"en": STRINGS["en"], "zh": STRINGS["zh"], "zh-CN": STRINGS["zh"], "zh-TW": STRINGS["zh"]}

@@ -74,7 +74,7 @@ STRINGS = {
 }
 
 
-def words() -> dict[str, str]:
+def environment_strings() -> dict[str, str]:
     """The strings in the language of the environment."""
     language = next(filter(None, map(os.environ.get, ("LC_ALL", "LC_MESSAGES", "LANG"))), "")
     return STRINGS["zh" if language.lower().startswith("zh") else "en"]

@@ -5,11 +5,11 @@ A conversation's id is in the page's address (`?c=…`), so that a reload finds 
 kept under a key of its own, so that two tabs never write over each other.
 """
 
-from vicuna.pages import components
-from vicuna.pages.conversation import LIMIT
+from vicuna.pages import assets
+from vicuna.pages.conversation import MAX_BYTES
 
 CSS = (
-    components.CSS
+    assets.CSS
     + """
 #chat { height: calc(100dvh - 260px) !important; min-height: 340px; }
 #status p, #memory p, #hint p, #picked p, #warning p { font-size: var(--text-sm); margin: 0; }
@@ -38,7 +38,7 @@ document.addEventListener("keydown", (event) => {
 });
 </script>"""
 
-_KEY = """
+_ADDRESS = """
     const key = (owner, id) => `chinese-vicuna/${owner}/${id}`;
     const hex = (byte) => byte.toString(16).padStart(2, "0");
     const fresh = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), hex).join("");
@@ -50,8 +50,8 @@ _KEY = """
         history.replaceState(null, "", url);
     };"""
 
-# (owner, id, kept, …) -> the same, with what this browser kept under the address's id
-READ = f"""(owner, _id, _kept, ...others) => {{{_KEY}
+# (owner, id, stored, …) -> the same, with what this browser kept under the address's id
+READ_STORED = f"""(owner, _id, _kept, ...others) => {{{_ADDRESS}
     const id = current ?? fresh();
     go(id);
     let stored = null;
@@ -60,7 +60,7 @@ READ = f"""(owner, _id, _kept, ...others) => {{{_KEY}
 }}"""
 
 # The oldest conversations make room for the latest; what arrives late of another conversation is not kept.
-WRITE = f"""(owner, kept, here, from) => {{{_KEY}
+WRITE_STORED = f"""(owner, kept, here, from) => {{{_ADDRESS}
     if (!current || here !== from) return;
     const mine = key(owner, current);
     if (!kept) {{ localStorage.removeItem(mine); return; }}
@@ -80,7 +80,7 @@ WRITE = f"""(owner, kept, here, from) => {{{_KEY}
 }}"""
 
 # (owner, id, …) -> the same with a new id; what was kept under the old one is gone
-FRESH = f"""(owner, _id, ...others) => {{{_KEY}
+NEW_CONVERSATION = f"""(owner, _id, ...others) => {{{_ADDRESS}
     if (current) localStorage.removeItem(key(owner, current));
     const id = fresh();
     go(id);
@@ -88,7 +88,7 @@ FRESH = f"""(owner, _id, ...others) => {{{_KEY}
 }}"""
 
 # (…, text) -> the same with the text of a file that the visitor picks; nothing is uploaded as a file
-PICK = f"""async (...values) => {{
+PICK_FILE = f"""async (...values) => {{
     const file = await new Promise((done) => {{
         const input = document.createElement("input");
         input.type = "file";
@@ -97,11 +97,11 @@ PICK = f"""async (...values) => {{
         input.oncancel = () => done(null);
         input.click();
     }});
-    values[values.length - 1] = file ? await file.slice(0, {LIMIT + 1}).text() : "";
+    values[values.length - 1] = file ? await file.slice(0, {MAX_BYTES + 1}).text() : "";
     return values;
 }}"""
 
-DOWNLOAD = """(text) => {
+DOWNLOAD_FILE = """(text) => {
     if (!text) return;
     const link = document.createElement("a");
     link.href = URL.createObjectURL(new Blob([text], {type: "application/jsonl"}));

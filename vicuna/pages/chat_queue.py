@@ -1,0 +1,101 @@
+"""The answers that the tabs of the chat page are getting: all that the server holds between two events."""
+
+import threading
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+MAX_QUEUED = 8  # messages that a tab may send while an answer is running
+
+
+@dataclass(frozen=True)
+class ChatSettings:
+    """What a visitor has set beside the question; `ChatController.read_settings` checks it.
+
+    Attributes:
+        generation: arguments of generate().
+    """
+
+    adapter: str
+    prompt_type: str
+    system: str
+    max_memory: int
+    all_beams: bool
+    generation: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ChatRequest:
+    """A question, and how it is to be answered.
+
+    Attributes:
+        turn: the one that question and answer replace with all that follows; None where they are a new one.
+        draw: how often the question was answered before; each time draws with the next seed.
+    """
+
+    question: str
+    settings: ChatSettings
+    turn: int | None = None
+    draw: int = 0
+
+
+@dataclass
+class ActiveAnswer:
+    """The answer that a tab is getting, and what the tab has asked meanwhile."""
+
+    session: str
+    stop: threading.Event = field(default_factory=threading.Event)
+    queued: deque[ChatRequest] = field(default_factory=deque)
+    abandoned: bool = False  # the tab has turned to another conversation
+
+
+class ActiveAnswers:
+    """Those of all tabs, by session; a tab has one at a time."""
+
+    def __init__(self) -> None:
+        self._answers: dict[str, ActiveAnswer] = {}
+        self._lock = threading.Lock()
+
+    def is_busy(self, session: str) -> bool:
+        """Whether a tab is getting an answer."""
+        return session in self._answers
+
+    def begin(self, session: str) -> ActiveAnswer | None:
+        """A new one; None where the tab is getting one already."""
+        with self._lock:
+            if session in self._answers:
+                return None
+            self._answers[session] = answer = ActiveAnswer(session)
+            return answer
+
+    def enqueue(self, session: str, request: ChatRequest) -> bool | None:
+        """Have a tab's request answered next; False if enough are queued, None if no answer is running."""
+        with self._lock:
+            answer = self._answers.get(session)
+            if answer is None:
+                return None
+            if len(answer.queued) >= MAX_QUEUED:
+                return False
+            answer.queued.append(request)
+            return True
+
+    def next(self, answer: ActiveAnswer) -> ChatRequest | None:
+        """What to answer next; None says that the tab is free again."""
+        with self._lock:
+            if answer.queued and not answer.stop.is_set():
+                return answer.queued.popleft()
+            if self._answers.get(answer.session) is answer:
+                del self._answers[answer.session]
+            return None
+
+    def stop(self, session: str) -> None:
+        """End the answer that a tab is getting, at the next token."""
+        if answer := self._answers.get(session):
+            answer.stop.set()
+
+    def abandon(self, session: str) -> None:
+        """The same, and nothing of it is shown any more."""
+        with self._lock:
+            if answer := self._answers.pop(session, None):
+                answer.abandoned = True
+                answer.stop.set()

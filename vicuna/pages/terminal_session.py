@@ -1,0 +1,110 @@
+"""The conversation of a chat in the terminal: what it remembers, how it is answered, and what is written of it."""
+
+import sys
+import threading
+
+from vicuna.answer.assistant import Assistant
+from vicuna.answer.detokenize import TextDelta
+from vicuna.answer.flags import ChatFlags, DecodingFlags
+from vicuna.answer.history import trim
+from vicuna.answer.stream import Update, generation_kwargs, nth_seed
+from vicuna.pages.terminal_strings import environment_strings
+from vicuna.prompt.templates import TEMPLATES, Message
+
+# A terminal obeys control characters, and a model may have learnt any.
+CONTROL_CHARACTERS = dict.fromkeys([*range(0x20), 0x7F, *range(0x80, 0xA0)], "\ufffd") | {10: "\n", 9: "\t"}
+
+
+class TerminalSession:
+    """One conversation.
+
+    Attributes:
+        turns: user and assistant messages; system: the user's own system prompt, "" for none.
+        adapter: name of the choice that answers.
+        draw: how often the last question was answered again.
+        stop: ends the answer that is being made; None while a line is read.
+    """
+
+    def __init__(self, assistant: Assistant, flags: ChatFlags, decoding: DecodingFlags):
+        self.assistant, self.flags, self.decoding = assistant, flags, decoding
+        self.strings = environment_strings()
+        self.turns: list[Message] = []
+        self.system, self.adapter, self.draw = "", assistant.first.name, 0
+        self.stop: threading.Event | None = None
+        self.stdout_is_tty = sys.stdout.isatty()
+
+    @property
+    def prompt_type(self) -> str:
+        """The prompt type of the adapter that answers."""
+        return self.assistant.choices[self.adapter].prompt_type
+
+    @property
+    def generation(self) -> dict:
+        """What the flags set of generate()'s arguments."""
+        return generation_kwargs(self.decoding, self.assistant.engine.generation_config)
+
+    @property
+    def messages(self) -> list[Message]:
+        """The turns, behind the system prompt if there is one and the adapter in use has a place for it."""
+        has_place = self.system and TEMPLATES[self.prompt_type].takes_system
+        return [*([Message(role="system", content=self.system)] if has_place else []), *self.turns]
+
+    # --- writing ------------------------------------------------------------------------------------------------------
+
+    def say(self, text: str) -> None:
+        """Write a line that is no answer."""
+        print(text, file=sys.stderr, flush=True)
+
+    def notify(self, key: str, **values: object) -> None:
+        """Write a notice, by its key in the strings."""
+        self.say(f"[{self.strings[key].format(**values)}]")
+
+    # --- answering ----------------------------------------------------------------------------------------------------
+
+    def ask(self, question: str) -> None:
+        """Answer, and remember both; a question that gets no answer is not remembered."""
+        asked = Message(role="user", content=question)
+        last = self._answer([*self.messages, asked])
+        if last and (last.text or last.finish in ("eos", "length")):
+            self.turns = [*self.turns, asked, Message(role="assistant", content=last.text)]
+
+    def _answer(self, messages: list[Message]) -> Update | None:
+        """Stream an answer to standard output; its last update."""
+        assistant, generation = self.assistant, self.generation
+        trimmed = trim(
+            assistant.tokenizer, self.prompt_type, messages, assistant.engine.context, generation["max_new_tokens"],
+            self.flags.max_memory,
+        )  # fmt: skip
+        if trimmed.forgotten:
+            self.notify("forgotten", count=trimmed.forgotten)
+        if trimmed.max_new_tokens < generation["max_new_tokens"]:
+            self.notify("lowered", count=trimmed.max_new_tokens)
+        generation = {**generation, "max_new_tokens": trimmed.max_new_tokens}
+        seed = nth_seed(self.decoding.seed, self.draw)
+        delta = TextDelta(steady=generation["num_beams"] == 1)
+        last = None
+        updates = assistant.stream(trimmed.ids, generation, seed, self.stop, self.adapter, "terminal")
+        try:
+            for last in updates:
+                if new := delta.new(last.text, bool(last.finish)):
+                    print(new.translate(CONTROL_CHARACTERS) if self.stdout_is_tty else new, end="", flush=True)
+        finally:
+            if delta.told:
+                print(flush=True)
+        self._report_end(last)
+        return last
+
+    def _report_end(self, last: Update | None) -> None:
+        """Why and how an answer ended, where that is not as it should be."""
+        if last is None:
+            return
+        if self.flags.show_beam and len(last.beams) > 1:
+            for n, beam in enumerate(last.beams, 1):
+                self.notify("beam", n=n, score=beam.score, text=beam.text.translate(CONTROL_CHARACTERS))
+        if not last.text and last.finish != "stopped":
+            print(flush=True)  # an answer all the same, for what reads the pipe
+            self.notify("empty")
+        if last.finish in ("length", "stopped"):
+            self.notify(last.finish, count=last.tokens)
+        if last.cut_character:
+            self.notify("cut")
