@@ -80,6 +80,10 @@ def test_regenerating_asks_the_last_question_once_more(controller):
 def test_regenerating_with_a_seed_draws_anew_and_a_fresh_start_draws_the_same(controller, assistant):
     drawn = {"do_sample": True, "temperature": 1.0, "top_p": 1.0, "top_k": 0}
 
+    def first_draw(seed: int) -> str:
+        fresh = ChatController(assistant, seed=seed, typewriter=True)
+        return after(say(fresh, "三", TALK, **drawn))[-1]["content"]
+
     def told(changes: list[dict]) -> str:
         return [change["stored"] for change in changes if "stored" in change][-1]
 
@@ -88,13 +92,8 @@ def test_regenerating_with_a_seed_draws_anew_and_a_fresh_start_draws_the_same(co
         answers.append(conversation.deserialize(stored)[0][-1]["content"])
         stored = told(list(controller.regenerate(EN, "s", stored, values(**drawn))))
     assert len(set(answers)) == 3
-    assert (
-        after(say(ChatController(assistant, seed=1, typewriter=True), "三", TALK, **drawn))[-1]["content"] == answers[0]
-    )
-    seeds = [
-        after(say(ChatController(assistant, seed=1 + n, typewriter=True), "三", TALK, **drawn))[-1] for n in range(3)
-    ]
-    assert [message["content"] for message in seeds] == answers  # the n-th time, seed + n
+    assert first_draw(1) == answers[0]
+    assert [first_draw(1 + n) for n in range(3)] == answers  # the n-th time, seed + n
     # The next question begins with the seed again.
     with_draw = say(controller, "四", conversation.deserialize(stored)[0], **drawn)
     assert "draw" not in conversation.deserialize(told(with_draw))[0][-1]
@@ -187,7 +186,7 @@ def test_only_so_many_wait_and_stop_gives_them_back(controller, busy):
     assert not controller.answers.is_busy("s")
 
 
-def test_a_dropped_answer_changes_nothing_any_more(controller):
+def test_an_abandoned_answer_changes_nothing_any_more(controller):
     updates = controller.send(EN, "s", "", "一", None, values(new=200))
     for _ in range(2):
         next(updates)

@@ -42,10 +42,10 @@ def _connect_turns(layout: ChatLayout, handlers: ChatHandlers, changing: list[An
     stored, picked, settings = layout.stored, layout.picked, layout.settings
     layout.chatbot.undo(handlers.undo, [stored, *settings], changing, **IMMEDIATE)
     layout.chatbot.select(
-        handlers.pick, [stored, layout.forgotten], [picked, layout.turn, layout.turn_label], **IMMEDIATE
+        handlers.pick_turn, [stored, layout.forgotten], [picked, layout.turn, layout.turn_label], **IMMEDIATE
     )
     layout.edit.click(handlers.begin_edit, [stored, picked], [layout.message, layout.editing, layout.hint], **IMMEDIATE)
-    layout.delete.click(handlers.delete_from, [stored, picked, *settings], changing, **IMMEDIATE)
+    layout.delete.click(handlers.delete_turns, [stored, picked, *settings], changing, **IMMEDIATE)
     layout.close.click(handlers.close_turn, None, [layout.turn, layout.editing, layout.hint], **IMMEDIATE)
     layout.chatbot.copy(handlers.original_text, stored, layout.plain, **IMMEDIATE).then(
         None, layout.plain, None, js=assets.COPY_TEXT
@@ -60,7 +60,7 @@ def _connect_storage(blocks: gr.Blocks, layout: ChatLayout, handlers: ChatHandle
     )
     stored.change(None, [layout.owner, stored, layout.visit, layout.origin], None, js=chat_assets.WRITE_STORED)
     layout.origin.change(
-        handlers.restore_visited,
+        handlers.discard_stale_update,
         [*place, stored, *settings, layout.visit, layout.origin],
         outputs,
         js=chat_assets.READ_STORED,

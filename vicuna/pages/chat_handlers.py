@@ -70,7 +70,7 @@ class ChatHandlers:
         """Take the last turn back; its question returns to where it was typed."""
         return self._cut(request, stored, values, None)
 
-    def delete_from(self, request: gr.Request, stored: str, picked: int | None, *values: Any) -> dict:
+    def delete_turns(self, request: gr.Request, stored: str, picked: int | None, *values: Any) -> dict:
         """Delete a turn and what follows it."""
         return self._cut(request, stored, values, -1 if picked is None else picked)
 
@@ -91,7 +91,7 @@ class ChatHandlers:
         typed = {"message": gr.update(value=conversation.question_of(messages, first))} if turn is None else {}
         return self._update(**changes, **typed)
 
-    def pick(self, request: gr.Request, stored: str, forgotten: int, event: gr.SelectData) -> list[Any]:
+    def pick_turn(self, request: gr.Request, stored: str, forgotten: int, event: gr.SelectData) -> list[Any]:
         """Offer what can be done with the turn of a message that was clicked."""
         turn = turn_at(event.index, forgotten) if isinstance(event.index, int) else -1
         is_busy = self.controller.answers.is_busy(request.session_hash)
@@ -133,8 +133,8 @@ class ChatHandlers:
             return self._update(**place, hint=notice(error))
         return self._update(**place, **changes, **({"message": gr.update(value=draft)} if draft else {}))
 
-    def restore_visited(self, request: gr.Request, *values: Any) -> dict:
-        """Show what is here again, where an update arrived from a conversation that the visitor has left."""
+    def discard_stale_update(self, request: gr.Request, *values: Any) -> dict:
+        """Show what was here again, where an update arrived of a conversation that the visitor has left."""
         *restored, visit, origin = values
         if visit == origin:
             return self._update(hint=gr.skip())  # Gradio fails at an empty dictionary

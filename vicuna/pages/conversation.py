@@ -46,6 +46,7 @@ def validate(messages: Any) -> list[StoredMessage]:
 
 
 def check_turn_count(turns: int, what: str) -> None:
+    """Refuse more turns than MAX_TURNS; `what` has them."""
     if turns > MAX_TURNS:
         raise UserError(f"{what} has {turns} turns, more than the {MAX_TURNS} that a page holds; begin a new chat.")
 
