@@ -29,7 +29,7 @@ def main(model_flags: ModelFlags, ask: AskFlags, serve: ServeFlags, decoding: De
     log.set_up()
     # Imported here so that --help and a mistyped flag answer at once.
     from vicuna.answer.assistant import check_beams, load_assistant
-    from vicuna.answer.stream import generation_kwargs
+    from vicuna.answer.decoding import generation_kwargs
 
     check_beams(model_flags.model_path, decoding)
     assistant = load_assistant(model_flags, serve, [ask.lora_path])

@@ -13,10 +13,7 @@ longer than --most_wait times a first turn's, or logits with the prefix cache ar
 
 import itertools
 import math
-import os
 import shlex
-import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -27,6 +24,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from kill_resume import machine  # benchmarks/kill_resume.py
+from random_base import make_base  # benchmarks/random_base.py
 
 from vicuna import log
 from vicuna.answer.flags import ServeFlags
@@ -38,8 +36,9 @@ if TYPE_CHECKING:
     import torch
 
     from vicuna.answer.assistant import Assistant
+    from vicuna.answer.hf_engine import HFEngine
+    from vicuna.answer.stream import Update
 
-ROOT = Path(__file__).resolve().parent.parent
 PARTS = ("cost", "first", "prefix")
 SAMPLED = {"do_sample": True, "temperature": 0.9, "top_p": 0.95, "top_k": 40}
 MODES = {
@@ -103,72 +102,31 @@ def main(flags: GenerateFlags) -> None:
     wrong: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder) / "base"
-        make_base(base, flags)
+        shape = (flags.hidden_size, flags.num_layers, flags.context)
+        make_base(base, *shape, flags.vocab_size, flags.tokenizer)
         if {"cost", "first"} & set(flags.only):
-            assistant = loaded(base, flags.bits)
+            assistant = open_base(base, flags.bits)
             size = sum(parameter.numel() for parameter in assistant.engine.model.parameters())
             print(f"Hidden {flags.hidden_size}, {flags.num_layers} blocks, {size / 1e6:.0f} M parameters, ", end="")
             print(f"{assistant.where}.", flush=True)
-            wrong += cost(assistant, flags) if "cost" in flags.only else []
-            wrong += first_token(assistant, flags) if "first" in flags.only else []
+            wrong += bench_cost(assistant, flags) if "cost" in flags.only else []
+            wrong += bench_first_token(assistant, flags) if "first" in flags.only else []
         if "prefix" in flags.only:
-            wrong += prefix(base, flags)
+            wrong += bench_prefix_cache(base, flags)
     if wrong:
         raise UserError(f"{'; '.join(wrong)}.")
 
 
-def make_base(folder: Path, flags: GenerateFlags) -> None:
-    """A LLaMA of random weights, with the tokenizer of the sample texts."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    from vicuna.prompt.tokenizer import TextTokenizer
-
-    if flags.tokenizer:
-        folder.mkdir()
-        shutil.copy(Path(flags.tokenizer) / "tokenizer.model", folder)
-    else:
-        make_tokenizer(folder, flags)
-    torch.manual_seed(SEED)
-    shape = {
-        "hidden_size": flags.hidden_size,
-        "intermediate_size": flags.hidden_size * 11 // 4 // 64 * 64,  # LLaMA's proportion
-        "num_attention_heads": flags.hidden_size // 64,
-        "num_hidden_layers": flags.num_layers,
-    }
-    LlamaForCausalLM(
-        LlamaConfig(
-            **shape,
-            vocab_size=TextTokenizer(folder).size,
-            max_position_embeddings=flags.context,
-            bos_token_id=1,
-            eos_token_id=2,
-            tie_word_embeddings=False,
-        )
-    ).save_pretrained(folder)
-
-
-def make_tokenizer(folder: Path, flags: GenerateFlags) -> None:
-    """Have the tool make a base, of which the tokenizer is of use."""
-    sizes = ["--hidden_size", "32", "--num_layers", "1", "--steps", "1", "--context", str(flags.context)]
-    command = ["tools/make_tiny_llama.py", "--output_path", str(folder), "--vocab_size", str(flags.vocab_size), *sizes]
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, *command], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise UserError(f"{shlex.join(command)} failed: {''.join(done.stderr.strip().splitlines()[-1:])}")
-
-
-def loaded(base: Path, bits: int) -> "Assistant":
+def open_base(base: Path, bits: int) -> "Assistant":
     """The base as every program loads it."""
     from vicuna.answer.assistant import load_assistant
 
     return load_assistant(ModelFlags(model_path=str(base), bits=bits), ServeFlags(prompt_type="chat", cache_gib=2))
 
 
-def arguments(flags: GenerateFlags, **more: Any) -> dict[str, Any]:
-    """generate()'s, for an answer of exactly --tokens."""
-    lengths = {"max_new_tokens": flags.tokens, "min_new_tokens": flags.tokens}
-    return {"repetition_penalty": 1.1, **lengths, **more}
+def exactly(tokens: int, mode: str = "greedy") -> dict[str, Any]:
+    """generate()'s arguments for an answer of so many tokens."""
+    return {"repetition_penalty": 1.1, "max_new_tokens": tokens, "min_new_tokens": tokens, **MODES[mode]}
 
 
 def prompt(assistant: "Assistant", *texts: str) -> list[int]:
@@ -177,29 +135,37 @@ def prompt(assistant: "Assistant", *texts: str) -> list[int]:
     return assistant.prompt_ids([{"role": role, "content": text} for role, text in zip(roles, texts, strict=False)])
 
 
+def answered(assistant: "Assistant", engine: "HFEngine", ids: list[int], asked: dict[str, Any]) -> "Update":
+    """The whole answer of an engine on the assistant's model."""
+    from vicuna.answer.engine import GenerationRequest
+
+    *_, last = engine.stream(GenerationRequest(ids, asked, SEED), assistant.worker.submit)
+    return last
+
+
 # --- what streaming costs -----------------------------------------------------------------------------------------
 
 
-def cost(assistant: "Assistant", flags: GenerateFlags) -> list[str]:
+def bench_cost(assistant: "Assistant", flags: GenerateFlags) -> list[str]:
     """Print what streaming costs in every mode; returns those in which it costs too much, or changes the answer."""
     ids = prompt(assistant, QUESTION.format(n=1))
     print(f"\n{flags.pairs} pairs of {flags.tokens} tokens behind a prompt of {len(ids)}.\n")
     print("| mode | generate, tokens/s | streaming, tokens/s | cost, median of the pairs | 90 % interval | same ids |")
     print("|---|---|---|---|---|---|")
     wrong = []
-    for mode, chosen in MODES.items():
-        asked, same, pairs = arguments(flags, **chosen), 0, []
+    for mode in MODES:
+        asked, same, pairs = exactly(flags.tokens, mode), 0, []
         for number in range(-1, flags.pairs):  # the first pair warms up
-            order = (streamed, generated) if number % 2 else (generated, streamed)
+            order = (time_streaming, time_generate) if number % 2 else (time_generate, time_streaming)
             seconds, answers = {}, []
             for way in order:
                 seconds[way], answer = way(assistant, ids, asked)
                 answers.append(answer)
             if number >= 0:
                 same += answers[0] == answers[1]
-                pairs.append((seconds[generated], seconds[streamed]))
+                pairs.append((seconds[time_generate], seconds[time_streaming]))
         shares = [1 - plain / stream for plain, stream in pairs]
-        low, high = interval(shares)
+        low, high = median_interval(shares)
         speeds = " | ".join(f"{flags.tokens / median(column):.2f}" for column in zip(*pairs, strict=True))
         found = f"{median(shares):+.1%} | {low:+.1%} to {high:+.1%} | {same} of {flags.pairs}"
         print(f"| {mode} | {speeds} | {found} |", flush=True)
@@ -208,7 +174,7 @@ def cost(assistant: "Assistant", flags: GenerateFlags) -> list[str]:
     return wrong
 
 
-def interval(values: list[float], confidence: float = 0.9) -> tuple[float, float]:
+def median_interval(values: list[float], confidence: float = 0.9) -> tuple[float, float]:
     """The narrowest pair of ranks that holds the median with this probability; all of the values where none does."""
     values, n = sorted(values), len(values)
     left_out, tail = 0, 1 / 2**n  # the chance that the median lies below the values from rank `left_out` on
@@ -220,7 +186,7 @@ def interval(values: list[float], confidence: float = 0.9) -> tuple[float, float
     return values[left_out], values[n - 1 - left_out]
 
 
-def streamed(assistant: "Assistant", ids: list[int], asked: dict[str, Any]) -> tuple[float, list[int]]:
+def time_streaming(assistant: "Assistant", ids: list[int], asked: dict[str, Any]) -> tuple[float, list[int]]:
     """Seconds and ids of an answer of which every beam is read after every token."""
     assistant.engine.prefixes.clear()
     begin = time.perf_counter()
@@ -231,7 +197,7 @@ def streamed(assistant: "Assistant", ids: list[int], asked: dict[str, Any]) -> t
     return seconds, update.beams[0].ids
 
 
-def generated(assistant: "Assistant", ids: list[int], asked: dict[str, Any]) -> tuple[float, list[int]]:
+def time_generate(assistant: "Assistant", ids: list[int], asked: dict[str, Any]) -> tuple[float, list[int]]:
     """Seconds and ids of the same answer by `generate` alone, decoded once."""
     import torch
     from transformers import set_seed
@@ -257,12 +223,12 @@ def generated(assistant: "Assistant", ids: list[int], asked: dict[str, Any]) -> 
 # --- how soon a long conversation answers -------------------------------------------------------------------------
 
 
-def first_token(assistant: "Assistant", flags: GenerateFlags) -> list[str]:
+def bench_first_token(assistant: "Assistant", flags: GenerateFlags) -> list[str]:
     """Print how long the first token takes, in a first turn and behind a long history; returns what is too slow."""
     from vicuna.answer.hf_engine import HFEngine
 
     engine = assistant.engine
-    talk = grown(assistant, flags)
+    talk = long_conversation(assistant, flags)
     fresh, bare = (HFEngine(engine.base, engine.model, {}, gib) for gib in (2, 0))
     waits: dict[str, list[float]] = {"first": [], "later": [], "later, no cache": []}
     for number in range(-1, flags.pairs):
@@ -270,9 +236,9 @@ def first_token(assistant: "Assistant", flags: GenerateFlags) -> list[str]:
         alone, behind = prompt(assistant, message), prompt(assistant, *talk, message)
         fresh.prefixes.clear()
         found = {
-            "first": wait(assistant, fresh, alone),
-            "later": wait(assistant, engine, behind),
-            "later, no cache": wait(assistant, bare, behind),
+            "first": seconds_to_first_token(assistant, fresh, alone),
+            "later": seconds_to_first_token(assistant, engine, behind),
+            "later, no cache": seconds_to_first_token(assistant, bare, behind),
         }
         for name, seconds in found.items():
             waits[name] += [seconds] if number >= 0 else []
@@ -287,30 +253,27 @@ def first_token(assistant: "Assistant", flags: GenerateFlags) -> list[str]:
     return [f"a later turn waits {ratio:.2f} times as long as a first one"] if ratio > flags.most_wait else []
 
 
-def grown(assistant: "Assistant", flags: GenerateFlags) -> list[str]:
+def long_conversation(assistant: "Assistant", flags: GenerateFlags) -> list[str]:
     """A conversation of --history tokens, asked turn by turn: question, answer, …, answer."""
     talk: list[str] = []
-    lengths = {"max_new_tokens": 48, "min_new_tokens": 48}
     for number in itertools.count(1):
         ids = prompt(assistant, *talk, QUESTION.format(n=number))
         if len(ids) > flags.history:
             return talk
-        *_, last = assistant.stream(ids, arguments(flags, **MODES["sampling"]) | lengths, seed=number)
+        *_, last = assistant.stream(ids, exactly(48, "sampling"), seed=number)
         talk += [QUESTION.format(n=number), last.text]
     raise AssertionError
 
 
-def wait(assistant: "Assistant", engine: Any, ids: list[int]) -> float:
-    """Seconds until the first token of an answer of two."""
-    asked = {"repetition_penalty": 1.1, "max_new_tokens": 2, "min_new_tokens": 2, **MODES["greedy"]}
-    *_, last = engine.stream(ids, asked, SEED, None, "", assistant.worker.submit)
-    return last.first_s
+def seconds_to_first_token(assistant: "Assistant", engine: "HFEngine", ids: list[int]) -> float:
+    """Of an answer of two tokens."""
+    return answered(assistant, engine, ids, exactly(2)).first_s
 
 
 # --- what a prefix cache changes ----------------------------------------------------------------------------------
 
 
-def prefix(base: Path, flags: GenerateFlags) -> list[str]:
+def bench_prefix_cache(base: Path, flags: GenerateFlags) -> list[str]:
     """Print how far logits and answers are from those without a prefix cache; returns what is too far."""
     wrong: list[str] = []
     print(f"\nSecond turns with and without the prefix cache, {flags.prompts} conversations, greedy, 32 tokens.\n")
@@ -319,7 +282,7 @@ def prefix(base: Path, flags: GenerateFlags) -> list[str]:
     )
     print("|---|---|---|---|")
     for bits in flags.prefix_bits:
-        assistant = loaded(base, bits)
+        assistant = open_base(base, bits)
         distances, differ = zip(*conversations(assistant, flags), strict=True)
         found = [at for at in differ if at is not None]
         where = ", ".join(map(str, sorted(found))) or "–"
@@ -337,16 +300,15 @@ def conversations(assistant: "Assistant", flags: GenerateFlags) -> Iterator[tupl
     head = engine.model.get_output_embeddings()
     head.register_forward_hook(lambda module, args, output: logits.append(output[0, -1].float()))
     bare = HFEngine(engine.base, engine.model, {}, 0)
-    asked = arguments(flags, **MODES["greedy"]) | {"max_new_tokens": 32, "min_new_tokens": 32}
     for number in range(flags.prompts):
         ids = prompt(assistant, QUESTION.format(n=number))
-        *_, last = engine.stream(ids, asked, SEED, None, "", assistant.worker.submit)
-        follow = ids + last.beams[0].ids + assistant.tokenizer.encode_continuation("\n\nUser:还有呢？\n\nAssistant:")
+        said = answered(assistant, engine, ids, exactly(32)).beams[0].ids
+        follow = ids + said + assistant.tokenizer.encode_continuation("\n\nUser:还有呢？\n\nAssistant:")
         found: list[tuple[torch.Tensor, list[int]]] = []
         for way in (engine, bare):
             logits.clear()
-            *_, last = way.stream(follow, asked, SEED, None, "", assistant.worker.submit)
-            found.append((logits[0], last.beams[0].ids))
+            said = answered(assistant, way, follow, exactly(32)).beams[0].ids
+            found.append((logits[0], said))
         (near, one), (far, other) = found
         at = next((n for n, (a, b) in enumerate(zip(one, other, strict=True), 1) if a != b), None)
         yield ((near - far).abs().max() / far.abs().max()).item(), at

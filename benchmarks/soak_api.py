@@ -63,7 +63,7 @@ class SoakFlags:
 
 
 @dataclass(frozen=True)
-class Soaked:
+class SoakResult:
     """What came of it; waits from a request to its complete answer, memory resident.
 
     Attributes:
@@ -123,7 +123,7 @@ def serve(model: ModelFlags, fd: int) -> None:
     uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)).run([socket.socket(fileno=fd)])
 
 
-def with_server(model: ModelFlags, use: Callable[[str, int], Soaked]) -> Soaked:
+def with_server(model: ModelFlags, use: Callable[[str, int], SoakResult]) -> SoakResult:
     """Start a server, use it, end it."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port, fd = listening.getsockname()[1], listening.fileno()
@@ -172,7 +172,7 @@ async def ask(api: AsyncOpenAI, soak: SoakFlags, model: str, client: int, stream
     return f"{text}|{finish}"
 
 
-async def ask_all(soak: SoakFlags, url: str, pid: int | None) -> Soaked:
+async def ask_all(soak: SoakFlags, url: str, pid: int | None) -> SoakResult:
     """The solo answers, a warm-up with all clients, and then the measured time."""
     process = psutil.Process(pid) if pid else None
     key = os.environ.get("VICUNA_API_KEY") or "none"
@@ -222,13 +222,13 @@ async def ask_all(soak: SoakFlags, url: str, pid: int | None) -> Soaked:
     seconds = time.perf_counter() - begin
     for api in apis:
         await api.close()
-    return Soaked(
+    return SoakResult(
         soak.clients, seconds, len(waits), errors, differing, statistics.median(waits or [0]), max(waits, default=0),
         max(before, default=0), warm, peak,
     )  # fmt: skip
 
 
-def table(found: Soaked) -> str:
+def table(found: SoakResult) -> str:
     """The figures for benchmarks/RESULTS.md, and once more as JSON."""
     cells = {
         "clients": found.clients,

@@ -5,7 +5,7 @@ Compared, id by id, for each of the seven prompt types (a seventh of the dialogu
     training      what `vicuna.prompt.templates.encode` puts in front of the answer that is learnt
     chat page     `ChatController.trim`, on transformers and on the GGUF that tools/export_gguf.py makes of the merged
                   folder
-    API           the request of /v1/chat/completions as `vicuna.api.request.chat` reads it, on both as well
+    API           the request of /v1/chat/completions as `vicuna.api.parsing.parse_chat` reads it, on both as well
     one question  `Assistant.prompt_ids`, which generate.py asks with (records with an input; the two above have none)
     chat_template the template in the folder that tools/merge_lora.py wrote, read back by AutoTokenizer: text behind
                   BOS, tokenised with split_special_tokens=True
@@ -42,7 +42,7 @@ pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed: bash
 
 from vicuna.answer.assistant import Assistant, load_assistant
 from vicuna.answer.flags import ChatFlags, DecodingFlags, ServeFlags
-from vicuna.api import request as api_request
+from vicuna.api.parsing import parse_chat
 from vicuna.gguf.library import load_llama_cpp
 from vicuna.model.flags import ModelFlags
 from vicuna.pages.chat_controller import ChatController
@@ -126,8 +126,8 @@ class Paths:
             if "input" not in messages[-1]:
                 found[f"chat page, {name}"] = controller.trim(messages, settings(controller.assistant)).ids
                 flags, body = ChatFlags(max_memory=CONTEXT), {"messages": messages}
-                ask = api_request.chat(body, controller.assistant, flags, DecodingFlags(), "127.0.0.1:1")
-                found[f"API, {name}"] = ask.prompts[0]
+                asked = parse_chat(body, controller.assistant, flags, DecodingFlags(), "127.0.0.1:1")
+                found[f"API, {name}"] = asked.prompts[0]
         return found
 
     def rendered(self, messages: list[dict]) -> str:

@@ -38,7 +38,7 @@ def main(model_flags: ModelFlags, flags: CompareFlags) -> None:
     from tqdm import tqdm
 
     from vicuna.answer.assistant import load_assistant
-    from vicuna.answer.stream import generation_kwargs
+    from vicuna.answer.decoding import generation_kwargs
 
     assistant = load_assistant(model_flags, ServeFlags(), [flags.lora_path])
     for warning in assistant.warnings:

@@ -53,7 +53,7 @@ def test_a_text_that_grows_by_a_token_is_the_text_of_the_whole(tokenizer):
     for ids in answers(tokenizer):
         texts = Detokenizer(tokenizer)
         for end in range(len(ids) + 1):
-            assert texts.of(ids[:end]) == whole(tokenizer, ids[:end])
+            assert texts.decode(ids[:end]) == whole(tokenizer, ids[:end])
 
 
 def test_texts_that_skip_and_branch_are_those_of_the_whole(tokenizer):
@@ -65,7 +65,7 @@ def test_texts_that_skip_and_branch_are_those_of_the_whole(tokenizer):
             [*draw.choice(rows), *(draw.randrange(3, tokenizer.size) for _ in range(draw.randrange(4)))] for _ in rows
         ]
         rows = [row[: draw.randrange(60)] if len(row) > 60 else row for row in rows]
-        assert [texts.of(row) for row in rows] == [whole(tokenizer, row) for row in rows]
+        assert [texts.decode(row) for row in rows] == [whole(tokenizer, row) for row in rows]
 
 
 def test_only_what_is_new_is_decoded(tokenizer):
@@ -84,7 +84,7 @@ def test_only_what_is_new_is_decoded(tokenizer):
 
     texts, ids = Detokenizer(Counting()), tokenizer.encode_continuation("春风吹来 two spaces " * 80)
     for end in range(1, len(ids) + 1):
-        texts.of(ids[:end])
+        texts.decode(ids[:end])
     assert len(ids) > 200
     assert max(decoded) < 16
 
@@ -96,13 +96,13 @@ def test_the_first_of_several_stop_texts_ends_the_text():
     assert stops.cut("好的。\n") == "好的。\n"
     assert stops.find("a\n\nUser:") == 1
     assert not StopStrings(["", ""])
-    assert StopStrings().shown("a") == "a"
+    assert StopStrings().visible("a") == "a"
 
 
 @pytest.mark.parametrize("answer", ["ab\nUser: c", "aUUser:b", "aUseUsUser:", "aUsexxUser", "", "User:", "\n\nUser"])
 def test_nothing_is_shown_that_is_taken_back_later(answer):
     stops = StopStrings(["User:", "\n\nU", "sex!"])
-    shown = [stops.shown(answer[:end]) for end in range(len(answer) + 1)]
+    shown = [stops.visible(answer[:end]) for end in range(len(answer) + 1)]
     assert all(later.startswith(earlier) for earlier, later in pairwise(shown))
     assert stops.cut(answer).startswith(shown[-1])
     longest = max(map(len, stops.texts))

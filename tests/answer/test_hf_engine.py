@@ -13,6 +13,7 @@ from torch.nn.functional import cosine_similarity, normalize
 
 from tests.served import at_work, wait_for
 from vicuna.answer.assistant import Assistant, load_assistant
+from vicuna.answer.engine import GenerationRequest
 from vicuna.answer.flags import ServeFlags
 from vicuna.answer.hf_engine import HFEngine
 from vicuna.answer.stream import OUT_OF_MEMORY
@@ -338,12 +339,12 @@ def test_the_first_logits_differ_little_with_a_prefix_cache(tiny_base, bits):
     short = {**GREEDY, "max_new_tokens": 3, "min_new_tokens": 3}
     distances = []
     for ids in PROMPTS:
-        *_, first = cached.stream(ids, short, None, None, "", worker.submit)
+        *_, first = cached.stream(GenerationRequest(ids, short), worker.submit)
         follow = ids + first.beams[0].ids + ids[:7]
         found = []
         for engine in (cached, plain):
             logits.clear()
-            list(engine.stream(follow, short, None, None, "", worker.submit))
+            list(engine.stream(GenerationRequest(follow, short), worker.submit))
             found.append(logits[0])
         distances.append(((found[0] - found[1]).abs().max() / found[1].abs().max()).item())
     print(f"{bits} bits: {max(distances):.1e}")

@@ -6,7 +6,7 @@ import random
 import pytest
 
 from vicuna.answer import history
-from vicuna.answer.history import KEPT, Lengths, trim
+from vicuna.answer.history import KEPT, PromptLengths, trim
 from vicuna.errors import UserError
 from vicuna.prompt.templates import prompt_ids
 from vicuna.prompt.tokenizer import TextTokenizer
@@ -127,12 +127,12 @@ def test_a_turn_tokenises_its_own_prompt_and_not_all_before_it_again(tokenizer, 
 
 
 def test_lengths_are_forgotten_one_by_one_and_found_again(tokenizer):
-    lengths = Lengths(most=2)
+    lengths = PromptLengths(most=2)
     asked = [[{"role": "user", "content": text}] for text in ("一", "二二", "三三三")]
     right = [len(prompt_ids(tokenizer, "chat", messages)) for messages in asked]
     for _ in range(2):
-        assert [lengths.of(tokenizer, "chat", messages) for messages in asked] == right
-    assert lengths.of(tokenizer, "instruct", asked[0]) != right[0]
+        assert [lengths.count(tokenizer, "chat", messages) for messages in asked] == right
+    assert lengths.count(tokenizer, "instruct", asked[0]) != right[0]
 
 
 def test_an_answer_longer_than_the_context_leaves_room_for_the_message(tokenizer):

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM
 from transformers.cache_utils import DynamicLayer
 
-from vicuna.answer.kv_cache import ROOM, RoomyLayer, RowCache
+from vicuna.answer.kv_cache import ROOM, PreallocatedCache, PreallocatedLayer
 
 
 def states(rows: int, positions: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -19,9 +19,9 @@ def states(rows: int, positions: int) -> tuple[torch.Tensor, torch.Tensor]:
 def test_whatever_is_done_with_it_it_holds_what_a_dynamic_layer_holds(seed):
     random.seed(seed)
     torch.manual_seed(seed)
-    roomy, dynamic, rows = RoomyLayer(), DynamicLayer(), 1
+    roomy, dynamic, rows = PreallocatedLayer(), DynamicLayer(), 1
     if seed % 2:
-        roomy.begin(*states(1, 1), random.choice([0, 5, 200]))
+        roomy.reserve(*states(1, 1), random.choice([0, 5, 200]))
     held = []
     for _ in range(60):
         what = random.choice(["new", "new", "new", "many", "crop", "reorder", "repeat", "select"])
@@ -55,7 +55,7 @@ def test_whatever_is_done_with_it_it_holds_what_a_dynamic_layer_holds(seed):
 
 
 def test_a_token_is_written_behind_the_others_and_copies_none_of_them():
-    layer, places = RoomyLayer(), []
+    layer, places = PreallocatedLayer(), []
     for _ in range(4 * ROOM):
         keys, values = layer.update(*states(2, 1))
         places.append((keys.data_ptr(), values.data_ptr()))
@@ -63,14 +63,14 @@ def test_a_token_is_written_behind_the_others_and_copies_none_of_them():
 
 
 def test_what_begins_with_room_is_not_copied_before_it_is_full():
-    layer = RoomyLayer()
-    layer.begin(*states(1, 3), 300)
+    layer = PreallocatedLayer()
+    layer.reserve(*states(1, 3), 300)
     places = {layer.update(*states(1, 100))[0].data_ptr() for _ in range(3)}
     assert len(places) == 1
 
 
 def test_a_row_of_the_cache_can_be_kept_without_the_buffer():
-    layer = RoomyLayer()
+    layer = PreallocatedLayer()
     layer.update(*states(3, 40))
     kept = layer.keys[1:2, :, 10:20].clone()
     assert kept.untyped_storage().nbytes() == kept.nbytes
@@ -84,7 +84,7 @@ def test_generate_gives_the_same_ids_and_scores_with_it(tiny_base, chosen):
     ids = torch.randint(3, model.config.vocab_size, (1, 23), generator=torch.Generator().manual_seed(1))
     length = {"max_new_tokens": 2 * ROOM, "min_new_tokens": 2 * ROOM, "output_scores": True}
     found = []
-    for cache in (None, RowCache(model.config)):
+    for cache in (None, PreallocatedCache(model.config)):
         torch.manual_seed(1)
         more = {"past_key_values": cache, "attention_mask": torch.ones_like(ids), "return_dict_in_generate": True}
         found.append(model.generate(ids, **more, **length, **chosen))

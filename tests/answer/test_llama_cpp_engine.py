@@ -28,9 +28,9 @@ pytest.importorskip("gguf", reason="gguf is not installed: bash scripts/install_
 pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed: bash scripts/install_cpp.sh")
 
 from vicuna.answer.assistant import Assistant, load_assistant
+from vicuna.answer.decoding import generation_kwargs
 from vicuna.answer.flags import DecodingFlags, ServeFlags
-from vicuna.answer.llama_cpp_engine import CHUNK, Scores, described, gpu_layers
-from vicuna.answer.stream import generation_kwargs
+from vicuna.answer.llama_cpp_engine import CHUNK, LogitsProcessor, describe_model, resolve_gpu_layers
 from vicuna.errors import UserError
 from vicuna.gguf.library import load_llama_cpp
 from vicuna.gguf.reader import read_model
@@ -138,7 +138,7 @@ def test_a_penalty_and_a_least_length_change_the_greedy_text_as_they_do_there(ti
 def test_logits_are_changed_as_transformers_changes_them():
     chosen = {"do_sample": True, "repetition_penalty": 1.3, "temperature": 0.7, "min_new_tokens": 3}
     draw = np.random.default_rng(0)
-    mine = Scores(chosen, [5, 6], {2, 9}, prompt_len=10)
+    mine = LogitsProcessor(chosen, [5, 6], {2, 9}, prompt_len=10)
     theirs = LogitsProcessorList([
         RepetitionPenaltyLogitsProcessor(1.3), MinNewTokensLengthLogitsProcessor(10, 3, [2, 9], device="cpu"),
         SuppressTokensLogitsProcessor([5, 6], device="cpu"), TemperatureLogitsWarper(0.7),
@@ -374,8 +374,8 @@ def test_layers_for_a_gpu_are_refused_by_a_llama_cpp_that_has_none(exported, tin
 def test_all_layers_go_to_the_gpu_unless_fewer_are_asked_for(exported):
     file = read_model(str(exported("tiny")))
 
-    assert [gpu_layers(file, asked, has_gpu=True) for asked in (None, 0, 2, 99)] == [3, 0, 2, 3]
-    assert described(file, 2) == "f32 · llama.cpp, 2 of 3 layers on GPU, 1 threads"
+    assert [resolve_gpu_layers(file, asked, has_gpu=True) for asked in (None, 0, 2, 99)] == [3, 0, 2, 3]
+    assert describe_model(file, 2) == "f32 · llama.cpp, 2 of 3 layers on GPU, 1 threads"
 
 
 def test_another_prompt_type_than_the_trained_one_warns(exported):

@@ -9,11 +9,12 @@ from transformers import GenerationConfig, LlamaConfig
 
 from tests.answer.stops import Awaited
 from vicuna.answer.assistant import load_assistant
+from vicuna.answer.decoding import generation_kwargs
+from vicuna.answer.engine import GenerationRequest
 from vicuna.answer.flags import DecodingFlags, ServeFlags
 from vicuna.answer.hf_engine import HFEngine
-from vicuna.answer.kv_cache import RowCache
-from vicuna.answer.prefix_cache import PrefixCache, common
-from vicuna.answer.stream import generation_kwargs
+from vicuna.answer.kv_cache import PreallocatedCache
+from vicuna.answer.prefix_cache import PrefixCache, common_prefix_length
 from vicuna.answer.worker import Worker
 from vicuna.errors import UserError
 from vicuna.model.flags import ModelFlags
@@ -60,7 +61,8 @@ class Talk:
         hook = self.embedding.register_forward_hook(self._count)
         stop, last = Awaited() if stop_after else None, None
         try:
-            answers = self.engine.stream(ids, {**self.chosen, **chosen}, 7, stop, "", self.worker.submit)
+            asked = GenerationRequest(ids, {**self.chosen, **chosen}, seed=7, stop=stop)
+            answers = self.engine.stream(asked, self.worker.submit)
             for last in answers:
                 if stop_after and last.tokens >= stop_after:
                     stop.set()
@@ -129,7 +131,7 @@ def test_the_text_of_an_answer_shares_its_beginning(cached):
     said = cached.ask(first)
     messages += [{"role": "assistant", "content": said.text}, {"role": "user", "content": "还有呢？"}]
     second = prompt_ids(tokenizer, "chat", messages)
-    shared = common(second[:-1], first + said.beams[0].ids[:-1])
+    shared = common_prefix_length(second[:-1], first + said.beams[0].ids[:-1])
     last = cached.ask(second)
     assert shared >= len(first) - 1
     assert cached.computed == len(second) - shared + last.tokens - 1
@@ -217,10 +219,10 @@ LAYERS, HEADS, SIZE = 2, 2, 3
 PER_TOKEN = LAYERS * 2 * HEADS * SIZE * 8  # bytes; float64, which nothing else here uses
 
 
-def filled(ids: list[int], rows: int = 1, row: int = 0) -> RowCache:
+def filled(ids: list[int], rows: int = 1, row: int = 0) -> PreallocatedCache:
     """A cache whose keys and values tell what ids they belong to, in one row; the others are zero."""
     config = LlamaConfig(num_hidden_layers=LAYERS, hidden_size=HEADS * SIZE, num_attention_heads=HEADS)
-    cache = RowCache(config)
+    cache = PreallocatedCache(config)
     for number in range(LAYERS):
         keys = torch.zeros(rows, HEADS, len(ids), SIZE, dtype=torch.float64)
         keys[row] = expected(ids, number)
@@ -256,7 +258,7 @@ def test_the_longest_known_beginning_is_found():
     draw, prefixes, kept = random.Random(1), PrefixCache(1 << 30), []
     for _ in range(200):
         ids, adapter = some_ids(draw), draw.choice("AB")
-        best = max((common(ids, other) for name, other in kept if name == adapter), default=0)
+        best = max((common_prefix_length(ids, other) for name, other in kept if name == adapter), default=0)
         assert known(prefixes, adapter, ids) == best
         row = draw.randrange(3)
         prefixes.keep(adapter, ids, filled(ids, rows=3, row=row), row)
@@ -320,11 +322,11 @@ def test_nothing_is_kept_without_room_or_for_layers_that_forget():
     none.keep("A", [1, 2], filled([1, 2]))
     assert known(none, "A", [1, 2]) == none.bytes == 0
     window = LlamaConfig(num_hidden_layers=1, sliding_window=4, layer_types=["sliding_attention"])
-    cache = RowCache(window)
+    cache = PreallocatedCache(window)
     cache.update(torch.zeros(1, 1, 2, 3), torch.zeros(1, 1, 2, 3), 0)
     prefixes.keep("A", [1, 2], cache)
     assert prefixes.bytes == 0
-    assert prefixes.fill(RowCache(window), "A", [1, 2]) == 0
+    assert prefixes.fill(PreallocatedCache(window), "A", [1, 2]) == 0
 
 
 def test_a_base_whose_keys_change_with_the_length_shares_none(assistant):

@@ -10,8 +10,9 @@ from transformers import GenerationConfig
 
 from tests.answer.stops import Awaited
 from vicuna.answer.assistant import load_assistant
+from vicuna.answer.decoding import decoding_mode, generation_kwargs
 from vicuna.answer.flags import DecodingFlags, ServeFlags
-from vicuna.answer.stream import NOTHING, PENDING, Run, Step, decoding_mode, generation_kwargs
+from vicuna.answer.stream import EMPTY_RESULT, PENDING, Step, Streamer
 from vicuna.errors import UserError
 from vicuna.log import log
 from vicuna.model.flags import ModelFlags
@@ -183,25 +184,25 @@ def test_the_callers_event_is_the_callers(assistant, prompt_ids):
 
 
 def test_a_reader_who_is_slow_gets_the_newest_step_and_keeps_no_others(assistant):
-    run = Run(assistant.tokenizer)
+    streamer = Streamer(assistant.tokenizer)
     for n in range(1, 5 * PENDING + 1):
-        run.show([[5] * n], [None])
-    run.end(NOTHING)
+        streamer.put([[5] * n], [None])
+    streamer.end(EMPTY_RESULT)
     seen = []
-    while isinstance(item := run.next(1), Step):
+    while isinstance(item := streamer.get(1), Step):
         seen.append(len(item.ids[0]))
-    assert item is NOTHING
+    assert item is EMPTY_RESULT
     assert seen == sorted(seen)
     assert len(seen) <= PENDING
     assert seen[-1] == 5 * PENDING
 
 
 def test_a_step_that_is_taken_again_is_not_shown_again(assistant):
-    run = Run(assistant.tokenizer)
+    streamer = Streamer(assistant.tokenizer)
     for n in (1, 2, 3, 1, 2, 3, 4):
-        run.show([[5] * n], [None])
-    assert [len(run.next(1).ids[0]) for _ in range(4)] == [1, 2, 3, 4]
-    assert run.next(0.01) is None
+        streamer.put([[5] * n], [None])
+    assert [len(streamer.get(1).ids[0]) for _ in range(4)] == [1, 2, 3, 4]
+    assert streamer.get(0.01) is None
 
 
 def test_an_error_in_the_thread_reaches_the_caller_as_a_sentence(assistant, caplog):

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from tests.served import at_work
-from vicuna.answer.worker import Busy, Worker
+from vicuna.answer.worker import QueueFull, Worker
 from vicuna.errors import UserError
 
 
@@ -129,7 +129,7 @@ def test_a_full_queue_refuses_and_takes_again_when_there_is_room(add, ran):
     worker = Worker(max_queue=2)
     with at_work(worker):  # runs: it waits no longer
         calls = [add(worker, "a1"), add(worker, "b1")]
-        with pytest.raises(Busy, match="2 requests are waiting already; try again") as refused:
+        with pytest.raises(QueueFull, match="2 requests are waiting already; try again") as refused:
             add(worker, "c1")
         assert isinstance(refused.value, UserError)
         assert refused.value.retry_s >= 1
@@ -149,7 +149,7 @@ def test_the_refusal_says_when_to_come_again(monkeypatch, call_s, retry_s):
         finish([worker.submit(lambda: None)])
     with at_work(worker):
         waiting = worker.submit(lambda: None)
-        with pytest.raises(Busy) as refused:
+        with pytest.raises(QueueFull) as refused:
             worker.submit(lambda: None)
         assert refused.value.retry_s == retry_s
     finish([waiting])

@@ -9,7 +9,7 @@ import pytest
 from openai import BadRequestError
 
 from tests.served import Server, assistant_of, at_work, make_slow, wait_for
-from vicuna.api import request
+from vicuna.api import routes
 
 LONG = {
     "messages": [{"role": "user", "content": "讲一个很长的故事。"}],
@@ -115,11 +115,11 @@ def test_embeddings_that_are_left_leave_the_queue_too_and_hold_nobody_up(server)
 
 @pytest.mark.parametrize(
     ("name", "path", "fields"),
-    [("chat", "/v1/chat/completions", {}), ("embedding", "/v1/embeddings", ONLY_INPUT)],
+    [("parse_chat", "/v1/chat/completions", {}), ("parse_embedding", "/v1/embeddings", ONLY_INPUT)],
     ids=["chat", "embedding"],
 )
 def test_who_left_while_the_request_was_read_takes_no_place(server, monkeypatch, name, path, fields):
-    worker, read = server.assistant.worker, getattr(request, name)
+    worker, read = server.assistant.worker, getattr(routes, name)
     begun, gone, submitted = threading.Event(), threading.Event(), []
 
     def slowly(*args):
@@ -127,7 +127,7 @@ def test_who_left_while_the_request_was_read_takes_no_place(server, monkeypatch,
         gone.wait()
         return read(*args)
 
-    monkeypatch.setattr(request, name, slowly)
+    monkeypatch.setattr(routes, name, slowly)
     monkeypatch.setattr(worker, "submit", lambda *args: submitted.append(args))
     connection = ask(server, path, **fields)
     begun.wait()

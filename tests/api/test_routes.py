@@ -12,9 +12,10 @@ import pytest
 from openai import APIError, BadRequestError, InternalServerError, NotFoundError, RateLimitError
 
 from tests.served import Server, assistant_of, at_work, in_step, make_adapter
+from vicuna.answer.decoding import generation_kwargs
 from vicuna.answer.flags import DecodingFlags
 from vicuna.answer.history import trim
-from vicuna.answer.stream import Beam, Update, generation_kwargs
+from vicuna.answer.stream import Beam, Update
 from vicuna.errors import UserError
 from vicuna.prompt.templates import prompt_ids
 

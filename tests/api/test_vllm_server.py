@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 
 from tests.served import make_adapter
 from vicuna.api import vllm_server
-from vicuna.api.vllm_server import VllmFlags, command, main
+from vicuna.api.vllm_server import VllmFlags, main, vllm_argv
 from vicuna.errors import UserError
 from vicuna.prompt.chat_template import chat_template
 from vicuna.prompt.templates import prompt_ids
@@ -194,7 +194,7 @@ def test_this_machine_needs_none(started, tiny_base):
 
 
 def test_the_template_is_the_adapters(tiny_base, adapters, cache):
-    argv = command(flags(tiny_base, adapters["obeys"]))
+    argv = vllm_argv(flags(tiny_base, adapters["obeys"]))
     file = Path(value(argv, "--chat-template"))
     assert file == cache / "chat_template-instruct.jinja"
     other = AutoTokenizer.from_pretrained(tiny_base)
@@ -210,35 +210,37 @@ def test_the_template_is_the_adapters(tiny_base, adapters, cache):
 
 @pytest.mark.parametrize("place", ["chat_template.jinja", "tokenizer_config.json"])
 def test_a_template_in_the_merged_folder_is_left_to_vllm(folder, adapters, place):
-    assert value(command(flags(folder)), "--chat-template").endswith("chat_template-instruct.jinja")
+    assert value(vllm_argv(flags(folder)), "--chat-template").endswith("chat_template-instruct.jinja")
     if place.endswith("jinja"):
         (folder / place).write_text(chat_template("chat"), encoding="utf-8")
     else:
         config = json.loads((folder / place).read_text(encoding="utf-8"))
         (folder / place).write_text(json.dumps({**config, "chat_template": chat_template("chat")}), encoding="utf-8")
-    assert "--chat-template" not in command(flags(folder))
-    assert value(command(flags(folder, prompt_type="bot")), "--chat-template").endswith("chat_template-bot.jinja")
+    assert "--chat-template" not in vllm_argv(flags(folder))
+    assert value(vllm_argv(flags(folder, prompt_type="bot")), "--chat-template").endswith("chat_template-bot.jinja")
     # The base's own is not what the adapter was trained with.
-    assert value(command(flags(folder, adapters["obeys"])), "--chat-template").endswith("chat_template-instruct.jinja")
+    assert value(vllm_argv(flags(folder, adapters["obeys"])), "--chat-template").endswith(
+        "chat_template-instruct.jinja"
+    )
 
 
 def test_a_model_that_was_trained_as_a_whole_brings_its_prompt_type(folder):
     (folder / "run_args.json").write_text('{"prompt_type": "chat_eos"}', encoding="utf-8")
-    assert value(command(flags(folder)), "--chat-template").endswith("chat_template-chat_eos.jinja")
+    assert value(vllm_argv(flags(folder)), "--chat-template").endswith("chat_template-chat_eos.jinja")
 
 
 def test_adapters_of_different_templates_are_served_apart(tiny_base, adapters):
     both = [adapters["talks"], adapters["obeys"]]
     with pytest.raises(UserError, match=r"different prompt types \(talks chat, obeys instruct\)"):
-        command(flags(tiny_base, *both))
-    argv = command(flags(tiny_base, *both, prompt_type="chat"))
+        vllm_argv(flags(tiny_base, *both))
+    argv = vllm_argv(flags(tiny_base, *both, prompt_type="chat"))
     assert value(argv, "--chat-template").endswith("chat_template-chat.jinja")
 
 
 def test_a_prompt_type_of_the_future_is_refused(folder):
     (folder / "run_args.json").write_text('{"prompt_type": "later"}', encoding="utf-8")
     with pytest.raises(UserError, match="prompt type 'later' is not known to this version; name one with PROMPT_TYPE"):
-        command(flags(folder))
+        vllm_argv(flags(folder))
 
 
 # --- adapters -----------------------------------------------------------------------------------------------------
@@ -247,14 +249,14 @@ def test_a_prompt_type_of_the_future_is_refused(folder):
 @pytest.mark.parametrize(("rank", "allowed"), [(8, "8"), (9, "16"), (64, "64"), (65, "128"), (300, "320")])
 def test_the_rank_is_rounded_up_to_one_that_vllm_takes(tiny_base, adapters, monkeypatch, rank, allowed):
     monkeypatch.setattr(vllm_server, "_rank", lambda folder, *base: rank if folder.name == "talks" else 4)
-    argv = command(flags(tiny_base, adapters["talks"], adapters["speaks"]))
+    argv = vllm_argv(flags(tiny_base, adapters["talks"], adapters["speaks"]))
     assert value(argv, "--max-lora-rank") == allowed
 
 
 def test_a_rank_beyond_vllms_is_refused(tiny_base, adapters, monkeypatch):
     monkeypatch.setattr(vllm_server, "_rank", lambda *any: 513)
     with pytest.raises(UserError, match="rank 513 is more than the 512 that vLLM takes: merge"):
-        command(flags(tiny_base, adapters["talks"]))
+        vllm_argv(flags(tiny_base, adapters["talks"]))
 
 
 @pytest.mark.parametrize(
@@ -270,14 +272,14 @@ def test_a_rank_beyond_vllms_is_refused(tiny_base, adapters, monkeypatch):
 )
 def test_what_vllm_does_not_serve_is_named(tiny_base, copied, config, says):
     with pytest.raises(UserError, match=says):
-        command(flags(tiny_base, copied("talks", **config)))
+        vllm_argv(flags(tiny_base, copied("talks", **config)))
 
 
 def test_an_adapter_of_the_first_age_is_to_be_merged(tiny_base, copied):
     old = copied("talks")
     (old / "adapter_config.json").unlink()
     with pytest.raises(UserError, match="is of an age that vLLM does not read"):
-        command(flags(tiny_base, old))
+        vllm_argv(flags(tiny_base, old))
 
 
 def test_an_adapter_of_another_base_is_refused(tiny_base, copied):
@@ -288,25 +290,25 @@ def test_an_adapter_of_another_base_is_refused(tiny_base, copied):
     wide = {name: torch.zeros(4, 64) if "lora_A" in name else torch.zeros(64, 4) for name in tensors}
     save_file(wide, wrong / "adapter_model.safetensors")
     with pytest.raises(UserError, match="use the base it was trained on"):
-        command(flags(tiny_base, wrong))
+        vllm_argv(flags(tiny_base, wrong))
 
 
 def test_adapters_that_clients_could_not_tell_apart_are_refused(tiny_base, adapters, copied):
     again = copied("talks", to="a/talks")
     with pytest.raises(UserError, match="clients could not tell talks from another of that name"):
-        command(flags(tiny_base, adapters["talks"], again))
+        vllm_argv(flags(tiny_base, adapters["talks"], again))
     with pytest.raises(UserError, match="clients could not tell tiny from another of that name"):
-        command(flags(tiny_base, copied("talks", to="tiny")))
+        vllm_argv(flags(tiny_base, copied("talks", to="tiny")))
 
 
 def test_a_path_that_would_be_taken_apart_is_given_as_json(tiny_base, copied):
     odd = copied("talks", to="lr=1,r=4")
-    assert json.loads(command(flags(tiny_base, odd))[-1]) == {"name": "lr=1,r=4", "path": str(odd)}
+    assert json.loads(vllm_argv(flags(tiny_base, odd))[-1]) == {"name": "lr=1,r=4", "path": str(odd)}
 
 
 def test_a_missing_adapter_is_refused(tiny_base):
     with pytest.raises(UserError, match=r"--lora_path \./nowhere does not exist"):
-        command(flags(tiny_base, "./nowhere"))
+        vllm_argv(flags(tiny_base, "./nowhere"))
 
 
 # --- the machine --------------------------------------------------------------------------------------------------
@@ -319,18 +321,18 @@ def test_a_missing_adapter_is_refused(tiny_base):
 def test_gpus_that_only_emulate_bfloat16_compute_in_half(tiny_base, monkeypatch, where, dtype, expected):
     monkeypatch.setattr("vicuna.model.base.device", lambda: torch.device(where))
     monkeypatch.setattr("vicuna.model.base.compute_dtype", lambda bits: (dtype, "said so"))
-    argv = command(flags(tiny_base))
+    argv = vllm_argv(flags(tiny_base))
     assert (argv[argv.index("--dtype") :][:2] if "--dtype" in argv else []) == expected
 
 
 def test_heads_are_shared_evenly(tiny_base):
-    assert value(command(flags(tiny_base, gpus=4)), "--tensor-parallel-size") == "4"
-    assert "--tensor-parallel-size" not in command(flags(tiny_base, gpus=1))
+    assert value(vllm_argv(flags(tiny_base, gpus=4)), "--tensor-parallel-size") == "4"
+    assert "--tensor-parallel-size" not in vllm_argv(flags(tiny_base, gpus=1))
     with pytest.raises(UserError, match="3 GPUs can not share the 4 attention heads of the base"):
-        command(flags(tiny_base, gpus=3))
+        vllm_argv(flags(tiny_base, gpus=3))
 
 
 def test_a_base_without_generation_settings_gets_vllms(folder):
-    assert value(command(flags(folder)), "--generation-config") == "auto"
+    assert value(vllm_argv(flags(folder)), "--generation-config") == "auto"
     (folder / "generation_config.json").unlink()
-    assert value(command(flags(folder)), "--generation-config") == "vllm"
+    assert value(vllm_argv(flags(folder)), "--generation-config") == "vllm"

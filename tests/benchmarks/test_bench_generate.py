@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from bench_generate import MODES, GenerateFlags, interval, main
+from bench_generate import MODES, GenerateFlags, main, median_interval
 
 from vicuna.errors import UserError
 
@@ -51,12 +51,12 @@ def test_at_fewer_bits_the_prefix_cache_changes_logits_by_no_more_than_the_docum
 def test_the_interval_holds_the_median_nine_times_in_ten():
     draw, held = random.Random(1), 0
     for _ in range(2000):
-        low, high = interval([draw.gauss(0, 1) for _ in range(21)])
+        low, high = median_interval([draw.gauss(0, 1) for _ in range(21)])
         held += low <= 0 <= high
     assert 0.9 <= held / 2000 <= 0.96
-    assert interval([3.0, 1.0, 2.0]) == (1.0, 3.0)
-    assert interval([1.0]) == (1.0, 1.0)
-    assert interval([float(n) for n in range(1, 61)]) == (24.0, 37.0)  # a table's ranks for 60 values
+    assert median_interval([3.0, 1.0, 2.0]) == (1.0, 3.0)
+    assert median_interval([1.0]) == (1.0, 1.0)
+    assert median_interval([float(n) for n in range(1, 61)]) == (24.0, 37.0)  # a table's ranks for 60 values
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import asyncio
 import dataclasses
 
 import pytest
-from soak_api import Soaked, SoakFlags, ask_all, table, with_server
+from soak_api import SoakFlags, SoakResult, ask_all, table, with_server
 
 from vicuna.model.flags import ModelFlags
 
@@ -24,7 +24,7 @@ def test_twenty_clients_at_once_each_get_their_solo_answer(tiny_base):
 
 
 def test_what_is_not_as_it_has_to_be_is_named():
-    good = Soaked(20, 60, 500, [], [], 1.0, 1.9, 40, 100, 109)
+    good = SoakResult(20, 60, 500, [], [], 1.0, 1.9, 40, 100, 109)
     assert good.problems == []
     for name, value, says in (
         ("errors", ["client 3: busy"], "1 errors, the first: client 3: busy"),

@@ -8,6 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from vicuna.answer.assistant import load_assistant
+from vicuna.answer.engine import GenerationRequest
 from vicuna.answer.flags import ServeFlags
 from vicuna.answer.hf_engine import HFEngine
 from vicuna.answer.worker import Worker
@@ -136,7 +137,7 @@ def test_half_of_the_blocks_on_the_disk_give_the_same_answers(base, whole, halve
         turns = []
         ids = [1, *range(300, 640)]
         for _ in range(2):  # the second with what the first left in the prefix cache
-            *_, last = engine.stream(ids, {**CHOSEN[mode], **LENGTHS}, 3, None, "", worker.submit)
+            *_, last = engine.stream(GenerationRequest(ids, {**CHOSEN[mode], **LENGTHS}, 3), worker.submit)
             turns.append([beam.ids for beam in last.beams])
             ids = ids + last.beams[0].ids + [5, 6]
         found.append((turns, engine.embed([[1, 300, 301], [1, 500]], "")))
@@ -155,8 +156,9 @@ def test_inputs_go_to_the_device_of_the_embedding(base, whole):
 
     moved.get_input_embeddings().register_forward_pre_hook(look)
     engine, worker = HFEngine(base, moved, {}, 0), Worker()
+    asked = GenerationRequest([1, *range(300, 640)], {**CHOSEN["greedy"], **LENGTHS}, 3)
     with pytest.raises(UserError, match="seen"):
-        list(engine.stream([1, *range(300, 640)], {**CHOSEN["greedy"], **LENGTHS}, 3, None, "", worker.submit))
+        list(engine.stream(asked, worker.submit))
     with pytest.raises(RuntimeError, match="seen"):
         engine.embed([[1, 5]], "")
     assert seen == ["meta"] * 2

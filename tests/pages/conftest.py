@@ -196,7 +196,7 @@ def typed(terminal_assistant, monkeypatch, capsys):
 @pytest.fixture
 def expected(terminal_assistant):
     """expected("你好", "a", "再见"): the text that the assistant itself gives to the last of these messages."""
-    from vicuna.answer.stream import generation_kwargs
+    from vicuna.answer.decoding import generation_kwargs
     from vicuna.prompt.templates import prompt_ids
 
     def stream(*texts, adapter="talks", system="", decoding=GREEDY, seed=None):

@@ -13,8 +13,8 @@ pytest.importorskip("gguf", reason="gguf is not installed: bash scripts/install_
 pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed: bash scripts/install_cpp.sh")
 
 from vicuna.answer.assistant import Assistant, check_beams, load_assistant
+from vicuna.answer.decoding import generation_kwargs
 from vicuna.answer.flags import DecodingFlags, ServeFlags
-from vicuna.answer.stream import generation_kwargs
 from vicuna.errors import UserError
 from vicuna.model.flags import ModelFlags
 from vicuna.pages.strings import STRINGS

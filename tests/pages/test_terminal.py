@@ -9,9 +9,10 @@ import threading
 import pytest
 
 from tests.pages.driven import GREEDY
+from vicuna.answer.decoding import generation_kwargs
 from vicuna.answer.flags import ChatFlags, DecodingFlags
 from vicuna.answer.history import trim
-from vicuna.answer.stream import Beam, Run, Update, generation_kwargs
+from vicuna.answer.stream import Beam, Streamer, Update
 from vicuna.pages import terminal
 from vicuna.pages.terminal_strings import STRINGS
 from vicuna.prompt.templates import prompt_ids
@@ -153,23 +154,23 @@ def test_a_terminal_is_shown_no_control_characters(terminal_assistant, monkeypat
 
 def test_ctrl_c_ends_the_answer_and_what_there_is_of_it_stays(terminal_assistant, monkeypatch, capsys):
     monkeypatch.setenv("LC_ALL", "C")
-    prompts, real, show, pressed = [], terminal_assistant.engine.stream, Run.show, threading.Event()
+    prompts, real, put, pressed = [], terminal_assistant.engine.stream, Streamer.put, threading.Event()
 
-    def watched(ids, *args, **kwargs):
-        prompts.append(ids)
-        for update in real(ids, *args, **kwargs):
+    def watched(asked, *args, **kwargs):
+        prompts.append(asked.prompt_ids)
+        for update in real(asked, *args, **kwargs):
             if update.tokens == 4 and not pressed.is_set():
                 signal.raise_signal(signal.SIGINT)
                 pressed.set()
             yield update
 
-    def held(run, ids, scores):
-        show(run, ids, scores)
+    def held(streamer, ids, scores):
+        put(streamer, ids, scores)
         if len(ids[0]) == 20:
             pressed.wait()
 
     monkeypatch.setattr(terminal_assistant.engine, "stream", watched)
-    monkeypatch.setattr(Run, "show", held)
+    monkeypatch.setattr(Streamer, "put", held)
     monkeypatch.setattr(sys, "stdin", io.StringIO("讲故事\n再说\n"))
     before = signal.getsignal(signal.SIGINT)
     terminal.chat(terminal_assistant, ChatFlags(), DecodingFlags(temperature=0, max_new_tokens=200, min_new_tokens=200))

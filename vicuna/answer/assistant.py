@@ -6,13 +6,15 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from transformers import GenerationConfig
 
+from vicuna.answer.decoding import generation_kwargs
+from vicuna.answer.engine import Engine, GenerationRequest
 from vicuna.answer.flags import DecodingFlags, ServeFlags
 from vicuna.answer.hf_engine import HFEngine
-from vicuna.answer.stream import PATIENCE_S, Submit, Update, as_sentence, generation_kwargs
+from vicuna.answer.stream import POLL_S, Update, to_user_error
 from vicuna.answer.worker import Worker
 from vicuna.errors import UserError
 from vicuna.gguf import reader
@@ -21,30 +23,6 @@ from vicuna.model.base import Base, check_base, compute_dtype, device, load_base
 from vicuna.model.flags import ModelFlags
 from vicuna.prompt.templates import PROMPT_TYPES, Message, prompt_ids, render
 from vicuna.prompt.tokenizer import TextTokenizer
-
-
-class Engine(Protocol):
-    """What makes the answers: `vicuna.answer.hf_engine.HFEngine`, or llama.cpp."""
-
-    tokenizer: TextTokenizer
-    context: int
-    generation_config: Any
-    max_beams: int
-
-    def stream(
-        self,
-        prompt_ids: list[int],
-        chosen: dict[str, Any],
-        seed: int | None,
-        stop: threading.Event | None,
-        adapter: str,
-        submit: Submit,
-        stops: Sequence[str] = (),
-    ) -> Iterator[Update]:
-        """Growing answers."""
-
-    def embed(self, rows: Sequence[list[int]], adapter: str) -> list[list[float]]:
-        """A vector for each text, in the worker."""
 
 
 @dataclass(frozen=True)
@@ -121,17 +99,15 @@ class Assistant:
         client: str = "",
         stops: Sequence[str] = (),
     ) -> Iterator[Update]:
-        """Growing answers; see `vicuna.answer.stream.stream`.
+        """Growing answers; see `GenerationRequest` and `Engine.stream`.
 
         Args:
             adapter: name of a choice, "" for the base alone, None for the first choice.
             client: who asks; clients take turns.
-            stops: texts that end an answer, and are no part of it.
         """
         name = self.first.name if adapter is None else adapter
-        return self.engine.stream(
-            prompt_ids, chosen, seed, stop, name, lambda work: self.worker.submit(work, client), stops
-        )
+        request = GenerationRequest(prompt_ids, chosen, seed, name, stop, stops)
+        return self.engine.stream(request, lambda work: self.worker.submit(work, client))
 
     def embed(
         self,
@@ -159,13 +135,13 @@ class Assistant:
 
         call = self.worker.submit(work, client)
         try:
-            while not call.done.wait(None if stop is None else PATIENCE_S):
+            while not call.done.wait(None if stop is None else POLL_S):
                 if stop.is_set() and call.cancel():
                     return []
         finally:
             call.cancel()
         if isinstance(done[0], BaseException):
-            raise as_sentence(done[0]) from done[0]
+            raise to_user_error(done[0]) from done[0]
         return done[0]
 
 
@@ -190,6 +166,7 @@ def load_assistant(model_flags: ModelFlags, serve: ServeFlags, lora_paths: Seque
     Raises:
         UserError: see `check_base`, `load_base` and `vicuna.model.adapter.attach`.
     """
+    lora_paths = [path for path in lora_paths if path]
     if reader.names_gguf(model_flags.model_path):
         return _load_gguf(model_flags.model_path, serve, lora_paths)
     if serve.gpu_layers is not None:
@@ -197,7 +174,6 @@ def load_assistant(model_flags: ModelFlags, serve: ServeFlags, lora_paths: Seque
             f"--gpu_layers {serve.gpu_layers} is for a GGUF file, which {model_flags.model_path} is not; leave it out."
         )
     base = check_base(model_flags.model_path)
-    lora_paths = [path for path in lora_paths if path]
     folders = [adapter.adapter_folder(path, serve.use_local) for path in lora_paths]
     names = _names(lora_paths, folders)
     _check_adapters(base, model_flags.model_path, names, folders)
@@ -228,14 +204,13 @@ def _load_gguf(model_path: str, serve: ServeFlags, lora_paths: Sequence[str]) ->
     """The same for a GGUF file, and adapters of that kind, in llama.cpp."""
     from vicuna.answer import llama_cpp_engine
 
-    lora_paths = [path for path in lora_paths if path]
     names = _names(lora_paths, [Path(path).expanduser() for path in lora_paths])
     engine = llama_cpp_engine.load_engine(model_path, dict(zip(names, lora_paths, strict=True)), serve)
     file, choices = engine.file, {}
     warnings: list[str] = []
     for name, one in engine.adapters.items():
         types = _chosen_type(llama_cpp_engine.declared_prompt_type(one), name, "adapter", serve, warnings)
-        choices[name] = Choice(name, *types, llama_cpp_engine.detail(one))
+        choices[name] = Choice(name, *types, llama_cpp_engine.describe_adapter(one))
     of_base, trained_as = _chosen_type(
         llama_cpp_engine.declared_prompt_type(file), file.path.name, "model", serve, warnings
     )
@@ -245,7 +220,7 @@ def _load_gguf(model_path: str, serve: ServeFlags, lora_paths: Sequence[str]) ->
     return Assistant(
         engine,
         file.path.name,
-        llama_cpp_engine.described(file, engine.gpu_layers),
+        llama_cpp_engine.describe_model(file, engine.gpu_layers),
         choices,
         warnings,
         Worker(serve.max_queue),

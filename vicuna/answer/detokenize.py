@@ -19,7 +19,7 @@ class Detokenizer:
         self._tokenizer = tokenizer
         self._known: deque[tuple[list[int], str]] = deque(maxlen=kept)  # ids whose text nothing can change, and it
 
-    def of(self, ids: list[int]) -> str:
+    def decode(self, ids: list[int]) -> str:
         """The text of an answer's ids so far."""
         begin, text = 0, ""
         for known, known_text in self._known:
@@ -53,7 +53,7 @@ class StopStrings:
         at = self.find(text)
         return text if at < 0 else text[:at]
 
-    def shown(self, text: str) -> str:
+    def visible(self, text: str) -> str:
         """What may be shown of a growing text: nothing of one of them, also where it is not complete yet."""
         if not self.texts:
             return text

@@ -14,7 +14,7 @@ from vicuna.prompt.tokenizer import TextTokenizer
 KEPT = 0.75  # of the budget, once turns are forgotten: the next turns then share their beginning with this one
 
 
-class Lengths:
+class PromptLengths:
     """Lengths of prompts in tokens, remembered by a hash of their text: a turn then costs its own prompt only.
 
     Args:
@@ -26,7 +26,7 @@ class Lengths:
         self._found: OrderedDict[bytes, int] = OrderedDict()
         self._lock = threading.Lock()
 
-    def of(self, tokenizer: TextTokenizer, prompt_type: str, messages: Sequence[Message]) -> int:
+    def count(self, tokenizer: TextTokenizer, prompt_type: str, messages: Sequence[Message]) -> int:
         """Tokens of the prompt for the last message, BOS included."""
         key = hashlib.blake2b(
             "\0".join([prompt_type, *segments(prompt_type, messages)]).encode(errors="surrogatepass"), digest_size=16
@@ -43,10 +43,10 @@ class Lengths:
         return length
 
 
-_lengths: WeakKeyDictionary[TextTokenizer, Lengths] = WeakKeyDictionary()
+_lengths: WeakKeyDictionary[TextTokenizer, PromptLengths] = WeakKeyDictionary()
 
 
-class TooLong(UserError):
+class MessageTooLong(UserError):
     """The newest message alone does not fit."""
 
 
@@ -87,23 +87,23 @@ def trim(
         max_memory: most tokens of the prompt; None for what the context leaves.
 
     Raises:
-        TooLong: the last message alone does not fit.
+        MessageTooLong: the last message alone does not fit.
         UserError: messages that do not alternate.
     """
     system, others = split_system(messages)
 
-    lengths = _lengths.setdefault(tokenizer, Lengths())
+    lengths = _lengths.setdefault(tokenizer, PromptLengths())
 
     def length(first: int, last: int) -> int:
-        return lengths.of(tokenizer, prompt_type, [*system, *others[2 * first : 2 * last + 1]])
+        return lengths.count(tokenizer, prompt_type, [*system, *others[2 * first : 2 * last + 1]])
 
     turns = max(0, len(others) - 1) // 2
     alone = length(turns, turns)
     memory = context if max_memory is None else max_memory
     if alone >= context:
-        raise TooLong(f"the message needs {alone} tokens, the base's context is {context}: shorten it.")
+        raise MessageTooLong(f"the message needs {alone} tokens, the base's context is {context}: shorten it.")
     if alone > memory:
-        raise TooLong(
+        raise MessageTooLong(
             f"the message needs {alone} tokens, Max Memory {memory} leaves it no room: raise Max Memory, or shorten it."
         )
     new = min(max_new_tokens, context - alone)

@@ -58,14 +58,14 @@ class Buffer:
         )
 
 
-class RoomyLayer(DynamicLayer):
+class PreallocatedLayer(DynamicLayer):
     """Keys and values of a decoder block: the same numbers as in a DynamicLayer, in buffers with room."""
 
     def __init__(self) -> None:
         super().__init__()
         self._buffers = Buffer(), Buffer()
 
-    def begin(self, keys: torch.Tensor, values: torch.Tensor, positions: int) -> None:
+    def reserve(self, keys: torch.Tensor, values: torch.Tensor, positions: int) -> None:
         """Start with room for so many positions; of `keys` and `values`, the shape is of interest."""
         self.lazy_initialization(keys, values)
         self.keys, self.values = (
@@ -90,7 +90,7 @@ class RoomyLayer(DynamicLayer):
             self.values = values.select(self.values, beam_idx.to(self.values.device))
 
 
-class RowCache(DynamicCache):
+class PreallocatedCache(DynamicCache):
     """Keys and values of an answer's rows; remembers which rows those of the last step were made of.
 
     Attributes:
@@ -101,7 +101,7 @@ class RowCache(DynamicCache):
 
     def __init__(self, config: PretrainedConfig):
         super().__init__(config=config)
-        self.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in self.layers]
+        self.layers = [PreallocatedLayer() if type(layer) is DynamicLayer else layer for layer in self.layers]
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
         super().reorder_cache(beam_idx)

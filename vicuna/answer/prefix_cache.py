@@ -9,7 +9,7 @@ from itertools import count
 
 import torch
 
-from vicuna.answer.kv_cache import RoomyLayer, RowCache
+from vicuna.answer.kv_cache import PreallocatedCache, PreallocatedLayer
 
 Tensors = list[tuple[torch.Tensor, torch.Tensor]]  # of each layer: keys and values, (1, heads, n, size of a head)
 
@@ -44,7 +44,7 @@ class PrefixCache:
         self._roots: dict[str, Node] = {}  # by adapter: what one computes is wrong for another
         self._clock = count(1)
 
-    def fill(self, cache: RowCache, adapter: str, ids: list[int]) -> int:
+    def fill(self, cache: PreallocatedCache, adapter: str, ids: list[int]) -> int:
         """Put what is known of `ids` into an empty cache; returns how many of them, from the first on."""
         if not self._fits(cache):
             return 0
@@ -52,12 +52,12 @@ class PrefixCache:
         if not path:
             return 0
         for number, layer in enumerate(cache.layers):
-            layer.begin(*path[0][0].tensors[number], len(ids))
+            layer.reserve(*path[0][0].tensors[number], len(ids))
             for node, n in path:
                 layer.update(*(tensor[..., :n, :] for tensor in node.tensors[number]))
         return sum(n for _, n in path)
 
-    def keep(self, adapter: str, ids: list[int], cache: RowCache, row: int = 0) -> None:
+    def keep(self, adapter: str, ids: list[int], cache: PreallocatedCache, row: int = 0) -> None:
         """Take what `cache` holds of `ids` in one row; the cache itself is left as it is.
 
         Args:
@@ -88,16 +88,16 @@ class PrefixCache:
         self._roots, self.bytes = {}, 0
         return had
 
-    def _fits(self, cache: RowCache) -> bool:
+    def _fits(self, cache: PreallocatedCache) -> bool:
         """Only keys and values of every position can be cut at any of them."""
-        return self.limit > 0 and bool(cache.layers) and all(type(layer) is RoomyLayer for layer in cache.layers)
+        return self.limit > 0 and bool(cache.layers) and all(type(layer) is PreallocatedLayer for layer in cache.layers)
 
     def _path(self, adapter: str, ids: list[int]) -> Iterator[tuple[Node, int]]:
         """The nodes that `ids` begin with, and how many ids of each; they count as used now."""
         node, at, now = self._roots.get(adapter), 0, next(self._clock)
         while node is not None and at < len(ids) and (node := node.children.get(ids[at])):
             node.used = now
-            n = common(node.ids, ids[at : at + len(node.ids)])
+            n = common_prefix_length(node.ids, ids[at : at + len(node.ids)])
             yield node, n
             at += n
             if n < len(node.ids):
@@ -129,6 +129,6 @@ def _part(tensors: Tensors, positions: slice) -> Tensors:
     return [(keys[..., positions, :].clone(), values[..., positions, :].clone()) for keys, values in tensors]
 
 
-def common(one: list[int], other: list[int]) -> int:
+def common_prefix_length(one: list[int], other: list[int]) -> int:
     """How many ids both begin with."""
     return next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))

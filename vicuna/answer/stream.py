@@ -1,8 +1,8 @@
 """One iterator of growing answers, in every decoding mode; pages, terminal, API and benchmarks consume the same.
 
-What makes an answer runs in another thread and shows its steps to a `Run`; `stream` turns them into updates. The
+What makes an answer runs in another thread and shows its steps to a `Streamer`; `stream` turns them into updates. The
 last update holds what was generated in the end, so streaming changes no answer; an error is raised in the caller.
-`vicuna.answer.generation` makes answers with transformers.
+`vicuna.answer.hf_generation` makes answers with transformers.
 """
 
 import contextlib
@@ -11,13 +11,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import overload
 
 import torch
-from transformers import GenerationConfig
 
 from vicuna.answer.detokenize import Detokenizer, StopStrings
-from vicuna.answer.flags import DecodingFlags
 from vicuna.answer.worker import Call
 from vicuna.errors import UserError
 from vicuna.log import log
@@ -25,56 +23,6 @@ from vicuna.prompt.tokenizer import TextTokenizer
 
 # What has work done elsewhere: a worker's submit, which takes turns.
 Submit = Callable[[Callable[[], None]], Call]
-
-# What a preset sets, by GenerationConfig's names; "original" is what the original's page was set to.
-_SAMPLED = {"do_sample": True, "num_beams": 1, "repetition_penalty": 1.1}
-PRESETS: dict[str, dict[str, Any]] = {
-    "precise": {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.1},
-    "balanced": {**_SAMPLED, "temperature": 0.7, "top_p": 0.9, "top_k": 40},
-    "creative": {**_SAMPLED, "temperature": 1.0, "top_p": 0.95, "top_k": 60},
-    "beam": {"do_sample": False, "num_beams": 4, "repetition_penalty": 1.1},
-    # The original never sampled; its temperature, top-p and top-k stood at 0.1, 0.75 and 40 without effect.
-    "original": {"do_sample": False, "num_beams": 4, "repetition_penalty": 2.0},
-}
-DEFAULTS = {"max_new_tokens": 256, "min_new_tokens": 1}
-DRAWING = ("temperature", "top_p", "top_k")  # what only sampling looks at
-NUMBERS = ("temperature", "top_p", "repetition_penalty")  # the other settings are whole
-
-
-def generation_kwargs(flags: DecodingFlags, base: GenerationConfig) -> dict[str, Any]:
-    """generate()'s arguments: an explicit flag, then the preset, then the base's generation config, then our default.
-
-    A temperature, top-p or top-k turns sampling on unless `do_sample` says otherwise; temperature 0 is greedy.
-    """
-    names = ("num_beams", *DRAWING, "max_new_tokens", "min_new_tokens", "repetition_penalty")
-    declared = {name: value for name, value in base.to_diff_dict().items() if name in names and value is not None}
-    given = {name: value for name in names if (value := getattr(flags, name)) is not None}
-    chosen = {**DEFAULTS, **declared, **PRESETS[flags.preset], **given}
-    if flags.do_sample is not None:
-        chosen["do_sample"] = flags.do_sample
-    elif any(name in given for name in DRAWING):
-        chosen["do_sample"] = True
-    # A temperature of 2 in a request or in the base's file is a whole number, which transformers refuses.
-    return effective_kwargs({name: float(value) if name in NUMBERS else value for name, value in chosen.items()})
-
-
-def effective_kwargs(chosen: dict[str, Any]) -> dict[str, Any]:
-    """`chosen` without what has no effect: temperature 0 is greedy, and a greedy run looks at no top-p."""
-    drawing = chosen["do_sample"] and chosen.get("temperature", 1.0) > 0
-    chosen = {**chosen, "do_sample": drawing, "min_new_tokens": min(chosen["min_new_tokens"], chosen["max_new_tokens"])}
-    return chosen if drawing else {name: value for name, value in chosen.items() if name not in DRAWING}
-
-
-def decoding_mode(chosen: dict[str, Any]) -> str:
-    """greedy, sampling, beam search or beam sampling."""
-    if chosen["num_beams"] > 1:
-        return "beam sampling" if chosen["do_sample"] else "beam search"
-    return "sampling" if chosen["do_sample"] else "greedy"
-
-
-def nth_seed(seed: int | None, n: int) -> int | None:
-    """The seed of another draw for the same prompt, n of which have been made; None where each is a surprise."""
-    return None if seed is None else (seed + n) % 2**32
 
 
 @dataclass(frozen=True)
@@ -127,7 +75,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Generated:
+class GenerationResult:
     """A whole answer: ids of every hypothesis, best first, eos included, and their scores; and why it ended."""
 
     ids: list[list[int]]
@@ -136,12 +84,13 @@ class Generated:
     stopped: bool = False
 
 
-NOTHING = Generated([[]], [None], set(), stopped=True)  # the answer of who was stopped before the first token
+# The answer of who was stopped before the first token.
+EMPTY_RESULT = GenerationResult([[]], [None], set(), stopped=True)
 PENDING = 32  # steps that may wait to be looked at; behind more of them, only the newest is of interest
-PATIENCE_S = 0.1  # between looks at whether an answer that has not begun is still wanted
+POLL_S = 0.1  # between looks at whether an answer that has not begun is still wanted
 
 
-class Run:
+class Streamer:
     """What the thread that makes an answer and the one that reads it share.
 
     Args:
@@ -155,7 +104,7 @@ class Run:
         self.first_at: float | None = None
         self._stop, self._closed = stop, False
         # A hand-over by one call of C: whatever the reader does in Python, the thread that computes waits for.
-        self._items: queue.SimpleQueue[Step | Generated | BaseException] = queue.SimpleQueue()
+        self._items: queue.SimpleQueue[Step | GenerationResult | BaseException] = queue.SimpleQueue()
         self._longest = 0
 
     @property
@@ -163,11 +112,15 @@ class Run:
         """The answer is to end at the next token."""
         return self._closed or (self._stop is not None and self._stop.is_set())
 
+    def ends(self, ids: list[int], texts: Detokenizer) -> bool:
+        """The answer is to end, or a text that ends answers is in that of `ids`."""
+        return self.stopped or bool(self.stops and self.stops.find(texts.decode(ids)) >= 0)
+
     def close(self) -> None:
         """Nobody reads on."""
         self._closed = True
 
-    def show(self, ids: list[list[int]], scores: list[float | None]) -> None:
+    def put(self, ids: list[list[int]], scores: list[float | None]) -> None:
         """A step has been taken; steps that a second attempt takes again are not shown again."""
         if len(ids[0]) <= self._longest:
             return
@@ -180,11 +133,11 @@ class Run:
                     self._items.get_nowait()
         self._items.put(step)
 
-    def end(self, result: Generated | BaseException) -> None:
+    def end(self, result: GenerationResult | BaseException) -> None:
         """There will be no more steps."""
         self._items.put(result)
 
-    def next(self, timeout: float | None) -> Step | Generated | BaseException | None:
+    def get(self, timeout: float | None) -> Step | GenerationResult | BaseException | None:
         """The next step, or behind the last one the result; None when there is nothing within `timeout` seconds."""
         try:
             return self._items.get(timeout=timeout)
@@ -193,15 +146,12 @@ class Run:
 
 
 def stream(
-    generate: Callable[[Run], Generated],
-    run: Run,
-    limit: int,
-    submit: Submit,
+    generate: Callable[[], GenerationResult], streamer: Streamer, limit: int, submit: Submit
 ) -> Iterator[Update]:
     """Growing answers; closing the iterator ends the generation at the next token, or takes it out of the queue.
 
     Args:
-        generate: makes the answer, in another thread, and shows its steps to `run`.
+        generate: makes the answer, in another thread, and shows its steps to `streamer`.
         limit: most tokens it may make.
         submit: has that done.
 
@@ -211,38 +161,39 @@ def stream(
     begin = time.perf_counter()
 
     def work() -> None:
-        run.begun = True
+        streamer.begun = True
         try:
-            run.end(NOTHING if run.stopped else generate(run))
+            streamer.end(EMPTY_RESULT if streamer.stopped else generate())
         except BaseException as error:  # delivered to the caller, who raises it
-            run.end(error)
+            streamer.end(error)
 
     call = submit(work)
     texts: Detokenizer | None = None
     try:
-        while isinstance(item := _next(run, call), Step):
-            texts = texts or Detokenizer(run.tokenizer, 2 * len(item.ids))
-            yield Update(_Growing(item, run.stops, texts), len(item.ids[0]), item.at - begin, run.first_at - begin)
+        while isinstance(item := _next(streamer, call), Step):
+            texts = texts or Detokenizer(streamer.tokenizer, 2 * len(item.ids))
+            beams = _GrowingBeams(item, streamer.stops, texts)
+            yield Update(beams, len(item.ids[0]), item.at - begin, streamer.first_at - begin)
     finally:
-        run.close()
+        streamer.close()
         if not call.cancel():
             call.wait()
     if isinstance(item, BaseException):
-        raise as_sentence(item) from item
-    yield _last(item, run, limit, begin)
+        raise to_user_error(item) from item
+    yield _last(item, streamer, limit, begin)
 
 
-def _next(run: Run, call: Call) -> Step | Generated | BaseException:
+def _next(streamer: Streamer, call: Call) -> Step | GenerationResult | BaseException:
     """The next step, or the result. Who is stopped while waiting for a turn does not wait for it."""
     while True:
-        item = run.next(None if run.begun else PATIENCE_S)
+        item = streamer.get(None if streamer.begun else POLL_S)
         if item is not None:
             return item
-        if run.stopped and call.cancel():
-            return NOTHING
+        if streamer.stopped and call.cancel():
+            return EMPTY_RESULT
 
 
-class _Growing(Sequence[Beam]):
+class _GrowingBeams(Sequence[Beam]):
     """The beams of a step; a beam that nobody looks at costs no decoding."""
 
     def __init__(self, step: Step, stops: StopStrings, texts: Detokenizer):
@@ -264,7 +215,7 @@ class _Growing(Sequence[Beam]):
         index = range(len(self))[index]
         if index not in self._made:
             ids = self._step.ids[index]
-            text = self._stops.shown(self._texts.of(ids))
+            text = self._stops.visible(self._texts.decode(ids))
             self._made[index] = Beam(ids, text, self._step.scores[index])
         return self._made[index]
 
@@ -272,33 +223,33 @@ class _Growing(Sequence[Beam]):
 OUT_OF_MEMORY = "out of memory while answering: lower Max New Tokens or the number of beams, or shorten the text."
 
 
-def out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """The device, or main memory, has no room left."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
         isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)  # what torch raises on the CPU
     )
 
 
-def as_sentence(error: BaseException) -> BaseException:
+def to_user_error(error: BaseException) -> BaseException:
     """What to tell who asked for what failed with `error`, whose traceback is logged where it is nobody's mistake."""
     if isinstance(error, UserError) or not isinstance(error, Exception):
         return error
-    if out_of_memory(error):
+    if is_out_of_memory(error):
         return UserError(OUT_OF_MEMORY)
     log.error("an answer failed", exc_info=error)
     reason = (str(error).strip().splitlines() or [""])[0]
     return UserError(f"the model failed while answering ({type(error).__name__}: {reason}); the log has the details.")
 
 
-def _last(done: Generated, run: Run, limit: int, begin: float) -> Update:
+def _last(done: GenerationResult, streamer: Streamer, limit: int, begin: float) -> Update:
     """The last update, decoded as a whole."""
     now = time.perf_counter()
     beams, finish, cut_character = [], "", False
     for ids, score in zip(done.ids, done.scores, strict=True):
         kept = [i for i in ids if i not in done.eos_ids]
-        whole = run.tokenizer.complete(kept)
-        text = run.tokenizer.decode_continuation(whole)
-        shown = run.stops.cut(text)
+        whole = streamer.tokenizer.complete(kept)
+        text = streamer.tokenizer.decode_continuation(whole)
+        shown = streamer.stops.cut(text)
         ended_by_text = len(shown) < len(text)
         # What follows the end of such an answer in a beam search is padding.
         beams.append(Beam(kept if ended_by_text else ids, shown, score))
@@ -306,11 +257,11 @@ def _last(done: Generated, run: Run, limit: int, begin: float) -> Update:
             finish = "stop" if ended_by_text else _finish(done, limit)
             cut_character = not ended_by_text and len(whole) < len(kept)
     seconds = now - begin
-    first_s = run.first_at - begin if run.first_at else seconds
+    first_s = streamer.first_at - begin if streamer.first_at else seconds
     return Update(beams, len(beams[0].ids), seconds, first_s, finish, cut_character)
 
 
-def _finish(done: Generated, limit: int) -> str:
+def _finish(done: GenerationResult, limit: int) -> str:
     best = done.ids[0]
     if best and best[-1] in done.eos_ids:
         return "eos"

@@ -10,7 +10,7 @@ from vicuna.errors import UserError
 from vicuna.log import log
 
 
-class Busy(UserError):
+class QueueFull(UserError):
     """As many calls wait as may.
 
     Attributes:
@@ -65,12 +65,12 @@ class Worker:
         """Have `work` run; whatever it raises is logged, and goes no further.
 
         Raises:
-            Busy: the queue is full.
+            QueueFull: the queue is full.
         """
         call = Call(work, client, self)
         with self._changed:
             if self._waiting() >= self.max_queue:
-                raise Busy(
+                raise QueueFull(
                     f"{self.max_queue} requests are waiting already; try again in a little while.",
                     max(1, math.ceil(self._call_s)),
                 )

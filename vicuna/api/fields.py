@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
-from vicuna.api.guard import Problem
+from vicuna.api.error_body import APIError
 
 # What has no meaning here, and changes no answer.
 IGNORED = {
@@ -12,7 +12,7 @@ IGNORED = {
     *("safety_identifier",),
 }
 # What would change the answer and is not done: field -> the values that ask for nothing.
-NOT_DONE: dict[str, tuple] = {
+UNSUPPORTED: dict[str, tuple] = {
     "frequency_penalty": (0,),
     "presence_penalty": (0,),
     "logprobs": (False,),
@@ -30,7 +30,7 @@ NOT_DONE: dict[str, tuple] = {
 }
 
 
-class Fields:
+class RequestFields:
     """The fields of a body, each to be taken once, and checked as it is; null is the same as left out."""
 
     def __init__(self, values: Mapping[str, Any]):
@@ -44,39 +44,39 @@ class Fields:
             kind: one of KINDS.
 
         Raises:
-            Problem: it is of another kind.
+            APIError: it is of another kind.
         """
         self._taken.add(name)
         if name not in self._values:
             return default
-        return checked(self._values[name], name, kind)
+        return check_type(self._values[name], name, kind)
 
-    def end(self) -> None:
+    def reject_unknown(self) -> None:
         """Refuse what is left.
 
         Raises:
-            Problem: fields that are not known, or ask for what is not done.
+            APIError: fields that are not known, or ask for what is not done.
         """
         left = self._values.keys() - self._taken - IGNORED
-        for name in sorted(left & NOT_DONE.keys()):
-            if self._values[name] not in NOT_DONE[name]:
-                raise Problem(400, f"{name} is not supported here; leave it out.", name, "unsupported_parameter")
-        for name in sorted(left - NOT_DONE.keys()):
+        for name in sorted(left & UNSUPPORTED.keys()):
+            if self._values[name] not in UNSUPPORTED[name]:
+                raise APIError(400, f"{name} is not supported here; leave it out.", name, "unsupported_parameter")
+        for name in sorted(left - UNSUPPORTED.keys()):
             near = get_close_matches(name, self._taken, n=1)
             hint = f"did you mean {near[0]}?" if near else "leave it out."
             param = name[:80] if _is_unicode(name) else None
-            raise Problem(400, f"{name[:80]!r} is not a field of this request; {hint}", param, "unknown_parameter")
+            raise APIError(400, f"{name[:80]!r} is not a field of this request; {hint}", param, "unknown_parameter")
 
 
-def is_whole(value: Any) -> bool:
+def is_integer(value: Any) -> bool:
     """Whether a JSON value is an integer; true and false are none."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 KINDS: dict[str, Callable[[Any], bool]] = {
     "text": lambda value: isinstance(value, str),
-    "an integer": is_whole,
-    "a number": lambda value: is_whole(value) or isinstance(value, float),
+    "an integer": is_integer,
+    "a number": lambda value: is_integer(value) or isinstance(value, float),
     "true or false": lambda value: isinstance(value, bool),
     "a list": lambda value: isinstance(value, list),
     "an object": lambda value: isinstance(value, dict),
@@ -88,16 +88,16 @@ WORDS = {
 }  # fmt: skip
 
 
-def checked(value: Any, name: str, kind: str) -> Any:
+def check_type(value: Any, name: str, kind: str) -> Any:
     """`value`, if it is of that kind, and encodable where it is text.
 
     Raises:
-        Problem: it is not.
+        APIError: it is not.
     """
     if not KINDS[kind](value):
-        raise Problem(400, f"{name} is {WORDS[type(value)]}, expected {kind}.", name, "invalid_type")
+        raise APIError(400, f"{name} is {WORDS[type(value)]}, expected {kind}.", name, "invalid_type")
     if isinstance(value, str) and not _is_unicode(value):
-        raise Problem(400, f"{name} holds half of a surrogate pair, which is no character.", name)
+        raise APIError(400, f"{name} holds half of a surrogate pair, which is no character.", name)
     return value
 
 

@@ -14,40 +14,16 @@ from ipaddress import ip_address
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from vicuna.answer.flags import ChatFlags, ServeFlags
+from vicuna.api.error_body import APIError
 from vicuna.errors import UserError
 
 MAX_BODY_BYTES = 1 << 20
 DRAINED_BYTES = 32 << 20  # of a body that is too large: read on, or the sender would never see the answer
 BODY_S = 60  # in which a body must have arrived
 _HOST = re.compile(r"(?:\[([^\]]+)\]|([^:\[\]]*))(?::\d*)?")  # [address] or name, perhaps with a port
-
-
-class Problem(Exception):
-    """What is wrong with a request, as an error body of OpenAI's shape.
-
-    Args:
-        param: the field of the request that it is about.
-        code: what a program can tell it by.
-    """
-
-    def __init__(self, status: int, message: str, param: str | None = None, code: str | None = None, **headers: str):
-        super().__init__(message)
-        self.status, self.param, self.code = status, param, code
-        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
-
-    @property
-    def body(self) -> dict[str, Any]:
-        kind = "server_error" if self.status >= 500 else "invalid_request_error"
-        kind = "rate_limit_error" if self.status == 429 else kind
-        return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
-
-    @property
-    def response(self) -> JSONResponse:
-        return JSONResponse(self.body, self.status, self.headers)
 
 
 def api_key(chat: ChatFlags, serve: ServeFlags) -> str:
@@ -82,25 +58,25 @@ class Guard:
         self.app, self.host, self.key = app, host, key
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and (problem := self._problem(Request(scope))):
-            await problem.response(scope, receive, send)
+        if scope["type"] == "http" and (error := self._refusal(Request(scope))):
+            await error.response(scope, receive, send)
         else:
             await self.app(scope, receive, send)
 
-    def _problem(self, request: Request) -> Problem | None:
+    def _refusal(self, request: Request) -> APIError | None:
         host, origin = request.headers.get("host", ""), request.headers.get("origin")
         if not self._is_ours(host, request.scope.get("server")):
-            return Problem(
+            return APIError(
                 403, f"Host {host!r} is not this server; use the address it listens on.", code="foreign_host"
             )
         if origin not in (None, f"http://{host}", f"https://{host}"):
-            return Problem(403, f"requests of pages from {origin!r} are not answered.", code="foreign_origin")
+            return APIError(403, f"requests of pages from {origin!r} are not answered.", code="foreign_origin")
         if not self._has_key(request.headers.get("authorization", "")):
             message = "the API key is missing or wrong; send the server's key as Authorization: Bearer KEY."
-            return Problem(401, message, code="invalid_api_key", WWW_Authenticate="Bearer")
+            return APIError(401, message, code="invalid_api_key", WWW_Authenticate="Bearer")
         content_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
         if request.method == "POST" and content_type != "application/json":
-            return Problem(415, f"Content-Type is {content_type!r}, expected application/json.")
+            return APIError(415, f"Content-Type is {content_type!r}, expected application/json.")
         return None
 
     def _is_ours(self, header: str, server: tuple[str, int | None] | None) -> bool:
@@ -126,7 +102,7 @@ async def read_json(request: Request) -> dict[str, Any]:
     """The body of a request.
 
     Raises:
-        Problem: too large, too slow, or not a JSON object.
+        APIError: too large, too slow, or not a JSON object.
     """
     body, size = bytearray(), 0
     try:
@@ -138,14 +114,14 @@ async def read_json(request: Request) -> dict[str, Any]:
                 elif size > DRAINED_BYTES:
                     break
     except TimeoutError:
-        raise Problem(408, f"the body did not arrive within {BODY_S} seconds.", Connection="close") from None
+        raise APIError(408, f"the body did not arrive within {BODY_S} seconds.", Connection="close") from None
     if size > MAX_BODY_BYTES:
-        raise Problem(413, f"the body is larger than {MAX_BODY_BYTES} bytes: send a shorter conversation.")
+        raise APIError(413, f"the body is larger than {MAX_BODY_BYTES} bytes: send a shorter conversation.")
     try:
         values = json.loads(body)
     except (ValueError, RecursionError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
-        raise Problem(400, f"the body is not JSON: {reason}.") from error
+        raise APIError(400, f"the body is not JSON: {reason}.") from error
     if not isinstance(values, dict):
-        raise Problem(400, "the body is not a JSON object.")
+        raise APIError(400, "the body is not a JSON object.")
     return values

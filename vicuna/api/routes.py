@@ -9,11 +9,9 @@ of the page, and a client that goes away loses its place.
 """
 
 import asyncio
-import base64
-import struct
+import contextlib
 import time
-import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 from itertools import product
 from threading import Event
@@ -28,17 +26,17 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 
 from vicuna.answer.assistant import Assistant
-from vicuna.answer.detokenize import TextDelta
+from vicuna.answer.decoding import derive_seed
 from vicuna.answer.flags import ChatFlags, DecodingFlags, ServeFlags
-from vicuna.answer.stream import Update, nth_seed
-from vicuna.answer.worker import Busy
-from vicuna.api import request as api_request
-from vicuna.api.guard import Guard, Problem, api_key, read_json
-from vicuna.api.request import Ask, Embed
-from vicuna.api.response import BROKEN, Answers, Events, in_thread, while_there
+from vicuna.answer.stream import Update
+from vicuna.answer.worker import QueueFull
+from vicuna.api.bodies import BROKEN, ChatFormat, CompletionFormat, EventStream, embeddings_body
+from vicuna.api.concurrency import Answers, cancel_on_disconnect, run_in_thread
+from vicuna.api.error_body import APIError
+from vicuna.api.guard import Guard, api_key, read_json
+from vicuna.api.parsing import CompletionRequest, parse_chat, parse_completion, parse_embedding
 from vicuna.errors import UserError
 
-FINISH = {"eos": "stop", "stop": "stop", "stopped": "stop", "length": "length"}
 EMBEDDED_AT_ONCE = 8  # rows, behind which other clients have their turn
 ROUTES = ("/chat/completions", "/completions", "/models", "/models/{model:path}", "/embeddings")
 
@@ -60,17 +58,13 @@ def add_routes(app: FastAPI, assistant: Assistant, chat: ChatFlags, serve: Serve
         ],
         middleware=[Middleware(Guard, host=serve.host, key=api_key(chat, serve))],
         exception_handlers={
-            Problem: _problem,
+            APIError: lambda request, error: error.response,
             HTTPException: _no_route,
             ClientDisconnect: lambda request, error: Response(status_code=499),  # which nobody receives
-            Exception: lambda request, error: Problem(500, BROKEN).response,
+            Exception: lambda request, error: APIError(500, BROKEN).response,
         },
     )
     app.router.routes.insert(0, Mount("/v1", inner))
-
-
-def _problem(request: Request, error: Exception) -> Response:
-    return error.response
 
 
 def _no_route(request: Request, error: Exception) -> Response:
@@ -80,7 +74,7 @@ def _no_route(request: Request, error: Exception) -> Response:
         message = f"there is no {request.url.path}; there are {known}."
     elif error.status_code == 405:
         message = f"{request.url.path} does not take {request.method}."
-    return Problem(error.status_code, message, **error.headers or {}).response
+    return APIError(error.status_code, message, **error.headers or {}).response
 
 
 class Routes:
@@ -102,7 +96,7 @@ class Routes:
         """One of them."""
         name, known = request.path_params["model"], self.assistant.names
         if name not in known:
-            raise Problem(404, f"there is no model {name!r} here; there are: {', '.join(known)}.", "model")
+            raise APIError(404, f"there is no model {name!r} here; there are: {', '.join(known)}.", "model")
         return JSONResponse(self._model(name))
 
     def _model(self, name: str) -> dict[str, Any]:
@@ -110,48 +104,49 @@ class Routes:
 
     async def chat(self, request: Request) -> Response:
         """An answer to a conversation."""
-        ask = await _asked(request, api_request.chat, self.assistant, self.flags, self.decoding)
-        return await self._answer(request, ask, Chat())
+        asked = await _parsed(request, parse_chat, self.assistant, self.flags, self.decoding)
+        return await self._answer(request, asked, ChatFormat(asked))
 
     async def completion(self, request: Request) -> Response:
         """How a text goes on."""
-        ask = await _asked(request, api_request.completion, self.assistant, self.decoding)
-        return await self._answer(request, ask, Completion())
+        asked = await _parsed(request, parse_completion, self.assistant, self.decoding)
+        return await self._answer(request, asked, CompletionFormat(asked))
 
     async def embeddings(self, request: Request) -> Response:
         """Texts as vectors."""
-        ask = await _asked(request, api_request.embedding, self.assistant)
+        asked = await _parsed(request, parse_embedding, self.assistant)
         vectors: list[list[float]] = []
-        for start in range(0, len(ask.rows), EMBEDDED_AT_ONCE):
-            rows = ask.rows[start : start + EMBEDDED_AT_ONCE]
-            work = partial(self.assistant.embed, rows, ask.adapter, ask.client)
-            vectors += await while_there(request, _told(in_thread(work)))
-        return JSONResponse(_embedded(ask, vectors))
+        for start in range(0, len(asked.rows), EMBEDDED_AT_ONCE):
+            rows = asked.rows[start : start + EMBEDDED_AT_ONCE]
+            work = partial(self.assistant.embed, rows, asked.adapter, asked.client)
+            with _errors_answered():
+                vectors += await cancel_on_disconnect(request, run_in_thread(work))
+        return JSONResponse(embeddings_body(asked, vectors))
 
-    async def _answer(self, request: Request, ask: Ask, form: "Chat") -> Response:
+    async def _answer(self, request: Request, asked: CompletionRequest, form: ChatFormat) -> Response:
         answers = Answers([
-            partial(self._stream, ask, prompt, i) for prompt, i in product(ask.prompts, range(ask.n))
+            partial(self._stream, asked, prompt, i) for prompt, i in product(asked.prompts, range(asked.n))
         ])  # fmt: skip
-        growing = answers.growing()
+        growing = answers.updates()
         try:
-            # The first update before any status: a full queue can still be said as 429.
-            first = await while_there(request, _told(anext(growing)))
-            if ask.stream:
-                return Events(_chunks(ask, form, _told_each(_chain(first, growing))), answers.leave)
-            latest = dict([first])
-            await while_there(request, _told(_finish(latest, growing)))
+            with _errors_answered():
+                # The first update before any status: a full queue can still be said as 429.
+                first = await cancel_on_disconnect(request, anext(growing))
+                if asked.stream:
+                    return EventStream(form.chunks(_from_first(first, growing)), answers.cancel)
+                latest = dict([first])
+                await cancel_on_disconnect(request, _finish(latest, growing))
         except BaseException:
-            answers.leave()
+            answers.cancel()
             raise
-        return JSONResponse(_whole(ask, form, [latest[i] for i in sorted(latest)]))
+        return JSONResponse(form.body([latest[i] for i in sorted(latest)]))
 
-    def _stream(self, ask: Ask, prompt: list[int], i: int, stop: Event) -> Iterator[Update]:
-        return self.assistant.stream(
-            prompt, ask.chosen, nth_seed(ask.seed, i), stop, ask.adapter, ask.client, ask.stops
-        )
+    def _stream(self, asked: CompletionRequest, prompt: list[int], i: int, stop: Event) -> Iterator[Update]:
+        seed = derive_seed(asked.seed, i)
+        return self.assistant.stream(prompt, asked.chosen, seed, stop, asked.adapter, asked.client, asked.stops)
 
 
-async def _asked(request: Request, read: Callable[..., Any], *more: Any) -> Any:
+async def _parsed(request: Request, parse: Callable[..., Any], *more: Any) -> Any:
     """What the body asks for, read in a thread: a long text takes its tokenizer a while.
 
     Raises:
@@ -159,135 +154,31 @@ async def _asked(request: Request, read: Callable[..., Any], *more: Any) -> Any:
     """
     values = await read_json(request)
     peer = f"{request.client.host}:{request.client.port}" if request.client else ""
-    ask = await asyncio.to_thread(read, values, *more, peer)
+    asked = await asyncio.to_thread(parse, values, *more, peer)
     if await request.is_disconnected():
         raise ClientDisconnect
-    return ask
+    return asked
 
 
-def _as_problem(error: UserError) -> Problem:
-    if isinstance(error, Busy):
-        return Problem(429, str(error), code="rate_limit_exceeded", Retry_After=str(error.retry_s))
-    # The request was in order, so asking again as it is helps as little as it did now.
-    return Problem(500, str(error), x_should_retry="false")
-
-
-async def _told(work: Awaitable[Any]) -> Any:
-    """The result of `work`; what the model's side says of its user's mistakes as a Problem."""
+@contextlib.contextmanager
+def _errors_answered() -> Iterator[None]:
+    """What the model's side says of its user's mistakes becomes an APIError."""
     try:
-        return await work
+        yield
+    except QueueFull as error:
+        raise APIError(429, str(error), code="rate_limit_exceeded", Retry_After=str(error.retry_s)) from error
     except UserError as error:
-        raise _as_problem(error) from error
+        # The request was in order, so asking again as it is helps as little as it did now.
+        raise APIError(500, str(error), x_should_retry="false") from error
 
 
-async def _chain(first: Any, rest: AsyncIterator[Any]) -> AsyncIterator[Any]:
-    yield first
-    async for item in rest:
-        yield item
-
-
-async def _told_each(items: AsyncIterator[Any]) -> AsyncIterator[Any]:
-    try:
-        async for item in items:
+async def _from_first(first: Any, rest: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    with _errors_answered():
+        yield first
+        async for item in rest:
             yield item
-    except UserError as error:
-        raise _as_problem(error) from error
 
 
 async def _finish(latest: dict[int, Update], growing: AsyncIterator[tuple[int, Update]]) -> None:
     async for i, update in growing:
         latest[i] = update
-
-
-class Chat:
-    """How /v1/chat/completions puts an answer."""
-
-    prefix, whole, part = "chatcmpl-", "chat.completion", "chat.completion.chunk"
-
-    def opening(self) -> dict[str, Any] | None:
-        """What a stream begins with."""
-        return {"delta": {"role": "assistant", "content": ""}}
-
-    def answer(self, text: str) -> dict[str, Any]:
-        """A whole answer."""
-        return {"message": {"role": "assistant", "content": text, "refusal": None}}
-
-    def piece(self, text: str) -> dict[str, Any]:
-        """A part of one."""
-        return {"delta": {"content": text} if text else {}}
-
-
-class Completion(Chat):
-    """How /v1/completions does."""
-
-    prefix, whole, part = "cmpl-", "text_completion", "text_completion"
-
-    def opening(self) -> dict[str, Any] | None:
-        return None
-
-    def answer(self, text: str) -> dict[str, Any]:
-        return {"text": text}
-
-    piece = answer
-
-
-def _choice(i: int, content: dict[str, Any], finish: str | None) -> dict[str, Any]:
-    return {"index": i, **content, "logprobs": None, "finish_reason": finish}
-
-
-def _envelope(ask: Ask, form: Chat, kind: str) -> dict[str, Any]:
-    return {"id": form.prefix + uuid.uuid4().hex, "object": kind, "created": int(time.time()), "model": ask.model}
-
-
-def _usage(ask: Ask, updates: list[Update]) -> dict[str, int]:
-    prompt, new = sum(map(len, ask.prompts)), sum(update.tokens for update in updates)
-    return {"prompt_tokens": prompt, "completion_tokens": new, "total_tokens": prompt + new}
-
-
-def _notices(ask: Ask) -> dict[str, list[str]]:
-    return {"notices": list(ask.notices)} if ask.notices else {}
-
-
-def _whole(ask: Ask, form: Chat, updates: list[Update]) -> dict[str, Any]:
-    choices = [_choice(i, form.answer(update.text), FINISH[update.finish]) for i, update in enumerate(updates)]
-    return {
-        **_envelope(ask, form, form.whole),
-        "choices": choices,
-        "usage": _usage(ask, updates),
-        **_notices(ask),
-    }
-
-
-async def _chunks(ask: Ask, form: Chat, growing: AsyncIterator[tuple[int, Update]]) -> AsyncIterator[dict[str, Any]]:
-    """The answers as OpenAI streams them: pieces, the finish reason of each, and at last the usage if asked for."""
-    head = _envelope(ask, form, form.part) | ({"usage": None} if ask.include_usage else {})
-    count = len(ask.prompts) * ask.n
-    grown = [TextDelta(steady=ask.chosen["num_beams"] == 1) for _ in range(count)]
-    latest: dict[int, Update] = {}
-    notices = _notices(ask)
-    for i in range(count):
-        if opening := form.opening():
-            yield {**head, "choices": [_choice(i, opening, None)], **notices}
-            notices = {}
-    async for i, update in growing:
-        latest[i] = update
-        if new := grown[i].new(update.text, bool(update.finish)):
-            yield {**head, "choices": [_choice(i, form.piece(new), None)]}
-        if update.finish:
-            yield {**head, "choices": [_choice(i, form.piece(""), FINISH[update.finish])]}
-    if ask.include_usage:
-        yield {**head, "choices": [], "usage": _usage(ask, list(latest.values()))}
-
-
-def _embedded(ask: Embed, vectors: list[list[float]]) -> dict[str, Any]:
-    tokens = sum(map(len, ask.rows))
-    data = [
-        {"object": "embedding", "index": i, "embedding": _base64(vector) if ask.as_base64 else vector}
-        for i, vector in enumerate(vectors)
-    ]
-    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-    return {"object": "list", "data": data, "model": ask.model, "usage": usage}
-
-
-def _base64(vector: list[float]) -> str:
-    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()

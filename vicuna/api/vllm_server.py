@@ -59,7 +59,7 @@ def main(flags: VllmFlags, further: list[str]) -> None:
     host = _given(further, "--host")
     if host and not key and not _given(further, "--api-key") and ServeFlags(host=host).reached_from_elsewhere:
         raise UserError(f"--host {host} lets other machines in, and nothing asks who they are: set VICUNA_API_KEY.")
-    argv = [name, *command(flags), *further]
+    argv = [name, *vllm_argv(flags), *further]
     log.log.info("%s", " ".join(argv))
     environment = {"VLLM_NO_USAGE_STATS": "1", **os.environ} | ({"VLLM_API_KEY": key} if key else {})
     os.execve(program, argv, environment)
@@ -76,7 +76,7 @@ def _given(argv: list[str], name: str) -> str:
     return found
 
 
-def command(flags: VllmFlags) -> list[str]:
+def vllm_argv(flags: VllmFlags) -> list[str]:
     """vLLM's arguments.
 
     Raises:
@@ -129,14 +129,14 @@ def _prompt_type(asked_for: str | None, base: Path, folders: list[Path]) -> str:
         )
     known = known or {adapter.run_args(base).get("prompt_type")} - {None}
     if not known:
-        return "" if has_template(base) else "instruct"
+        return "" if has_chat_template(base) else "instruct"
     (prompt_type,) = known
     if prompt_type not in PROMPT_TYPES:
         raise UserError(f"prompt type {prompt_type!r} is not known to this version; name one with PROMPT_TYPE.")
-    return prompt_type if folders or not has_template(base) else ""
+    return prompt_type if folders or not has_chat_template(base) else ""
 
 
-def has_template(folder: Path) -> bool:
+def has_chat_template(folder: Path) -> bool:
     """Whether a model's folder says itself how its prompts are built."""
     from vicuna.prompt.chat_template import FILE
 

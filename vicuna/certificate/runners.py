@@ -66,12 +66,12 @@ class LlamaCpp:
     """A GGUF model in llama.cpp, with one adapter or none; keys and values are not rounded."""
 
     def __init__(self, file: GGUFFile, context: int, lora: GGUFFile | None = None):
-        from vicuna.answer.llama_cpp_engine import Loaded
+        from vicuna.answer.llama_cpp_context import LlamaContext
         from vicuna.gguf.library import load_llama_cpp
 
         kind = load_llama_cpp().GGML_TYPE_F32
         adapters = {"adapter": lora} if lora else {}
-        self.loaded = Loaded(file, context, adapters, logits_all=True, type_k=kind, type_v=kind)
+        self.loaded = LlamaContext(file, context, adapters, logits_all=True, type_k=kind, type_v=kind)
         self.adapter = next(iter(adapters), "")
 
     def logits(self, ids: Sequence[int]) -> torch.Tensor:

@@ -13,7 +13,8 @@ import gradio as gr
 
 from vicuna.answer import history
 from vicuna.answer.assistant import Assistant
-from vicuna.answer.stream import Update, nth_seed
+from vicuna.answer.decoding import derive_seed
+from vicuna.answer.stream import Update
 from vicuna.errors import UserError
 from vicuna.pages import conversation, rendering
 from vicuna.pages.chat_queue import ActiveAnswer, ActiveAnswers, ChatRequest, ChatSettings
@@ -148,7 +149,7 @@ class ChatController:
             updates = self.assistant.stream(
                 trimmed.ids,
                 generation,
-                nth_seed(self.seed, request.draw),
+                derive_seed(self.seed, request.draw),
                 active.stop,
                 settings.adapter,
                 active.session,

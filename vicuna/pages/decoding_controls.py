@@ -7,8 +7,8 @@ from typing import Any
 import gradio as gr
 
 from vicuna.answer.assistant import Engine
+from vicuna.answer.decoding import DEFAULTS, PRESETS, SAMPLING_ONLY, decoding_mode, effective_kwargs, generation_kwargs
 from vicuna.answer.flags import DecodingFlags
-from vicuna.answer.stream import DEFAULTS, DRAWING, PRESETS, decoding_mode, effective_kwargs, generation_kwargs
 from vicuna.errors import UserError
 from vicuna.pages.events import LATEST, debounce
 from vicuna.pages.localization import i18n, request_strings
@@ -86,7 +86,7 @@ class DecodingControls:
             )
             self.sliders = {name: self._slider(name) for name in SLIDERS}
         self.inputs = [self.do_sample, *self.sliders.values()]
-        self.sampling_sliders = [self.sliders[name] for name in DRAWING]
+        self.sampling_sliders = [self.sliders[name] for name in SAMPLING_ONLY]
         self._connect()
 
     def _slider(self, name: str) -> gr.Slider:
@@ -131,7 +131,7 @@ def _describe_mode(request: gr.Request, *values: Any) -> list[Any]:
     chosen = dict(zip(CONTROL_NAMES, values, strict=True))
     inert = [] if chosen["do_sample"] else ["inert"]
     usable = not (chosen["do_sample"] and chosen["temperature"] == 0)
-    others = [gr.update(interactive=usable, elem_classes=inert) for _ in DRAWING[1:]]
+    others = [gr.update(interactive=usable, elem_classes=inert) for _ in SAMPLING_ONLY[1:]]
     return [mode_line(request_strings(request), chosen), gr.update(elem_classes=inert), *others]
 
 

@@ -4,10 +4,11 @@ import sys
 import threading
 
 from vicuna.answer.assistant import Assistant
+from vicuna.answer.decoding import derive_seed, generation_kwargs
 from vicuna.answer.detokenize import TextDelta
 from vicuna.answer.flags import ChatFlags, DecodingFlags
 from vicuna.answer.history import trim
-from vicuna.answer.stream import Update, generation_kwargs, nth_seed
+from vicuna.answer.stream import Update
 from vicuna.pages.terminal_strings import environment_strings
 from vicuna.prompt.templates import TEMPLATES, Message
 
@@ -80,7 +81,7 @@ class TerminalSession:
         if trimmed.max_new_tokens < generation["max_new_tokens"]:
             self.notify("lowered", count=trimmed.max_new_tokens)
         generation = {**generation, "max_new_tokens": trimmed.max_new_tokens}
-        seed = nth_seed(self.decoding.seed, self.draw)
+        seed = derive_seed(self.decoding.seed, self.draw)
         delta = TextDelta(steady=generation["num_beams"] == 1)
         last = None
         updates = assistant.stream(trimmed.ids, generation, seed, self.stop, self.adapter, "terminal")

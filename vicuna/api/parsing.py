@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vicuna.answer.assistant import Assistant
+from vicuna.answer.decoding import FLOATS, SAMPLING_ONLY, generation_kwargs
 from vicuna.answer.flags import ChatFlags, DecodingFlags
-from vicuna.answer.history import TooLong, trim
-from vicuna.answer.stream import DRAWING, NUMBERS, generation_kwargs
-from vicuna.api.fields import Fields, checked, is_whole
-from vicuna.api.guard import Problem
+from vicuna.answer.history import MessageTooLong, trim
+from vicuna.api.error_body import APIError
+from vicuna.api.fields import RequestFields, check_type, is_integer
 from vicuna.errors import UserError
 from vicuna.prompt.templates import Message, prompt_ids
 
@@ -36,7 +36,7 @@ DECODING = {
 
 
 @dataclass(frozen=True)
-class Ask:
+class CompletionRequest:
     """What is to be generated.
 
     Attributes:
@@ -60,7 +60,7 @@ class Ask:
 
 
 @dataclass(frozen=True)
-class Embed:
+class EmbeddingRequest:
     """What is to be embedded: `rows` of ids, each at most a context long."""
 
     model: str
@@ -70,111 +70,115 @@ class Embed:
     client: str
 
 
-def _model(fields: Fields, assistant: Assistant) -> tuple[str, str]:
+def _model(fields: RequestFields, assistant: Assistant) -> tuple[str, str]:
     known = assistant.names
     name = fields.take("model", "text", next(iter(known)))
     if name not in known:
         message = f"there is no model {name[:200]!r} here; there are: {', '.join(known)}."
-        raise Problem(404, message, "model", "model_not_found")
+        raise APIError(404, message, "model", "model_not_found")
     return name, known[name]
 
 
-def chat(values: Mapping[str, Any], assistant: Assistant, flags: ChatFlags, decoding: DecodingFlags, peer: str) -> Ask:
+def parse_chat(
+    values: Mapping[str, Any], assistant: Assistant, flags: ChatFlags, decoding: DecodingFlags, peer: str
+) -> CompletionRequest:
     """A request of /v1/chat/completions.
 
     Args:
         peer: address of the client, host:port.
 
     Raises:
-        Problem: what is wrong with it.
+        APIError: what is wrong with it.
     """
-    fields = Fields(values)
+    fields = RequestFields(values)
     model, adapter = _model(fields, assistant)
     messages = _messages(fields.take("messages", "a list", []))
     chosen, common = _common(fields, assistant, decoding, peer)
-    fields.end()
+    fields.reject_unknown()
     try:
-        fitted = trim(
+        trimmed = trim(
             assistant.tokenizer, assistant.choices[adapter].prompt_type, messages, assistant.engine.context,
             chosen["max_new_tokens"], flags.max_memory,
         )  # fmt: skip
-    except TooLong as error:
-        raise Problem(400, str(error), "messages", "context_length_exceeded") from error
+    except MessageTooLong as error:
+        raise APIError(400, str(error), "messages", "context_length_exceeded") from error
     except UserError as error:
-        raise Problem(400, str(error), "messages") from error
+        raise APIError(400, str(error), "messages") from error
     notices = []
-    if fitted.forgotten:
-        notices.append(f"{fitted.forgotten} earlier turns did not fit and were left out")
-    if fitted.max_new_tokens < chosen["max_new_tokens"]:
-        notices.append(f"the context leaves {fitted.max_new_tokens} tokens for the answer")
-    chosen = {**chosen, "max_new_tokens": fitted.max_new_tokens}
+    if trimmed.forgotten:
+        notices.append(f"{trimmed.forgotten} earlier turns did not fit and were left out")
+    if trimmed.max_new_tokens < chosen["max_new_tokens"]:
+        notices.append(f"the context leaves {trimmed.max_new_tokens} tokens for the answer")
+    chosen = {**chosen, "max_new_tokens": trimmed.max_new_tokens}
     _bound(common["n"], "n", assistant)
-    return Ask(model, adapter, [fitted.ids], chosen, notices=tuple(notices), **common)
+    return CompletionRequest(model, adapter, [trimmed.ids], chosen, notices=tuple(notices), **common)
 
 
-def completion(values: Mapping[str, Any], assistant: Assistant, decoding: DecodingFlags, peer: str) -> Ask:
+def parse_completion(
+    values: Mapping[str, Any], assistant: Assistant, decoding: DecodingFlags, peer: str
+) -> CompletionRequest:
     """A request of /v1/completions; its text is all that the model is shown.
 
     Raises:
-        Problem: what is wrong with it.
+        APIError: what is wrong with it.
     """
-    fields = Fields(values)
+    fields = RequestFields(values)
     model, adapter = _model(fields, assistant)
     prompts = _rows(fields.take("prompt", "text or a list"), "prompt", assistant)
     chosen, common = _common(fields, assistant, decoding, peer)
-    fields.end()
+    fields.reject_unknown()
     _bound(common["n"] * len(prompts), "n times the prompts", assistant)
-    return Ask(model, adapter, prompts, chosen, **common)
+    return CompletionRequest(model, adapter, prompts, chosen, **common)
 
 
-def embedding(values: Mapping[str, Any], assistant: Assistant, peer: str) -> Embed:
+def parse_embedding(values: Mapping[str, Any], assistant: Assistant, peer: str) -> EmbeddingRequest:
     """A request of /v1/embeddings.
 
     Raises:
-        Problem: what is wrong with it.
+        APIError: what is wrong with it.
     """
-    fields = Fields(values)
+    fields = RequestFields(values)
     model, adapter = _model(fields, assistant)
     given = fields.take("input", "text or a list")
     if given == "" or (isinstance(given, list) and "" in given):
-        raise Problem(400, "input holds an empty text, which has no embedding.", "input")
+        raise APIError(400, "input holds an empty text, which has no embedding.", "input")
     rows = _rows(given, "input", assistant, spare=0)
     if len(rows) > MAX_ROWS:
-        raise Problem(400, f"input has {len(rows)} items, expected at most {MAX_ROWS}.", "input")
+        raise APIError(400, f"input has {len(rows)} items, expected at most {MAX_ROWS}.", "input")
     form = fields.take("encoding_format", "text", "float")
     if form not in ("float", "base64"):
-        raise Problem(400, f"encoding_format is {form[:80]!r}, expected float or base64.", "encoding_format")
+        raise APIError(400, f"encoding_format is {form[:80]!r}, expected float or base64.", "encoding_format")
     client = _client(fields, peer)
     if "dimensions" in values and values["dimensions"] is not None:
-        raise Problem(400, "dimensions is not supported here; leave it out.", "dimensions", "unsupported_parameter")
-    fields.end()
-    return Embed(model, adapter, rows, form == "base64", client)
+        raise APIError(400, "dimensions is not supported here; leave it out.", "dimensions", "unsupported_parameter")
+    fields.reject_unknown()
+    return EmbeddingRequest(model, adapter, rows, form == "base64", client)
 
 
-def _client(fields: Fields, peer: str) -> str:
+def _client(fields: RequestFields, peer: str) -> str:
     """Whose turn a request takes: the named user's of that machine, else the connection's."""
     user = fields.take("user", "text", "")
     return f"{peer.rpartition(':')[0]} {user}" if user else peer
 
 
 def _common(
-    fields: Fields, assistant: Assistant, decoding: DecodingFlags, peer: str
+    fields: RequestFields, assistant: Assistant, decoding: DecodingFlags, peer: str
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """generate()'s arguments, and the fields of Ask that both kinds of request have."""
+    """generate()'s arguments, and the fields of CompletionRequest that both kinds of request have."""
     flags = _decoding(fields, decoding)
     chosen = generation_kwargs(flags, assistant.engine.generation_config)
     most = assistant.engine.max_beams
     if chosen["num_beams"] > most:
         why = ": llama.cpp, which computes it, has no beam search" if most == 1 else ""
         message = f"num_beams {chosen['num_beams']} is out of range: this model answers with at most {most}{why}."
-        raise Problem(400, message, "num_beams")
+        raise APIError(400, message, "num_beams")
     n = fields.take("n", "an integer", 1)
     if n < 1:
-        raise Problem(400, f"n {n} is out of range: expected 1 or more.", "n")
-    options = Fields(fields.take("stream_options", "an object", {}))
+        raise APIError(400, f"n {n} is out of range: expected 1 or more.", "n")
+    options = RequestFields(fields.take("stream_options", "an object", {}))
     include_usage = options.take("include_usage", "true or false", False)
     options.take("include_obfuscation", "true or false")  # of no use here: nothing is padded
-    options.end()
+    options.reject_unknown()
     return chosen, {
         "seed": flags.seed,
         "n": n,
@@ -189,72 +193,72 @@ def _bound(count: int, what: str, assistant: Assistant) -> None:
     """Every answer of a request waits in the queue, so no request may ask for more than go in."""
     most = min(MAX_CHOICES, assistant.worker.max_queue)
     if count > most:
-        raise Problem(400, f"{what} is {count}, expected at most {most}.", "n")
+        raise APIError(400, f"{what} is {count}, expected at most {most}.", "n")
 
 
-def _decoding(fields: Fields, flags: DecodingFlags) -> DecodingFlags:
+def _decoding(fields: RequestFields, flags: DecodingFlags) -> DecodingFlags:
     """The server's flags with what the request says instead."""
     given: dict[str, Any] = {}
     for field, name in DECODING.items():
-        kind = "a number" if field in NUMBERS else "true or false" if field == "do_sample" else "an integer"
+        kind = "a number" if field in FLOATS else "true or false" if field == "do_sample" else "an integer"
         if (value := fields.take(field, kind)) is None:
             continue
         try:
             DecodingFlags(**{name: value})
         except UserError as error:
-            raise Problem(400, str(error).replace(f"--{name}", field), field) from error
+            raise APIError(400, str(error).replace(f"--{name}", field), field) from error
         if given.get(name, value) != value:
-            raise Problem(400, f"max_tokens {given[name]} and max_completion_tokens {value} differ.", field)
+            raise APIError(400, f"max_tokens {given[name]} and max_completion_tokens {value} differ.", field)
         given[name] = value
     # What the request says of drawing counts as a whole, not beside what the server's flags say of it.
-    if "do_sample" not in given and any(name in given for name in DRAWING):
+    if "do_sample" not in given and any(name in given for name in SAMPLING_ONLY):
         given["do_sample"] = None
     if given.get("do_sample") is False:
-        given = {**dict.fromkeys(DRAWING), **given}
+        given = {**dict.fromkeys(SAMPLING_ONLY), **given}
     if given.get("do_sample") and not flags.temperature:
         given.setdefault("temperature", None)
     try:
         return replace(flags, **given)
     except UserError as error:
-        raise Problem(400, str(error).replace("--", ""), "do_sample") from error
+        raise APIError(400, str(error).replace("--", ""), "do_sample") from error
 
 
 def _stops(given: str | list) -> tuple[str, ...]:
     texts = [given] if isinstance(given, str) else given
     if len(texts) > MAX_STOPS:
-        raise Problem(400, f"stop has {len(texts)} texts, expected at most {MAX_STOPS}.", "stop")
+        raise APIError(400, f"stop has {len(texts)} texts, expected at most {MAX_STOPS}.", "stop")
     for text in texts:
-        if not checked(text, "stop", "text"):
-            raise Problem(400, "stop holds an empty text, which would end every answer at once.", "stop")
+        if not check_type(text, "stop", "text"):
+            raise APIError(400, "stop holds an empty text, which would end every answer at once.", "stop")
     return tuple(texts)
 
 
 def _messages(given: list) -> list[Message]:
     if not 0 < len(given) <= MAX_MESSAGES:
-        raise Problem(400, f"messages has {len(given)} items, expected 1 to {MAX_MESSAGES}.", "messages")
+        raise APIError(400, f"messages has {len(given)} items, expected 1 to {MAX_MESSAGES}.", "messages")
     return [_message(one, f"messages[{i}]") for i, one in enumerate(given)]
 
 
 def _message(given: Any, where: str) -> Message:
-    checked(given, where, "an object")
+    check_type(given, where, "an object")
     role = given.get("role")
     if not isinstance(role, str) or role not in ROLES:
-        raise Problem(400, f"{where}.role is {str(role)[:80]!r}, expected one of {', '.join(ROLES)}.", f"{where}.role")
+        raise APIError(400, f"{where}.role is {str(role)[:80]!r}, expected one of {', '.join(ROLES)}.", f"{where}.role")
     if given.get("tool_calls"):
-        raise Problem(400, f"{where}.tool_calls is not supported here.", f"{where}.tool_calls")
+        raise APIError(400, f"{where}.tool_calls is not supported here.", f"{where}.tool_calls")
     return {"role": ROLES[role], "content": _content(given.get("content"), f"{where}.content")}
 
 
 def _content(given: Any, where: str) -> str:
     """The text of a message: a text, or a list of parts, which are put below each other."""
     if isinstance(given, str):
-        return checked(given, where, "text")
+        return check_type(given, where, "text")
     texts = []
-    for i, part in enumerate(checked(given, where, "text or a list")):
-        checked(part, f"{where}[{i}]", "an object")
+    for i, part in enumerate(check_type(given, where, "text or a list")):
+        check_type(part, f"{where}[{i}]", "an object")
         if part.get("type") != "text":
-            raise Problem(400, f"{where}[{i}].type is {str(part.get('type'))[:80]!r}, expected text.", where)
-        texts.append(checked(part.get("text"), f"{where}[{i}].text", "text"))
+            raise APIError(400, f"{where}[{i}].type is {str(part.get('type'))[:80]!r}, expected text.", where)
+        texts.append(check_type(part.get("text"), f"{where}[{i}].text", "text"))
     return "\n".join(texts)
 
 
@@ -262,26 +266,26 @@ def _rows(given: str | list | None, name: str, assistant: Assistant, spare: int 
     """Ids of a text, of several, or as they are given; `spare` tokens of the context stay free.
 
     Raises:
-        Problem: nothing of this, or a row that is too long.
+        APIError: nothing of this, or a row that is too long.
     """
     if given is None:
-        raise Problem(400, f"{name} is missing: expected a text, several, or token ids.", name)
-    several = given if isinstance(given, list) and given and not is_whole(given[0]) else [given]
+        raise APIError(400, f"{name} is missing: expected a text, several, or token ids.", name)
+    several = given if isinstance(given, list) and given and not is_integer(given[0]) else [given]
     rows = [_row(one, name, assistant) for one in several]
     most = assistant.engine.context - spare
     for row in rows:
         if len(row) > most:
             message = f"{name} has {len(row)} tokens, the base's context leaves room for {most}: shorten it."
-            raise Problem(400, message, name, "context_length_exceeded")
+            raise APIError(400, message, name, "context_length_exceeded")
     return rows
 
 
 def _row(given: Any, name: str, assistant: Assistant) -> list[int]:
     if isinstance(given, str):
-        return prompt_ids(assistant.tokenizer, "text", [{"role": "user", "content": checked(given, name, "text")}])
-    if not isinstance(given, list) or not given or not all(map(is_whole, given)):
-        raise Problem(400, f"{name} must be a text, token ids, or a list of one of these.", name, "invalid_type")
+        return prompt_ids(assistant.tokenizer, "text", [{"role": "user", "content": check_type(given, name, "text")}])
+    if not isinstance(given, list) or not given or not all(map(is_integer, given)):
+        raise APIError(400, f"{name} must be a text, token ids, or a list of one of these.", name, "invalid_type")
     size = assistant.tokenizer.size
     if not all(0 <= i < size for i in given):
-        raise Problem(400, f"{name} holds token ids outside of 0 to {size - 1}.", name)
+        raise APIError(400, f"{name} holds token ids outside of 0 to {size - 1}.", name)
     return given

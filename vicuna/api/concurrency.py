@@ -6,20 +6,13 @@ pieces, and memory stays bounded.
 
 import asyncio
 import contextlib
-import json
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import StreamingResponse
-from starlette.types import Receive, Scope, Send
 
 from vicuna.answer.stream import Update
-from vicuna.api.guard import Problem
-from vicuna.log import log
-
-BROKEN = "the server failed to answer; its log says why."
 
 
 class Answers:
@@ -38,7 +31,7 @@ class Answers:
         for i, maker in enumerate(makers):
             threading.Thread(target=self._make, args=(i, maker), daemon=True, name="answer").start()
 
-    def leave(self) -> None:
+    def cancel(self) -> None:
         """Give up what is not answered yet: what runs stops at its next token, what waits is taken back."""
         for stop in self._stops:
             stop.set()
@@ -47,7 +40,7 @@ class Answers:
         try:
             for update in maker(self._stops[i]):
                 self._tell(i, update)
-        except BaseException as error:  # raised in the event loop, by `growing`
+        except BaseException as error:  # raised in the event loop, by `updates`
             self._tell(i, error)
 
     def _tell(self, i: int, item: Update | BaseException) -> None:
@@ -62,7 +55,7 @@ class Answers:
             self._error = self._error or item
         self._changed.set()
 
-    async def growing(self) -> AsyncIterator[tuple[int, Update]]:
+    async def updates(self) -> AsyncIterator[tuple[int, Update]]:
         """Number of an answer and its latest update, until every answer is finished."""
         seen: list[Update | None] = [None] * len(self._latest)
         while not all(update and update.finish for update in seen):
@@ -76,7 +69,7 @@ class Answers:
                     yield i, update
 
 
-async def in_thread(work: Callable[[threading.Event], Any]) -> Any:
+async def run_in_thread(work: Callable[[threading.Event], Any]) -> Any:
     """What `work` returns, in a thread of its own; if this is cancelled, the event that it takes is set."""
     loop, stop = asyncio.get_running_loop(), threading.Event()
     result = loop.create_future()
@@ -100,7 +93,7 @@ async def in_thread(work: Callable[[threading.Event], Any]) -> Any:
         stop.set()
 
 
-async def while_there(request: Request, work: Awaitable[Any]) -> Any:
+async def cancel_on_disconnect(request: Request, work: Awaitable[Any]) -> Any:
     """The result of `work`, which is cancelled if the client goes away; the body must have been read.
 
     Raises:
@@ -121,36 +114,3 @@ async def while_there(request: Request, work: Awaitable[Any]) -> Any:
 async def _gone(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-class Events(StreamingResponse):
-    """Server-sent events from `chunks`, behind the last of which comes [DONE]; `leave` is called however it ends."""
-
-    media_type = "text/event-stream"
-
-    def __init__(self, chunks: AsyncIterator[dict[str, Any]], leave: Callable[[], None]):
-        super().__init__(self._events(chunks), headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
-        self._leave = leave
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            self._leave()
-
-    async def _events(self, chunks: AsyncIterator[dict[str, Any]]) -> AsyncIterator[str]:
-        # The status has been sent, so an error becomes an event, behind which nothing is done.
-        try:
-            async for chunk in chunks:
-                yield _event(chunk)
-        except Problem as problem:
-            yield _event(problem.body)
-        except Exception:
-            log.exception("an answer failed on its way")
-            yield _event(Problem(500, BROKEN).body)
-        else:
-            yield "data: [DONE]\n\n"
-
-
-def _event(data: dict[str, Any]) -> str:
-    return f"data: {json.dumps(data, ensure_ascii=False)}\n\n"

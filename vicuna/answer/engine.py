@@ -1,0 +1,105 @@
+"""What makes answers, whichever library computes them: what it is asked for, and what is refused before its turn comes.
+
+`vicuna.answer.hf_engine` and `vicuna.answer.llama_cpp_engine` do the rest, in the worker.
+"""
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from vicuna.answer.stream import GenerationResult, Streamer, Submit, Update, stream
+from vicuna.errors import UserError
+from vicuna.prompt.tokenizer import TextTokenizer
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """A prompt, and how it is to be answered.
+
+    Attributes:
+        prompt_ids: BOS included.
+        chosen: generate()'s arguments, from `generation_kwargs`.
+        seed: fixes what sampling draws.
+        adapter: name of a choice, "" for the base alone.
+        stop: set it to end the answer at the next token; the last update then says "stopped".
+        stops: texts that end the answer, and are no part of it.
+    """
+
+    prompt_ids: list[int]
+    chosen: dict[str, Any]
+    seed: int | None = None
+    adapter: str = ""
+    stop: threading.Event | None = None
+    stops: Sequence[str] = ()
+
+    def limited_to(self, context: int) -> "GenerationRequest":
+        """The same, with as many new tokens as the context leaves.
+
+        Raises:
+            UserError: the prompt fills the context.
+        """
+        length = len(self.prompt_ids)
+        if length >= context:
+            raise UserError(f"the prompt has {length} tokens, the base's context is {context}: shorten it.")
+        new = min(self.chosen["max_new_tokens"], context - length)
+        chosen = {**self.chosen, "max_new_tokens": new, "min_new_tokens": min(self.chosen["min_new_tokens"], new)}
+        return replace(self, prompt_ids=list(self.prompt_ids), chosen=chosen)
+
+
+class Engine(ABC):
+    """A loaded base and the adapters on it.
+
+    Attributes:
+        tokenizer, context, generation_config: the base's.
+        adapters: by the name of their choice.
+        max_beams: most beams it can search with.
+    """
+
+    tokenizer: TextTokenizer
+    context: int
+    generation_config: Any
+    adapters: Mapping[str, Any]
+    max_beams: int
+
+    def stream(self, request: GenerationRequest, submit: Submit) -> Iterator[Update]:
+        """Growing answers; see `vicuna.answer.stream.stream`.
+
+        Raises:
+            UserError: no such adapter, a prompt that fills the context; see `vicuna.answer.stream.stream`.
+        """
+        self._check_adapter(request.adapter)
+        request = request.limited_to(self.context)
+        streamer = Streamer(self.tokenizer, request.stop, request.stops)
+        return stream(lambda: self._generate(request, streamer), streamer, request.chosen["max_new_tokens"], submit)
+
+    def embed(self, rows: Sequence[list[int]], adapter: str) -> list[list[float]]:
+        """A vector of length 1 for each text: the mean of its last hidden states. For the worker to call.
+
+        Args:
+            rows: ids of each text, BOS included.
+            adapter: name of a choice, "" for the base alone.
+
+        Raises:
+            UserError: no such adapter, a text without tokens or longer than the context.
+        """
+        self._check_adapter(adapter)
+        for number, ids in enumerate(rows, 1):
+            if not 0 < len(ids) <= self.context:
+                raise UserError(
+                    f"text {number} has {len(ids)} tokens; expected 1 to {self.context}, the base's context."
+                )
+        return self._embed(rows, adapter)
+
+    def _check_adapter(self, name: str) -> None:
+        if name and name not in self.adapters:
+            raise UserError(f"no adapter {name!r} is loaded; there is {', '.join(self.adapters) or 'none'}.")
+
+    @abstractmethod
+    def _generate(self, request: GenerationRequest, streamer: Streamer) -> GenerationResult:
+        """The answer, every step of it shown to `streamer`; what runs in the worker."""
+
+    @abstractmethod
+    def _embed(self, rows: Sequence[list[int]], adapter: str) -> list[list[float]]:
+        """The vectors; what runs in the worker."""

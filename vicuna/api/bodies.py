@@ -1,0 +1,146 @@
+"""What the API says: OpenAI's bodies of answers, whole and in pieces, and of embeddings.
+
+Pieces are told as server-sent events. Updates hold the whole answer so far, so what a client gets is what has been
+added since the last piece.
+"""
+
+import base64
+import json
+import struct
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from vicuna.answer.detokenize import TextDelta
+from vicuna.answer.stream import Update
+from vicuna.api.error_body import APIError
+from vicuna.api.parsing import CompletionRequest, EmbeddingRequest
+from vicuna.log import log
+
+BROKEN = "the server failed to answer; its log says why."
+FINISH = {"eos": "stop", "stop": "stop", "stopped": "stop", "length": "length"}
+
+
+class ChatFormat:
+    """How /v1/chat/completions puts the answers to a request."""
+
+    prefix, whole, part = "chatcmpl-", "chat.completion", "chat.completion.chunk"
+
+    def __init__(self, asked: CompletionRequest):
+        self.asked = asked
+        self.notices = {"notices": list(asked.notices)} if asked.notices else {}
+
+    def body(self, updates: list[Update]) -> dict[str, Any]:
+        """The finished answers."""
+        choices = [_choice(i, self._answer(update.text), FINISH[update.finish]) for i, update in enumerate(updates)]
+        return {**self._envelope(self.whole), "choices": choices, "usage": self._usage(updates), **self.notices}
+
+    async def chunks(self, growing: AsyncIterator[tuple[int, Update]]) -> AsyncIterator[dict[str, Any]]:
+        """The answers as OpenAI streams them: pieces, the finish reason of each, and at last the usage if asked for."""
+        head = self._envelope(self.part) | ({"usage": None} if self.asked.include_usage else {})
+        count = len(self.asked.prompts) * self.asked.n
+        grown = [TextDelta(steady=self.asked.chosen["num_beams"] == 1) for _ in range(count)]
+        latest: dict[int, Update] = {}
+        notices = self.notices
+        for i in range(count):
+            if opening := self._opening():
+                yield {**head, "choices": [_choice(i, opening, None)], **notices}
+                notices = {}
+        async for i, update in growing:
+            latest[i] = update
+            if new := grown[i].new(update.text, bool(update.finish)):
+                yield {**head, "choices": [_choice(i, self._piece(new), None)]}
+            if update.finish:
+                yield {**head, "choices": [_choice(i, self._piece(""), FINISH[update.finish])]}
+        if self.asked.include_usage:
+            yield {**head, "choices": [], "usage": self._usage(list(latest.values()))}
+
+    def _opening(self) -> dict[str, Any] | None:
+        """What a stream begins with."""
+        return {"delta": {"role": "assistant", "content": ""}}
+
+    def _answer(self, text: str) -> dict[str, Any]:
+        """A whole answer."""
+        return {"message": {"role": "assistant", "content": text, "refusal": None}}
+
+    def _piece(self, text: str) -> dict[str, Any]:
+        """A part of one."""
+        return {"delta": {"content": text} if text else {}}
+
+    def _envelope(self, kind: str) -> dict[str, Any]:
+        made = {"id": self.prefix + uuid.uuid4().hex, "object": kind, "created": int(time.time())}
+        return {**made, "model": self.asked.model}
+
+    def _usage(self, updates: list[Update]) -> dict[str, int]:
+        prompt, new = sum(map(len, self.asked.prompts)), sum(update.tokens for update in updates)
+        return {"prompt_tokens": prompt, "completion_tokens": new, "total_tokens": prompt + new}
+
+
+class CompletionFormat(ChatFormat):
+    """How /v1/completions does."""
+
+    prefix, whole, part = "cmpl-", "text_completion", "text_completion"
+
+    def _opening(self) -> dict[str, Any] | None:
+        return None
+
+    def _answer(self, text: str) -> dict[str, Any]:
+        return {"text": text}
+
+    _piece = _answer
+
+
+def _choice(i: int, content: dict[str, Any], finish: str | None) -> dict[str, Any]:
+    return {"index": i, **content, "logprobs": None, "finish_reason": finish}
+
+
+def embeddings_body(asked: EmbeddingRequest, vectors: list[list[float]]) -> dict[str, Any]:
+    """The vectors, as lists or in base64."""
+    tokens = sum(map(len, asked.rows))
+    data = [
+        {"object": "embedding", "index": i, "embedding": _base64(vector) if asked.as_base64 else vector}
+        for i, vector in enumerate(vectors)
+    ]
+    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+    return {"object": "list", "data": data, "model": asked.model, "usage": usage}
+
+
+def _base64(vector: list[float]) -> str:
+    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
+
+
+class EventStream(StreamingResponse):
+    """Server-sent events from `chunks`, behind the last of which comes [DONE]; `at_end` is called however it ends."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, chunks: AsyncIterator[dict[str, Any]], at_end: Callable[[], None]):
+        super().__init__(self._events(chunks), headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+        self._at_end = at_end
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._at_end()
+
+    async def _events(self, chunks: AsyncIterator[dict[str, Any]]) -> AsyncIterator[str]:
+        # The status has been sent, so an error becomes an event, behind which nothing is done.
+        try:
+            async for chunk in chunks:
+                yield _event(chunk)
+        except APIError as error:
+            yield _event(error.body)
+        except Exception:
+            log.exception("an answer failed on its way")
+            yield _event(APIError(500, BROKEN).body)
+        else:
+            yield "data: [DONE]\n\n"
+
+
+def _event(data: dict[str, Any]) -> str:
+    return f"data: {json.dumps(data, ensure_ascii=False)}\n\n"

@@ -1,0 +1,29 @@
+"""Refusals and failures in OpenAI's form: whatever is wrong with a request is raised as one, wherever it is found."""
+
+from typing import Any
+
+from starlette.responses import JSONResponse
+
+
+class APIError(Exception):
+    """What is wrong with a request, as an error body of OpenAI's shape.
+
+    Args:
+        param: the field of the request that it is about.
+        code: what a program can tell it by.
+    """
+
+    def __init__(self, status: int, message: str, param: str | None = None, code: str | None = None, **headers: str):
+        super().__init__(message)
+        self.status, self.param, self.code = status, param, code
+        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
+
+    @property
+    def body(self) -> dict[str, Any]:
+        kind = "server_error" if self.status >= 500 else "invalid_request_error"
+        kind = "rate_limit_error" if self.status == 429 else kind
+        return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
+
+    @property
+    def response(self) -> JSONResponse:
+        return JSONResponse(self.body, self.status, self.headers)
