@@ -1,0 +1,127 @@
+"""Make the pictures of the documents anew: the chat page in Chromium, and the loss curve that training writes.
+
+    python benchmarks/pictures.py
+
+The curve is that of scripts/quickstart.sh. The page chats with an adapter on the same base that has learnt the
+dialogues of sample/chat, because the quickstart's has never seen a second turn. What is missing of base and adapters
+is made first, in some minutes. Writes chat.png and loss.png to docs/pictures; needs Chromium and requirements_dev.txt.
+Answers are greedy, so they are the same every time.
+"""
+
+import logging
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from vicuna import log
+from vicuna.answer.flags import ChatFlags, DecodingFlags, ServeFlags
+from vicuna.args import flag, parse
+from vicuna.errors import UserError, run
+from vicuna.model.flags import ModelFlags
+
+ROOT = Path(__file__).resolve().parent.parent
+QUESTIONS = ("“画蛇添足”是什么意思？", "用它造个句子。")
+WIDTH, HEIGHT = 1120, 764
+# As in scripts/quickstart.sh: few records and a small base.
+CHAT_FLAGS = [
+    *("--data_path", "sample/chat/data_sample.jsonl", "--train_turns", "all", "--test_size", "0", "--num_epoch", "50"),
+    *("--total_batch", "4", "--micro_batch", "4", "--learning_rate", "3e-3", "--lora_dropout", "0"),
+    *("--cutoff_len", "512", "--gradient_checkpointing", "False"),
+]
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+CHROMIUM_FLAGS = [
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+]
+
+
+@dataclass
+class PictureFlags:
+    """Who is photographed, and where the pictures go."""
+
+    lora_path: str = flag("lora-Vicuna", "adapter of the quickstart, whose folder has the loss curve")
+    chat_path: str = flag("lora-Vicuna-chat", "adapter for dialogues, which answers on the page")
+    out_path: str = flag("docs/pictures", "folder for the pictures")
+
+
+def main(model_flags: ModelFlags, flags: PictureFlags) -> None:
+    """Train what is not there yet, then take both pictures."""
+    log.set_up()
+    curve = Path(flags.lora_path) / "loss.png"
+    if not curve.is_file():
+        made = {"MODEL_PATH": model_flags.model_path, "OUTPUT_PATH": flags.lora_path}
+        subprocess.run(["bash", "scripts/quickstart.sh"], cwd=ROOT, env=os.environ | made, check=True)
+    if not (Path(flags.chat_path) / "adapter_model.safetensors").is_file():
+        paths = ["--model_path", model_flags.model_path, "--output_path", flags.chat_path]
+        subprocess.run([sys.executable, "finetune_chat.py", *paths, *CHAT_FLAGS], cwd=ROOT, check=True)
+    out = Path(flags.out_path)
+    out.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(curve, out / "loss.png")
+    with served(model_flags, [flags.chat_path, flags.lora_path]) as address:
+        photograph(address, out / "chat.png")
+    print(f"wrote {out / 'chat.png'} and {out / 'loss.png'}")
+
+
+@contextmanager
+def served(model_flags: ModelFlags, lora_paths: list[str]) -> Iterator[str]:
+    """The chat page with the adapters, on a free port of this machine: its address."""
+    import gradio as gr
+    import uvicorn
+
+    from vicuna.answer.assistant import load_assistant
+    from vicuna.pages import chat_browser, server
+    from vicuna.pages.chat import ChatPage
+    from vicuna.pages.strings import TRANSLATIONS
+
+    chat, serve, i18n = ChatFlags(lora_path=lora_paths), ServeFlags(), gr.I18n(**TRANSLATIONS)
+    assistant = load_assistant(model_flags, serve, chat.lora_path)
+    page = ChatPage(assistant, chat, serve, DecodingFlags(preset="precise"), i18n)
+    app = server.application(page.blocks, serve, i18n=i18n, css=chat_browser.CSS, head=chat_browser.HEAD)
+    listening = socket.create_server(("127.0.0.1", 0))
+    web = uvicorn.Server(uvicorn.Config(app, log_level=logging.WARNING, timeout_graceful_shutdown=1))
+    thread = threading.Thread(target=web.run, args=([listening],), daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
+    finally:
+        web.should_exit = True
+        thread.join()
+
+
+def photograph(address: str, file: Path) -> None:
+    """Ask the questions on the page, one after the other, and take its picture."""
+    from playwright.sync_api import Error, sync_playwright
+
+    found = next((path for name in CHROMIUM if (path := shutil.which(name))), None)
+    with sync_playwright() as playwright:
+        try:
+            browser = playwright.chromium.launch(executable_path=found, args=CHROMIUM_FLAGS)
+        except Error as error:
+            raise UserError(
+                f"no Chromium to take the picture with ({str(error).splitlines()[0]}); install it."
+            ) from error
+        page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT}, locale="en-US")
+        page.set_default_timeout(120_000)
+        page.goto(address)
+        page.wait_for_function("/\\d \\/ \\d/.test(document.querySelector('#memory')?.innerText ?? '')")
+        for number, question in enumerate(QUESTIONS, 1):
+            page.fill("#message textarea", question)
+            page.press("#message textarea", "Enter")
+            page.wait_for_function(
+                "count => document.querySelectorAll('#chat .bot small').length === count", arg=number
+            )
+            page.wait_for_selector("#message .submit-button")
+        page.mouse.move(0, 0)
+        page.screenshot(path=file, animations="disabled", caret="hide")
+        browser.close()
+
+
+if __name__ == "__main__":
+    run(lambda: main(*parse(__doc__, ModelFlags, PictureFlags)))
