@@ -3,7 +3,9 @@
 import ast
 import importlib.util
 import re
+import tomllib
 from dataclasses import MISSING, Field, fields
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,10 @@ PAGES = sorted(
     ]
 )
 README_LINES = 250
+ARCHITECTURE = ("docs/en/architecture.md", "docs/zh/architecture.md")
+CHANGES, FLOWS, PACKAGES, PROGRAMS_AND_SCRIPTS = range(4)  # the sections of architecture.md, in every language
+# A dotted name, `vicuna.data.records.hold_out`; chat.py is a file.
+DOTTED = r"(?<![\w./-])((?:vicuna|tools|benchmarks|finetune|generate|chat)(?:\.(?!(?:py|sh|md)\b)\w+)+)"
 PROGRAMS = (
     *("finetune.py", "generate.py", "chat.py"),
     *("tools/check_data.py", "tools/compare_answers.py", "tools/convert_llama.py", "tools/export_gguf.py"),
@@ -96,6 +102,39 @@ def default_text(one: Field, own: dict[str, str]) -> str:
 def sections(text: str) -> dict[str, str]:
     """Heading of the second level -> what lies under it."""
     return dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL))
+
+
+def table(section: str) -> list[tuple[str, str]]:
+    """(first cell, second cell) of every row of a table of two columns, but for its head."""
+    return re.findall(r"^\| (.+?) \| (.+) \|$", section, re.MULTILINE)[1:]
+
+
+def layers() -> list[str]:
+    """Packages and modules of vicuna/, each importing only from those before it, as import-linter is told."""
+    contracts = tomllib.loads(read("pyproject.toml"))["tool"]["importlinter"]["contracts"]
+    return next(contract["layers"] for contract in contracts if contract["type"] == "layers")[::-1]
+
+
+def not_there(name: str) -> str:
+    """What of a dotted name is not there; "" where all of it is."""
+    parts = name.split(".")
+    if (ROOT / Path(*parts)).is_dir():
+        return ""
+    depth = next((n for n in range(len(parts), 0, -1) if (ROOT / Path(*parts[:n])).with_suffix(".py").is_file()), 0)
+    file = f"{'/'.join(parts[:depth])}.py"
+    body = ast.parse(read(file)).body if depth else []
+    for part in parts[depth:]:
+        kinds = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+        found = next((node for node in body if isinstance(node, kinds) and node.name == part), None)
+        if found is None:
+            return f"{name}: {file} has no {part}" if depth else f"{name}: there is no such module"
+        body = found.body
+    return ""
+
+
+def assert_same(named: list[str], here: list[str]) -> None:
+    """Fail with the paths that a page leaves out, and those that it names in vain."""
+    assert sorted(named) == sorted(here), f"left out: {set(here) - set(named)}; not there: {set(named) - set(here)}"
 
 
 def flag_rows(section: str) -> list[tuple[str, str]]:
@@ -170,6 +209,57 @@ def test_the_readme_is_short_and_links_the_other_language_first():
     lines = read("README.md").splitlines()
     assert len(lines) < README_LINES
     assert "(docs/zh/README.md)" in next(line for line in lines[1:] if line)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_function_and_module_that_a_page_names_is_there(page):
+    gone = [problem for name in re.findall(DOTTED, read(page)) if (problem := not_there(name))]
+    assert gone == [], "; ".join(gone)
+
+
+@pytest.mark.parametrize("page", ARCHITECTURE)
+def test_each_flow_of_the_architecture_names_what_it_goes_through(page):
+    flows = code_blocks(list(sections(read(page)).values())[FLOWS])
+    assert [len(set(re.findall(DOTTED, flow))) >= 15 for flow in flows] == [True] * 3
+
+
+def test_where_to_change_what_names_files_and_names_in_them():
+    tables = [table(list(sections(read(page)).values())[CHANGES]) for page in ARCHITECTURE]
+    paths = [[re.findall(r"`([\w.-]+/[\w./-]*|\w+\.py)`", where) for _, where in rows] for rows in tables]
+    names = re.findall(r"`([\w./-]+)` ?[(（]((?:`\w+`[, 、]*)+)[)）]", str(tables))
+
+    assert len(paths[0]) >= 20
+    assert all(paths[0])
+    assert paths[0] == paths[1]
+    assert [path for row in paths[0] for path in row if not (ROOT / path).exists()] == []
+    assert len(names) > 10
+    words = [(path, name) for path, group in names for name in re.findall(r"\w+", group)]
+    assert [(path, name) for path, name in words if not re.search(rf"\b{name}\b", read(path))] == []
+
+
+@pytest.mark.parametrize("page", ARCHITECTURE)
+def test_the_architecture_names_every_package_in_order_and_every_module(page):
+    rows = [re.findall(r"`(.+?)`", cell)[0] for cell, _ in table(list(sections(read(page)).values())[PACKAGES])]
+    here = [str(file.relative_to(ROOT)) for file in ROOT.glob("vicuna/**/*.py") if file.name != "__init__.py"]
+
+    assert [package for package, _ in groupby(Path(row).parts[1].removesuffix(".py") for row in rows)] == layers()
+    assert [f"vicuna/{one}/" for one in layers() if (ROOT / "vicuna" / one).is_dir()] == [
+        row for row in rows if row.endswith("/")
+    ]
+    assert_same([row for row in rows if row.endswith(".py")], here)
+
+
+def test_the_table_of_layers_for_contributors_is_import_linters():
+    rows = table(read("CONTRIBUTING.md"))
+    assert [layer for cell, _ in rows for layer in re.findall(r"`(\w+)`", cell)] == layers()
+
+
+@pytest.mark.parametrize("page", ARCHITECTURE)
+def test_the_architecture_names_every_program_launcher_tool_and_benchmark(page):
+    rows = table(list(sections(read(page)).values())[PROGRAMS_AND_SCRIPTS])
+    named = [path for cell, _ in rows for path in re.findall(r"`(.+?)`", cell)]
+    patterns = ("*.py", "scripts/*.sh", "tools/*.py", "tools/*.sh", "benchmarks/*.py", "benchmarks/*.sh")
+    assert_same(named, [str(file.relative_to(ROOT)) for one in patterns for file in ROOT.glob(one)])
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
