@@ -74,10 +74,10 @@ def served(model_flags: ModelFlags, lora_paths: list[str]) -> Iterator[str]:
     """The chat page with the adapters, on a free port of this machine: its address."""
     import gradio as gr
     import uvicorn
+    from vicuna.pages.chat import ChatPage
 
     from vicuna.answer.assistant import load_assistant
     from vicuna.pages import chat_browser, server
-    from vicuna.pages.chat import ChatPage
     from vicuna.pages.strings import TRANSLATIONS
 
     chat, serve, i18n = ChatFlags(lora_path=lora_paths), ServeFlags(), gr.I18n(**TRANSLATIONS)

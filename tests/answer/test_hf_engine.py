@@ -1,75 +1,25 @@
-"""Several adapters on one base, memory that runs out, embeddings, and precisions below float32."""
+"""Several adapters in one model, memory that runs out, embeddings, and precisions below float32."""
 
-import json
-import shutil
 import threading
-from pathlib import Path
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
-from safetensors.torch import load_file, save_file
 from torch.nn.functional import cosine_similarity, normalize
 
+from tests.answer.adapters import GREEDY, PROMPTS, SAMPLING, SEARCH, answer, loaded
 from tests.served import at_work, wait_for
-from vicuna.answer.assistant import Assistant, load_assistant
+from vicuna.answer.assistant import Assistant
 from vicuna.answer.engine import GenerationRequest
-from vicuna.answer.flags import ServeFlags
 from vicuna.answer.hf_engine import HFEngine
 from vicuna.answer.stream import OUT_OF_MEMORY
 from vicuna.answer.worker import Worker
 from vicuna.errors import UserError
-from vicuna.model import adapter
 from vicuna.model.base import check_base, compute_dtype, load_base
-from vicuna.model.flags import ModelFlags
-from vicuna.pages.strings import STRINGS
-
-GREEDY = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.2, "max_new_tokens": 16, "min_new_tokens": 16}
-SAMPLING = {**GREEDY, "do_sample": True, "temperature": 0.9, "top_k": 30, "top_p": 0.9}
-SEARCH = {**GREEDY, "num_beams": 3}
-PROMPTS = [list(range(300 + 40 * n, 340 + 30 * n)) for n in range(3)]
-EMBEDDINGS = {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens", "lm_head"]}
-
-
-def make_adapter(base: Path, folder: Path, seed: int, prompt_type: str = "", **config) -> Path:
-    """An adapter of random values, everything it replaces included."""
-    torch.manual_seed(seed)
-    settings = {"r": 8, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj"], **config}
-    model = get_peft_model(load_base(check_base(str(base)), 32), LoraConfig(task_type="CAUSAL_LM", **settings))
-    for name, value in model.named_parameters():
-        if "lora_B" in name or "modules_to_save" in name:
-            torch.nn.init.normal_(value, std=0.3)
-    adapter.save_adapter(model, folder)
-    if prompt_type:
-        (folder / "run_args.json").write_text(json.dumps({"prompt_type": prompt_type, "step": 7}), encoding="utf-8")
-    return folder
 
 
 @pytest.fixture(scope="module")
-def folders(tiny_base, tmp_path_factory) -> dict[str, Path]:
-    """Three adapters: one with dots in its name, one of all modules, one with embeddings and head of its own."""
-    root = tmp_path_factory.mktemp("adapters")
-    return {
-        "lora.v1.0": make_adapter(tiny_base, root / "lora.v1.0", 1, "chat"),
-        "all": make_adapter(tiny_base, root / "all", 2, r=4, target_modules="all-linear"),
-        "whole": make_adapter(tiny_base, root / "whole", 3, **EMBEDDINGS),
-    }
-
-
-def loaded(base: Path, paths: list, bits: int = 32, **serve) -> Assistant:
-    return load_assistant(
-        ModelFlags(model_path=str(base), bits=bits), ServeFlags(**serve), [str(path) for path in paths]
-    )
-
-
-@pytest.fixture(scope="module")
-def several(tiny_base, folders) -> Assistant:
-    return loaded(tiny_base, list(folders.values()))
-
-
-def answer(assistant: Assistant, name: str | None, ids: list[int], chosen: dict, client: str = "") -> list[list[int]]:
-    *_, last = assistant.stream(ids, chosen, seed=3, adapter=name, client=client)
-    return [beam.ids for beam in last.beams]
+def several(tiny_base, adapters) -> Assistant:
+    return loaded(tiny_base, list(adapters.values()))
 
 
 def answers(assistant: Assistant, name: str | None, client: str = "") -> list:
@@ -79,9 +29,9 @@ def answers(assistant: Assistant, name: str | None, client: str = "") -> list:
 
 
 @pytest.fixture(scope="module")
-def alone(tiny_base, folders) -> dict[str, list]:
+def alone(tiny_base, adapters) -> dict[str, list]:
     """What each adapter, and the base, answers when nothing else is loaded."""
-    found = {name: answers(loaded(tiny_base, [folder], cache_gib=0), name) for name, folder in folders.items()}
+    found = {name: answers(loaded(tiny_base, [folder], cache_gib=0), name) for name, folder in adapters.items()}
     return {**found, "": answers(loaded(tiny_base, [], cache_gib=0), None)}
 
 
@@ -107,8 +57,8 @@ def test_choices_interleaved_from_three_threads_answer_as_in_sequence(several, a
     assert found == {name: alone[name] for name in ("lora.v1.0", "whole", "")}
 
 
-def test_adapters_never_share_a_prefix(tiny_base, folders):
-    assistant = loaded(tiny_base, [folders["lora.v1.0"], folders["all"]])
+def test_adapters_never_share_a_prefix(tiny_base, adapters):
+    assistant = loaded(tiny_base, [adapters["lora.v1.0"], adapters["all"]])
     sizes: list[int] = []
     embedding = assistant.engine.model.get_input_embeddings()
     embedding.register_forward_hook(lambda module, args, output: sizes.append(args[0].shape[-1]))
@@ -125,68 +75,6 @@ def test_an_adapter_that_is_not_loaded_is_refused(several, tiny_base):
         list(several.stream(PROMPTS[0], GREEDY, adapter="x"))
     with pytest.raises(UserError, match="no adapter 'x' is loaded; there is none"):
         loaded(tiny_base, []).embed([[1, 5]], "x")
-
-
-def test_switching_the_adapter_switches_the_template(tiny_base, folders):
-    types = {name: choice.prompt_type for name, choice in loaded(tiny_base, folders.values()).choices.items()}
-    assert types == {"lora.v1.0": "chat", "all": "instruct", "whole": "instruct", "": "chat"}
-    asked = loaded(tiny_base, folders.values(), prompt_type="bot").choices.values()
-    assert {choice.prompt_type for choice in asked} == {"bot"}
-
-
-def test_a_base_trained_as_a_whole_keeps_its_own_template(tiny_base, folders, tmp_path):
-    own = tmp_path / "own"
-    own.mkdir()
-    for file in tiny_base.iterdir():
-        (own / file.name).symlink_to(file)
-    (own / "run_args.json").write_text(json.dumps({"prompt_type": "text", "step": 3}), encoding="utf-8")
-    assistant = loaded(own, [folders["lora.v1.0"]])
-    assert assistant.choices[""].prompt_type == assistant.choices[""].trained_as == "text"
-    assert assistant.first.prompt_type == "chat"
-    assert "prompt text" in assistant.status(STRINGS["en"]["status"], "")
-
-
-def test_adapters_in_folders_of_one_name_are_told_apart(tiny_base, folders, tmp_path):
-    places = [tmp_path / "a/x/lora", tmp_path / "b/x/lora", tmp_path / "b/y/lora", tmp_path / "c/other.v2"]
-    for place in places:
-        shutil.copytree(folders["all"], place)
-    assistant = loaded(tiny_base, [f"{places[0]}/", *places[1:]])
-    assert list(assistant.choices) == ["a/x/lora", "b/x/lora", "y/lora", "other.v2", ""]
-
-
-def test_an_adapter_given_twice_is_refused(tiny_base, folders):
-    with pytest.raises(UserError, match=r"names the adapter .* twice; give each adapter once"):
-        loaded(tiny_base, [folders["all"], folders["whole"], f"{folders['all']}/../all"])
-
-
-def test_an_adapter_of_another_vocabulary_is_refused_before_the_model_loads(tiny_base, folders, tmp_path):
-    grown = Path(shutil.copytree(folders["whole"], tmp_path / "grown"))
-    tensors = load_file(grown / "adapter_model.safetensors")
-    tensors = {
-        name: torch.cat([value, value[:16]]) if "embed_tokens" in name or "lm_head" in name else value
-        for name, value in tensors.items()
-    }
-    save_file(tensors, grown / "adapter_model.safetensors")
-    with pytest.raises(UserError, match=r"holds a lm_head of \(1816, 32\), but in .* it is \(1800, 32\)"):
-        loaded(tiny_base, [folders["all"], grown])
-
-
-def test_two_adapters_with_embeddings_of_their_own_share_no_base_that_ties_them(tiny_base, folders, tmp_path):
-    tied = Path(shutil.copytree(tiny_base, tmp_path / "tied"))
-    model = load_base(check_base(str(tied)), 32)
-    model.config.tie_word_embeddings = True
-    model.tie_weights()
-    model.save_pretrained(tied)
-    own = {"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True}
-    places = [make_adapter(tied, tmp_path / name, seed, **own) for seed, name in enumerate(("one", "two"))]
-    places.append(make_adapter(tied, tmp_path / "plain", 5))
-    for pair in (places[1:], [places[2], places[0]]):  # beside an adapter without them it works
-        both = loaded(tied, pair)
-        for place in pair:
-            alone = answer(loaded(tied, [place]), None, PROMPTS[0], GREEDY)
-            assert answer(both, place.name, PROMPTS[0], GREEDY) == alone
-    with pytest.raises(UserError, match="adapters one and two each have embeddings of their own, and tied uses its"):
-        loaded(tied, places)
 
 
 # --- memory that runs out -----------------------------------------------------------------------------------------
@@ -276,10 +164,10 @@ def test_embeddings_are_the_mean_of_the_last_states(several):
             assert torch.allclose(vector, normalize(states.mean(dim=0), dim=-1), atol=1e-5)
 
 
-def test_embeddings_are_those_of_the_adapter_asked_for(several, tiny_base, folders):
+def test_embeddings_are_those_of_the_adapter_asked_for(several, tiny_base, adapters):
     rows = [[1, 300, 400, 500], [1, 600, 700]]
     base = torch.tensor(several.embed(rows, ""))
-    for name, folder in folders.items():
+    for name, folder in adapters.items():
         found = torch.tensor(several.embed(rows, name))
         assert torch.allclose(found, torch.tensor(loaded(tiny_base, [folder]).embed(rows)), atol=1e-6)
         assert (cosine_similarity(found, base) < 0.999).all()

@@ -1,19 +1,14 @@
-"""The same programs on a GGUF file: HF's greedy text, settings that mean the same, adapters, stop and refusals."""
+"""Answers from a GGUF file: HF's greedy text, settings that mean the same, adapters, stop, and embeddings."""
 
 import json
-import os
 import random
 import shutil
-import subprocess
-import sys
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from transformers import (
-    GenerationConfig,
     LogitsProcessorList,
     MinNewTokensLengthLogitsProcessor,
     RepetitionPenaltyLogitsProcessor,
@@ -21,77 +16,22 @@ from transformers import (
     TemperatureLogitsWarper,
 )
 
+from tests.answer.gguf_assistants import BARE, GREEDY, POEMS, PROMPTS, answered, opened
 from tests.answer.stops import Awaited, Looked, StopsAtLook
-from tests.gguf.gguf_models import ROOT, distance, export, gguf_logits, hf_logits, hf_model, make_model
+from tests.gguf.gguf_models import distance, export, gguf_logits, hf_logits, hf_model, make_model
+from vicuna.answer.decoding import generation_kwargs
+from vicuna.answer.flags import DecodingFlags
+from vicuna.errors import UserError
 
 pytest.importorskip("gguf", reason="gguf is not installed: bash scripts/install_cpp.sh")
 pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed: bash scripts/install_cpp.sh")
 
-from vicuna.answer.assistant import Assistant, load_assistant
-from vicuna.answer.decoding import generation_kwargs
-from vicuna.answer.flags import DecodingFlags, ServeFlags
-from vicuna.answer.llama_cpp_engine import CHUNK, LogitsProcessor, describe_model, resolve_gpu_layers
-from vicuna.errors import UserError
-from vicuna.gguf.library import load_llama_cpp
-from vicuna.gguf.reader import read_model
-from vicuna.model.flags import ModelFlags
+from vicuna.answer.llama_cpp_engine import CHUNK, LogitsProcessor
 from vicuna.pages.strings import STRINGS
 
-BARE = GenerationConfig()
-GREEDY = generation_kwargs(DecodingFlags(repetition_penalty=1.0, max_new_tokens=32), BARE)
-PROMPTS = {
-    "stories260K": ["Once upon a time", "Lily and Tom went", "The big red dog said,"],
-    "babyllama-tok105": ["Once upon a time", "the dog", "She was so happy that"],
-    "poem-zh-750k": ["题：春日\n", "题：送友人\n青山", "题：夜雨\n"],
-}
 # Where the two best logits are closer than this, as a share of the largest logit, either may come first.
 NEAR = {"f32": 1e-5, "f16": 5e-3}
 ROUNDED = {"f32": torch.float32, "f16": torch.float16}
-POEMS = "lora/poem-zh-lora-generated/r8-qv"
-
-
-def opened(file: Path, *lora: Path, **serve: object) -> Assistant:
-    return load_assistant(ModelFlags(model_path=str(file)), ServeFlags(**serve), [str(one) for one in lora])
-
-
-def answered(assistant: Assistant, ids: list[int], chosen: dict, seed: int | None = None, **more: object) -> list[int]:
-    *_, last = assistant.stream(ids, chosen, seed, **more)
-    return last.beams[0].ids
-
-
-@pytest.fixture(scope="module")
-def folders(shared, tiny_base) -> dict[str, Path]:
-    return {name: shared / f"models/{name}-hf" for name in PROMPTS} | {"tiny": tiny_base}
-
-
-@pytest.fixture(scope="module")
-def exported(folders, tmp_path_factory):
-    """exported("stories260K", "f32"): the file, made once."""
-    made: dict[tuple[str, str], Path] = {}
-    place = tmp_path_factory.mktemp("gguf")
-
-    def get(name: str, kind: str = "f32") -> Path:
-        if (name, kind) not in made:
-            made[name, kind] = export(folders[name], place / f"{name}-{kind}.gguf", kind, prompt_type="text")
-        return made[name, kind]
-
-    return get
-
-
-@pytest.fixture(scope="module")
-def tiny(exported) -> Assistant:
-    return opened(exported("tiny"))
-
-
-@pytest.fixture(scope="module")
-def poems(exported, shared, tmp_path_factory) -> Assistant:
-    """The poem model with a real adapter at two types."""
-    place = tmp_path_factory.mktemp("adapters")
-    base, lora = shared / "models/poem-zh-750k-hf", str(shared / POEMS / "peft-safetensors")
-    adapters = [
-        export(base, place / f"poems-{kind}.gguf", kind, lora_path=lora, prompt_type="text") for kind in ("f32", "f16")
-    ]
-    return opened(exported("poem-zh-750k"), *adapters)
 
 
 @torch.inference_mode()
@@ -111,8 +51,8 @@ def greedy(model: torch.nn.Module, ids: list[int], suppressed: list[int]) -> tup
 
 @pytest.mark.parametrize("kind", NEAR)
 @pytest.mark.parametrize("name", [*PROMPTS, "tiny"])
-def test_the_greedy_text_is_that_of_hugging_face(folders, exported, name, kind):
-    model, assistant = hf_model(folders[name], ROUNDED[kind]), opened(exported(name, kind))
+def test_the_greedy_text_is_that_of_hugging_face(hf_folders, exported, name, kind):
+    model, assistant = hf_model(hf_folders[name], ROUNDED[kind]), opened(exported(name, kind))
     suppressed = assistant.engine.suppressed
     assert suppressed == ([0] if name == "poem-zh-750k" else [])
     for prompt in PROMPTS.get(name, ["春天的花有哪些？", "Tell me", "User:你好\n\nAssistant:"]):
@@ -275,12 +215,12 @@ def test_eos_ends_the_answer_and_every_declared_id_is_one(tmp_path, tiny_base, t
 
 @pytest.mark.parametrize("text", ["A", "🦙", "\n", "A🦙\n\n𠮷", "</s>", "<s>", "", " "])
 @pytest.mark.parametrize("name", ["babyllama-tok105", "poem-zh-750k"])
-def test_characters_without_a_piece_do_not_end_the_program(exported, folders, name, text):
+def test_characters_without_a_piece_do_not_end_the_program(exported, hf_folders, name, text):
     """Neither model has byte pieces, where llama.cpp's own tokenizer would end the process."""
     assistant = opened(exported(name))
     ids = assistant.prompt_ids([{"role": "user", "content": text}])
     assert 2 not in ids
-    expected, _ = greedy(hf_model(folders[name]), ids, assistant.engine.suppressed)
+    expected, _ = greedy(hf_model(hf_folders[name]), ids, assistant.engine.suppressed)
 
     assert answered(assistant, ids, GREEDY) == expected
 
@@ -347,46 +287,6 @@ def test_the_recorded_poem(shared, poems):
     assert recorded["prompt"] + last.text == recorded["greedy"]
 
 
-def test_the_status_says_what_is_loaded(poems):
-    assert poems.status(STRINGS["en"]["status"]) == (
-        "base poem-zh-750k-f32.gguf · adapter poems-f32.gguf (r 8) · f32 · llama.cpp, CPU, 1 threads · prompt text"
-    )
-    assert [choice.prompt_type for choice in poems.choices.values()] == ["text"] * 3
-    assert poems.warnings == []
-
-
-def test_layers_for_a_gpu_are_refused_by_a_llama_cpp_that_has_none(exported, tiny_base):
-    if load_llama_cpp().llama_supports_gpu_offload():
-        pytest.skip("this llama.cpp has a GPU")
-    for layers in (None, 0):
-        status = opened(exported("tiny"), gpu_layers=layers).status(STRINGS["en"]["status"])
-        assert "llama.cpp, CPU, 1 threads" in status
-    with pytest.raises(
-        UserError, match=r"--gpu_layers 2 needs .* CMAKE_ARGS=-DGGML_CUDA=on bash scripts/install_cpp\.sh"
-    ):
-        opened(exported("tiny"), gpu_layers=2)
-    with pytest.raises(UserError, match="--gpu_layers -1"):
-        ServeFlags(gpu_layers=-1)
-    with pytest.raises(UserError, match="--gpu_layers 2 is for a GGUF file"):
-        opened(tiny_base, gpu_layers=2)
-
-
-def test_all_layers_go_to_the_gpu_unless_fewer_are_asked_for(exported):
-    file = read_model(str(exported("tiny")))
-
-    assert [resolve_gpu_layers(file, asked, has_gpu=True) for asked in (None, 0, 2, 99)] == [3, 0, 2, 3]
-    assert describe_model(file, 2) == "f32 · llama.cpp, 2 of 3 layers on GPU, 1 threads"
-
-
-def test_another_prompt_type_than_the_trained_one_warns(exported):
-    assistant = opened(exported("tiny"), prompt_type="chat")
-
-    assert assistant.first.prompt_type == "chat"
-    assert assistant.warnings == [
-        "the model in tiny-f32.gguf was trained with --prompt_type text; chat gives worse answers."
-    ]
-
-
 def test_embeddings_are_the_means_of_hugging_faces_hidden_states(shared, poems):
     from peft import PeftModel
 
@@ -421,12 +321,6 @@ def test_q8_0_and_q4_k_m_answer(tmp_path, tiny_base):
             assert found[0] == expected[0]
 
 
-def test_an_adapter_given_twice_is_refused(poems):
-    one = poems.engine.adapters["poems-f32.gguf"].path
-    with pytest.raises(UserError, match=r"names the adapter .* twice"):
-        opened(poems.engine.file.path, one, one)
-
-
 def test_generate_py_answers_from_a_gguf(program, exported, shared, tmp_path):
     file = exported("poem-zh-750k")
     done = program("generate.py", "--model_path", file, "--text", "题：春日\n", "--repetition_penalty", 1)
@@ -440,157 +334,6 @@ def test_generate_py_answers_from_a_gguf(program, exported, shared, tmp_path):
     assert "llama" not in done.stderr  # nothing of the library's own talk
 
 
-def rewritten(file: Path, out: Path, tensors: bool = True, **keys: object) -> Path:
-    """A copy of a GGUF with other string values; "" leaves a key out."""
-    import gguf
-
-    reader = gguf.GGUFReader(file)
-    writer = gguf.GGUFWriter(out, str(keys.get("general.architecture", "llama")))
-    for name, field in reader.fields.items():
-        if name.startswith("GGUF.") or name == "general.architecture":
-            continue
-        if field.types[0] == gguf.GGUFValueType.ARRAY:
-            writer.add_array(name, field.contents())
-        elif keys.get(name) != "":
-            writer.add_key_value(name, keys.get(name, field.contents()), field.types[0])
-    for tensor in reader.tensors if tensors else ():
-        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return out
-
-
-def test_a_file_from_elsewhere_has_no_keys_of_ours_and_works(exported, tmp_path):
-    ours = exported("tiny")
-    keys = ("vicuna.prompt_type", "vicuna.generation_config", "vicuna.unknown_text", "tokenizer.chat_template")
-    theirs = rewritten(ours, tmp_path / "x.gguf", **dict.fromkeys(keys, ""))
-
-    assistant = opened(theirs, prompt_type="text")
-
-    ids = assistant.prompt_ids([{"role": "user", "content": "春天"}])
-    assert answered(assistant, ids, GREEDY) == answered(opened(ours), ids, GREEDY)
-    assert opened(theirs).first.prompt_type == "instruct"
-
-
-@pytest.mark.parametrize(
-    ("keys", "said"),
-    [
-        ({"general.architecture": "gptneox"}, "is for the architecture gptneox; expected llama"),
-        ({"tokenizer.ggml.model": "gpt2"}, "has gpt2 vocabulary; expected a SentencePiece one"),
-        ({"vicuna.generation_config": "[1]"}, "is not JSON of settings"),
-        ({"vicuna.generation_config": "{"}, "is not JSON of settings"),
-    ],
-)
-def test_a_gguf_of_another_kind_is_refused(exported, tmp_path, keys, said):
-    with pytest.raises(UserError, match=said):
-        opened(rewritten(exported("tiny"), tmp_path / "x.gguf", **keys))
-
-
-@pytest.mark.parametrize("magic", [b"lmgg", b"fmgg", b"tjgg"])
-def test_a_file_from_before_gguf_is_refused_with_the_command_that_makes_it_again(tmp_path, magic):
-    file = tmp_path / "ggml-model-q4_0.bin"
-    file.write_bytes(magic + bytes(1000))
-
-    with pytest.raises(
-        UserError, match=r"before GGUF.*tools/export_gguf\.py --model_path FOLDER --out_path ggml-model-q4_0\.gguf"
-    ):
-        opened(file)
-
-
-def test_what_is_no_gguf_is_refused(exported, tmp_path):
-    (tmp_path / "x.gguf").write_bytes(b"version https://git-lfs.github.com/spec/v1")
-    with pytest.raises(UserError, match="is a file, but not a GGUF one"):
-        opened(tmp_path / "x.gguf")
-    with pytest.raises(UserError, match=r"--model_path \S+y\.gguf does not exist"):
-        opened(tmp_path / "y.gguf")
-    whole = exported("tiny").read_bytes()
-    for size in (5, 100, len(whole) // 2, len(whole) - 5000):
-        (tmp_path / "x.gguf").write_bytes(whole[:size])
-        with pytest.raises(UserError, match=r"(is broken or|is) incomplete.* Copy or export it again"):
-            opened(tmp_path / "x.gguf")
-
-
-@pytest.mark.parametrize(
-    ("without", "tensors", "said"),
-    [
-        (["llama.context_length"], True, r"is no model: it has no llama\.context_length"),
-        (["llama.block_count"], True, r"is no model: it has no llama\.block_count"),
-        ([], False, r"is no model: it has no weights"),
-    ],
-)
-def test_a_gguf_that_is_no_model_is_refused(exported, tmp_path, without, tensors, said):
-    file = rewritten(exported("tiny"), tmp_path / "x.gguf", tensors, **dict.fromkeys(without, ""))
-    with pytest.raises(UserError, match=said):
-        opened(file)
-
-
-def test_a_folder_with_the_name_of_a_gguf_is_refused(tmp_path):
-    (tmp_path / "x.gguf").mkdir()
-    with pytest.raises(UserError, match=r"x\.gguf is a folder; expected a GGUF file"):
-        opened(tmp_path / "x.gguf")
-
-
-def test_an_adapter_that_does_not_belong_is_refused(exported, poems, shared, tmp_path, tiny_base):
-    adapter = poems.engine.adapters["poems-f32.gguf"].path
-    with pytest.raises(UserError, match=r"was made for another base: its blk\.0\.attn_q\.weight\.lora_a is \(8, 96\)"):
-        opened(exported("tiny"), adapter)
-    with pytest.raises(UserError, match="is an adapter: pass it as --lora_path"):
-        opened(adapter)
-    with pytest.raises(UserError, match="is a whole model, not a LoRA adapter"):
-        opened(exported("tiny"), exported("tiny"))
-    with pytest.raises(UserError, match=r"is not a GGUF file, but .* Export the adapter.*--lora_path"):
-        opened(exported("poem-zh-750k"), shared / POEMS / "peft-safetensors")
-    with pytest.raises(UserError, match=r"no adapter 'x' is loaded; there is poems-f32\.gguf, poems-f16\.gguf"):
-        next(poems.stream([1], GREEDY, adapter="x"))
-
-
-def test_without_a_package_the_command_that_installs_it_is_named(exported, monkeypatch):
-    for name in ("llama_cpp", "gguf"):
-        with monkeypatch.context() as patch:
-            patch.setitem(sys.modules, name, None)  # as if it were not installed
-            load_llama_cpp.cache_clear()
-            with pytest.raises(
-                UserError, match=rf"not installed \(.*{name}.*\); install them: bash scripts/install_cpp.sh"
-            ):
-                opened(exported("tiny"))
-    load_llama_cpp.cache_clear()
-
-
 def test_two_precisions_of_one_model_are_near_each_other(exported):
     ids = [1, *range(300, 360)]
     assert 0 < distance(gguf_logits(exported("tiny", "f16"), ids), gguf_logits(exported("tiny"), ids)) < 1e-2
-
-
-@pytest.mark.parametrize(
-    ("argv", "variables", "expected"),
-    [
-        (["x.gguf"], {}, ["--model_path", "{here}/x.gguf"]),
-        (["/models/x y.gguf", "--cli"], {}, ["--model_path", "/models/x y.gguf", "--cli"]),
-        (["--cli"], {"BASE_MODEL": "x.gguf"}, ["--model_path", "{here}/x.gguf", "--cli"]),
-        (
-            ["x.gguf"],
-            {"LORA_PATH": "a.gguf /b.gguf"},
-            ["--model_path", "{here}/x.gguf", "--lora_path", "{here}/a.gguf", "/b.gguf"],
-        ),
-    ],
-)
-def test_the_launcher_for_the_cpu_finds_files_where_it_was_called(tmp_path, argv, variables, expected):
-    python = tmp_path / "python"
-    python.write_text("#!/usr/bin/env bash\nprintf '%s\\n' \"$@\"\n", encoding="utf-8")
-    python.chmod(0o755)
-    env = {"PATH": os.environ["PATH"], "PYTHON": str(python), **variables}
-
-    done = subprocess.run(
-        ["bash", str(ROOT / "scripts/chat_cpu.sh"), *argv], cwd=tmp_path, env=env, capture_output=True, text=True
-    )
-
-    assert done.stdout.splitlines() == ["chat.py", *(part.format(here=tmp_path) for part in expected)]
-
-
-def test_the_launcher_for_the_cpu_asks_for_a_file(tmp_path):
-    done = subprocess.run(["bash", str(ROOT / "scripts/chat_cpu.sh")], cwd=tmp_path, capture_output=True, text=True)
-
-    assert (done.returncode, done.stdout) == (2, "")
-    assert "name a GGUF file" in done.stderr

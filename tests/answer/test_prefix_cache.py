@@ -8,16 +8,14 @@ import torch
 from transformers import GenerationConfig, LlamaConfig
 
 from tests.answer.stops import Awaited
-from vicuna.answer.assistant import load_assistant
 from vicuna.answer.decoding import generation_kwargs
 from vicuna.answer.engine import GenerationRequest
-from vicuna.answer.flags import DecodingFlags, ServeFlags
+from vicuna.answer.flags import DecodingFlags
 from vicuna.answer.hf_engine import HFEngine
 from vicuna.answer.kv_cache import PreallocatedCache
 from vicuna.answer.prefix_cache import PrefixCache, common_prefix_length
 from vicuna.answer.worker import Worker
 from vicuna.errors import UserError
-from vicuna.model.flags import ModelFlags
 from vicuna.prompt.templates import prompt_ids
 
 MODES = {
@@ -36,11 +34,6 @@ QUESTIONS = [
     "再写一首关于秋天的诗，要五言绝句，题目叫《秋思》。",
     "a" * 60,
 ]
-
-
-@pytest.fixture(scope="module")
-def assistant(tiny_base):
-    return load_assistant(ModelFlags(model_path=str(tiny_base), bits=32), ServeFlags())
 
 
 class Talk:

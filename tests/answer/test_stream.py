@@ -1,14 +1,11 @@
-"""The one iterator of answers: every decoding mode, stop, errors, and which setting wins."""
+"""The one iterator of answers: every decoding mode gives what `generate` returns; errors reach the caller."""
 
-import gc
-import threading
-import time
+import json
 
 import pytest
 import torch
-from transformers import GenerationConfig
 
-from tests.answer.stops import Awaited
+from tests.answer.modes import BARE, MODES, chosen_for, counted, long_ids
 from vicuna.answer.assistant import load_assistant
 from vicuna.answer.decoding import decoding_mode, generation_kwargs
 from vicuna.answer.flags import DecodingFlags, ServeFlags
@@ -16,30 +13,6 @@ from vicuna.answer.stream import EMPTY_RESULT, PENDING, Step, Streamer
 from vicuna.errors import UserError
 from vicuna.log import log
 from vicuna.model.flags import ModelFlags
-
-BARE = GenerationConfig()  # a base that declares nothing
-MODES = {
-    "greedy": {"num_beams": 1, "do_sample": False},
-    "sampling": {"temperature": 0.9, "top_p": 0.9, "top_k": 30},
-    "beam search": {"num_beams": 3, "do_sample": False},
-    "beam sampling": {"num_beams": 3, "temperature": 0.9, "top_k": 30},
-}
-
-
-@pytest.fixture(scope="module")
-def assistant(tiny_base):
-    return load_assistant(ModelFlags(model_path=str(tiny_base), bits=32), ServeFlags())
-
-
-@pytest.fixture
-def prompt_ids(assistant):
-    return assistant.prompt_ids([{"role": "user", "content": "春天的花有哪些？"}])
-
-
-def chosen_for(name: str, **more) -> dict:
-    return generation_kwargs(
-        DecodingFlags(**{"max_new_tokens": 24, "repetition_penalty": 1.2, **MODES[name], **more}), BARE
-    )
 
 
 @pytest.mark.parametrize("name", MODES)
@@ -94,95 +67,6 @@ def test_running_scores_are_what_the_search_adds_up(assistant, prompt_ids, name)
     assert [scores[ids] for ids in both] == pytest.approx([ends[ids] for ids in both], abs=1e-4)
 
 
-@pytest.mark.parametrize("name", MODES)
-def test_stop_in_the_middle_keeps_what_was_said(assistant, prompt_ids, name):
-    stop = Awaited()
-    seen = []
-    for update in assistant.stream(prompt_ids, chosen_for(name, max_new_tokens=200), seed=1, stop=stop):
-        seen.append(update)
-        if len(seen) == 3:
-            stop.set()
-    assert seen[-1].finish == "stopped"
-    assert 3 <= seen[-1].tokens < 200
-    assert seen[-1].text
-
-
-def test_closing_the_iterator_ends_the_answer(assistant, prompt_ids):
-    sizes, counter = counted(assistant)
-    slow = assistant.engine.model.register_forward_pre_hook(lambda *_: time.sleep(0.01))
-    answers = assistant.stream(prompt_ids, chosen_for("greedy", max_new_tokens=300, min_new_tokens=300))
-    next(answers)
-    answers.close()
-    made = len(sizes)
-    assert made < 300
-    assistant.worker.submit(lambda: None).done.wait()
-    slow.remove()
-    counter.remove()
-    assert len(sizes) == made
-
-
-def test_an_abandoned_iterator_may_be_collected_in_the_models_own_thread(assistant, prompt_ids):
-    abandoned = threading.Event()
-
-    def collect(module, args):
-        passes.append(1)
-        if len(passes) == 3:
-            abandoned.wait()
-            gc.collect()
-
-    passes: list[int] = []
-    hook = assistant.engine.model.register_forward_pre_hook(collect)
-    gc.disable()  # but where the hook says so
-    answers = assistant.stream(prompt_ids, chosen_for("greedy", max_new_tokens=300, min_new_tokens=300))
-    next(answers)
-    cycle = [answers]
-    cycle.append(cycle)
-    del answers, cycle
-    abandoned.set()
-    goes_on = assistant.worker.submit(lambda: None).done.wait(60)
-    gc.enable()
-    hook.remove()
-    assert goes_on
-    assert len(passes) < 10
-
-
-@pytest.mark.parametrize("name", MODES)
-def test_who_is_stopped_before_the_turn_comes_gets_an_empty_answer(assistant, prompt_ids, busy, name):
-    stop = threading.Event()
-    threading.Timer(0.2, stop.set).start()
-    (last,) = assistant.stream(prompt_ids, chosen_for(name), stop=stop)
-    assert (last.finish, last.text, last.tokens, len(last.beams)) == ("stopped", "", 0, 1)
-    assert assistant.worker.waiting == 0
-
-
-@pytest.mark.parametrize("name", MODES)
-def test_who_has_been_stopped_before_the_start_gets_an_empty_answer(assistant, prompt_ids, name):
-    stop = threading.Event()
-    stop.set()
-    (last,) = assistant.stream(prompt_ids, chosen_for(name, max_new_tokens=200), seed=1, stop=stop)
-    assert (last.finish, last.text, last.tokens) == ("stopped", "", 0)
-
-
-def test_a_reader_who_gives_up_before_the_turn_comes_leaves_the_queue(assistant, prompt_ids, busy):
-    class Interrupted(threading.Event):
-        """Looked at while waiting, as Ctrl-C would come."""
-
-        def is_set(self) -> bool:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        next(assistant.stream(prompt_ids, chosen_for("greedy"), stop=Interrupted()))
-    assert assistant.worker.waiting == 0
-
-
-def test_the_callers_event_is_the_callers(assistant, prompt_ids):
-    stop = threading.Event()
-    answers = assistant.stream(prompt_ids, chosen_for("greedy", max_new_tokens=100), stop=stop)
-    next(answers)
-    answers.close()
-    assert not stop.is_set()
-
-
 def test_a_reader_who_is_slow_gets_the_newest_step_and_keeps_no_others(assistant):
     streamer = Streamer(assistant.tokenizer)
     for n in range(1, 5 * PENDING + 1):
@@ -225,12 +109,6 @@ def test_the_answer_never_passes_the_context(assistant):
     assert last.finish == "length"
 
 
-def long_ids(assistant, length: int) -> list[int]:
-    """A prompt of real words."""
-    words = assistant.tokenizer.encode("春天的花有哪些？请写一首诗。Tell me about alpacas, please.\n" * 40)
-    return [assistant.tokenizer.bos_id, *words][:length]
-
-
 @pytest.mark.parametrize("name", MODES)
 @pytest.mark.parametrize("length", [256, 257, 258, 480])
 def test_a_prompt_computed_in_chunks_gives_what_generate_returns(assistant, name, length):
@@ -246,71 +124,6 @@ def test_a_prompt_computed_in_chunks_gives_what_generate_returns(assistant, name
     )[:, len(ids) :].tolist()
     for beam, row in zip(last.beams, expected, strict=True):
         assert beam.ids == row[: len(beam.ids)]
-
-
-def counted(assistant) -> tuple[list[int], object]:
-    """Positions of every forward pass from now on, and the hook to remove."""
-    sizes: list[int] = []
-    embedding = assistant.engine.model.get_input_embeddings()
-    return sizes, embedding.register_forward_hook(lambda module, args, output: sizes.append(args[0].shape[-1]))
-
-
-@pytest.mark.parametrize("name", ["greedy", "beam search"])
-def test_a_long_prompt_can_be_stopped_between_two_chunks(assistant, name):
-    ids, stop = long_ids(assistant, 500), threading.Event()
-    assistant.engine.prefixes.clear()
-    embedding = assistant.engine.model.get_input_embeddings()
-    hook = embedding.register_forward_hook(lambda *_: stop.set())  # in the middle of the first chunk
-    sizes, counter = counted(assistant)
-    (last,) = assistant.stream(ids, chosen_for(name), stop=stop)
-    hook.remove()
-    counter.remove()
-    assert sizes in ([244], [256])
-    assert (last.finish, last.text, last.tokens) == ("stopped", "", 0)
-
-
-def whole_text(assistant, prompt_ids, chosen) -> str:
-    *_, last = assistant.stream(prompt_ids, chosen, seed=7)
-    return last.beams[0].text
-
-
-@pytest.mark.parametrize("name", MODES)
-@pytest.mark.parametrize("width", [1, 4])
-def test_a_stop_text_ends_the_answer_and_is_never_shown(assistant, prompt_ids, name, width):
-    chosen = chosen_for(name, max_new_tokens=60, min_new_tokens=40)
-    tokenizer = assistant.tokenizer
-    text = whole_text(assistant, prompt_ids, chosen)
-    stop = text[12 : 12 + width]  # of another answer, in a search: that one may win without it
-    updates = list(assistant.stream(prompt_ids, chosen, seed=7, stops=["not there", stop, ""]))
-    last = updates[-1]
-    assert not any(stop in beam.text for update in updates for beam in update.beams)
-    if chosen["num_beams"] == 1:
-        before = text[: text.index(stop)]
-        assert (last.finish, last.text) == ("stop", before)
-        assert tokenizer.decode_continuation(last.beams[0].ids).startswith(before + stop)  # ids go on to its end
-        assert stop not in tokenizer.decode_continuation(last.beams[0].ids[:-1])  # and no further
-        assert last.tokens == len(last.beams[0].ids) < 60
-        assert all(before.startswith(update.text) for update in updates)
-    for beam in last.beams:
-        if stop in (said := tokenizer.decode_continuation(beam.ids)):
-            assert beam.text == said[: said.index(stop)]
-            assert tokenizer.eos_id not in beam.ids
-
-
-def test_a_search_whose_best_beam_has_the_stop_text_ends_with_it(assistant, prompt_ids):
-    chosen = chosen_for("beam search", max_new_tokens=60)
-    *_, last = assistant.stream(prompt_ids, chosen, stops=list("的一是不了在人有我他这中大来上个国到说们"))
-    assert last.finish == "stop"
-    assert last.tokens < 60
-
-
-def test_what_might_become_a_stop_text_is_shown_once_it_does_not(assistant, prompt_ids):
-    chosen = chosen_for("greedy", max_new_tokens=30)
-    text = whole_text(assistant, prompt_ids, chosen)
-    updates = list(assistant.stream(prompt_ids, chosen, seed=7, stops=[text[5:9] + "…", text[-2:] + "…"]))
-    assert updates[-1].text == text
-    assert updates[-1].finish == "length"
-    assert not any(update.text.endswith(text[5:9]) for update in updates[:-1])
 
 
 def test_no_update_shows_half_a_character(assistant, prompt_ids):
@@ -353,46 +166,7 @@ def test_what_the_base_declares_of_caches_is_no_hindrance(assistant, prompt_ids,
     assert [beam.ids for beam in last.beams] == [beam.ids for beam in before.beams]
 
 
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [
-        ({}, {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.1}),
-        ({"temperature": 0.5}, {"do_sample": True, "temperature": 0.5}),
-        ({"top_k": 5}, {"do_sample": True, "top_k": 5}),
-        ({"temperature": 0.0}, {"do_sample": False}),
-        ({"temperature": 0.0, "top_p": 0.5}, {"do_sample": False}),
-        ({"preset": "balanced"}, {"do_sample": True, "temperature": 0.7}),
-        ({"preset": "balanced", "temperature": 0.0}, {"do_sample": False}),
-        ({"preset": "balanced", "do_sample": False}, {"do_sample": False}),
-        ({"preset": "original", "num_beams": 2}, {"num_beams": 2, "repetition_penalty": 2.0, "do_sample": False}),
-        ({"repetition_penalty": 1.5, "preset": "beam"}, {"num_beams": 4, "repetition_penalty": 1.5}),
-        ({"max_new_tokens": 3, "min_new_tokens": 9}, {"max_new_tokens": 3, "min_new_tokens": 3}),
-    ],
-)
-def test_a_flag_wins_over_the_preset_and_the_preset_over_the_default(given, expected):
-    chosen = generation_kwargs(DecodingFlags(**given), BARE)
-    assert {name: chosen[name] for name in expected} == expected
-    if not chosen["do_sample"]:
-        assert not {"temperature", "top_p", "top_k"} & set(chosen)
-
-
-def test_what_the_base_declares_stands_between_the_preset_and_the_default():
-    base = GenerationConfig(max_new_tokens=33, repetition_penalty=1.7, top_k=7)
-    chosen = generation_kwargs(DecodingFlags(preset="precise"), base)
-    assert chosen["max_new_tokens"] == 33  # the preset leaves it open
-    assert chosen["repetition_penalty"] == 1.1  # the preset's
-    assert generation_kwargs(DecodingFlags(max_new_tokens=5, temperature=0.5), base)["max_new_tokens"] == 5
-    assert generation_kwargs(DecodingFlags(temperature=0.5), base)["top_k"] == 7
-
-
-def test_whole_numbers_are_numbers_to_whatever_looks_at_them(assistant, prompt_ids):
-    declared = GenerationConfig(temperature=2, top_p=1)
-    chosen = generation_kwargs(DecodingFlags(do_sample=True, repetition_penalty=2, max_new_tokens=3), declared)
-    assert list(assistant.stream(prompt_ids, chosen, seed=1))[-1].finish
-
-
 def test_real_adapters_of_every_layout_give_the_recorded_poem(shared):
-    import json
 
     folder = shared / "lora/poem-zh-lora-generated"
     recorded = json.loads((folder / "expected.json").read_text(encoding="utf-8"))["r8-qv"]

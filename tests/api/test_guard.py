@@ -29,13 +29,6 @@ def assistant(tiny_base):
 
 
 @pytest.fixture(scope="module")
-def server(assistant):
-    server = Server(assistant)
-    yield server
-    server.close()
-
-
-@pytest.fixture(scope="module")
 def locked(assistant):
     server = Server(assistant, ChatFlags(api=True, api_key="sesame-1"))
     yield server
