@@ -43,8 +43,9 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
 
     from vicuna.data.cache import load_or_tokenise
     from vicuna.data.records import Records
-    from vicuna.model import adapter
     from vicuna.model import base as model
+    from vicuna.model.adapter import gather_tensors
+    from vicuna.model.parameters import count_parameters
     from vicuna.train import callbacks, sharding
     from vicuna.train import trainable as weights
     from vicuna.train import trainer as training
@@ -89,7 +90,7 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
     train, held_out = examples.train, examples.held_out
     batches = training.StepBatches(train.lengths, run_flags, world_size, rank)
     batches.first, batches.data_start, batches.steps = start.step, start.data_start, max(batches.steps, start.at_least)
-    parameters = adapter.count_parameters(model.meta_model(base.config), lora)
+    parameters = count_parameters(model.meta_model(base.config), lora)
     flags = (model_flags, data_flags, lora_flags, run_flags)
     plan = make_plan(base, examples.records, train, held_out, batches, parameters, flags, start)
     if run_flags.plan_only:
@@ -186,7 +187,7 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
         training.train(trainer, resume)
 
     # 7. save
-    tensors = adapter.gather_tensors(trained, keep=trainer.is_world_process_zero())
+    tensors = gather_tensors(trained, keep=trainer.is_world_process_zero())
     if trainer.is_world_process_zero():
         weights.save(trained, output, tensors, base.path)
         write_run_args(output, facts, step=trainer.state.global_step)

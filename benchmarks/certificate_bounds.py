@@ -38,7 +38,7 @@ def tool(name: str) -> ModuleType:
     return module
 
 
-def settled_llama(folder: Path, tokenizer: Path, seed: int = 0, **sizes: object) -> Path:
+def confident_llama(folder: Path, tokenizer: Path, seed: int = 0, **sizes: object) -> Path:
     """A LLaMA of random weights that is as sure of its next token as a trained one, and as robust to quantisation.
 
     Its head is its embeddings in another order: what a token leads to is decided there, and the blocks between add a
@@ -83,7 +83,7 @@ def strong_adapter(
     return folder
 
 
-def with_pieces(folder: Path, tokenizer: Path, pieces: tuple[str, ...] = NEW_PIECES) -> Path:
+def add_pieces(folder: Path, tokenizer: Path, pieces: tuple[str, ...] = NEW_PIECES) -> Path:
     """Put the tokenizer with more pieces beside an adapter, as adapters that enlarge the vocabulary are published."""
     proto = sentencepiece_model_pb2.ModelProto.FromString((tokenizer / "tokenizer.model").read_bytes())
     for piece in pieces:
@@ -115,7 +115,7 @@ def to_gguf(model: Path, out: Path, kind: str, **flags: object) -> Path:
     return out
 
 
-def at_bits(model: Path, out: Path, bits: int) -> Path:
+def save_at_bits(model: Path, out: Path, bits: int) -> Path:
     """A folder in which bitsandbytes keeps the model at fewer bits."""
     from vicuna.model.base import check_base, load_base
 
@@ -131,7 +131,7 @@ def export_all(base: Path, adapter: Path, folder: Path, kinds: tuple[str, ...], 
     made = [merge(base, adapter, folder / f"hf-{dtype}", dtype=dtype, **flags) for dtype in DTYPES]
     made.append(merge(base, adapter, folder / "pth", format="pth", num_shards=2, **flags))
     made += [to_gguf(made[0], folder / kind / "model.gguf", kind) for kind in kinds]
-    return made + [at_bits(made[0], folder / f"hf-{bits}-bit", bits) for bits in sound_bits(base)]
+    return made + [save_at_bits(made[0], folder / f"hf-{bits}-bit", bits) for bits in sound_bits(base)]
 
 
 def sound_bits(base: Path) -> list[int]:
@@ -159,7 +159,7 @@ def few_texts(file: Path) -> Path:
     return file
 
 
-def measured(base: Path, adapter: Path, folder: Path, prompt_type: str | None, texts: list[str]) -> list[dict]:
+def certify_exports(base: Path, adapter: Path, folder: Path, prompt_type: str | None, texts: list[str]) -> list[dict]:
     """Certificates of every clean export of one pair, on `texts` or on all and some of our own.
 
     Adapter GGUFs are among them, on three types of their base.
@@ -182,9 +182,9 @@ def bound(largest: float, name: str) -> float:
 
     Of a share, at most halfway from what clean exports lack to all of it: a part that is missing is to be seen.
     """
-    from vicuna.certificate.verdict import beyond_rounding
+    from vicuna.certificate.verdict import ignore_rounding
 
-    twice = 2 * beyond_rounding(largest, name.upper())
+    twice = 2 * ignore_rounding(largest, name.upper())
     if name in ("other_top", "effect", "part"):
         twice = min(twice, (1 + largest) / 2)
     if not twice:
@@ -193,7 +193,7 @@ def bound(largest: float, name: str) -> float:
     return float(f"{math.floor(twice / unit) * unit:.2g}")
 
 
-def distances(certificate: dict) -> dict[str, dict[str, float]]:
+def largest_divergences(certificate: dict) -> dict[str, dict[str, float]]:
     """Type -> the largest of each distance, of exports that count."""
     found: dict[str, dict[str, float]] = {}
     for one in certificate["artefacts"]:
@@ -218,10 +218,10 @@ def main() -> None:
     parser.add_argument("--pair", nargs="+", action="append", default=[], help="base, adapter[, prompt type[, texts]]")
     args = parser.parse_args()
     tokenizer = write_tokenizer(args.folder / "tokenizer")
-    plain = settled_llama(args.folder / "base", tokenizer)
+    plain = confident_llama(args.folder / "base", tokenizer)
     seven = strong_adapter(plain, args.folder / "seven", rank_pattern={"layers.1.self_attn.q_proj": 2, "down_proj": 6})
     whole = {"modules_to_save": ["embed_tokens", "lm_head"], "grown": VOCAB + len(NEW_PIECES)}
-    grown = with_pieces(strong_adapter(plain, args.folder / "grown", **whole), tokenizer)
+    grown = add_pieces(strong_adapter(plain, args.folder / "grown", **whole), tokenizer)
     pairs = [(plain, seven, None, []), (plain, grown, None, [])]
     for base, adapter, *more in args.pair:
         if adapter == "random":
@@ -229,8 +229,8 @@ def main() -> None:
         pairs.append((Path(base), Path(adapter), more[0] if more else None, more[1:]))
     largest: dict[str, dict[str, float]] = {}
     for number, (base, adapter, prompt_type, texts) in enumerate(pairs):
-        for certificate in measured(base, adapter, args.folder / str(number), prompt_type, texts):
-            for kind, found in distances(certificate).items():
+        for certificate in certify_exports(base, adapter, args.folder / str(number), prompt_type, texts):
+            for kind, found in largest_divergences(certificate).items():
                 before = largest.setdefault(kind, found)
                 largest[kind] = {name: max(value, before[name]) for name, value in found.items()}
     (args.folder / "distances.json").write_text(json.dumps(largest, indent=1), encoding="utf-8")

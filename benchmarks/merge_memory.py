@@ -33,7 +33,7 @@ from transformers import LlamaConfig
 
 from vicuna.args import flag, parse
 from vicuna.errors import UserError, run
-from vicuna.files.tensors import create_file, create_model, meta_tensor
+from vicuna.files.tensors import create_model, create_tensor_file, meta_tensor
 from vicuna.model.base import meta_model
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -72,7 +72,7 @@ class MemoryFlags:
 
 
 @dataclass(frozen=True)
-class Measured:
+class Measurement:
     """One way: peak anonymous memory and time. `bound` is what the peak may be, 0 for no bound."""
 
     way: str
@@ -97,7 +97,7 @@ class Peak:
         self._thread.start()
 
     def _watch(self) -> None:
-        while not self._stop.is_set() and (now := anonymous(self._status)) is not None:
+        while not self._stop.is_set() and (now := anonymous_bytes(self._status)) is not None:
             self.bytes = max(self.bytes, now)
             self._stop.wait(INTERVAL_S)
 
@@ -105,10 +105,10 @@ class Peak:
         """The highest value that was seen."""
         self._stop.set()
         self._thread.join()
-        return max(self.bytes, anonymous(self._status) or 0)
+        return max(self.bytes, anonymous_bytes(self._status) or 0)
 
 
-def anonymous(status: Path) -> int | None:
+def anonymous_bytes(status: Path) -> int | None:
     """RssAnon from a /proc/PID/status, in bytes; None once the process is gone."""
     try:
         lines = status.read_text(encoding="ascii").splitlines()
@@ -122,7 +122,7 @@ def make_base(folder: Path, config: LlamaConfig, one_file: bool) -> None:
     folder.mkdir()
     shapes = {name: tensor.shape for name, tensor in meta_model(config).state_dict().items()}
     plan = {name: meta_tensor(shape, torch.float16) for name, shape in shapes.items()}
-    tensors = create_file(folder / "model.safetensors", plan) if one_file else create_model(folder, plan)
+    tensors = create_tensor_file(folder / "model.safetensors", plan) if one_file else create_model(folder, plan)
     torch.manual_seed(0)
     noise = torch.empty(1 << 22, dtype=torch.float16).normal_(std=0.02)
     for tensor in tensors.values():
@@ -150,17 +150,17 @@ def make_adapter(folder: Path, config: LlamaConfig) -> None:
     lora.save_pretrained(folder)
 
 
-def measure(way: str, command: list[object], bound: int) -> Measured:
+def measure(way: str, command: list[object], bound: int) -> Measurement:
     """Run a command and watch its memory."""
     print(f"{way} …", file=sys.stderr)
     began = time.monotonic()
     process = subprocess.Popen([sys.executable, *map(str, command)], cwd=ROOT, stdout=subprocess.DEVNULL)
     peak = Peak(process.pid)
     status = process.wait()
-    return Measured(way, peak.stop(), time.monotonic() - began, bound, status)
+    return Measurement(way, peak.stop(), time.monotonic() - began, bound, status)
 
 
-def ways(base: Path, adapter: Path, out: Path, one_file: bool, naive: bool) -> dict[str, list[object]]:
+def list_commands(base: Path, adapter: Path, out: Path, one_file: bool, naive: bool) -> dict[str, list[object]]:
     """Name -> command, of all that is measured on a base; what begins with "merge" has a bound."""
     merge = ["tools/merge_lora.py", "--model_path", base, "--lora_path", adapter, "--out_path", out]
     merge += ["--prompt_type", "chat"]
@@ -181,16 +181,16 @@ def ways(base: Path, adapter: Path, out: Path, one_file: bool, naive: bool) -> d
     return found
 
 
-def measured(work: Path, flags: MemoryFlags) -> list[Measured]:
+def measure_all(work: Path, flags: MemoryFlags) -> list[Measurement]:
     """Every way, one after the other; whatever one of them writes is deleted before the next."""
     config = SHAPES[flags.shape]
     largest = max(tensor.numel() for tensor in meta_model(config).state_dict().values()) * torch.float16.itemsize
     base, adapter, out = work / "base", work / "adapter", work / "out"
     make_adapter(adapter, config)
-    found: list[Measured] = []
+    found: list[Measurement] = []
     for one_file in (False, True):
         make_base(base, config, one_file)
-        for way, command in ways(base, adapter, out, one_file, flags.naive).items():
+        for way, command in list_commands(base, adapter, out, one_file, flags.naive).items():
             if flags.ways and way not in flags.ways:
                 continue
             found.append(measure(way, command, 2 * largest + 2**30 if way.startswith("merge") else 0))
@@ -211,7 +211,7 @@ def main(flags: MemoryFlags) -> None:
             f"{FREE_DISK[flags.shape] / 1e9:.0f} GB: name a folder on another disk."
         )
     with tempfile.TemporaryDirectory(prefix="merge-memory-", dir=flags.folder) as work:
-        found = measured(Path(work), flags)
+        found = measure_all(Path(work), flags)
     versions = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
     print(f"\n{flags.shape}, {versions}, commit {commit()}, {datetime.now(UTC):%Y-%m-%d}\n")
     print("| way | peak anonymous memory, GiB | bound, GiB | seconds |\n|---|---|---|---|")

@@ -8,20 +8,18 @@ is made first, in some minutes. Writes chat.png and loss.png to docs/pictures; n
 Answers are greedy, so they are the same every time.
 """
 
-import logging
 import os
 import shutil
 import socket
 import subprocess
 import sys
-import threading
+import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from vicuna import log
-from vicuna.answer.flags import ChatFlags, DecodingFlags, ServeFlags
 from vicuna.args import flag, parse
 from vicuna.errors import UserError, run
 from vicuna.model.flags import ModelFlags
@@ -31,9 +29,9 @@ QUESTIONS = ("“画蛇添足”是什么意思？", "用它造个句子。")
 WIDTH, HEIGHT = 1120, 764
 # As in scripts/quickstart.sh: few records and a small base.
 CHAT_FLAGS = [
-    *("--data_path", "sample/chat/data_sample.jsonl", "--train_turns", "all", "--test_size", "0", "--num_epoch", "50"),
-    *("--total_batch", "4", "--micro_batch", "4", "--learning_rate", "3e-3", "--lora_dropout", "0"),
-    *("--cutoff_len", "512", "--gradient_checkpointing", "False"),
+    *("--data_path", str(ROOT / "sample/chat/data_sample.jsonl"), "--train_turns", "all", "--test_size", "0"),
+    *("--num_epoch", "50", "--total_batch", "4", "--micro_batch", "4", "--learning_rate", "3e-3"),
+    *("--lora_dropout", "0", "--cutoff_len", "512", "--gradient_checkpointing", "False"),
 ]
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 CHROMIUM_FLAGS = [
@@ -53,46 +51,48 @@ class PictureFlags:
 
 def main(model_flags: ModelFlags, flags: PictureFlags) -> None:
     """Train what is not there yet, then take both pictures."""
-    log.set_up()
     curve = Path(flags.lora_path) / "loss.png"
     if not curve.is_file():
         made = {"MODEL_PATH": model_flags.model_path, "OUTPUT_PATH": flags.lora_path}
-        subprocess.run(["bash", "scripts/quickstart.sh"], cwd=ROOT, env=os.environ | made, check=True)
+        made = {name: str(Path(path).resolve()) for name, path in made.items()}
+        subprocess.run(["bash", ROOT / "scripts/quickstart.sh"], env=os.environ | made, check=True)
+    base = ["--model_path", model_flags.model_path, "--bits", str(model_flags.bits)]
     if not (Path(flags.chat_path) / "adapter_model.safetensors").is_file():
-        paths = ["--model_path", model_flags.model_path, "--output_path", flags.chat_path]
-        subprocess.run([sys.executable, "finetune_chat.py", *paths, *CHAT_FLAGS], cwd=ROOT, check=True)
+        program = [sys.executable, ROOT / "finetune_chat.py", *base]
+        subprocess.run([*program, "--output_path", flags.chat_path, *CHAT_FLAGS], check=True)
     out = Path(flags.out_path)
     out.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(curve, out / "loss.png")
-    with served(model_flags, [flags.chat_path, flags.lora_path]) as address:
+    with served(*base, "--lora_path", flags.chat_path, flags.lora_path, "--preset", "precise") as address:
         photograph(address, out / "chat.png")
     print(f"wrote {out / 'chat.png'} and {out / 'loss.png'}")
 
 
 @contextmanager
-def served(model_flags: ModelFlags, lora_paths: list[str]) -> Iterator[str]:
-    """The chat page with the adapters, on a free port of this machine: its address."""
-    import gradio as gr
-    import uvicorn
-    from vicuna.pages.chat import ChatPage
-
-    from vicuna.answer.assistant import load_assistant
-    from vicuna.pages import chat_browser, server
-    from vicuna.pages.strings import TRANSLATIONS
-
-    chat, serve, i18n = ChatFlags(lora_path=lora_paths), ServeFlags(), gr.I18n(**TRANSLATIONS)
-    assistant = load_assistant(model_flags, serve, chat.lora_path)
-    page = ChatPage(assistant, chat, serve, DecodingFlags(preset="precise"), i18n)
-    app = server.application(page.blocks, serve, i18n=i18n, css=chat_browser.CSS, head=chat_browser.HEAD)
-    listening = socket.create_server(("127.0.0.1", 0))
-    web = uvicorn.Server(uvicorn.Config(app, log_level=logging.WARNING, timeout_graceful_shutdown=1))
-    thread = threading.Thread(target=web.run, args=([listening],), daemon=True)
-    thread.start()
+def served(*argv: str) -> Iterator[str]:
+    """chat.py, on a free port of this machine: its address."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    address = f"http://127.0.0.1:{port}/"
+    server = subprocess.Popen([sys.executable, ROOT / "chat.py", *argv, "--port", str(port)])
     try:
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
+        while not answers(address):
+            if server.poll() is not None:
+                raise UserError("chat.py has ended without serving its page; its error stands above.")
+            time.sleep(0.2)
+        yield address
     finally:
-        web.should_exit = True
-        thread.join()
+        server.terminate()
+        server.wait()
+
+
+def answers(address: str) -> bool:
+    """Whether a page is served there."""
+    try:
+        urllib.request.urlopen(address, timeout=20).close()
+    except OSError:
+        return False
+    return True
 
 
 def photograph(address: str, file: Path) -> None:

@@ -28,7 +28,10 @@ SHARED = ROOT.parent / "shared" / "data"
 VOCAB_SIZE = 1800
 CONTEXT = 512
 # Files that take longest, for workers that take one file at a time: begun last, one of them would run on alone.
-LONGEST = ("finetune", "signals", "sharding", "kill_resume", "trainable", "verify_export", "scripts", "program")
+LONGEST = (
+    *("finetune", "signals", "sharding", "kill_resume", "trainable", "planted_faults", "verify_export", "scripts"),
+    *("real_exports", "program"),
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -22,7 +22,7 @@ from vicuna.export.meta_layout import copy_template
 
 if TYPE_CHECKING:
     from vicuna.export.meta_layout import MetaModel
-    from vicuna.export.meta_params import Shape
+    from vicuna.export.meta_params import LlamaShape
 
 TOKENIZER_ONLY = "tokenizer_only"
 CONTEXT = 2048  # of LLaMA 1: params.json says nothing about it
@@ -81,13 +81,13 @@ def to_hf(flags: ConvertFlags, folder: Path) -> None:
 
     from vicuna.export.manifests import check_input
     from vicuna.export.meta_layout import EMBEDDING, HEAD, read_meta
-    from vicuna.files.tensors import write_model
+    from vicuna.files.tensors import bit_equal, write_model
 
     model = read_meta(Path(flags.input_dir).expanduser(), flags.model_size)
     check_input(model.folder)
     tensors = model.tensors()
-    equal = equal_rows(tensors[HEAD], tensors[EMBEDDING])
-    given = read_config(Path(flags.config_from), "--config_from") if flags.config_from else None
+    equal = bit_equal(tensors[HEAD], tensors[EMBEDDING])
+    given = hf_config(Path(flags.config_from), "--config_from") if flags.config_from else None
     context = given.max_position_embeddings if given else model.params.get("max_seq_len", CONTEXT)
     tokenizer = write_tokenizer(model.tokenizer, folder, context, Path(flags.config_from) if given else None)
     if tokenizer.size > model.shape.vocab:
@@ -113,32 +113,20 @@ def to_hf(flags: ConvertFlags, folder: Path) -> None:
         GenerationConfig.from_model_config(config).save_pretrained(folder)
 
 
-def equal_rows(one: Any, other: Any) -> bool:
-    """Whether two tensors are equal bit by bit."""
-    import torch
-
-    from vicuna.files.tensors import row_blocks
-
-    return all(torch.equal(one[start:stop], other[start:stop]) for start, stop in row_blocks(one.shape))
-
-
-def read_config(folder: Path, flag: str) -> Any:
-    """The config of a folder in Hugging Face format."""
-    from transformers import AutoConfig
+def hf_config(folder: Path, flag: str) -> Any:
+    """The config of a folder in Hugging Face format, which a flag names."""
+    from vicuna.model.base import read_config
 
     if not (folder / "config.json").is_file():
         raise UserError(f"{flag} {folder} has no config.json; expected a model in Hugging Face format.")
-    try:
-        return AutoConfig.from_pretrained(folder)
-    except (ValueError, OSError, KeyError) as error:
-        raise UserError(f"{folder / 'config.json'} can not be read ({str(error).splitlines()[0]}).") from error
+    return read_config(folder)
 
 
 def known_config(model: "MetaModel", given: Any, name: str) -> Any:
     """The config of --config_from, which must agree with params.json in all that this says."""
-    from vicuna.export.meta_params import Shape, rope_theta
+    from vicuna.export.meta_params import LlamaShape, rope_theta
 
-    shape = Shape.of_config(given, Path(name) / "config.json")
+    shape = LlamaShape.from_config(given, Path(name) / "config.json")
     said = {
         **vars(model.shape),
         **{key: model.params[key] for key in ("norm_eps", "rope_theta") if key in model.params},
@@ -210,31 +198,31 @@ def write_tokenizer(file: Path | None, folder: Path, context: int, given: Path |
 def to_meta(flags: ConvertFlags, folder: Path) -> None:
     """Hugging Face's layout to Meta's."""
     from vicuna.export.manifests import check_input
-    from vicuna.export.meta_layout import check_count, default_count, write_meta
-    from vicuna.export.meta_params import FILE, Shape, params_of
+    from vicuna.export.meta_layout import write_meta
+    from vicuna.export.meta_params import PARAMS_FILE, LlamaShape, check_shard_count, default_shard_count, make_params
     from vicuna.model.base import BASE_FILES, local_folder
     from vicuna.model.base_tensors import quantization_method, read_base_tensors
 
     path = local_folder(flags.input_dir, "--input_dir", BASE_FILES)
-    config = read_config(path, "--input_dir")
-    shape = Shape.of_config(config, path / "config.json")
+    config = hf_config(path, "--input_dir")
+    shape = LlamaShape.from_config(config, path / "config.json")
     if method := quantization_method(config):
         raise UserError(f"{path} is quantised with {method}, which Meta's layout has no place for.")
-    count = default_count(shape) if flags.num_shards is None else flags.num_shards
-    check_count(count, shape, "--num_shards")
+    count = default_shard_count(shape) if flags.num_shards is None else flags.num_shards
+    check_shard_count(count, shape, "--num_shards")
     check_input(path)
     write_meta(folder, shape, read_base_tensors(path, config), count)
-    (folder / FILE).write_text(json.dumps(params_of(config, shape)), encoding="utf-8")
+    (folder / PARAMS_FILE).write_text(json.dumps(make_params(config, shape)), encoding="utf-8")
     copy_template(path, folder)
     if (path / "tokenizer.model").is_file():
         shutil.copyfile(path / "tokenizer.model", folder / "tokenizer.model")
     else:
         log.log.warning("%s has no tokenizer.model, which programs for Meta's layout need", path)
-    if lost := not_held(config, shape):
+    if lost := lost_settings(config, shape):
         log.log.info("Meta's layout has no place for %s; --config_from brings it back on the way back", lost)
 
 
-def not_held(config: Any, shape: "Shape") -> str:
+def lost_settings(config: Any, shape: "LlamaShape") -> str:
     """What of a config is not what the way back takes for granted."""
     lost = {} if config.max_position_embeddings == CONTEXT else {"a context of": config.max_position_embeddings}
     rope = {key: value for key, value in (config.rope_parameters or {}).items() if key != "rope_theta"}

@@ -64,7 +64,7 @@ def main(flags: ExportFlags) -> None:
 
     from vicuna.files import outputs
     from vicuna.gguf import library, lora, modelfile, reader, writer
-    from vicuna.model import adapter
+    from vicuna.model.adapter_files import adapter_folder, run_args
     from vicuna.model.base import check_base
     from vicuna.train import checkpoint
 
@@ -78,10 +78,10 @@ def main(flags: ExportFlags) -> None:
     if settings := getattr(base.config, "quantization_config", None):
         bits = 8 if settings.get("load_in_8bit") else 4
         log.log.warning("WARNING %s is kept at %d bits: what that lost stays lost in the GGUF.", base.path, bits)
-    folder = adapter.adapter_folder(flags.lora_path) if flags.lora_path else base.path
+    folder = adapter_folder(flags.lora_path) if flags.lora_path else base.path
     if flags.lora_path:
         checkpoint.check_source(folder, base, flags.ignore_fingerprint)
-    prompt_type = flags.prompt_type or adapter.run_args(folder).get("prompt_type", "")
+    prompt_type = flags.prompt_type or run_args(folder).get("prompt_type", "")
     if flags.plan_only:
         return
     out = Path(flags.out_path)
@@ -89,16 +89,16 @@ def main(flags: ExportFlags) -> None:
     with outputs.clean_up_on_sigterm(), tempfile.TemporaryDirectory(prefix=".exporting-", dir=out.parent) as name:
         aside = Path(name) / "model.gguf"
         if flags.lora_path:
-            lora.write_adapter(base, folder, aside, flags.type, prompt_type)
+            lora.write_gguf_adapter(base, folder, aside, flags.type, prompt_type)
         elif flags.type in PLAIN_TYPES:
-            writer.write_model(base, aside, flags.type, prompt_type, chat_template(base.path, prompt_type))
+            writer.write_gguf(base, aside, flags.type, prompt_type, chat_template(base.path, prompt_type))
         else:
             plain = Path(name) / "plain.gguf"
-            writer.write_model(base, plain, "", prompt_type, chat_template(base.path, prompt_type))
+            writer.write_gguf(base, plain, "", prompt_type, chat_template(base.path, prompt_type))
             writer.quantise(plain, aside, flags.type, torch.get_num_threads())
-        written = reader.read(str(aside), "--out_path")
+        written = reader.read_gguf(str(aside), "--out_path")
         _report(written.types)
-        _judge(writer.fallbacks(written, flags.type), flags)
+        _judge(writer.fallback_types(written, flags.type), flags)
         suppressed = base.generation_config.suppress_tokens or []
         text = modelfile.modelfile(
             out.name, prompt_type, base.config.max_position_embeddings, suppressed, bool(flags.lora_path)
@@ -119,10 +119,10 @@ def main(flags: ExportFlags) -> None:
 
 def chat_template(folder: Path, prompt_type: str) -> str:
     """The model's chat template: the one in its folder, else the one that its prompt type stands for; "" for none."""
-    from vicuna.prompt.chat_template import FILE, chat_template
+    from vicuna.prompt.chat_template import CHAT_TEMPLATE_FILE, chat_template
 
-    if (folder / FILE).is_file():
-        return (folder / FILE).read_text(encoding="utf-8")
+    if (folder / CHAT_TEMPLATE_FILE).is_file():
+        return (folder / CHAT_TEMPLATE_FILE).read_text(encoding="utf-8")
     return chat_template(prompt_type) if prompt_type else ""
 
 

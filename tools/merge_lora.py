@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from vicuna import log
 from vicuna.args import flag, parse
 from vicuna.errors import UserError, run
-from vicuna.prompt.chat_template import FILE as CHAT_TEMPLATE
+from vicuna.prompt.chat_template import CHAT_TEMPLATE_FILE as CHAT_TEMPLATE
 from vicuna.prompt.chat_template import chat_template
 from vicuna.prompt.templates import PROMPT_TYPES
 
 if TYPE_CHECKING:
-    from vicuna.export.merge import Merged, Update
+    from vicuna.export.merge import MergedTensor
+    from vicuna.export.updates import AdapterUpdate
     from vicuna.model.base import Base
 
 
@@ -64,8 +65,10 @@ def main(flags: MergeFlags) -> None:
     log.set_up()
     if not flags.lora_path:
         raise UserError("--lora_path is empty; name one or more adapters.")
-    from vicuna.export import merge
+    import torch
+
     from vicuna.export.manifests import check_input
+    from vicuna.export.merge import merge
     from vicuna.export.updates import read_updates
     from vicuna.files.outputs import atomic_folder
     from vicuna.model.base import check_base
@@ -76,7 +79,8 @@ def main(flags: MergeFlags) -> None:
         updates = read_updates(flags.lora_path, base, flags.ignore_fingerprint)
         for path in (base.path, *(one.folder for one in updates)):
             check_input(path)
-        tensors = merge.merge(read_base_tensors(base.path, base.config), updates, merge.dtype_named(flags.dtype))
+        dtype = None if flags.dtype == "base" else getattr(torch, flags.dtype)
+        tensors = merge(read_base_tensors(base.path, base.config), updates, dtype)
         if quantization_method(base.config):
             log.log.warning(
                 "%s is quantised: what that took from its weights is not given back. Merge into the model that it was "
@@ -92,15 +96,15 @@ def main(flags: MergeFlags) -> None:
     print(f"merged {used} into {base.path.name}: {flags.out_path}")
 
 
-def write_hf(folder: Path, tensors: dict[str, "Merged"], base: "Base", updates: list["Update"]) -> None:
+def write_hf(folder: Path, tensors: dict[str, "MergedTensor"], base: "Base", updates: list["AdapterUpdate"]) -> None:
     """Weights, config.json and generation_config.json."""
-    from vicuna.export.merge import bit_equal
-    from vicuna.files.tensors import main_dtype, write_model
+    from vicuna.export.merge import stays_tied
+    from vicuna.files.tensors import dtype_name, main_dtype, write_model
 
     config = json.loads((base.path / "config.json").read_text(encoding="utf-8"))
     head, embedding = tied_names(base)
     if head:
-        config["tie_word_embeddings"] = bit_equal(tensors[head], tensors[embedding])
+        config["tie_word_embeddings"] = stays_tied(tensors[head], tensors[embedding])
         if config["tie_word_embeddings"]:
             del tensors[head]
         else:
@@ -108,7 +112,7 @@ def write_hf(folder: Path, tensors: dict[str, "Merged"], base: "Base", updates: 
     config.pop("quantization_config", None)
     config.pop("torch_dtype", None)
     config["vocab_size"] = updates[-1].vocab
-    config["dtype"] = str(main_dtype(tensors)).removeprefix("torch.")
+    config["dtype"] = dtype_name(main_dtype(tensors))
     write_model(folder, tensors)
     (folder / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     generation = base.path / "generation_config.json"
@@ -119,24 +123,24 @@ def write_hf(folder: Path, tensors: dict[str, "Merged"], base: "Base", updates: 
 
 
 def write_pth(
-    folder: Path, tensors: dict[str, "Merged"], base: "Base", updates: list["Update"], count: int | None
+    folder: Path, tensors: dict[str, "MergedTensor"], base: "Base", updates: list["AdapterUpdate"], count: int | None
 ) -> None:
     """Shards and params.json."""
     from dataclasses import replace
 
-    from vicuna.export.meta_layout import check_count, default_count, write_meta
-    from vicuna.export.meta_params import FILE, Shape, params_of
+    from vicuna.export.meta_layout import write_meta
+    from vicuna.export.meta_params import PARAMS_FILE, LlamaShape, check_shard_count, default_shard_count, make_params
 
-    shape = replace(Shape.of_config(base.config, base.path / "config.json"), vocab=updates[-1].vocab)
-    count = default_count(shape) if count is None else count
-    check_count(count, shape, "--num_shards")
+    shape = replace(LlamaShape.from_config(base.config, base.path / "config.json"), vocab=updates[-1].vocab)
+    count = default_shard_count(shape) if count is None else count
+    check_shard_count(count, shape, "--num_shards")
     write_meta(folder, shape, tensors, count)
-    (folder / FILE).write_text(json.dumps(params_of(base.config, shape)), encoding="utf-8")
+    (folder / PARAMS_FILE).write_text(json.dumps(make_params(base.config, shape)), encoding="utf-8")
 
 
-def describe(folder: Path, tokenizer: Path, base: "Base", updates: list["Update"], flags: MergeFlags) -> None:
+def describe(folder: Path, tokenizer: Path, base: "Base", updates: list["AdapterUpdate"], flags: MergeFlags) -> None:
     """The tokenizer, run_args.json, and the template that the model was trained with."""
-    from vicuna.model.adapter import RUN_ARGS
+    from vicuna.model.adapter_files import RUN_ARGS
     from vicuna.prompt.tokenizer_json import match_training_ids
     from vicuna.train.trainable import copy_tokenizer
 

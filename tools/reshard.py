@@ -26,16 +26,16 @@ def main(argv: list[str] | None = None) -> None:
     flags = parser.parse_args(argv)
     log.set_up()
     from vicuna.export.manifests import check_input
-    from vicuna.export.meta_layout import check_count, copy_template, read_meta, write_meta
-    from vicuna.export.meta_params import FILE
+    from vicuna.export.meta_layout import copy_template, read_meta, write_meta
+    from vicuna.export.meta_params import PARAMS_FILE, check_shard_count
     from vicuna.files.outputs import atomic_folder
 
     with atomic_folder(flags.output_dir, "output_dir") as folder:
         model = read_meta(Path(flags.input_dir).expanduser(), flag="input_dir")
-        check_count(flags.num_shards, model.shape, "num_shards")
+        check_shard_count(flags.num_shards, model.shape, "num_shards")
         check_input(model.folder)
         write_meta(folder, model.shape, model.tensors(rotated=False), flags.num_shards, rotated=False)
-        (folder / FILE).write_text(json.dumps(model.params), encoding="utf-8")
+        (folder / PARAMS_FILE).write_text(json.dumps(model.params), encoding="utf-8")
         if model.tokenizer:
             shutil.copyfile(model.tokenizer, folder / model.tokenizer.name)
         copy_template(model.folder, folder)

@@ -23,11 +23,11 @@ from vicuna.errors import UserError, run
 from vicuna.prompt.templates import PROMPT_TYPES, encode, prompt_ids
 
 if TYPE_CHECKING:
-    from vicuna.certificate.artefacts import Artefact, Setting
-    from vicuna.certificate.divergence import Measured, Reference
-    from vicuna.certificate.report import Finding
+    from vicuna.certificate.artefacts import Artefact, Setup
+    from vicuna.certificate.comparison import ArtefactResult
+    from vicuna.certificate.divergence import Measurement, Reference
     from vicuna.data.records import Records
-    from vicuna.export.merge import Update
+    from vicuna.export.updates import AdapterUpdate
     from vicuna.model.base import Base
 
 TEXTS = "sample/instruct/certificate.jsonl"
@@ -72,14 +72,14 @@ def main(flags: CertificateFlags) -> None:
     if out.exists() and not flags.overwrite:
         raise UserError(f"--out_path {out} exists; name another file, or pass --overwrite.")
     # Imported here so that --help and a mistyped flag answer at once.
-    from vicuna.certificate.report import compare, print_table
+    from vicuna.certificate.comparison import compare_artefacts, print_table
     from vicuna.export.manifests import check_input
     from vicuna.export.updates import read_updates
     from vicuna.model.base import check_base
 
     base = check_base(flags.model_path)
     updates = read_updates(flags.lora_path, base, flags.ignore_fingerprint)
-    artefacts = recognised(flags, len(updates))
+    artefacts = collect_artefacts(flags, len(updates))
     prompt_type = flags.prompt_type or updates[-1].prompt_type
     records = read_texts(flags.texts, prompt_type)
     for path in (base.path, *(one.folder for one in updates)):
@@ -87,29 +87,29 @@ def main(flags: CertificateFlags) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".certifying-", dir=out.parent) as aside:
         alone = base_alone(base, updates, Path(aside) / "base")
-        texts, prompts = as_ids(alone, prompt_type or "text", records, flags.max_new_tokens)
+        texts, prompts = encode_texts(alone, prompt_type or "text", records, flags.max_new_tokens)
         context = max(map(len, [*texts, *prompts])) + flags.max_new_tokens
-        from vicuna.certificate.artefacts import Setting
-        from vicuna.certificate.identity import expected
+        from vicuna.certificate.artefacts import Setup
+        from vicuna.certificate.identity import expected_identity
 
-        setting = Setting(base, alone, updates, context, Path(aside))
-        wanted = expected(alone, updates, prompt_type)
-        reference, before = learn(setting, texts, prompts, flags.max_new_tokens, wanted.stops)
+        setup = Setup(base, alone, updates, context, Path(aside))
+        wanted = expected_identity(alone, updates, prompt_type)
+        reference, before = measure_references(setup, texts, prompts, flags.max_new_tokens, wanted.stops)
         said = [message["content"] for dialogue in records.dialogues for message in dialogue]
-        findings = compare(artefacts, setting, reference, wanted, said)
-    print_table(findings, reference, before)
-    write_certificate(out, flags, base, updates, records, reference, before, findings)
-    passed = sum(one.verdict == "passed" for one in findings)
-    print(f"{passed} of {len(findings)} passed; {out} has the figures and the hashes of what was compared.")
-    if passed < len(findings):
+        results = compare_artefacts(artefacts, setup, reference, wanted, said)
+    print_table(results, reference, before)
+    write_certificate(out, flags, base, updates, records, reference, before, results)
+    passed = sum(one.verdict == "passed" for one in results)
+    print(f"{passed} of {len(results)} passed; {out} has the figures and the hashes of what was compared.")
+    if passed < len(results):
         sys.exit(1)
 
 
-def recognised(flags: CertificateFlags, adapters: int) -> list["Artefact"]:
+def collect_artefacts(flags: CertificateFlags, adapters: int) -> list["Artefact"]:
     """What is to be compared, and everything that opening it needs."""
-    from vicuna.certificate.artefacts import GGUFAdapter, GGUFModel, Live, recognise
+    from vicuna.certificate.artefacts import GGUFAdapter, GGUFModel, QuantisedBase, detect_artefacts
 
-    found = [one for name in flags.export for one in recognise(name, flags.base_gguf)]
+    found = [one for name in flags.export for one in detect_artefacts(name, flags.base_gguf)]
     if adapters > 1 and (one := next((one for one in found if isinstance(one, GGUFAdapter)), None)):
         raise UserError(
             f"--export {one.lora.path} holds one adapter, --lora_path names {adapters}: compare it with its own."
@@ -118,7 +118,7 @@ def recognised(flags: CertificateFlags, adapters: int) -> list["Artefact"]:
         from vicuna.gguf.library import load_llama_cpp
 
         load_llama_cpp()
-    return found + [Live(bits) for bits in dict.fromkeys(flags.bits)]
+    return found + [QuantisedBase(bits) for bits in dict.fromkeys(flags.bits)]
 
 
 def read_texts(paths: list[str], prompt_type: str) -> "Records":
@@ -132,15 +132,17 @@ def read_texts(paths: list[str], prompt_type: str) -> "Records":
         raise UserError(str(error).replace("--data_path", "--texts")) from error
 
 
-def base_alone(base: "Base", updates: list["Update"], folder: Path) -> "Base":
+def base_alone(base: "Base", updates: list["AdapterUpdate"], folder: Path) -> "Base":
     """The base with as many embeddings as the adapters bring, which are made where they bring any."""
-    from vicuna.certificate.reference import grown_base
+    from vicuna.certificate.adapted_base import write_resized_base
 
     grown = [update for update in updates if update.grows]
-    return grown_base(base, grown[-1], folder) if grown else base
+    return write_resized_base(base, grown[-1], folder) if grown else base
 
 
-def as_ids(base: "Base", prompt_type: str, records: "Records", room: int) -> tuple[list[list[int]], list[list[int]]]:
+def encode_texts(
+    base: "Base", prompt_type: str, records: "Records", room: int
+) -> tuple[list[list[int]], list[list[int]]]:
     """Ids of the texts, cut at the base's context; and of the prompts that leave room for an answer."""
     encoded = [encode(base.tokenizer, prompt_type, one, base.context) for one in records.dialogues]
     texts = [one.input_ids for one in encoded if one]
@@ -154,27 +156,29 @@ def as_ids(base: "Base", prompt_type: str, records: "Records", room: int) -> tup
     return texts, prompts
 
 
-def learn(
-    setting: "Setting", texts: list[list[int]], prompts: list[list[int]], count: int, ends: frozenset[int]
-) -> tuple["Reference", "Measured"]:
+def measure_references(
+    setup: "Setup", texts: list[list[int]], prompts: list[list[int]], count: int, ends: frozenset[int]
+) -> tuple["Reference", "Measurement"]:
     """Run base + adapters, then the base alone, both in float32."""
-    from vicuna.certificate.divergence import measure, reference_of
-    from vicuna.certificate.reference import with_adapters
-    from vicuna.certificate.runners import Adapted, HFModel
+    from vicuna.certificate.adapted_base import load_with_adapters
+    from vicuna.certificate.divergence import build_reference, measure
+    from vicuna.certificate.runners import HFRunner, PeftRunner
     from vicuna.model.base import load_base
 
-    reference = reference_of(Adapted(with_adapters(setting.base, setting.updates, 32)), texts, prompts, count, ends)
+    reference = build_reference(
+        PeftRunner(load_with_adapters(setup.base, setup.updates, 32)), texts, prompts, count, ends
+    )
     gc.collect()  # models refer to themselves, and would stay beside the next one
-    return reference, measure(HFModel(load_base(setting.alone, 32)), reference, "base alone", learning=True)
+    return reference, measure(HFRunner(load_base(setup.alone, 32)), reference, "base alone", is_base=True)
 
 
 def write_certificate(
-    out: Path, flags: CertificateFlags, base: "Base", updates: list["Update"], records: "Records",
-    reference: "Reference", before: "Measured", findings: "list[Finding]",
+    out: Path, flags: CertificateFlags, base: "Base", updates: list["AdapterUpdate"], records: "Records",
+    reference: "Reference", before: "Measurement", results: list["ArtefactResult"],
 ) -> None:  # fmt: skip
     """Everything that was found, with the hashes of what was compared, whole or not at all."""
     from vicuna.certificate.verdict import BOUNDS
-    from vicuna.export.manifests import hashes
+    from vicuna.export.manifests import model_hashes
     from vicuna.train.checkpoint import write_text
     from vicuna.train.plan import versions
 
@@ -182,18 +186,19 @@ def write_certificate(
         {
             "name": one.artefact.name, "layout": one.artefact.layout, "type": one.artefact.type,
             "verdict": one.verdict, "reasons": one.reasons, "differs": sorted(one.odd),
-            "distance": asdict(one.distance) if one.distance else None,
+            "distance": asdict(one.divergence) if one.divergence else None,
             "control": {"name": one.artefact.control_name, **asdict(one.control)} if one.control else None,
             "bound": asdict(BOUNDS[one.artefact.type]) if one.artefact.type in BOUNDS else None,
-            "sha256": {str(path): hashes(path) for path in one.artefact.files},
+            "sha256": {str(path): model_hashes(path) for path in one.artefact.files},
         }
-        for one in findings
+        for one in results
     ]  # fmt: skip
     data = {
-        "passed": all(one.verdict == "passed" for one in findings),
-        "base": {"name": flags.model_path, "sha256": hashes(base.path)},
+        "passed": all(one.verdict == "passed" for one in results),
+        "base": {"name": flags.model_path, "sha256": model_hashes(base.path)},
         "adapters": [
-            {"name": name, "sha256": hashes(one.folder)} for name, one in zip(flags.lora_path, updates, strict=True)
+            {"name": name, "sha256": model_hashes(one.folder)}
+            for name, one in zip(flags.lora_path, updates, strict=True)
         ],
         "prompt_type": flags.prompt_type or updates[-1].prompt_type,
         "texts": {"files": flags.texts, "sha256": records.sha256, "ids": reference.texts, "answers": reference.answers},

@@ -43,21 +43,21 @@ def main(flags: VerifyFlags) -> None:
     if not flags.model_path or not folder.is_dir():
         raise UserError(f"--model_path {flags.model_path} is no folder; name that of the model.")
     from vicuna.export import manifests
-    from vicuna.files.checksums import read_list
+    from vicuna.files.checksums import read_checksum_list
 
     if flags.write_manifest:
-        file = Path(flags.manifest) if flags.manifest else folder / manifests.FILE
+        file = Path(flags.manifest) if flags.manifest else folder / manifests.MANIFEST_FILE
         data = manifests.write_manifest(folder, file)
         print(f"{file}: {len(data['files'])} files, {len(data['tensors'])} tensors, together {data['tensors_sha256']}")
         return
-    file = Path(flags.manifest) if flags.manifest else manifests.list_in(folder)
+    file = Path(flags.manifest) if flags.manifest else manifests.find_checksum_list(folder)
     if file is None:
         raise UserError(
-            f"{folder} has no list of hashes ({', '.join(manifests.LISTS)}): name one with --manifest, or write one "
-            "with --write_manifest."
+            f"{folder} has no list of hashes ({', '.join(manifests.LIST_NAMES)}): name one with --manifest, or write "
+            "one with --write_manifest."
         )
-    check = manifests.check_tensors if flags.tensors else manifests.check
-    findings = check(folder, read_list(file))
+    check = manifests.check_tensors if flags.tensors else manifests.check_files
+    findings = check(folder, read_checksum_list(file))
     if not findings:
         raise UserError(f"{file} says nothing about the files in {folder}: is it the list of another model?")
     for finding in findings:

@@ -45,6 +45,16 @@ def run(program: Callable[[], None]) -> None:
         _end("stopped by Ctrl-C", 130)
 
 
+def first_line(error: BaseException) -> str:
+    """What an exception says, in a line; its type where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def listing(folder: Path) -> str:
+    """The first dozen names in a folder, as messages show them."""
+    return ", ".join(sorted(file.name for file in folder.iterdir())[:12]) or "nothing"
+
+
 def _end(text: str, status: int) -> None:
     rank = f"rank {os.environ['RANK']}: " if int(os.environ.get("WORLD_SIZE", 1)) > 1 else ""
     print(f"{rank}{Path(sys.argv[0]).name}: {text}", file=sys.stderr)

@@ -46,7 +46,7 @@ def answers(tokenizer: TextTokenizer) -> list[list[int]]:
 
 
 def whole(tokenizer: TextTokenizer, ids: list[int]) -> str:
-    return tokenizer.decode_continuation(tokenizer.complete(ids))
+    return tokenizer.decode_continuation(tokenizer.drop_partial_character(ids))
 
 
 def test_a_text_that_grows_by_a_token_is_the_text_of_the_whole(tokenizer):

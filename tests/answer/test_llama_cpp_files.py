@@ -14,7 +14,7 @@ pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed: bash
 
 from vicuna.answer.llama_cpp_engine import describe_model, resolve_gpu_layers
 from vicuna.gguf.library import load_llama_cpp
-from vicuna.gguf.reader import read_model
+from vicuna.gguf.reader import read_gguf_model
 from vicuna.pages.strings import STRINGS
 
 
@@ -43,7 +43,7 @@ def test_layers_for_a_gpu_are_refused_by_a_llama_cpp_that_has_none(exported, tin
 
 
 def test_all_layers_go_to_the_gpu_unless_fewer_are_asked_for(exported):
-    file = read_model(str(exported("tiny")))
+    file = read_gguf_model(str(exported("tiny")))
 
     assert [resolve_gpu_layers(file, asked, has_gpu=True) for asked in (None, 0, 2, 99)] == [3, 0, 2, 3]
     assert describe_model(file, 2) == "f32 · llama.cpp, 2 of 3 layers on GPU, 1 threads"

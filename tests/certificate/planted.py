@@ -1,4 +1,4 @@
-"""Exports with a fault in each, made from a clean merge: what test_verify_export.py plants and looks for."""
+"""Exports with a fault in each, made from a clean merge: what the tests plant and look for."""
 
 import json
 import shutil
@@ -7,15 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from certificate_bounds import at_bits, merge, to_gguf, tool  # benchmarks/certificate_bounds.py
+from certificate_bounds import merge, save_at_bits, to_gguf, tool  # benchmarks/certificate_bounds.py
 from safetensors.torch import load_file, save_file
 from sentencepiece import sentencepiece_model_pb2
 
 from vicuna.gguf.header import read_header
-from vicuna.gguf.reader import read
-from vicuna.gguf.writer import permuted
+from vicuna.gguf.reader import read_gguf
+from vicuna.gguf.writer import permute_qk
 from vicuna.model.base import check_base
-from vicuna.prompt.chat_template import FILE, chat_template
+from vicuna.prompt.chat_template import CHAT_TEMPLATE_FILE, chat_template
 
 FOLDERS = ("float32", "float16", "bfloat16")
 BITS = ("8 bit", "4 bit")
@@ -43,7 +43,7 @@ def skipped_layer(base: Path) -> Callable:
 def wrong_permutation(base: Path) -> Callable:
     """Rows of q and k in Meta's order under Hugging Face's names."""
     config = check_base(str(base)).config
-    return lambda tensors: tensors.update({name: permuted(one, name, config) for name, one in tensors.items()})
+    return lambda tensors: tensors.update({name: permute_qk(one, name, config) for name, one in tensors.items()})
 
 
 def swapped_heads(base: Path) -> Callable:
@@ -68,7 +68,7 @@ WEIGHTS = {
 def with_template(folder: Path, out: Path) -> Path:
     """The same model with another template."""
     shutil.copytree(folder, out)
-    (out / FILE).write_text(chat_template("chat"), encoding="utf-8")
+    (out / CHAT_TEMPLATE_FILE).write_text(chat_template("chat"), encoding="utf-8")
     (out / "run_args.json").unlink()
     return out
 
@@ -94,11 +94,11 @@ def derive(folder: Path, out: Path, kind: str) -> Path:
     if kind in GGUF or kind == "bf16":
         return to_gguf(folder, out.with_name(f"{out.name}.gguf"), kind)
     if kind in BITS:
-        return at_bits(folder, out, int(kind[0]))
+        return save_at_bits(folder, out, int(kind[0]))
     if kind == "pth":
         convert = tool("convert_llama")
         convert.main(convert.ConvertFlags(input_dir=str(folder), output_dir=str(out), to_meta=True, num_shards=1))
-        for name in (FILE, "run_args.json"):
+        for name in (CHAT_TEMPLATE_FILE, "run_args.json"):
             if (folder / name).is_file():
                 shutil.copyfile(folder / name, out / name)
         return out
@@ -128,7 +128,7 @@ def overflowed(artefact: Path, out: Path, kind: str) -> Path:
 
 def _overflowed_gguf(file: Path, out: Path) -> Path:
     shutil.copyfile(file, out)
-    header, kinds = read_header(file), read(str(file), "--export").types
+    header, kinds = read_header(file), read_gguf(str(file), "--export").types
     name = "blk.0.attn_output.weight"
     start = file.stat().st_size - header.data + header.tensors[name].offset + SCALES[kinds[name]]
     with out.open("r+b") as opened:
@@ -199,7 +199,7 @@ def plant_adapters(base: Path, adapter: Path, other: Path, folder: Path, kind: s
     config = check_base(str(base)).config
 
     def permute(tensors: dict[str, torch.Tensor]) -> None:
-        tensors |= {name: permuted(one, name, config) for name, one in tensors.items() if "lora_B" in name}
+        tensors |= {name: permute_qk(one, name, config) for name, one in tensors.items() if "lora_B" in name}
 
     def empty(where: str) -> Callable:
         return lambda one: one.update({name: 0 * value for name, value in one.items() if where in name})

@@ -1,6 +1,5 @@
-"""tools/verify_export.py: clean exports of every type pass, and every planted fault is found in every type."""
+"""tools/verify_export.py: what is compared and certified, whatever the adapters bring; and what is refused."""
 
-import importlib.util
 import json
 import re
 import shutil
@@ -8,174 +7,22 @@ from pathlib import Path
 
 import pytest
 import torch
-from certificate_bounds import few_texts, merge, settled_llama, strong_adapter, to_gguf, tool, with_pieces
+from certificate_bounds import add_pieces, merge, strong_adapter, to_gguf, tool
 
-from tests.certificate.planted import BITS, FOLDERS, GGUF, changed, derive, plant, plant_adapters
+from tests.certificate.certifying import CPP, WEIGHTS, certify, needs_cpp, one_of, verify
+from tests.certificate.planted import FOLDERS, changed, derive
 from vicuna.certificate.verdict import BOUNDS
 from vicuna.errors import UserError
 from vicuna.gguf.reader import PLAIN_TYPES, QUANTISED_TYPES
 
-verify = tool("verify_export")
 ROOT = Path(__file__).resolve().parent.parent.parent
-CPP = all(importlib.util.find_spec(name) for name in ("gguf", "llama_cpp"))
-needs_cpp = pytest.mark.skipif(not CPP, reason="llama-cpp-python is not installed: bash scripts/install_cpp.sh")
-KINDS = [*FOLDERS, "pth", *BITS, *(GGUF if CPP else ())]
-ON = ["adapter on q4_0"] if CPP else []
-OF_POEMS = [kind for kind in KINDS if kind in ("float32", "float16", "pth", "8 bit", "q8_0", "q4_0")]
-WEIGHTS = r"KL divergence|effect in|no nearer than the base alone"
-SAID = {
-    "a merge that skipped a layer": WEIGHTS,
-    "a wrong q/k permutation": WEIGHTS,
-    "swapped tied heads": WEIGHTS,
-    "an adapter never applied": "no nearer than the base alone|effect in",
-    "another base": WEIGHTS,
-    "fp16 overflow": "not finite|KL divergence",
-    "another template": "has another template|was trained with chat",
-    "a wrong EOS": r"answers would not end|declares EOS \d \(expected 2\)",
-}
-
-
-def write_texts(file: Path, texts: list[tuple[str, str]]) -> Path:
-    rows = [json.dumps({"instruction": one, "output": two}, ensure_ascii=False) for one, two in texts]
-    file.write_text("\n".join(rows), encoding="utf-8")
-    return file
-
-
-def certify(base: Path, adapters: Path | list[Path], exports: list[Path], out: Path, **flags) -> tuple[int, dict]:
-    """The exit status, and the certificate."""
-    names = [str(one) for one in ([adapters] if isinstance(adapters, Path) else adapters)]
-    settings = {"model_path": str(base), "lora_path": names, "export": [str(one) for one in exports], **flags}
-    status = 0
-    try:
-        verify.main(verify.CertificateFlags(out_path=str(out), max_new_tokens=8, **settings))
-    except SystemExit as end:
-        status = end.code
-    return status, json.loads(out.read_text(encoding="utf-8"))
-
-
-def one_of(certificate: dict, *parts: Path) -> dict:
-    """What the certificate says about an export, or about an adapter on a base."""
-    name = " on ".join(map(str, parts))
-    return next(one for one in certificate["artefacts"] if one["name"] == name)
-
-
-def matrix(
-    base: Path, adapter: Path, other: Path, folder: Path, texts: Path, kinds: list[str], on: str, **said
-) -> dict:
-    """(fault, kind) -> what the certificate says."""
-    planted = plant(base, adapter, other, folder, kinds, **said)
-    adapters = plant_adapters(base, adapter, other, folder, on, **said) if CPP else {}
-    exports = [*planted.values(), *dict.fromkeys(lora for lora, _ in adapters.values())]
-    base_ggufs = [str(one) for one in dict.fromkeys(file for _, file in adapters.values())]
-    _, data = certify(base, adapter, exports, folder / "c.json", base_gguf=base_ggufs, texts=[str(texts)], **said)
-    found = {key: one_of(data, export) for key, export in planted.items()}
-    return found | {(fault, f"adapter on {on}"): one_of(data, *pair) for fault, pair in adapters.items()}
-
-
-@pytest.fixture(scope="module")
-def texts(tmp_path_factory) -> Path:
-    return few_texts(tmp_path_factory.mktemp("texts") / "texts.jsonl")
-
-
-@pytest.fixture(scope="module")
-def base(tiny_base, tmp_path_factory) -> Path:
-    """Hidden 256, FFN 768, grouped heads, an untied head; do not write to it."""
-    return settled_llama(tmp_path_factory.mktemp("bases") / "base", tiny_base)
-
-
-@pytest.fixture(scope="module")
-def adapter(base, tmp_path_factory) -> Path:
-    """All seven modules, of several ranks; do not write to it."""
-    patterns = {"rank_pattern": {"layers.1.self_attn.q_proj": 2, "down_proj": 6}}
-    return strong_adapter(base, tmp_path_factory.mktemp("adapters") / "seven", **patterns)
-
-
-@pytest.fixture(scope="module")
-def planted(base, adapter, tiny_base, texts, tmp_path_factory) -> dict:
-    folder = tmp_path_factory.mktemp("planted")
-    other = settled_llama(folder / "another base", tiny_base, seed=7)
-    return matrix(base, adapter, other, folder, texts, KINDS, "q4_0")
-
-
-@pytest.fixture(scope="module")
-def poems(shared, tmp_path_factory) -> dict:
-    """The same of the real poem model and its adapter."""
-    folder = tmp_path_factory.mktemp("poems")
-    lora = shared / "lora/poem-zh-lora-generated"
-    base = shared / "models/poem-zh-750k-hf"
-    lines = json.loads((lora / "eval_texts.json").read_text(encoding="utf-8"))[:8]
-    halves = [(title + "\n", rest) for title, _, rest in (one.partition("\n") for one in lines)]
-    texts = write_texts(folder / "poems.jsonl", halves)
-    noise = torch.Generator().manual_seed(1)
-
-    def otherwise(tensors: dict[str, torch.Tensor]) -> None:
-        for name, one in tensors.items():
-            tensors[name] = one + one.std() / 4 * torch.randn(one.shape, generator=noise)
-
-    other = changed(base, folder / "another base", otherwise)
-    return matrix(base, lora / "r8-qv/peft-safetensors", other, folder, texts, OF_POEMS, "f32", prompt_type="text")
-
-
-CELLS = [
-    (fault, kind)
-    for fault in SAID
-    for kind in [*KINDS, *ON]
-    if not (fault == "fp16 overflow" and kind in ("float32", "bfloat16", "4 bit", "f32"))
-    and not (fault in ("fp16 overflow", "swapped tied heads") and kind.startswith("adapter"))
-]
-
-
-@pytest.mark.parametrize("kind", [*KINDS, *ON])
-def test_a_clean_export_passes(planted, kind):
-    found = planted["", kind]
-
-    assert (found["verdict"], found["reasons"]) == ("passed", [])
-    assert found["distance"]["kl"] < found["control"]["kl"]
-
-
-@pytest.mark.parametrize(("fault", "kind"), CELLS)
-def test_every_fault_is_found_in_every_type(planted, fault, kind):
-    found = planted[fault, kind]
-
-    assert found["verdict"] == "FAILED"
-    assert re.search(SAID[fault], " ".join(found["reasons"]))
-
-
-def test_real_exports_pass(poems):
-    clean = {kind: one["reasons"] for (fault, kind), one in poems.items() if not fault}
-
-    assert clean == {kind: [] for kind in [*OF_POEMS, *(["adapter on f32"] if CPP else [])]}
-
-
-def test_every_fault_is_found_in_real_exports(poems):
-    missed = [
-        (fault, kind)
-        for (fault, kind), one in poems.items()
-        if fault and not (one["verdict"] == "FAILED" and re.search(SAID[fault], " ".join(one["reasons"])))
-    ]
-
-    assert len(poems) > 30
-    assert missed == []
-
-
-@pytest.mark.parametrize("name", ["stories260K", "babyllama-tok105"])
-def test_exports_of_other_real_bases_pass(shared, texts, tmp_path, name):
-    base = shared / f"models/{name}-hf"
-    adapter = strong_adapter(base, tmp_path / "adapter", std=0.04)
-    merged = merge(base, adapter, tmp_path / "merged", dtype="float32")
-    exports = [merged, derive(merged, tmp_path / "pth", "pth")]
-    exports += [derive(merged, tmp_path / "q8_0", "q8_0")] if CPP else []
-    status, found = certify(base, adapter, exports, tmp_path / "c.json", texts=[str(texts)])
-
-    assert [one["reasons"] for one in found["artefacts"]] == [[] for _ in exports]
-    assert (status, found["passed"]) == (0, True)
 
 
 @pytest.fixture(scope="module")
 def grown(base, tiny_base, tmp_path_factory) -> Path:
     """An adapter with embeddings and head of its own, for four more tokens; do not write to it."""
     whole = {"modules_to_save": ["embed_tokens", "lm_head"], "grown": 1804}
-    return with_pieces(strong_adapter(base, tmp_path_factory.mktemp("adapters") / "grown", **whole), tiny_base)
+    return add_pieces(strong_adapter(base, tmp_path_factory.mktemp("adapters") / "grown", **whole), tiny_base)
 
 
 def test_a_grown_vocabulary_and_saved_modules_pass_in_every_layout(base, grown, texts, tmp_path):
@@ -230,16 +77,6 @@ def test_an_adapter_that_changes_next_to_nothing_can_not_be_told(base, texts, tm
     assert (status, one["verdict"]) == (1, "cannot tell")
     assert one["control"]["kl"] < one["bound"]["kl"]
     assert "the adapter changes too little on these texts" in one["reasons"][0]
-
-
-def test_four_bits_that_the_library_gets_wrong_are_found(shared, texts, tmp_path):
-    """bitsandbytes 0.50 on a CPU dequantises rows wrongly that blocks of 64 do not divide; here they have 96."""
-    lora = shared / "lora/poem-zh-lora-generated/r8-qv/peft-safetensors"
-    base = shared / "models/poem-zh-750k-hf"
-    flags = {"texts": [str(texts)], "bits": [4], "prompt_type": "text"}
-    status, found = certify(base, lora, [], tmp_path / "c.json", **flags)
-
-    assert (status, found["artefacts"][0]["verdict"]) == (1, "FAILED")
 
 
 def test_the_certificate_names_what_was_compared(base, adapter, texts, tmp_path, capsys):

@@ -2,22 +2,18 @@
 
 import json
 import shutil
-import signal
 import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 from transformers import AutoConfig, AutoTokenizer
 
 from tests.export.tool_models import equal, logits, random_llama, tensors_of, tool
-from vicuna.errors import Stopped, UserError
-from vicuna.export.meta_layout import default_count, working_counts
-from vicuna.export.meta_params import Shape, ffn_width, params_of
-from vicuna.files.outputs import atomic_folder
+from vicuna.errors import UserError
+from vicuna.export.meta_params import LlamaShape, valid_shard_counts
 from vicuna.prompt.tokenizer import TextTokenizer
 
 convert = tool("convert_llama")
@@ -219,35 +215,13 @@ def test_shards_that_cut_a_head_are_read(grouped, tmp_path):
     assert equal(tensors_of(run(one, tmp_path / "back")), tensors_of(grouped))
 
 
-@pytest.mark.parametrize(
-    ("hidden", "ffn"), [(4096, 11008), (5120, 13824), (6656, 17920), (8192, 22016), (8192, 28672), (64, 172), (64, 171)]
-)
-def test_metas_formula_gives_back_every_width(hidden, ffn):
-    config = SimpleNamespace(rms_norm_eps=1e-5, rope_parameters={"rope_theta": 10000.0})
-    params = params_of(config, Shape(hidden, ffn, 2, 4, 4, 100))
-
-    assert ffn_width(hidden, params["multiple_of"], params.get("ffn_dim_multiplier")) == ffn
-    assert not {"n_kv_heads", "rope_theta"} & params.keys()
-
-
-@pytest.mark.parametrize("size", ["7B", "13B", "30B", "65B"])
-def test_published_sizes_get_their_published_params_json(shared, size):
-    published = json.loads((shared / f"llama-params/{size}/params.json").read_text(encoding="utf-8"))
-    hidden, heads = published["dim"], published["n_heads"]
-    config = SimpleNamespace(rms_norm_eps=published["norm_eps"], rope_parameters=None)
-    shape = Shape(hidden, ffn_width(hidden, 256), published["n_layers"], heads, heads, 32000)
-
-    assert params_of(config, shape) == published
-    assert default_count(shape) == {"7B": 1, "13B": 2, "30B": 4, "65B": 8}[size]
-
-
 def test_a_number_of_shards_that_cuts_a_head_is_refused_with_those_that_do_not(grouped, tmp_path):
     with pytest.raises(
         UserError, match=r"--num_shards 8 would split a head.* 8 query and 4 key/value heads.*work: 1, 2, 4\."
     ):
         run(grouped, tmp_path / "out", to_meta=True, num_shards=8)
     assert list(tmp_path.iterdir()) == []
-    assert working_counts(Shape(8192, 28672, 80, 64, 8, 32000)) == [1, 2, 4, 8]
+    assert valid_shard_counts(LlamaShape(8192, 28672, 80, 64, 8, 32000)) == [1, 2, 4, 8]
 
 
 def test_the_pth_is_a_sound_archive_and_as_torch_saves_it(meta, tmp_path):
@@ -270,22 +244,6 @@ def test_an_existing_output_is_refused_and_not_touched(grouped, tmp_path):
     with pytest.raises(UserError, match=r"--output_dir .*out exists; nothing is ever written over"):
         run(grouped, tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
-
-
-def interrupted(output: Path) -> None:
-    """Begin an output, and be told to end."""
-    with atomic_folder(str(output), "--output_dir") as folder:
-        (folder / "half").write_text("half", encoding="utf-8")
-        assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL  # or the tests would end here
-        signal.raise_signal(signal.SIGTERM)
-
-
-def test_sigterm_in_the_middle_leaves_nothing(tmp_path):
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(Stopped, match="stopped by SIGTERM"):
-        interrupted(tmp_path / "out")
-    assert list(tmp_path.iterdir()) == []
-    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def rewritten(file: Path, change: Callable[[dict], dict]) -> None:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from tests.export.tool_models import random_llama, tool
 from vicuna.errors import UserError
 from vicuna.export import manifests
-from vicuna.files.checksums import read_list, same_digest
+from vicuna.files.checksums import match_digest, read_checksum_list
 
 verify, convert, reshard, merge_lora = map(tool, ("verify_sha256", "convert_llama", "reshard", "merge_lora"))
 
@@ -217,7 +217,7 @@ def test_a_table_in_markdown_says_which_model_it_is(shards, tmp_path, capsys):
         "ok                consolidated.01.pth: is 13B",
         "ok                tokenizer.model: is LLaMA (7B, 13B, 33B)",
     ]
-    entries = {(entry.pattern, entry.label): entry for entry in read_list(page).entries}
+    entries = {(entry.pattern, entry.label): entry for entry in read_checksum_list(page).entries}
     assert entries["consolidated.*.pth", "Chinese-LLaMA-13B"].digests == ("2" * 64, "3" * 64)
     assert ("adapter_model.bin", "Chinese-LLaMA-7B") in entries
 
@@ -242,7 +242,7 @@ def test_hashes_that_are_cut_short_prove_only_a_beginning(shards, tmp_path, caps
     assert text.startswith("prefix match only tokenizer.model")
     assert "that their beginnings agree proves little" in text
     other = f"{digest[:8]}…{'0' * 6}"
-    assert same_digest(other, digest) == ""
+    assert match_digest(other, digest) == ""
 
 
 def test_a_merged_pth_of_another_pytorch_is_expected_to_differ_and_its_tensors_are_compared(

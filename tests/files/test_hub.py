@@ -10,7 +10,7 @@ import pytest
 
 from tests.files.local_hub import NAME, Hub, hub_of
 from vicuna.errors import UserError
-from vicuna.files.hub import check_id, needed
+from vicuna.files.hub import check_hub_id, select_files
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 LARGE = "model-00002-of-00002.safetensors"
@@ -134,7 +134,7 @@ def test_a_disk_without_room_is_refused_before_anything_is_downloaded(hub, downl
 @pytest.mark.parametrize("name", ["", "llama", "/data/llama-7b", "../llama", "~/llama", "a/b/c", "a b/c", "-x/y"])
 def test_what_is_no_hub_id_is_refused(name):
     with pytest.raises(UserError, match="is no hub id; expected owner/name"):
-        check_id(name)
+        check_hub_id(name)
 
 
 @pytest.mark.parametrize(
@@ -150,11 +150,11 @@ def test_what_is_no_hub_id_is_refused(name):
     ],
 )
 def test_weights_are_taken_in_one_format_with_what_lies_beside_them(there, left_out):
-    assert needed([*left_out, *there], NAME) == sorted(there)
+    assert select_files([*left_out, *there], NAME) == sorted(there)
 
 
 def test_a_model_without_weights_that_are_read_here_is_refused():
     with pytest.raises(
         UserError, match=r"someone/tiny has no weights that are read here: .* found a.gguf, config.json"
     ):
-        needed(["config.json", "a.gguf"], NAME)
+        select_files(["config.json", "a.gguf"], NAME)

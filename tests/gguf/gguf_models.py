@@ -1,6 +1,8 @@
 """What the tests of GGUF share: exporting in this process, small models of every shape, and logits from both sides."""
 
 import importlib.util
+import json
+import random
 import shutil
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,10 @@ from typing import Any
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+REAL = ("stories260K", "babyllama-tok105", "poem-zh-750k")
+ROPE = {"rope_theta": 10000.0}
+# Largest difference of logits as a share of the largest logit. llama.cpp rounds activations to the weights' type.
+BOUNDS = {"f32": 3e-5, "f16": 6e-3, "bf16": 5e-2}
 
 
 def tool() -> Any:
@@ -77,3 +83,28 @@ def gguf_logits(file: Path, ids: list[int], **more: Any) -> torch.Tensor:
 def distance(found: torch.Tensor, expected: torch.Tensor) -> float:
     """Largest difference as a share of the largest value."""
     return float((found - expected).abs().max() / expected.abs().max())
+
+
+def drawn_ids(size: int, count: int = 200) -> list[int]:
+    """BOS and `count` ids of a vocabulary, the same at every call."""
+    draw = random.Random(1)
+    return [1, *(draw.randrange(3, size) for _ in range(count))]
+
+
+def change_config(folder: Path, **values: object) -> None:
+    """Change fields of config.json."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps({**config, **values}), encoding="utf-8")
+
+
+def make_adapter(base: Path, folder: Path, **config: object) -> Path:
+    """A random LoRA adapter for `base`; beside a low-rank head PEFT saves that of the base."""
+    from peft import LoraConfig, get_peft_model
+
+    model = get_peft_model(hf_model(base), LoraConfig(task_type="CAUSAL_LM", **config))
+    torch.manual_seed(5)
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(parameter, std=0.2)
+    model.save_pretrained(folder)
+    return folder

@@ -141,7 +141,7 @@ def test_ids_that_the_tokenizer_does_not_have_are_not_text(tokenizer):
     ids = tokenizer.encode_continuation("你好")
 
     assert tokenizer.decode_continuation([*ids, tokenizer.size, tokenizer.size + 7]) == "你好"
-    assert tokenizer.complete([*ids, tokenizer.size]) == [*ids, tokenizer.size]
+    assert tokenizer.drop_partial_character([*ids, tokenizer.size]) == [*ids, tokenizer.size]
 
 
 def byte_ids(folder: Path, text: str) -> list[int]:
@@ -166,7 +166,7 @@ def _is_text(data: bytes) -> bool:
 def test_a_prefix_in_byte_pieces_loses_only_its_incomplete_character(tiny_base, tokenizer, text):
     ids = byte_ids(tiny_base, text)
     for end in range(len(ids) + 1):
-        kept = tokenizer.complete(ids[:end])
+        kept = tokenizer.drop_partial_character(ids[:end])
 
         assert kept == ids[: len(kept)]
         assert tokenizer.decode_continuation(kept) == whole_characters(text.encode()[:end])
@@ -175,7 +175,7 @@ def test_a_prefix_in_byte_pieces_loses_only_its_incomplete_character(tiny_base, 
 @pytest.mark.parametrize("text", ["好🦙a𠮷", "春风🦙 吹来 é", "x𠮷y𠮷"])
 def test_a_prefix_in_any_pieces_loses_only_its_incomplete_character(tokenizer, text):
     ids = tokenizer.encode_continuation(text)
-    shown = [tokenizer.decode_continuation(tokenizer.complete(ids[:end])) for end in range(len(ids) + 1)]
+    shown = [tokenizer.decode_continuation(tokenizer.drop_partial_character(ids[:end])) for end in range(len(ids) + 1)]
 
     assert all(text.startswith(part) for part in shown)
     assert shown == sorted(shown, key=len)
@@ -187,7 +187,7 @@ def test_a_byte_level_tokenizer_loses_only_its_incomplete_character(byte_level, 
     ids = byte_level.encode_continuation(text)
     assert len(ids) == len(text.encode())
     for end in range(len(ids) + 1):
-        kept = byte_level.complete(ids[:end])
+        kept = byte_level.drop_partial_character(ids[:end])
 
         assert byte_level.decode_continuation(kept) == whole_characters(text.encode()[:end])
 
@@ -196,7 +196,7 @@ def test_a_byte_level_tokenizer_loses_only_its_incomplete_character(byte_level, 
 def test_a_byte_that_no_character_begins_with_is_not_waited_for(tiny_base, tokenizer, value):
     ids = [*tokenizer.encode_continuation("a"), processor(tiny_base).piece_to_id(value)]
 
-    assert tokenizer.complete(ids) == ids
+    assert tokenizer.drop_partial_character(ids) == ids
 
 
 def test_a_tokenizer_json_alone_is_read_from_it(json_only):

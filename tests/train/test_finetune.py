@@ -149,7 +149,7 @@ def test_evaluation_is_per_token_over_the_whole_set(straight, tiny_base, records
     from vicuna.prompt.templates import encode
 
     base = check_base(str(tiny_base))
-    model, _ = adapter.attach(load_base(base, 32), straight, "base")
+    model, _ = adapter.load_adapter(load_base(base, 32), straight, "base")
     model.eval()
     dialogues = read_records(records, "instruct").dialogues
     total = count = 0

@@ -11,6 +11,7 @@ import torch
 from vicuna.args import parse
 from vicuna.errors import UserError
 from vicuna.model import adapter
+from vicuna.model.adapter_files import read_adapter_tensors
 from vicuna.model.base import check_base, load_base
 from vicuna.train.checkpoint import starting_point
 from vicuna.train.flags import RunFlags
@@ -115,7 +116,7 @@ def test_the_optimizer_goes_on_too(continued, shared, old_checkpoint, poems):
     from vicuna.prompt.templates import encode
 
     base = check_base(str(shared / "models/poem-zh-750k-hf"))
-    model, _ = adapter.attach(load_base(base, 32), old_checkpoint, "base", trainable=True)
+    model, _ = adapter.load_adapter(load_base(base, 32), old_checkpoint, "base", trainable=True)
     model.eval()
     dialogues = read_records(poems, "text").dialogues
     total, count = 0.0, 0
@@ -133,7 +134,7 @@ def test_the_optimizer_goes_on_too(continued, shared, old_checkpoint, poems):
     optimizer.load_state_dict(state)
     optimizer.step()
     names = [name.replace(".default.", ".") for name, value in model.named_parameters() if value.requires_grad]
-    written = adapter.read_tensors(continued / "checkpoint-101/adapter_model.safetensors")
+    written = read_adapter_tensors(continued / "checkpoint-101/adapter_model.safetensors")
     assert total.item() / count == pytest.approx(steps(continued)[0]["loss"], rel=1e-5)
     for name, parameter in zip(names, trained, strict=True):
         assert torch.allclose(written[name], parameter, atol=1e-6), name
@@ -209,7 +210,7 @@ def test_a_pickle_is_never_executed(shared, old_checkpoint, tmp_path):
     schedule = read_schedule(folder, FLAG)
     assert schedule.unreadable == ["rng_state.pth"]
     base = check_base(str(shared / "models/poem-zh-750k-hf"))
-    model, _ = adapter.attach(load_base(base, 32), folder, "base", trainable=True)
+    model, _ = adapter.load_adapter(load_base(base, 32), folder, "base", trainable=True)
     with (
         pytest.raises(UserError, match=r"optimizer.pt can not be read as plain tensors"),
         as_checkpoint(schedule, None, model, 1e-3, RunFlags(), False),
@@ -251,7 +252,7 @@ def test_moments_find_their_tensors_though_the_order_was_another(tiny_base, tmp_
 def test_an_optimizer_of_another_adapter_or_kind_is_refused(shared, old_checkpoint):
     base = check_base(str(shared / "models/poem-zh-750k-hf"))
     schedule = read_schedule(old_checkpoint, FLAG)
-    model, _ = adapter.attach(load_base(base, 32), old_checkpoint, "base", trainable=True)
+    model, _ = adapter.load_adapter(load_base(base, 32), old_checkpoint, "base", trainable=True)
     with (
         pytest.raises(UserError, match=r"is of the kind AdamW, which --optim adamw_8bit can not go on with"),
         as_checkpoint(schedule, None, model, 1e-3, RunFlags(optim="adamw_8bit"), False),

@@ -14,8 +14,10 @@ from tests.train.test_finetune import STEPS, TWO_EPOCHS, losses, train
 from tests.train.test_finetune import records as records
 from vicuna.errors import UserError
 from vicuna.model import adapter
+from vicuna.model.adapter_files import adapter_file, check_compatible, read_adapter_tensors
 from vicuna.model.base import check_base, load_base, meta_model
 from vicuna.model.flags import LoraFlags
+from vicuna.model.parameters import count_parameters
 from vicuna.train import trainable
 from vicuna.train.flags import RunFlags
 
@@ -145,7 +147,7 @@ def test_a_tied_head_stays_tied(tied_base, tmp_path, kind):
     again, _ = adapter.load_adapter(load_base(base, 32), tmp_path, "tied", trainable=True)
     assert torch.equal(logits(again), logits(model))
     assert again.get_output_embeddings().weight is again.get_input_embeddings().weight
-    counted = adapter.count_parameters(meta_model(base.config), planned(base, kind))
+    counted = count_parameters(meta_model(base.config), planned(base, kind))
     assert counted.trainable == sum(one.numel() for one in model.parameters() if one.requires_grad)
     assert counted.whole_modules == ("embed_tokens",)
 
@@ -238,9 +240,9 @@ def test_what_can_not_be_started_from_is_refused(tiny_base, runs, tmp_path):
 def test_embeddings_of_another_vocabulary_are_refused(tiny_base, runs):
     config = AutoConfig.from_pretrained(tiny_base)
     config.vocab_size += 8
-    tensors = adapter.read_tensors(adapter.weight_file(runs("embeddings")))
+    tensors = read_adapter_tensors(adapter_file(runs("embeddings")))
     with pytest.raises(UserError, match=r"of \(1800, 32\), but in other it is \(1808, 32\): use the base it was"):
-        adapter.check_compatible(tensors, meta_model(config), "other")
+        check_compatible(tensors, meta_model(config), "other")
 
 
 @pytest.mark.parametrize(("train", "deepspeed", "bits"), [("full", None, 32), ("full", "x", 16), ("lora", None, 16)])

@@ -18,7 +18,15 @@ from vicuna.answer.stream import POLL_S, Update, to_user_error
 from vicuna.answer.worker import Worker
 from vicuna.errors import UserError
 from vicuna.gguf import reader
-from vicuna.model import adapter
+from vicuna.model.adapter import load_adapter
+from vicuna.model.adapter_files import (
+    adapter_file,
+    adapter_folder,
+    check_compatible,
+    read_adapter_tensors,
+    run_args,
+    trained_modules,
+)
 from vicuna.model.base import Base, check_base, compute_dtype, device, load_base, meta_model
 from vicuna.model.flags import ModelFlags
 from vicuna.prompt.templates import PROMPT_TYPES, Message, prompt_ids, render
@@ -164,7 +172,7 @@ def load_assistant(model_flags: ModelFlags, serve: ServeFlags, lora_paths: Seque
     """Check everything that needs no weights, then load base and adapters.
 
     Raises:
-        UserError: see `check_base`, `load_base` and `vicuna.model.adapter.attach`.
+        UserError: see `check_base`, `load_base` and `vicuna.model.adapter.load_adapter`.
     """
     lora_paths = [path for path in lora_paths if path]
     if reader.names_gguf(model_flags.model_path):
@@ -174,7 +182,7 @@ def load_assistant(model_flags: ModelFlags, serve: ServeFlags, lora_paths: Seque
             f"--gpu_layers {serve.gpu_layers} is for a GGUF file, which {model_flags.model_path} is not; leave it out."
         )
     base = check_base(model_flags.model_path)
-    folders = [adapter.adapter_folder(path, serve.use_local) for path in lora_paths]
+    folders = [adapter_folder(path, serve.use_local) for path in lora_paths]
     names = _names(lora_paths, folders)
     _check_adapters(base, model_flags.model_path, names, folders)
     warnings: list[str] = []
@@ -186,9 +194,9 @@ def load_assistant(model_flags: ModelFlags, serve: ServeFlags, lora_paths: Seque
     choices, inside = {}, {}
     for name, folder, (prompt_type, adapter_trained_as) in zip(names, folders, prompt_types, strict=True):
         inside[name] = f"adapter{len(inside)}"  # PEFT takes no full stop
-        model, warning = adapter.attach(model, folder, model_flags.model_path, name=inside[name])
+        model, warning = load_adapter(model, folder, model_flags.model_path, name=inside[name])
         warnings += [warning] if warning else []
-        step = adapter.run_args(folder).get("step")
+        step = run_args(folder).get("step")
         rank = model.peft_config[inside[name]].r
         choices[name] = Choice(name, prompt_type, adapter_trained_as, f"step {step}, r {rank}" if step else f"r {rank}")
     model.eval()
@@ -231,9 +239,9 @@ def _check_adapters(base: Base, base_name: str, names: Sequence[str], folders: S
     """Refuse, before the model is loaded, adapters that do not fit the base, or do not fit on it together."""
     bare, own_embeddings = meta_model(base.config), []
     for name, folder in zip(names, folders, strict=True):
-        tensors = adapter.read_tensors(adapter.weight_file(folder))
-        adapter.check_compatible(tensors, bare, base_name)
-        own_embeddings += [name] if adapter.trained_modules(tensors) else []
+        tensors = read_adapter_tensors(adapter_file(folder))
+        check_compatible(tensors, bare, base_name)
+        own_embeddings += [name] if trained_modules(tensors) else []
     # PEFT 0.21 ties the head to the embeddings of one adapter only.
     if base.config.tie_word_embeddings and len(own_embeddings) > 1:
         raise UserError(
@@ -266,7 +274,7 @@ def _names(paths: Sequence[str], folders: Sequence[Path]) -> list[str]:
 
 def _prompt_type(folder: Path, what: str, serve: ServeFlags, warnings: list[str]) -> tuple[str, str]:
     """The prompt type of an adapter or a model, and the one it was trained with ("" where nothing says)."""
-    return _chosen_type(adapter.run_args(folder).get("prompt_type", ""), folder.name, what, serve, warnings)
+    return _chosen_type(run_args(folder).get("prompt_type", ""), folder.name, what, serve, warnings)
 
 
 def _chosen_type(trained_as: str, name: str, what: str, serve: ServeFlags, warnings: list[str]) -> tuple[str, str]:

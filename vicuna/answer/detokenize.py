@@ -9,7 +9,7 @@ from vicuna.prompt.tokenizer import TextTokenizer
 class Detokenizer:
     """The text of ids that mostly continue ids asked for before: what was decoded then is not decoded again.
 
-    The text is `tokenizer.decode_continuation(tokenizer.complete(ids))`, without a last character that is not complete.
+    The text is `tokenizer.decode_continuation(tokenizer.drop_partial_character(ids))`.
 
     Args:
         kept: texts to remember; as many as grow side by side, and those they came from.
@@ -28,10 +28,10 @@ class Detokenizer:
             if begin < n <= len(ids) and ids[n - 1] == known[-1] and ids[:n] == known:
                 begin, text = n, known_text
         new = ids[begin:]
-        end, more = self._tokenizer.settled(new)
+        end, more = self._tokenizer.stable_prefix(new)
         text += more
         self._known.append((ids[: begin + end], text))
-        rest = self._tokenizer.complete(new[end:]) if end < len(new) else []
+        rest = self._tokenizer.drop_partial_character(new[end:]) if end < len(new) else []
         return text + self._tokenizer.decode_continuation(rest) if rest else text
 
 

@@ -11,7 +11,7 @@ import torch
 
 from vicuna.errors import UserError
 from vicuna.gguf.library import last_error, load_llama_cpp
-from vicuna.gguf.reader import EXTRA, GGUFFile
+from vicuna.gguf.reader import INSTALL_COMMAND, GGUFFile
 
 
 class LlamaContext:
@@ -38,8 +38,8 @@ class LlamaContext:
             )
         except Exception as error:  # the template engine it hands the chat template to has errors of its own
             raise UserError(
-                f"llama.cpp can not load {file.path} ({last_error(error)}). It is broken, too new for what {EXTRA} "
-                "installs, or too large for the memory that is free."
+                f"llama.cpp can not load {file.path} ({last_error(error)}). It is broken, too new for what "
+                f"{INSTALL_COMMAND} installs, or too large for the memory that is free."
             ) from error
         self._computing = threading.Lock()
         weakref.finalize(self, _close, self.llama, self._computing)

@@ -25,13 +25,13 @@ from vicuna.errors import UserError
 from vicuna.gguf.library import load_llama_cpp
 from vicuna.gguf.reader import (
     ARCHITECTURE,
-    MOST_CONTEXT,
+    MAX_CONTEXT,
     PROMPT_TYPE,
     STEP,
     GGUFFile,
     optional_package,
-    read_adapter,
-    read_model,
+    read_gguf_adapter,
+    read_gguf_model,
 )
 
 CHUNK = 256  # tokens of a prompt between two looks at whether the answer is still wanted
@@ -77,7 +77,7 @@ class LlamaCppEngine(Engine):
         gpu_layers: how many layers the GPU computes, see `resolve_gpu_layers`.
 
     Attributes:
-        context: the model's, at most `MOST_CONTEXT`.
+        context: the model's, at most `MAX_CONTEXT`.
     """
 
     max_beams = 1
@@ -86,7 +86,7 @@ class LlamaCppEngine(Engine):
         self.gpu_layers = gpu_layers
         self.file, self.adapters, self.reuse = file, adapters, reuse
         self.tokenizer = file.tokenizer()
-        self.context = min(file.context, MOST_CONTEXT)
+        self.context = min(file.context, MAX_CONTEXT)
         self.generation_config = GenerationConfig.from_dict(file.generation)
         eos = self.generation_config.eos_token_id
         self.eos_ids = {self.tokenizer.eos_id} if eos is None else set(eos if isinstance(eos, list) else [eos])
@@ -188,9 +188,9 @@ def load_engine(model_path: str, lora_paths: dict[str, str], serve: ServeFlags) 
         UserError: files that can not be read or do not fit.
     """
     api = load_llama_cpp()
-    file = read_model(model_path)
+    file = read_gguf_model(model_path)
     on_gpu = resolve_gpu_layers(file, serve.gpu_layers, api.llama_supports_gpu_offload())
-    adapters = {name: read_adapter(path, file) for name, path in lora_paths.items()}
+    adapters = {name: read_gguf_adapter(path, file) for name, path in lora_paths.items()}
     return LlamaCppEngine(file, adapters, serve.cache_gib > 0, on_gpu)
 
 

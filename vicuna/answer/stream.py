@@ -247,7 +247,7 @@ def _last(done: GenerationResult, streamer: Streamer, limit: int, begin: float) 
     beams, finish, cut_character = [], "", False
     for ids, score in zip(done.ids, done.scores, strict=True):
         kept = [i for i in ids if i not in done.eos_ids]
-        whole = streamer.tokenizer.complete(kept)
+        whole = streamer.tokenizer.drop_partial_character(kept)
         text = streamer.tokenizer.decode_continuation(whole)
         shown = streamer.stops.cut(text)
         ended_by_text = len(shown) < len(text)

@@ -83,7 +83,7 @@ def vllm_argv(flags: VllmFlags) -> list[str]:
         UserError: a base or an adapter that can not be served.
     """
     # Imported here so that a program that is missing is named at once.
-    from vicuna.model import adapter
+    from vicuna.model.adapter_files import adapter_folder
     from vicuna.model.base import check_base
 
     base = check_base(flags.model_path)
@@ -92,7 +92,7 @@ def vllm_argv(flags: VllmFlags) -> list[str]:
         raise UserError(
             f"{flags.gpus} GPUs can not share the {heads} attention heads of the base; take a divisor of them."
         )
-    folders = [adapter.adapter_folder(path) for path in flags.lora_path if path]
+    folders = [adapter_folder(path) for path in flags.lora_path if path]
     argv = ["serve", str(base.path), "--served-model-name", base.path.name]
     argv += ["--host", ServeFlags.host, "--port", str(flags.port)]  # vLLM's own default is every address
     argv += ["--generation-config", "auto" if (base.path / "generation_config.json").is_file() else "vllm"]
@@ -115,11 +115,11 @@ def _precision() -> list[str]:
 
 def _prompt_type(asked_for: str | None, base: Path, folders: list[Path]) -> str:
     """The template that vLLM is to be given; "" where the model's folder has the right one."""
-    from vicuna.model import adapter
+    from vicuna.model.adapter_files import run_args
 
     if asked_for:
         return asked_for
-    trained = {folder.name: adapter.run_args(folder).get("prompt_type") for folder in folders}
+    trained = {folder.name: run_args(folder).get("prompt_type") for folder in folders}
     known = {prompt_type for prompt_type in trained.values() if prompt_type}
     if len(known) > 1:
         each = ", ".join(f"{name} {prompt_type}" for name, prompt_type in trained.items() if prompt_type)
@@ -127,7 +127,7 @@ def _prompt_type(asked_for: str | None, base: Path, folders: list[Path]) -> str:
             f"the adapters were trained with different prompt types ({each}), and vLLM has one template for all: serve "
             "them apart, or name one with PROMPT_TYPE."
         )
-    known = known or {adapter.run_args(base).get("prompt_type")} - {None}
+    known = known or {run_args(base).get("prompt_type")} - {None}
     if not known:
         return "" if has_chat_template(base) else "instruct"
     (prompt_type,) = known
@@ -138,9 +138,9 @@ def _prompt_type(asked_for: str | None, base: Path, folders: list[Path]) -> str:
 
 def has_chat_template(folder: Path) -> bool:
     """Whether a model's folder says itself how its prompts are built."""
-    from vicuna.prompt.chat_template import FILE
+    from vicuna.prompt.chat_template import CHAT_TEMPLATE_FILE
 
-    if (folder / FILE).is_file():
+    if (folder / CHAT_TEMPLATE_FILE).is_file():
         return True
     try:
         return bool(json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("chat_template"))
@@ -185,19 +185,26 @@ def _rank(folder: Path, model: "PreTrainedModel", base_name: str) -> int:
     Raises:
         UserError: it can not, or the adapter does not fit the base.
     """
-    from vicuna.model import adapter
+    from vicuna.model.adapter_files import (
+        ADAPTER_CONFIG,
+        adapter_file,
+        check_compatible,
+        read_adapter_config,
+        read_adapter_tensors,
+        saved_modules,
+    )
 
-    weights = adapter.weight_file(folder)
-    if weights.name not in WEIGHTS or not (folder / adapter.CONFIG_FILE).is_file():
+    weights = adapter_file(folder)
+    if weights.name not in WEIGHTS or not (folder / ADAPTER_CONFIG).is_file():
         raise UserError(
-            f"{folder} is of an age that vLLM does not read: it wants {adapter.CONFIG_FILE} beside one of "
+            f"{folder} is of an age that vLLM does not read: it wants {ADAPTER_CONFIG} beside one of "
             f"{', '.join(WEIGHTS)}. Merge the adapter into the base."
         )
-    tensors = adapter.read_tensors(weights)
-    config, _ = adapter.read_config(folder, tensors)
-    adapter.check_compatible(tensors, model, base_name)
+    tensors = read_adapter_tensors(weights)
+    config, _ = read_adapter_config(folder, tensors)
+    check_compatible(tensors, model, base_name)
     odd = [name for name in UNKNOWN_TO_VLLM if getattr(config, name, None)]
-    odd += ["bias"] * (config.bias != "none") + ["whole modules"] * bool(adapter.saved_modules(tensors))
+    odd += ["bias"] * (config.bias != "none") + ["whole modules"] * bool(saved_modules(tensors))
     if odd:
         raise UserError(f"{folder} uses {odd[0]}, which vLLM does not serve: merge the adapter into the base.")
     return config.r

@@ -4,7 +4,7 @@ An artefact also says what other programs take from it beside its weights (`Iden
 opened in the same type: its control.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,21 +13,28 @@ from typing import Any
 import torch
 from transformers import LlamaForCausalLM
 
-from vicuna.certificate.identity import Identity, of_base, of_gguf, of_gguf_adapter, of_meta, read_json
-from vicuna.certificate.reference import with_adapters
-from vicuna.certificate.runners import HFModel, LlamaCpp
-from vicuna.errors import UserError
-from vicuna.export.merge import Update
+from vicuna.certificate.adapted_base import load_with_adapters
+from vicuna.certificate.identity import (
+    Identity,
+    base_identity,
+    gguf_adapter_identity,
+    gguf_identity,
+    meta_identity,
+    read_json,
+)
+from vicuna.certificate.runners import HFRunner, LlamaCppRunner
+from vicuna.errors import UserError, listing
 from vicuna.export.meta_layout import MetaModel, is_meta, read_meta
-from vicuna.export.meta_params import NORM_EPS, ROPE_THETA, Shape
-from vicuna.files.tensors import LazyTensor, main_dtype, read_files, weight_paths
+from vicuna.export.meta_params import NORM_EPS, ROPE_THETA, LlamaShape
+from vicuna.export.updates import AdapterUpdate
+from vicuna.files.tensors import dtype_name, main_dtype, read_tensor_files, weight_paths
 from vicuna.gguf import reader
-from vicuna.model import adapter
+from vicuna.model.adapter_files import ADAPTER_CONFIG
 from vicuna.model.base import Base, check_base, device, load_base
 
 
 @dataclass(frozen=True)
-class Setting:
+class Setup:
     """What artefacts are opened beside.
 
     Attributes:
@@ -39,7 +46,7 @@ class Setting:
 
     base: Base
     alone: Base
-    updates: list[Update]
+    updates: list[AdapterUpdate]
     context: int
     aside: Path
 
@@ -62,21 +69,21 @@ class Artefact:
     def identity(self) -> Identity | None:
         """What it says about itself, None where it says nothing."""
 
-    def open(self, setting: Setting) -> Any:
+    def open(self, setup: Setup) -> Any:
         """The model.
 
         Raises:
             UserError: it can not be opened.
         """
 
-    def control(self, setting: Setting) -> Any:
+    def control(self, setup: Setup) -> Any:
         """The base alone in the same type."""
-        return HFModel(load_base(setting.alone, 32))
+        return HFRunner(load_base(setup.alone, 32))
 
     @property
     def control_name(self) -> str:
         """What tells its control from those of other artefacts."""
-        return "the base in float32"
+        return f"the base in {self.type}"
 
 
 class HFFolder(Artefact):
@@ -88,6 +95,7 @@ class HFFolder(Artefact):
         self.path, self.name, self.files = path, str(path), [path]
         self.settings = read_json(path / "config.json").get("quantization_config") or {}
         self.type = self._type()
+        self.bits = {"8 bit": 8, "4 bit": 4}.get(self.type, 0)  # of bitsandbytes
         self.vocab = read_json(path / "config.json").get("vocab_size", 0)
 
     def _type(self) -> str:
@@ -96,24 +104,23 @@ class HFFolder(Artefact):
             return "8 bit" if self.settings.get("load_in_8bit") else "4 bit"
         if method:
             return f"{method} {self.settings.get('bits', '?')} bit"
-        return dtype_of(read_files(weight_paths(self.path)))
+        return dtype_name(main_dtype(read_tensor_files(weight_paths(self.path))))
 
     def identity(self) -> Identity:
-        return of_base(check_base(str(self.path)))
+        return base_identity(check_base(str(self.path)))
 
-    def open(self, setting: Setting) -> HFModel:
-        bits = int(self.type[0]) if self.type in ("8 bit", "4 bit") else 16 if self.settings else 32
-        return HFModel(load_base(check_base(str(self.path)), bits))
+    def open(self, setup: Setup) -> HFRunner:
+        bits = self.bits or (16 if self.settings else 32)
+        return HFRunner(load_base(check_base(str(self.path)), bits))
 
-    def control(self, setting: Setting) -> HFModel:
-        if self.type in ("8 bit", "4 bit"):
-            return HFModel(load_base(setting.alone, int(self.type[0])))
-        return super().control(setting) if self.settings else rounded_base(setting.alone, self.type)
+    def control(self, setup: Setup) -> HFRunner:
+        if self.bits:
+            return HFRunner(load_base(setup.alone, self.bits))
+        return super().control(setup) if self.settings else rounded_base(setup.alone, self.type)
 
     @property
     def control_name(self) -> str:
-        plain = not self.settings or self.type in ("8 bit", "4 bit")
-        return f"the base in {self.type}" if plain else "the base in float32"
+        return "the base in float32" if self.settings and not self.bits else super().control_name
 
 
 class MetaFolder(Artefact):
@@ -124,34 +131,30 @@ class MetaFolder(Artefact):
     def __init__(self, path: Path):
         self.path, self.name, self.files = path, str(path), [path]
         self.meta: MetaModel = read_meta(path, flag="--export")
-        self.type = dtype_of(self.meta.tensors())
+        self.type = dtype_name(main_dtype(self.meta.tensors()))
         self.vocab = self.meta.shape.vocab
 
     def identity(self) -> Identity:
-        return of_meta(self.path, self.meta.tokenizer)
+        return meta_identity(self.path, self.meta.tokenizer)
 
-    def open(self, setting: Setting) -> HFModel:
-        shape, params = Shape.of_config(setting.alone.config, setting.alone.path), self.meta.params
+    def open(self, setup: Setup) -> HFRunner:
+        shape, params = LlamaShape.from_config(setup.alone.config, setup.alone.path), self.meta.params
         if shape != self.meta.shape:
             odd = [name for name, value in vars(shape).items() if vars(self.meta.shape)[name] != value]
             raise UserError(
                 f"its {odd[0]} is {vars(self.meta.shape)[odd[0]]}, that of base + adapters {vars(shape)[odd[0]]}."
             )
-        config = deepcopy(setting.alone.config)
+        config = deepcopy(setup.alone.config)
         config.tie_word_embeddings = False  # this layout has both
         config.rms_norm_eps = params.get("norm_eps", NORM_EPS)
         rope = config.rope_parameters or {"rope_type": "default"}
         config.rope_parameters = {**rope, "rope_theta": float(params.get("rope_theta", ROPE_THETA))}
         tensors = {name: parts[0 : parts.shape[0]] for name, parts in self.meta.tensors().items()}
         model = LlamaForCausalLM.from_pretrained(None, config=config, state_dict=tensors, dtype=torch.float32)
-        return HFModel(model.to(device()))
+        return HFRunner(model.to(device()))
 
-    def control(self, setting: Setting) -> HFModel:
-        return rounded_base(setting.alone, self.type)
-
-    @property
-    def control_name(self) -> str:
-        return f"the base in {self.type}"
+    def control(self, setup: Setup) -> HFRunner:
+        return rounded_base(setup.alone, self.type)
 
 
 class GGUFModel(Artefact):
@@ -161,31 +164,31 @@ class GGUFModel(Artefact):
 
     def __init__(self, file: reader.GGUFFile):
         self.file, self.name, self.files = file, str(file.path), [file.path]
-        self.kind = kind_of(file)
+        self.kind = file_type(file)
         self.type = f"gguf {self.kind}"
         self.vocab = file.shapes["token_embd.weight"][0]
 
     def identity(self) -> Identity:
-        return of_gguf(self.file)
+        return gguf_identity(self.file)
 
-    def open(self, setting: Setting) -> LlamaCpp:
-        return LlamaCpp(self.file, setting.context)
+    def open(self, setup: Setup) -> LlamaCppRunner:
+        return LlamaCppRunner(self.file, setup.context)
 
-    def control(self, setting: Setting) -> LlamaCpp:
+    def control(self, setup: Setup) -> LlamaCppRunner:
         from vicuna.gguf import writer
 
         if self.kind not in (*reader.PLAIN_TYPES, *reader.QUANTISED_TYPES):
-            return HFModel(load_base(setting.alone, 32))
-        writer.check_exportable(setting.alone)
-        made = setting.aside / f"base-{self.kind}.gguf"
+            return HFRunner(load_base(setup.alone, 32))
+        writer.check_exportable(setup.alone)
+        made = setup.aside / f"base-{self.kind}.gguf"
         if self.kind in reader.PLAIN_TYPES:
-            writer.write_model(setting.alone, made, self.kind, "", "")
+            writer.write_gguf(setup.alone, made, self.kind, "", "")
         else:
-            plain = setting.aside / "plain.gguf"
-            writer.write_model(setting.alone, plain, "", "", "")
+            plain = setup.aside / "plain.gguf"
+            writer.write_gguf(setup.alone, plain, "", "", "")
             writer.quantise(plain, made, self.kind, torch.get_num_threads())
             plain.unlink()
-        model = LlamaCpp(reader.read_model(str(made)), setting.context)
+        model = LlamaCppRunner(reader.read_gguf_model(str(made)), setup.context)
         made.unlink()  # it is mapped as long as it is needed
         return model
 
@@ -204,20 +207,20 @@ class GGUFAdapter(GGUFModel):
         self.lora, self.name, self.files = lora, f"{lora.path} on {file.path}", [lora.path, file.path]
 
     def identity(self) -> Identity:
-        return of_gguf_adapter(self.lora, self.file)
+        return gguf_adapter_identity(self.lora, self.file)
 
-    def open(self, setting: Setting) -> LlamaCpp:
-        return LlamaCpp(self.file, setting.context, self.lora)
+    def open(self, setup: Setup) -> LlamaCppRunner:
+        return LlamaCppRunner(self.file, setup.context, self.lora)
 
-    def control(self, setting: Setting) -> LlamaCpp:
-        return LlamaCpp(self.file, setting.context)
+    def control(self, setup: Setup) -> LlamaCppRunner:
+        return LlamaCppRunner(self.file, setup.context)
 
     @property
     def control_name(self) -> str:
         return f"{self.file.path} alone"
 
 
-class Live(Artefact):
+class QuantisedBase(Artefact):
     """Base + adapters with the base at fewer bits, as the programs here open them."""
 
     layout = "bits"
@@ -226,26 +229,22 @@ class Live(Artefact):
         self.bits, self.name, self.files = bits, f"--bits {bits}", []
         self.type = f"{bits} bit"
 
-    def open(self, setting: Setting) -> HFModel:
-        return HFModel(with_adapters(setting.base, setting.updates, self.bits))
+    def open(self, setup: Setup) -> HFRunner:
+        return HFRunner(load_with_adapters(setup.base, setup.updates, self.bits))
 
-    def control(self, setting: Setting) -> HFModel:
-        return HFModel(load_base(setting.alone, self.bits))
-
-    @property
-    def control_name(self) -> str:
-        return f"the base in {self.type}"
+    def control(self, setup: Setup) -> HFRunner:
+        return HFRunner(load_base(setup.alone, self.bits))
 
 
-def rounded_base(base: Base, dtype: str) -> HFModel:
+def rounded_base(base: Base, dtype: str) -> HFRunner:
     """The base, its weights rounded to a dtype and computed in float32."""
     model = load_base(base, 32)
     for parameter in model.parameters():
         parameter.data = parameter.data.to(getattr(torch, dtype)).float()
-    return HFModel(model)
+    return HFRunner(model)
 
 
-def recognise(name: str, base_ggufs: Sequence[str]) -> list[Artefact]:
+def detect_artefacts(name: str, base_ggufs: Sequence[str]) -> list[Artefact]:
     """What `--export` names: an adapter in GGUF once for each GGUF of its base.
 
     Raises:
@@ -255,40 +254,30 @@ def recognise(name: str, base_ggufs: Sequence[str]) -> list[Artefact]:
     if not path.exists():
         raise UserError(f"--export {name} does not exist.")
     if path.is_file():
-        file = reader.read(name, "--export")
+        file = reader.read_gguf(name, "--export")
         if not file.is_adapter:
             return [GGUFModel(file)]
         if not base_ggufs:
             raise UserError(f"--export {name} is an adapter: name the GGUF of its base with --base_gguf.")
-        bases = [reader.read_model(one) for one in base_ggufs]
-        return [GGUFAdapter(reader.read_adapter(name, base), base) for base in bases]
+        bases = [reader.read_gguf_model(one) for one in base_ggufs]
+        return [GGUFAdapter(reader.read_gguf_adapter(name, base), base) for base in bases]
     if is_meta(path):
         return [MetaFolder(path)]
     if (path / "config.json").is_file():
         return [HFFolder(path)]
-    if (path / adapter.CONFIG_FILE).is_file():
+    if (path / ADAPTER_CONFIG).is_file():
         raise UserError(f"--export {name} is an adapter; name what was made of it, and the adapter as --lora_path.")
-    found = ", ".join(sorted(file.name for file in path.iterdir())[:12]) or "nothing"
     raise UserError(
-        f"--export {name}: expected a folder with config.json or consolidated.00.pth, or a .gguf file; found {found}."
+        f"--export {name}: expected a folder with config.json or consolidated.00.pth, or a .gguf file; found "
+        f"{listing(path)}."
     )
 
 
-def dtype_of(tensors: Mapping[str, LazyTensor]) -> str:
-    """The dtype that most of the weights have."""
-    return str(main_dtype(tensors)).removeprefix("torch.")
-
-
-def kind_of(file: reader.GGUFFile) -> str:
+def file_type(file: reader.GGUFFile) -> str:
     """The type of a GGUF by its own word, such as q4_k_m."""
     number = file.keys.get("general.file_type")
     try:
-        return (
-            reader.optional_package("gguf")
-            .LlamaFileType(number)
-            .name.removeprefix("MOSTLY_")
-            .removeprefix("ALL_")
-            .lower()
-        )
+        name = reader.optional_package("gguf").LlamaFileType(number).name
     except ValueError:
         return f"of type {number}"
+    return name.removeprefix("MOSTLY_").removeprefix("ALL_").lower()

@@ -8,12 +8,13 @@ from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Protocol
 
 import torch
 from tqdm import tqdm
 
-LIKELIEST = 64  # tokens a place, whose logits are looked at for the effect of the adapters
+TOP_TOKENS = 64  # tokens a place, whose logits are looked at for the effect of the adapters
 PART_TOKENS = 400  # of texts, on which parts of the adapters are looked for
 # What is smaller is the rounding of float32 and counts as nothing: nats and shares, and nats of a KL divergence.
 ROUNDING, KL_ROUNDING = 1e-5, 1e-9
@@ -26,7 +27,7 @@ class Model(Protocol):
         """(T,) ids -> (T, V) float32 logits of what follows each."""
 
 
-class Answering(Model, Protocol):
+class ReferenceModel(Model, Protocol):
     """What can be the reference: base + adapters.
 
     Attributes:
@@ -43,7 +44,7 @@ class Answering(Model, Protocol):
 
 
 @dataclass(frozen=True)
-class Distance:
+class Divergence:
     """How far a model is from the reference.
 
     Attributes:
@@ -119,37 +120,37 @@ class Reference:
     @property
     def perplexity(self) -> float:
         pairs = zip(self.texts, self.logits, strict=False)
-        return _perplexity([_surprise(logits.double().log_softmax(1), ids) for ids, logits in pairs])
+        return _perplexity([_token_nll(logits.double().log_softmax(1), ids) for ids, logits in pairs])
 
-    def learn(self, part: Part, number: int, without: torch.Tensor) -> None:
+    def add_ablation(self, part: Part, number: int, without: torch.Tensor) -> None:
         """Take in the logits of text `number` that base + adapters have without a part."""
-        scores = self.likeliest(number, self.logits[number])
-        likely, moved = scores.softmax(1), scores - self.likeliest(number, without)
+        scores = self.top_logits(number, self.logits[number])
+        likely, moved = scores.softmax(1), scores - self.top_logits(number, without)
         part.weights.append(likely * (moved - (likely * moved).sum(1, keepdim=True)))
         part.own += float((moved * part.weights[-1]).sum())
 
-    def learn_base(self, number: int, logits: torch.Tensor) -> None:
+    def add_base(self, number: int, logits: torch.Tensor) -> None:
         """Take in the logits of text `number` that the base alone has."""
-        self.learn(self.parts[0], number, logits)
-        moved = self.likeliest(number, self.logits[number]) - self.likeliest(number, logits)
+        self.add_ablation(self.parts[0], number, logits)
+        moved = self.top_logits(number, self.logits[number]) - self.top_logits(number, logits)
         for part in self.parts:
             if number < len(part.weights):
                 part.apart += float((moved * part.weights[number]).sum())
 
-    def likeliest(self, number: int, logits: torch.Tensor) -> torch.Tensor:
+    def top_logits(self, number: int, logits: torch.Tensor) -> torch.Tensor:
         """(T, V) of text `number` -> (T, K) float64, for the tokens that the reference holds likeliest."""
         own = self.logits[number]
-        return logits.gather(1, own.topk(min(LIKELIEST, own.shape[1]), 1).indices).double()
+        return logits.gather(1, own.topk(min(TOP_TOKENS, own.shape[1]), 1).indices).double()
 
 
 @dataclass
-class Measured:
-    """Sums over the texts of one model, from which its distance follows."""
+class Measurement:
+    """Sums over the texts of one model, from which its divergence follows."""
 
     reference: Reference
     kl: list[torch.Tensor] = field(default_factory=list)
     other: list[torch.Tensor] = field(default_factory=list)
-    surprise: list[torch.Tensor] = field(default_factory=list)
+    nll: list[torch.Tensor] = field(default_factory=list)
     prefix: list[int] = field(default_factory=list)
     gaps: list[float] = field(default_factory=list)
     along: dict[str, float] = field(default_factory=lambda: defaultdict(float))
@@ -169,8 +170,8 @@ class Measured:
         self.kl.append((expected.exp() * (expected - found)).sum(1))
         chosen = logits.nan_to_num().argmax(1, keepdim=True)
         self.other.append(own.max(1).values - own.gather(1, chosen)[:, 0] > ROUNDING)
-        self.surprise.append(_surprise(found, self.reference.texts[number]))
-        scores = self.reference.likeliest(number, logits)
+        self.nll.append(_token_nll(found, self.reference.texts[number]))
+        scores = self.reference.top_logits(number, logits)
         for part in self.reference.parts:
             if number < len(part.weights):
                 self.along[part.name] += float((scores * part.weights[number]).sum())
@@ -188,15 +189,15 @@ class Measured:
 
     @property
     def perplexity(self) -> float:
-        return _perplexity(self.surprise)
+        return _perplexity(self.nll)
 
-    def distance(self, control: "Measured") -> Distance:
+    def divergence(self, control: "Measurement") -> Divergence:
         """What was found, beside the base alone in the same type."""
         lacking = {
             part.name: (part.apart - (self.along[part.name] - control.along[part.name])) / part.own
             for part in self.reference.parts
         }
-        return Distance(
+        return Divergence(
             kl=float(torch.cat(self.kl).mean()),
             other_top=float(torch.cat(self.other).double().mean()),
             perplexity=self.perplexity,
@@ -207,8 +208,8 @@ class Measured:
         )
 
 
-def reference_of(
-    model: Answering, texts: list[list[int]], prompts: list[list[int]], count: int, ends: frozenset[int]
+def build_reference(
+    model: ReferenceModel, texts: list[list[int]], prompts: list[list[int]], count: int, ends: frozenset[int]
 ) -> Reference:
     """Run base + adapters, with a progress bar.
 
@@ -226,42 +227,37 @@ def reference_of(
     for name in tqdm(model.parts, desc=f"{title}, part by part", unit="part", disable=None):
         part = Part(name)
         with model.without(name):
-            for number in range(enough(texts)):
-                reference.learn(part, number, model.logits(texts[number]))
+            for number in range(count_part_texts(texts)):
+                reference.add_ablation(part, number, model.logits(texts[number]))
         reference.parts += [part] * (part.own > 0)
     return reference
 
 
-def enough(texts: Sequence[Sequence[int]]) -> int:
+def count_part_texts(texts: Sequence[Sequence[int]]) -> int:
     """How many of the texts are looked at part by part: the first ones with `PART_TOKENS` together."""
-    total = 0
-    for count, ids in enumerate(texts, 1):
-        total += len(ids)
-        if total >= PART_TOKENS:
-            return count
-    return len(texts)
+    totals = accumulate(map(len, texts))
+    return min(len(texts), 1 + sum(total < PART_TOKENS for total in totals))
 
 
-def measure(model: Model, reference: Reference, title: str, learning: bool = False) -> Measured:
+def measure(model: Model, reference: Reference, title: str, is_base: bool = False) -> Measurement:
     """Run a model on every row of the reference, with a progress bar.
 
     Args:
-        learning: it is the base alone, and shows the reference what the adapters change.
-
+        is_base: it is the base alone, and shows the reference what the adapters change.
     """
-    found = Measured(reference)
+    found = Measurement(reference)
     for number, ids in enumerate(tqdm(reference.rows, desc=title, unit="text", disable=None)):
         logits = model.logits(ids)
-        if learning and number < len(reference.texts):
-            reference.learn_base(number, logits)
+        if is_base and number < len(reference.texts):
+            reference.add_base(number, logits)
         found.add(number, logits)
     return found
 
 
-def _surprise(log_probs: torch.Tensor, ids: Sequence[int]) -> torch.Tensor:
-    """(T, V) -> (T - 1,): nats by which each token but the first was unexpected."""
+def _token_nll(log_probs: torch.Tensor, ids: Sequence[int]) -> torch.Tensor:
+    """(T, V) -> (T - 1,): the negative log likelihood of each token but the first, in nats."""
     return -log_probs[:-1].gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
 
 
-def _perplexity(surprise: Sequence[torch.Tensor]) -> float:
-    return float(torch.cat(list(surprise)).mean().exp())
+def _perplexity(nll: Sequence[torch.Tensor]) -> float:
+    return float(torch.cat(list(nll)).mean().exp())

@@ -10,11 +10,11 @@ from sentencepiece import SentencePieceProcessor
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from vicuna.errors import UserError
-from vicuna.export.merge import Update
+from vicuna.export.updates import AdapterUpdate
 from vicuna.gguf.reader import PROMPT_TYPE, GGUFFile
-from vicuna.model.adapter import run_args
+from vicuna.model.adapter_files import run_args
 from vicuna.model.base import Base
-from vicuna.prompt.chat_template import FILE, chat_template
+from vicuna.prompt.chat_template import CHAT_TEMPLATE_FILE, chat_template
 from vicuna.prompt.tokenizer import TextTokenizer
 
 END_OF_TURN = "tokenizer.ggml.eot_token_id"  # a second id that ends answers
@@ -44,7 +44,7 @@ class Identity:
     prompt_type: str
 
 
-def of_base(base: Base) -> Identity:
+def base_identity(base: Base) -> Identity:
     """That of a model in Hugging Face format."""
     tokenizer, folder = base.tokenizer, base.path
     stops = base.generation_config.eos_token_id
@@ -53,12 +53,12 @@ def of_base(base: Base) -> Identity:
         _declared(folder, "bos", tokenizer.bos_id),
         _declared(folder, "eos", tokenizer.eos_id),
         _ids(tokenizer.eos_id if stops is None else stops),
-        own_template(folder),
+        read_chat_template(folder),
         run_args(folder).get("prompt_type", ""),
     )
 
 
-def of_meta(folder: Path, tokenizer_file: Path | None) -> Identity:
+def meta_identity(folder: Path, tokenizer_file: Path | None) -> Identity:
     """That of a model in Meta's layout, which holds a tokenizer, and a template only where our merge put one.
 
     Raises:
@@ -68,10 +68,12 @@ def of_meta(folder: Path, tokenizer_file: Path | None) -> Identity:
         raise UserError(f"{folder} has no tokenizer.model, neither in it nor in the folder above it.")
     tokenizer = TextTokenizer(tokenizer_file.parent)
     bos, eos = _ids(tokenizer.bos_id), _ids(tokenizer.eos_id)
-    return Identity(tokenizer, bos, eos, None, own_template(folder) or None, run_args(folder).get("prompt_type", ""))
+    return Identity(
+        tokenizer, bos, eos, None, read_chat_template(folder) or None, run_args(folder).get("prompt_type", "")
+    )
 
 
-def of_gguf(file: GGUFFile) -> Identity:
+def gguf_identity(file: GGUFFile) -> Identity:
     """That of a GGUF model."""
     tokenizer = file.tokenizer()
     stops = file.generation.get("eos_token_id")
@@ -81,23 +83,23 @@ def of_gguf(file: GGUFFile) -> Identity:
     return Identity(tokenizer, _ids(tokenizer.bos_id), _ids(tokenizer.eos_id), ends, template, prompt_type)
 
 
-def of_gguf_adapter(lora: GGUFFile, file: GGUFFile) -> Identity:
+def gguf_adapter_identity(lora: GGUFFile, file: GGUFFile) -> Identity:
     """That of an adapter on the GGUF of its base, whose own template is not the adapter's."""
-    return replace(of_gguf(file), template=None, prompt_type=lora.keys.get(PROMPT_TYPE, ""))
+    return replace(gguf_identity(file), template=None, prompt_type=lora.keys.get(PROMPT_TYPE, ""))
 
 
-def expected(base: Base, updates: Sequence[Update], prompt_type: str) -> Identity:
+def expected_identity(base: Base, updates: Sequence[AdapterUpdate], prompt_type: str) -> Identity:
     """That of base + adapters.
 
     Args:
         base: with the tokenizer of the adapters, if they bring one.
         prompt_type: what they were trained with, "" where nothing says: the base's own template then counts.
     """
-    template = chat_template(prompt_type) if prompt_type else own_template(base.path)
-    return replace(of_base(base), template=template, prompt_type=prompt_type)
+    template = chat_template(prompt_type) if prompt_type else read_chat_template(base.path)
+    return replace(base_identity(base), template=template, prompt_type=prompt_type)
 
 
-def differences(found: Identity, wanted: Identity, texts: Sequence[str]) -> dict[str, str]:
+def find_differences(found: Identity, wanted: Identity, texts: Sequence[str]) -> dict[str, str]:
     """What is not as it should be, in sentences, by what it is: template, ids or tokens."""
     odd = {}
     names = {"BOS": (found.bos, wanted.bos), "EOS": (found.eos, wanted.eos)}
@@ -138,10 +140,10 @@ def _rendered(template: str, dialogue: list[dict[str, str]]) -> str | None:
     return texts[0]
 
 
-def own_template(folder: Path) -> str:
+def read_chat_template(folder: Path) -> str:
     """The chat template in a folder, "" for none."""
-    if (folder / FILE).is_file():
-        return (folder / FILE).read_text(encoding="utf-8")
+    if (folder / CHAT_TEMPLATE_FILE).is_file():
+        return (folder / CHAT_TEMPLATE_FILE).read_text(encoding="utf-8")
     return read_json(folder / "tokenizer_config.json").get("chat_template") or ""
 
 

@@ -12,7 +12,7 @@ from peft.tuners.lora import LoraLayer
 from vicuna.gguf.reader import GGUFFile
 
 
-class HFModel:
+class HFRunner:
     """A model of transformers."""
 
     def __init__(self, model: Any):
@@ -36,7 +36,7 @@ class HFModel:
         return new
 
 
-class Adapted(HFModel):
+class PeftRunner(HFRunner):
     """Base + adapters by PEFT, of which parts can be left out: a decoder block, or a kind of layer, of the last one.
 
     Attributes:
@@ -62,7 +62,7 @@ class Adapted(HFModel):
             yield
 
 
-class LlamaCpp:
+class LlamaCppRunner:
     """A GGUF model in llama.cpp, with one adapter or none; keys and values are not rounded."""
 
     def __init__(self, file: GGUFFile, context: int, lora: GGUFFile | None = None):

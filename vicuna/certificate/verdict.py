@@ -7,14 +7,14 @@ not arrived.
 import math
 from dataclasses import dataclass
 
-from vicuna.certificate.divergence import KL_ROUNDING, ROUNDING, Distance
+from vicuna.certificate.divergence import KL_ROUNDING, ROUNDING, Divergence
 
 PASSED, FAILED, UNKNOWN = "passed", "FAILED", "cannot tell"
 
 
 @dataclass(frozen=True)
 class Bound:
-    """Largest distances that a type may have from base + adapters; see `Distance` for what they are."""
+    """How far a type may be from base + adapters; see `Divergence` for what they are."""
 
     kl: float
     other_top: float
@@ -24,7 +24,7 @@ class Bound:
     part: float
 
 
-# At most twice the largest distance of clean exports, which docs/en/certificate.md lists.
+# At most twice the largest divergence of clean exports, which docs/en/certificate.md lists.
 BOUNDS = {
     "float32": Bound(0, 0, 0, 0, 0, 0),
     "float16": Bound(5.9e-06, 0.0044, 0.0012, 0.0077, 0.00029, 0.0026),
@@ -53,8 +53,8 @@ BOUNDS = {
 }
 
 
-def judge(kind: str, found: Distance, control: Distance, reference: float) -> tuple[str, list[str]]:
-    """Whether a distance is within its type's bound, and nearer than that of the base alone.
+def judge(kind: str, found: Divergence, control: Divergence, reference: float) -> tuple[str, list[str]]:
+    """Whether a divergence is within its type's bound, and smaller than that of the base alone.
 
     Args:
         kind: a row of `BOUNDS`.
@@ -69,7 +69,7 @@ def judge(kind: str, found: Distance, control: Distance, reference: float) -> tu
     if bound is None:
         return UNKNOWN, [f"no bound is known for {kind}"]
     told = control.kl > bound.kl
-    values = compared(bound, found, reference)
+    values = bounded_values(bound, found, reference)
     beyond = [
         f"{name} is {value:.2g}, the bound of {kind} is {limit:.2g}"
         for name, value, limit in (values if told else values[:4])  # an effect below the noise is none to measure
@@ -87,7 +87,7 @@ def judge(kind: str, found: Distance, control: Distance, reference: float) -> tu
     return PASSED, []
 
 
-def compared(bound: Bound, found: Distance, reference: float) -> list[tuple[str, float, float]]:
+def bounded_values(bound: Bound, found: Divergence, reference: float) -> list[tuple[str, float, float]]:
     """What is compared with what: name, value, largest value."""
     part, share = found.weakest
     found_values = [
@@ -98,9 +98,9 @@ def compared(bound: Bound, found: Distance, reference: float) -> list[tuple[str,
         ("the lack of the adapters' effect", abs(1 - found.effect["all"]), bound.effect),
         (f"the lack of their effect in {part}", abs(1 - share), bound.part),
     ]
-    return [(name, beyond_rounding(value, name), limit) for name, value, limit in found_values]
+    return [(name, ignore_rounding(value, name), limit) for name, value, limit in found_values]
 
 
-def beyond_rounding(value: float, name: str) -> float:
-    """A distance, 0 where it is no more than the rounding of float32."""
+def ignore_rounding(value: float, name: str) -> float:
+    """A figure of a divergence, 0 where it is no more than the rounding of float32."""
     return 0.0 if value <= (KL_ROUNDING if "KL" in name else ROUNDING) else value

@@ -19,16 +19,16 @@ from tqdm import tqdm
 
 from vicuna.errors import UserError
 from vicuna.export.meta_layout import EMBEDDING, HEAD, is_meta, read_meta
-from vicuna.files import tensors as weight_files
-from vicuna.files.checksums import ChecksumList, Entry, read_list, same_digest
-from vicuna.files.tensors import LazyTensor
+from vicuna.files.checksums import ChecksumEntry, ChecksumList, match_digest, read_checksum_list
+from vicuna.files.tensors import LazyTensor, dtype_name, read_tensor_files, row_blocks, weight_paths
 from vicuna.log import log
-from vicuna.model import adapter
+from vicuna.model.adapter_files import ADAPTER_FILES, run_args
 from vicuna.train.checkpoint import write_text
 
-FILE = "SHA256.json"
-LISTS = (FILE, "SHA256SUMS", "SHA256SUMS.txt", "sha256sum.txt", "SHA256.md")  # found in a folder without being named
-WEIGHTS = (".safetensors", ".bin", ".pth", ".index.json")
+MANIFEST_FILE = "SHA256.json"
+# Found in a folder without being named.
+LIST_NAMES = (MANIFEST_FILE, "SHA256SUMS", "SHA256SUMS.txt", "sha256sum.txt", "SHA256.md")
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pth", ".index.json")
 OK, PREFIX, DIFFERS, MISSING, UNKNOWN = "ok", "prefix match only", "DIFFERS", "MISSING", "cannot tell"
 
 
@@ -62,20 +62,21 @@ def write_manifest(folder: Path, file: Path) -> dict[str, Any]:
     data = {
         "files": {name: {"size": (folder / name).stat().st_size, "sha256": digests[name]} for name in names},
         "tensors": tensors,
-        "tensors_sha256": total(tensors),
+        "tensors_sha256": combined_digest(tensors),
     }
     write_text(file, json.dumps(data, indent=1) + "\n")
     return data
 
 
-def total(tensors: dict[str, Any]) -> str:
+def combined_digest(tensors: dict[str, Any]) -> str:
     """One digest for all tensors: two models have it in common only if all tensors are."""
     lines = [f"{name} {one['dtype']} {one['shape']} {one['sha256']}\n" for name, one in sorted(tensors.items())]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != FILE and path.name[0] != ".")
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return sorted(file for file in files if file.name != MANIFEST_FILE and file.name[0] != ".")
 
 
 def file_digests(folder: Path, names: Iterable[str]) -> dict[str, str]:
@@ -98,10 +99,9 @@ def tensor_digests(folder: Path) -> dict[str, Any]:
     found = {}
     for name, tensor in tqdm(_tensors(folder).items(), desc="Hashing tensors", unit="tensor", disable=None):
         digest = hashlib.sha256()
-        for start, stop in weight_files.row_blocks(tensor.shape):
+        for start, stop in row_blocks(tensor.shape):
             digest.update(tensor[start:stop].contiguous().view(-1).view(torch.uint8).numpy())
-        dtype = str(tensor.dtype).removeprefix("torch.")
-        found[name] = {"dtype": dtype, "shape": list(tensor.shape), "sha256": digest.hexdigest()}
+        found[name] = {"dtype": dtype_name(tensor.dtype), "shape": list(tensor.shape), "sha256": digest.hexdigest()}
     if HEAD in found and found[HEAD] == found.get(EMBEDDING):
         del found[HEAD]
     return found
@@ -111,8 +111,8 @@ def _tensors(folder: Path) -> dict[str, LazyTensor]:
     """The tensors of a model in either layout, or of an adapter."""
     if is_meta(folder):
         return dict(read_meta(folder, flag="--model_path").tensors())
-    own = [folder / name for name in adapter.WEIGHT_FILES[:2] if (folder / name).is_file()]
-    tensors = weight_files.read_files(own[:1] or weight_files.weight_paths(folder))
+    own = [folder / name for name in ADAPTER_FILES[:2] if (folder / name).is_file()]
+    tensors = read_tensor_files(own[:1] or weight_paths(folder))
     return {
         name: tensor if tensor.dim() else tensor.reshape(1)
         for name, tensor in tensors.items()
@@ -120,17 +120,17 @@ def _tensors(folder: Path) -> dict[str, LazyTensor]:
     }
 
 
-def hashes(path: Path) -> dict[str, Any]:
+def model_hashes(path: Path) -> dict[str, Any]:
     """What tells a model or an adapter from every other: hashes of its files, and one of all its tensors."""
     if path.is_file():
         return {"files": file_digests(path.parent, [path.name])}
     names = [one.relative_to(path).as_posix() for one in _files(path)]
-    return {"files": file_digests(path, names), "tensors": total(tensor_digests(path))}
+    return {"files": file_digests(path, names), "tensors": combined_digest(tensor_digests(path))}
 
 
-def list_in(folder: Path) -> Path | None:
+def find_checksum_list(folder: Path) -> Path | None:
     """The list of hashes that lies in a folder, None where there is none."""
-    return next((folder / name for name in LISTS if (folder / name).is_file()), None)
+    return next((folder / name for name in LIST_NAMES if (folder / name).is_file()), None)
 
 
 def check_input(folder: Path) -> None:
@@ -139,10 +139,10 @@ def check_input(folder: Path) -> None:
     Raises:
         UserError: it is not what the list says.
     """
-    file = list_in(folder)
+    file = find_checksum_list(folder)
     if file is None:
         return
-    findings = check(folder, read_list(file))
+    findings = check_files(folder, read_checksum_list(file))
     if bad := [finding for finding in findings if not finding.good]:
         raise UserError(
             f"{folder} is not what {file.name} in it says, {len(bad)} files or tensors differ, such as {bad[0].name} "
@@ -152,7 +152,7 @@ def check_input(folder: Path) -> None:
         log.info("%s is what %s in it says", folder, file.name)
 
 
-def check(folder: Path, hashes: ChecksumList) -> list[Finding]:
+def check_files(folder: Path, hashes: ChecksumList) -> list[Finding]:
     """Compare a folder's files with a list, and where files of weights differ, the tensors in them.
 
     Returns:
@@ -161,7 +161,7 @@ def check(folder: Path, hashes: ChecksumList) -> list[Finding]:
     found, changed = [], []
     for group in _groups(folder, hashes.entries):
         for finding in _check_group(folder, group):
-            container = finding.name.endswith(WEIGHTS) and finding.verdict in (DIFFERS, MISSING)
+            container = finding.name.endswith(WEIGHT_SUFFIXES) and finding.verdict in (DIFFERS, MISSING)
             (changed if container else found).append(finding)
     return found + (_explain(folder, hashes, changed) if changed else [])
 
@@ -169,7 +169,7 @@ def check(folder: Path, hashes: ChecksumList) -> list[Finding]:
 def _explain(folder: Path, hashes: ChecksumList, changed: list[Finding]) -> list[Finding]:
     """Files of weights that differ: the same tensors may lie in them."""
     if not hashes.tensors:
-        merged = "merged" in adapter.run_args(folder)
+        merged = "merged" in run_args(folder)
         return [_without_tensors(hashes, finding, merged) for finding in changed]
     tensors = check_tensors(folder, hashes)
     if not all(one.good for one in tensors):
@@ -203,22 +203,22 @@ def check_tensors(folder: Path, hashes: ChecksumList) -> list[Finding]:
     found = tensor_digests(folder)
     said = hashes.tensors
     both = [name for name in said if name in found and said[name] != found[name]]
-    differing = [Finding(name, DIFFERS, _how(said[name], found[name])) for name in both]
+    differing = [Finding(name, DIFFERS, _describe_difference(said[name], found[name])) for name in both]
     differing += [Finding(name, MISSING) for name in sorted(said.keys() - found.keys())]
     differing += [Finding(name, DIFFERS, "is not in the manifest") for name in sorted(found.keys() - said.keys())]
-    return differing or [Finding(f"{len(said)} tensors", OK, f"all are equal, {total(found)[:16]}…")]
+    return differing or [Finding(f"{len(said)} tensors", OK, f"all are equal, {combined_digest(found)[:16]}…")]
 
 
-def _how(said: dict[str, Any], found: dict[str, Any]) -> str:
+def _describe_difference(said: dict[str, Any], found: dict[str, Any]) -> str:
     for what in ("dtype", "shape"):
         if said.get(what) != found[what]:
             return f"{what} {found[what]}, expected {said.get(what)}"
     return "other values"
 
 
-def _groups(folder: Path, entries: list[Entry]) -> list[list[Entry]]:
+def _groups(folder: Path, entries: list[ChecksumEntry]) -> list[list[ChecksumEntry]]:
     """Entries that are for the same files: one each, but where a list has a row for every model."""
-    groups: dict[str, list[Entry]] = {}
+    groups: dict[str, list[ChecksumEntry]] = {}
     own = {entry.pattern for entry in map(_without_folder, entries) if entry.label == folder.name}
     for entry in entries:
         placed = entry if _is_inside(folder, entry) else _without_folder(entry)
@@ -228,19 +228,19 @@ def _groups(folder: Path, entries: list[Entry]) -> list[list[Entry]]:
     return list(groups.values())
 
 
-def _is_inside(folder: Path, entry: Entry) -> bool:
+def _is_inside(folder: Path, entry: ChecksumEntry) -> bool:
     """Whether a name is meant as it stands: it has no folder in front, or one that is in this folder."""
     parent, slash, _ = entry.pattern.rpartition("/")
     return not slash or (folder / parent).exists()
 
 
-def _without_folder(entry: Entry) -> Entry:
+def _without_folder(entry: ChecksumEntry) -> ChecksumEntry:
     """7B/consolidated.00.pth as the consolidated.00.pth of 7B; a name without a folder as it is."""
     parent, slash, name = entry.pattern.rpartition("/")
     return replace(entry, pattern=name, label=parent.rpartition("/")[2]) if slash else replace(entry, label="")
 
 
-def _check_group(folder: Path, group: list[Entry]) -> list[Finding]:
+def _check_group(folder: Path, group: list[ChecksumEntry]) -> list[Finding]:
     pattern, label = group[0].pattern, group[0].label
     names = _matching(folder, pattern)
     if not names:
@@ -251,7 +251,7 @@ def _check_group(folder: Path, group: list[Entry]) -> list[Finding]:
         return [Finding(names[0], DIFFERS, f"{size} bytes, expected {group[0].size}")]
     digests = file_digests(folder, names)
     for entry in group:
-        likeness = [same_digest(*pair) for pair in zip(entry.digests, digests.values(), strict=False)]
+        likeness = [match_digest(*pair) for pair in zip(entry.digests, digests.values(), strict=False)]
         if len(entry.digests) == len(names) and all(likeness):
             text = f"is {entry.label}" if entry.label and entry.label != folder.name else ""
             return [_matched(*pair, text) for pair in zip(names, likeness, strict=True)]
@@ -265,7 +265,7 @@ def _compared(names: list[str], said: tuple[str, ...], digests: dict[str, str]) 
     """File by file, against the digests of one model."""
     found = []
     for i, name in enumerate(names):
-        likeness = same_digest(said[i], digests[name]) if i < len(said) else ""
+        likeness = match_digest(said[i], digests[name]) if i < len(said) else ""
         expected = f"expected {said[i][:16]}…" if i < len(said) else "is not in the list"
         found.append(_matched(name, likeness, "") if likeness else Finding(name, DIFFERS, expected))
     return found + [Finding(f"part {i}", MISSING) for i in range(len(names), len(said))]

@@ -1,87 +1,20 @@
-"""Adapters added into a base's weights: read and checked first, computed in float32 when rows are asked for, cast once.
+"""Adapters added into a base's weights: computed in float32 when rows are asked for, and cast once.
 
-An adapter does two things to a weight: it adds scaling * B A, or it puts another in its place (embeddings and head of
-`modules_to_save`). Several adapters do so in the order in which they are given.
+Several adapters change a weight in the order in which they are given.
 """
 
-import copy
-import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
-from peft.tuners.lora import LoraLayer
 
 from vicuna.errors import UserError
-from vicuna.files.tensors import LazyTensor, row_blocks
-from vicuna.model import adapter
-from vicuna.model.base import meta_model
-from vicuna.prompt.tokenizer import TextTokenizer
-
-_PREFIX = "base_model.model."  # how PEFT names the base's modules in a file
-# What LoRA's relatives do with a weight is another thing than adding B A to it.
-_OTHER_MATHS = (
-    *("use_dora", "use_qalora", "use_bdlora", "lora_bias", "kasa_config", "arrow_config", "alora_invocation_tokens"),
-    *("trainable_token_indices", "layer_replication", "target_parameters", "monteclora_config"),
-)
-# Initialisations that change the base's weights too, which a merge into the untouched base would miss.
-_CHANGES_BASE = ("pissa", "olora", "corda", "lora_ga", "loftq")
+from vicuna.export.updates import AdapterUpdate, LowRankUpdate
+from vicuna.files.tensors import LazyTensor, bit_equal, dtype_name
 
 
 @dataclass(frozen=True)
-class LowRank:
-    """What an adapter adds to a weight of (out, in): scaling * B A, with A (r, in) and B (out, r).
-
-    For embeddings of (vocabulary, hidden), `transposed`, it is the transpose of B A with A (r, vocabulary).
-    """
-
-    a: torch.Tensor
-    b: torch.Tensor
-    scaling: float
-    transposed: bool = False
-
-    @property
-    def shape(self) -> torch.Size:
-        size = (len(self.b), self.a.shape[1])
-        return torch.Size(reversed(size) if self.transposed else size)
-
-    def __getitem__(self, rows: slice) -> torch.Tensor:
-        """Some rows of the update in float32."""
-        if self.transposed:
-            return (self.b.float() @ self.a[:, rows].float()).mul_(self.scaling).T
-        return (self.b[rows].float() @ self.a.float()).mul_(self.scaling)
-
-
-@dataclass(frozen=True)
-class Update:
-    """An adapter, every tensor of it: what it adds, and what it puts in place, by the name of the base's weight.
-
-    Attributes:
-        vocab: rows of the embeddings once it is merged.
-        prompt_type: the template it was trained with, "" where nothing says.
-        grows: whether it brings more embeddings than the base has, and the tokenizer for them.
-        warning: what the user should know, "" if nothing.
-    """
-
-    folder: Path
-    added: dict[str, LowRank]
-    whole: dict[str, torch.Tensor]
-    vocab: int
-    prompt_type: str
-    grows: bool
-    warning: str
-
-    @property
-    def count(self) -> int:
-        """Tensors of the adapter that are used: all of them."""
-        return 2 * len(self.added) + len(self.whole)
-
-
-@dataclass(frozen=True)
-class Merged:
+class MergedTensor:
     """A weight with what adapters add to it, as rows of the dtype it is to be written in.
 
     Raises:
@@ -91,7 +24,7 @@ class Merged:
     name: str
     source: LazyTensor
     dtype: torch.dtype
-    added: list[LowRank] = field(default_factory=list)
+    added: list[LowRankUpdate] = field(default_factory=list)
 
     @property
     def shape(self) -> torch.Size:
@@ -113,156 +46,16 @@ class Merged:
             largest = max(abs(low), abs(high))
             if largest < float("inf"):
                 raise UserError(
-                    f"{self.name} has values up to {largest:.4g}, and {_bare(self.dtype)} ends at "
+                    f"{self.name} has values up to {largest:.4g}, and {dtype_name(self.dtype)} ends at "
                     f"{torch.finfo(self.dtype).max:.4g}: pass --dtype bfloat16 or --dtype float32."
                 )
             raise UserError(f"{self.name} has values that are not finite: the base or an adapter is broken.")
         return written
 
 
-def read_update(folder: Path, config: Any, base_name: str) -> Update:
-    """Read an adapter and check that it fits a base, or a base with the adapters before it.
-
-    Args:
-        config: of the base, with the vocabulary that the adapters before this one left.
-        base_name: as messages show it.
-
-    Raises:
-        UserError: what does not fit, or can not be merged.
-    """
-    tensors = adapter.read_tensors(adapter.weight_file(folder))
-    lora, warning = adapter.read_config(folder, tensors)
-    _check_kind(folder, lora)
-    config, grows = _with_vocabulary(config, tensors, folder, base_name)
-    model = meta_model(config)
-    adapter.check_compatible(tensors, model, base_name)
-    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    scalings = _scalings(model, lora, tensors, folder)
-    added, whole = _sorted_out(tensors, scalings, folder)
-    if odd := [name for name, one in added.items() if one.shape != shapes.get(name)]:
-        raise UserError(
-            f"the adapter in {folder} changes {odd[0]} by {tuple(added[odd[0]].shape)}, in {base_name} it is "
-            f"{tuple(shapes.get(odd[0], ()))}: use the base it was trained on."
-        )
-    if grows and config.tie_word_embeddings:
-        whole = {name: whole[embedding] for name, embedding in model.all_tied_weights_keys.items()} | whole
-    if not whole and not any(one.b.any() for one in added.values()):
-        raise UserError(f"{folder} changes nothing: every lora_B is zero. It was never trained, or saved too early.")
-    prompt_type = adapter.run_args(folder).get("prompt_type", "")
-    warning = "; ".join(filter(None, [warning, _tokenizer_warning(folder, config.vocab_size)]))
-    return Update(folder, added, whole, config.vocab_size, prompt_type, grows, warning)
-
-
-def _check_kind(folder: Path, lora: LoraConfig) -> None:
-    """Refuse what is more than LoRA."""
-    odd = [name for name in _OTHER_MATHS if getattr(lora, name, None)]
-    if odd:
-        raise UserError(
-            f"{folder / adapter.CONFIG_FILE} says {odd[0]}, which does more to a weight than add B A to it, and is not "
-            "merged by this program; PEFT's own merge_and_unload does."
-        )
-    begun = str(lora.init_lora_weights).lower()
-    if begun.startswith(_CHANGES_BASE):
-        raise UserError(
-            f"{folder} was begun with init_lora_weights {begun}, which changes the base's weights too: convert it to a "
-            "plain LoRA first, by save_pretrained with path_initial_model_for_weight_conversion."
-        )
-
-
-def _with_vocabulary(config: Any, tensors: Mapping, folder: Path, base_name: str) -> tuple[Any, bool]:
-    """The config with as many embeddings as the adapter brings, and whether these are more than before.
-
-    Raises:
-        UserError: more of them in one of embeddings and head alone, or without the tokenizer they are for.
-    """
-    saved = adapter.saved_modules(tensors)
-    names = _vocabulary_modules(meta_model(config))
-    if config.tie_word_embeddings:
-        names = names[:1]
-    rows = {name: saved[name][0] for name in names if name in saved}
-    sizes = set(rows.values()) - {config.vocab_size}
-    if not sizes:
-        return config, False
-    vocab = max(rows.values())
-    what = ", ".join(f"{name} {count}" for name, count in sorted(rows.items()))
-    if len(set(rows.values())) > 1 or vocab < config.vocab_size or len(rows) < len(names):
-        raise UserError(
-            f"the adapter in {folder} holds {what} rows, but {base_name} has a vocabulary of {config.vocab_size}: it "
-            "was trained on another base, or before another adapter was merged; several are merged in the order given."
-        )
-    if not any((folder / name).is_file() for name in ("tokenizer.model", "tokenizer.json")):
-        raise UserError(
-            f"the adapter in {folder} enlarges the vocabulary from {config.vocab_size} to {vocab}, but its tokenizer "
-            "is not there: put the tokenizer.model that it was published with beside it."
-        )
-    pieces = TextTokenizer(folder).size
-    if not config.vocab_size <= pieces <= vocab:
-        raise UserError(
-            f"the tokenizer in {folder} has {pieces} pieces, the embeddings beside it have {vocab} rows: it belongs to "
-            "another adapter."
-        )
-    grown = copy.deepcopy(config)
-    grown.vocab_size = vocab
-    return grown, True
-
-
-def _vocabulary_modules(model: torch.nn.Module) -> list[str]:
-    """Names of the modules with a row for each piece: the embeddings and the head."""
-    names = {module: name for name, module in model.named_modules()}
-    return [names[model.get_input_embeddings()], names[model.get_output_embeddings()]]
-
-
-def _tokenizer_warning(folder: Path, vocab: int) -> str:
-    if not (folder / "tokenizer.model").is_file() or (pieces := TextTokenizer(folder).size) <= vocab:
-        return ""
-    return (
-        f"the tokenizer beside the adapter in {folder} has {pieces} pieces, but nothing brings embeddings for more "
-        f"than {vocab}: the base's tokenizer is kept"
-    )
-
-
-def _scalings(model: torch.nn.Module, lora: LoraConfig, tensors: Mapping, folder: Path) -> dict[str, float]:
-    """Module -> alpha / r, as PEFT itself works it out from patterns and rslora; every tensor is asked for by it."""
-    vocabulary = _vocabulary_modules(model)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about tied weights and fan_in_fan_out, which are dealt with here
-        peft = get_peft_model(model, lora)
-        expected = set(get_peft_model_state_dict(peft, save_embedding_layers=False))
-    # Embeddings and head may be there in addition: PEFT saves them where they are changed, or were enlarged.
-    more = {f"{_PREFIX}{module}.{name}" for module in vocabulary for name in ("weight", "base_layer.weight")}
-    if odd := sorted((expected ^ set(tensors)) - (more - expected)):
-        raise UserError(
-            f"{folder} and its config do not describe the same adapter: {len(odd)} tensors differ, such as {odd[0]}."
-        )
-    return {
-        name.removeprefix(_PREFIX): module.scaling["default"]
-        for name, module in peft.named_modules()
-        if isinstance(module, LoraLayer)
-    }
-
-
-def _sorted_out(tensors: Mapping, scalings: dict[str, float], folder: Path) -> tuple[dict, dict]:
-    """What is added and what is put in place, by the base's names.
-
-    Raises:
-        UserError: a tensor that is neither.
-    """
-    left = {name.removeprefix(_PREFIX): tensor for name, tensor in tensors.items()}
-    added = {}
-    for module, scaling in scalings.items():
-        if f"{module}.lora_embedding_A" in left:
-            a, b = (left.pop(f"{module}.lora_embedding_{one}") for one in "AB")
-            added[f"{module}.weight"] = LowRank(a, b, scaling, transposed=True)
-        else:
-            a, b = (left.pop(f"{module}.lora_{one}.weight") for one in "AB")
-            added[f"{module}.weight"] = LowRank(a, b, scaling)
-    whole = {name.replace(".base_layer.", "."): left.pop(name) for name in list(left) if "lora_" not in name}
-    if left:
-        raise UserError(f"the adapter in {folder} holds {min(left)}, which this program does not know how to merge.")
-    return added, whole
-
-
-def merge(base: Mapping[str, LazyTensor], updates: Iterable[Update], dtype: torch.dtype | None) -> dict[str, Merged]:
+def merge(
+    base: Mapping[str, LazyTensor], updates: Iterable[AdapterUpdate], dtype: torch.dtype | None
+) -> dict[str, MergedTensor]:
     """Every weight of a base with the adapters merged into it, in order.
 
     Args:
@@ -272,29 +65,17 @@ def merge(base: Mapping[str, LazyTensor], updates: Iterable[Update], dtype: torc
     Raises:
         UserError: an adapter that changes a weight the base does not have.
     """
-    merged = {name: Merged(name, rows, dtype or rows.dtype) for name, rows in base.items()}
+    merged = {name: MergedTensor(name, rows, dtype or rows.dtype) for name, rows in base.items()}
     for update in updates:
         for name, tensor in update.whole.items():
-            merged[name] = Merged(name, tensor, merged[name].dtype)
+            merged[name] = MergedTensor(name, tensor, merged[name].dtype)
         for name, low_rank in update.added.items():
             before = merged[name]
-            merged[name] = Merged(name, before.source, before.dtype, [*before.added, low_rank])
+            merged[name] = MergedTensor(name, before.source, before.dtype, [*before.added, low_rank])
     return merged
 
 
-def bit_equal(one: Merged, other: Merged) -> bool:
-    """Whether two weights are equal bit by bit, which lets a head be tied to the embeddings."""
-    if one.source is other.source and not one.added and not other.added:
-        return True
-    return one.shape == other.shape and all(
-        torch.equal(one[start:stop], other[start:stop]) for start, stop in row_blocks(one.shape)
-    )
-
-
-def dtype_named(name: str) -> torch.dtype | None:
-    """The dtype of --dtype, None for that of the base."""
-    return None if name == "base" else getattr(torch, name)
-
-
-def _bare(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+def stays_tied(head: MergedTensor, embedding: MergedTensor) -> bool:
+    """Whether a head is still the embeddings, bit by bit."""
+    untouched = head.source is embedding.source and not head.added and not embedding.added
+    return untouched or bit_equal(head, embedding)

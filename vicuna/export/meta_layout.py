@@ -15,28 +15,28 @@ from typing import Any
 
 import torch
 
-from vicuna.errors import UserError
-from vicuna.export.meta_params import Shape, read_params
+from vicuna.errors import UserError, listing
+from vicuna.export.meta_params import LlamaShape, read_params
 from vicuna.files.outputs import check_disk_space
 from vicuna.files.tensors import (
     LazyTensor,
-    create_file,
+    create_tensor_file,
     meta_tensor,
     progress,
-    read_file,
+    read_tensor_file,
     refuse_old_llama_cpp,
     row_blocks,
     write_crcs,
 )
-from vicuna.model.adapter import RUN_ARGS
-from vicuna.prompt.chat_template import FILE as CHAT_TEMPLATE
+from vicuna.model.adapter_files import RUN_ARGS
+from vicuna.prompt.chat_template import CHAT_TEMPLATE_FILE as CHAT_TEMPLATE
 
 ROWS, COLUMNS, COPIED = 0, 1, None  # the dimension along which a tensor is cut
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
 @dataclass(frozen=True)
-class Place:
+class Placement:
     """Where a tensor of Hugging Face's has its place in Meta's layout."""
 
     name: str
@@ -45,28 +45,28 @@ class Place:
 
 
 _OUTSIDE = {
-    EMBEDDING: Place("tok_embeddings.weight", COLUMNS),
-    "model.norm.weight": Place("norm.weight", COPIED),
-    HEAD: Place("output.weight", ROWS),
+    EMBEDDING: Placement("tok_embeddings.weight", COLUMNS),
+    "model.norm.weight": Placement("norm.weight", COPIED),
+    HEAD: Placement("output.weight", ROWS),
 }
 _LAYER = {
-    "self_attn.q_proj.weight": Place("attention.wq.weight", ROWS, rotated=True),
-    "self_attn.k_proj.weight": Place("attention.wk.weight", ROWS, rotated=True),
-    "self_attn.v_proj.weight": Place("attention.wv.weight", ROWS),
-    "self_attn.o_proj.weight": Place("attention.wo.weight", COLUMNS),
-    "mlp.gate_proj.weight": Place("feed_forward.w1.weight", ROWS),
-    "mlp.down_proj.weight": Place("feed_forward.w2.weight", COLUMNS),
-    "mlp.up_proj.weight": Place("feed_forward.w3.weight", ROWS),
-    "input_layernorm.weight": Place("attention_norm.weight", COPIED),
-    "post_attention_layernorm.weight": Place("ffn_norm.weight", COPIED),
+    "self_attn.q_proj.weight": Placement("attention.wq.weight", ROWS, rotated=True),
+    "self_attn.k_proj.weight": Placement("attention.wk.weight", ROWS, rotated=True),
+    "self_attn.v_proj.weight": Placement("attention.wv.weight", ROWS),
+    "self_attn.o_proj.weight": Placement("attention.wo.weight", COLUMNS),
+    "mlp.gate_proj.weight": Placement("feed_forward.w1.weight", ROWS),
+    "mlp.down_proj.weight": Placement("feed_forward.w2.weight", COLUMNS),
+    "mlp.up_proj.weight": Placement("feed_forward.w3.weight", ROWS),
+    "input_layernorm.weight": Placement("attention_norm.weight", COPIED),
+    "post_attention_layernorm.weight": Placement("ffn_norm.weight", COPIED),
 }
 _SHARD = re.compile(r"consolidated\.(\d+)\.pth")
 
 
-def places(layers: int) -> dict[str, Place]:
+def placements(layers: int) -> dict[str, Placement]:
     """Every tensor of a LLaMA with so many decoder blocks: Hugging Face's name -> place in Meta's layout."""
     inside = {
-        f"model.layers.{i}.{name}": Place(f"layers.{i}.{place.name}", place.cut, place.rotated)
+        f"model.layers.{i}.{name}": Placement(f"layers.{i}.{place.name}", place.cut, place.rotated)
         for i in range(layers)
         for name, place in _LAYER.items()
     }
@@ -74,7 +74,7 @@ def places(layers: int) -> dict[str, Place]:
 
 
 @dataclass(frozen=True)
-class Parts:
+class ShardedTensor:
     """A tensor that lies in parts, in Hugging Face's order of rows unless `head_dim` is None.
 
     Attributes:
@@ -149,29 +149,30 @@ class MetaModel:
 
     folder: Path
     params: dict[str, Any]
-    shape: Shape
+    shape: LlamaShape
     files: list[Path]
     tokenizer: Path | None
     shards: list[dict[str, torch.Tensor]]
 
-    def tensors(self, rotated: bool = True) -> dict[str, Parts]:
+    def tensors(self, rotated: bool = True) -> dict[str, ShardedTensor]:
         """Every tensor by Hugging Face's name.
 
         Args:
             rotated: False leaves the rows of q and k in Meta's order.
         """
-        found = {}
-        for name, place in places(self.shape.layers).items():
-            parts = [shard[place.name] for shard in self.shards]
-            cut = _embedding_cut(parts, self.shape.hidden) if name == EMBEDDING else place.cut
-            head_dim = self.shape.head_dim if place.rotated and rotated else None
-            found[name] = Parts(parts[:1] if cut is None else parts, cut, head_dim)
-        return found
+        places = placements(self.shape.layers)
+        return {name: _join(name, place, self.shards, self.shape, rotated) for name, place in places.items()}
 
 
-def _embedding_cut(parts: list[torch.Tensor], hidden: int) -> int:
-    """LLaMA 1 and 2 cut the embeddings by columns, LLaMA 3 by rows."""
-    return ROWS if parts[0].shape[1] == hidden else COLUMNS
+def _join(
+    name: str, place: Placement, shards: list[dict[str, torch.Tensor]], shape: LlamaShape, rotated: bool = True
+) -> ShardedTensor:
+    """A tensor of a model, with its part of every shard."""
+    parts, cut = [shard[place.name] for shard in shards], place.cut
+    if name == EMBEDDING:  # LLaMA 1 and 2 cut it by columns, LLaMA 3 by rows
+        cut = ROWS if parts[0].shape[1] == shape.hidden else COLUMNS
+    head_dim = shape.head_dim if place.rotated and rotated else None
+    return ShardedTensor(parts[:1] if cut is None else parts, cut, head_dim)
 
 
 def read_meta(folder: Path, size: str = "", flag: str = "--input_dir") -> MetaModel:
@@ -185,9 +186,9 @@ def read_meta(folder: Path, size: str = "", flag: str = "--input_dir") -> MetaMo
     """
     folder = _shard_folder(folder, size, flag)
     files = _shard_files(folder)
-    shards = [read_file(file) for file in files]
+    shards = [read_tensor_file(file) for file in files]
     params = read_params(folder, shards)
-    shape = Shape.of_params(params, shards)
+    shape = LlamaShape.from_params(params, shards)
     _check_shards(files, shards, shape)
     tokenizer = next(
         (path / "tokenizer.model" for path in (folder, folder.parent) if (path / "tokenizer.model").is_file()), None
@@ -215,9 +216,10 @@ def _shard_folder(folder: Path, size: str, flag: str) -> Path:
         raise UserError(
             f"{flag} {folder} holds the sizes {sizes}: pass the folder of one of them, such as {inside[0]}."
         )
-    found = ", ".join(sorted(file.name for file in folder.iterdir())[:12]) or "nothing"
     where = f"it or its folder {size}" if size else "it"
-    raise UserError(f"{flag} {folder}: expected consolidated.00.pth and params.json in {where}, found {found}.")
+    raise UserError(
+        f"{flag} {folder}: expected consolidated.00.pth and params.json in {where}, found {listing(folder)}."
+    )
 
 
 def _shard_files(folder: Path) -> list[Path]:
@@ -237,31 +239,30 @@ def _shard_files(folder: Path) -> list[Path]:
     return [numbered[i] for i in sorted(numbered)]
 
 
-def _check_shards(files: list[Path], shards: list[dict[str, torch.Tensor]], shape: Shape) -> None:
+def _check_shards(files: list[Path], shards: list[dict[str, torch.Tensor]], shape: LlamaShape) -> None:
     """Every tensor in every shard, equal copies equal, parts that together have the model's shape."""
-    known = {place.name for place in places(shape.layers).values()}
+    known = {place.name for place in placements(shape.layers).values()}
     for file, shard in zip(files, shards, strict=True):
         if lacking := sorted(known - shard.keys()):
             raise UserError(f"{file} lacks {len(lacking)} tensors, such as {lacking[0]}. Copy the file again.")
         if odd := sorted(name for name in shard.keys() - known if not name.endswith("rope.freqs")):
             raise UserError(f"{file} holds {odd[0]}, which is no tensor of a LLaMA of {shape.layers} blocks.")
     whole = expected_shapes(shape)
-    for name, place in places(shape.layers).items():
-        parts = [shard[place.name] for shard in shards]
-        cut = _embedding_cut(parts, shape.hidden) if name == EMBEDDING else place.cut
-        found = Parts(parts[:1] if cut is None else parts, cut).shape
-        if found != whole[name] or (cut is not None and sum(part.numel() for part in parts) != found.numel()):
+    for name, place in placements(shape.layers).items():
+        parts, joined = [shard[place.name] for shard in shards], _join(name, place, shards, shape)
+        found = joined.shape
+        if found != whole[name] or sum(part.numel() for part in joined.parts) != found.numel():
             raise UserError(
                 f"the shards in {files[0].parent} hold a {place.name} of {tuple(found)}, but {tuple(whole[name])} "
                 "follows from params.json: shards are missing, or belong to another model."
             )
         if len({part.dtype for part in parts}) > 1 or (
-            cut is None and not all(torch.equal(parts[0], part) for part in parts[1:])
+            joined.cut is None and not all(torch.equal(parts[0], part) for part in parts[1:])
         ):
             raise UserError(f"the shards in {files[0].parent} differ in {place.name}: they are not of one model.")
 
 
-def expected_shapes(shape: Shape) -> dict[str, torch.Size]:
+def expected_shapes(shape: LlamaShape) -> dict[str, torch.Size]:
     """The shape of every tensor, by Hugging Face's name."""
     kv = shape.kv_heads * shape.head_dim
     inside = {
@@ -270,45 +271,19 @@ def expected_shapes(shape: Shape) -> dict[str, torch.Size]:
         "up_proj": (shape.ffn, shape.hidden), "down_proj": (shape.hidden, shape.ffn),
         "embed_tokens": (shape.vocab, shape.hidden), "lm_head": (shape.vocab, shape.hidden),
     }  # fmt: skip
-    return {name: torch.Size(inside.get(name.split(".")[-2], (shape.hidden,))) for name in places(shape.layers)}
+    return {name: torch.Size(inside.get(name.split(".")[-2], (shape.hidden,))) for name in placements(shape.layers)}
 
 
-def working_counts(shape: Shape) -> list[int]:
-    """Numbers of shards that split no head, and no width unevenly."""
-    common = math.gcd(shape.heads, shape.kv_heads, shape.hidden, shape.ffn)
-    return [count for count in range(1, common + 1) if common % count == 0 and count <= shape.vocab]
-
-
-def check_count(count: int, shape: Shape, flag: str) -> None:
-    """Refuse a number of shards that can not be.
-
-    Raises:
-        UserError: naming those that can.
-    """
-    counts = working_counts(shape)
-    if count in counts:
-        return
-    why = f"{shape.heads} query and {shape.kv_heads} key/value heads, a width of {shape.hidden} and one of {shape.ffn}"
-    raise UserError(
-        f"{flag} {count} would split a head, or leave shards of unequal width: this model has {why}. These work: "
-        f"{', '.join(map(str, counts))}."
-    )
-
-
-def default_count(shape: Shape) -> int:
-    """The number of shards Meta published a model of this depth in, 1 for others."""
-    count = {40: 2, 60: 4, 80: 8}.get(shape.layers, 1)
-    return count if count in working_counts(shape) else 1
-
-
-def write_meta(folder: Path, shape: Shape, tensors: Mapping[str, LazyTensor], count: int, rotated: bool = True) -> None:
+def write_meta(
+    folder: Path, shape: LlamaShape, tensors: Mapping[str, LazyTensor], count: int, rotated: bool = True
+) -> None:
     """Write `count` shards, with a progress bar.
 
     Args:
         tensors: by Hugging Face's names; a dtype for each.
         rotated: False where the rows of q and k come in Meta's order.
     """
-    found = places(shape.layers)
+    found = placements(shape.layers)
     check_disk_space(folder, sum(math.prod(tensors[name].shape) * tensors[name].dtype.itemsize for name in found))
     shards = []
     for i in range(count):
@@ -316,11 +291,11 @@ def write_meta(folder: Path, shape: Shape, tensors: Mapping[str, LazyTensor], co
             place.name: meta_tensor(_part(tensors[name].shape, place.cut, i, count), tensors[name].dtype)
             for name, place in found.items()
         }
-        shards.append(create_file(folder / f"consolidated.{i:02d}.pth", plan))
+        shards.append(create_tensor_file(folder / f"consolidated.{i:02d}.pth", plan))
     for name, tensor in progress({name: tensors[name] for name in found}):
         place = found[name]
         head_dim = shape.head_dim if place.rotated and rotated else None
-        Parts([shard[place.name] for shard in shards], place.cut, head_dim).fill(_whole(tensor))
+        ShardedTensor([shard[place.name] for shard in shards], place.cut, head_dim).fill(_whole(tensor))
     del shards
     for file in sorted(folder.glob("consolidated.*.pth")):
         write_crcs(file)

@@ -1,6 +1,10 @@
-"""params.json, where Meta's layout keeps a model's sizes; and the same from and for Hugging Face's config."""
+"""params.json, where Meta's layout keeps a model's sizes; the same from and for Hugging Face's config.
+
+The sizes also say into how many shards a model can be cut.
+"""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,13 +13,14 @@ from typing import Any
 import torch
 
 from vicuna.errors import UserError
+from vicuna.model.base import head_dim
 
-FILE = "params.json"
+PARAMS_FILE = "params.json"
 NORM_EPS, ROPE_THETA = 1e-5, 10000.0  # what Meta's programs take where params.json is silent
 
 
 @dataclass(frozen=True)
-class Shape:
+class LlamaShape:
     """The sizes of a LLaMA. `hidden` and `ffn` are widths, `vocab` the rows of the embeddings."""
 
     hidden: int
@@ -30,7 +35,7 @@ class Shape:
         return self.hidden // self.heads
 
     @classmethod
-    def of_params(cls, params: Mapping[str, Any], shards: Sequence[Mapping[str, torch.Tensor]]) -> "Shape":
+    def from_params(cls, params: Mapping[str, Any], shards: Sequence[Mapping[str, torch.Tensor]]) -> "LlamaShape":
         """From params.json; what it leaves open (vocab_size is -1, the width of the FFN is a formula) from tensors.
 
         Raises:
@@ -40,11 +45,11 @@ class Shape:
         sizes["n_kv_heads"] = params.get("n_kv_heads") or sizes["n_heads"]
         for name, value in sizes.items():
             if not isinstance(value, int) or value < 1:
-                raise UserError(f"{FILE} says {name} {value}; expected a number above 0. Copy the file again.")
+                raise UserError(f"{PARAMS_FILE} says {name} {value}; expected a number above 0. Copy the file again.")
         if sizes["dim"] % sizes["n_heads"] or sizes["n_heads"] % sizes["n_kv_heads"]:
             raise UserError(
-                f"{FILE} says dim {sizes['dim']}, n_heads {sizes['n_heads']} and n_kv_heads {sizes['n_kv_heads']}, "
-                "which do not divide: it is broken."
+                f"{PARAMS_FILE} says dim {sizes['dim']}, n_heads {sizes['n_heads']} and n_kv_heads "
+                f"{sizes['n_kv_heads']}, which do not divide: it is broken."
             )
         ffn, vocab = (sum(len(shard.get(name, ())) for shard in shards) for name in (_FFN, _HEAD))
         if not ffn or not vocab:
@@ -52,7 +57,7 @@ class Shape:
         return cls(sizes["dim"], ffn, sizes["n_layers"], sizes["n_heads"], sizes["n_kv_heads"], vocab)
 
     @classmethod
-    def of_config(cls, config: Any, where: Path) -> "Shape":
+    def from_config(cls, config: Any, where: Path) -> "LlamaShape":
         """From a Hugging Face config.
 
         Raises:
@@ -60,10 +65,10 @@ class Shape:
         """
         if config.model_type != "llama":
             raise UserError(f"{where} is of type {config.model_type}; Meta's layout holds LLaMA models only.")
-        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        width = head_dim(config)
         extra = [name for name in ("attention_bias", "mlp_bias") if getattr(config, name, False)]
-        if extra or head_dim * config.num_attention_heads != config.hidden_size or config.hidden_act != "silu":
-            what = extra[0] if extra else f"hidden_act {config.hidden_act} with a head_dim of {head_dim}"
+        if extra or width * config.num_attention_heads != config.hidden_size or config.hidden_act != "silu":
+            what = extra[0] if extra else f"hidden_act {config.hidden_act} with a head_dim of {width}"
             raise UserError(f"{where} has {what}, which Meta's layout has no place for.")
         return cls(
             config.hidden_size, config.intermediate_size, config.num_hidden_layers, config.num_attention_heads,
@@ -83,9 +88,9 @@ def read_params(folder: Path, shards: Sequence[Mapping[str, torch.Tensor]]) -> d
     Raises:
         UserError: missing or broken, or of a model this layout does not cover.
     """
-    file = folder / FILE
+    file = folder / PARAMS_FILE
     if not file.is_file():
-        raise UserError(f"{folder} has no {FILE}: copy the one that was published with the shards.")
+        raise UserError(f"{folder} has no {PARAMS_FILE}: copy the one that was published with the shards.")
     try:
         params = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -101,7 +106,7 @@ def read_params(folder: Path, shards: Sequence[Mapping[str, torch.Tensor]]) -> d
     return params
 
 
-def params_of(config: Any, shape: Shape) -> dict[str, Any]:
+def make_params(config: Any, shape: LlamaShape) -> dict[str, Any]:
     """params.json for a Hugging Face config; vocab_size is -1 as in the published ones: the tokenizer's.
 
     Keys of LLaMA 2 and Code Llama are left out where they say what LLaMA 1 means anyway.
@@ -119,6 +124,34 @@ def params_of(config: Any, shape: Shape) -> dict[str, Any]:
     if (theta := rope_theta(config)) != ROPE_THETA:
         params["rope_theta"] = theta
     return params
+
+
+def valid_shard_counts(shape: LlamaShape) -> list[int]:
+    """Numbers of shards that split no head, and no width unevenly."""
+    common = math.gcd(shape.heads, shape.kv_heads, shape.hidden, shape.ffn)
+    return [count for count in range(1, common + 1) if common % count == 0 and count <= shape.vocab]
+
+
+def check_shard_count(count: int, shape: LlamaShape, flag: str) -> None:
+    """Refuse a number of shards that can not be.
+
+    Raises:
+        UserError: naming those that can.
+    """
+    counts = valid_shard_counts(shape)
+    if count in counts:
+        return
+    why = f"{shape.heads} query and {shape.kv_heads} key/value heads, a width of {shape.hidden} and one of {shape.ffn}"
+    raise UserError(
+        f"{flag} {count} would split a head, or leave shards of unequal width: this model has {why}. These work: "
+        f"{', '.join(map(str, counts))}."
+    )
+
+
+def default_shard_count(shape: LlamaShape) -> int:
+    """The number of shards Meta published a model of this depth in, 1 for others."""
+    count = {40: 2, 60: 4, 80: 8}.get(shape.layers, 1)
+    return count if count in valid_shard_counts(shape) else 1
 
 
 def rope_theta(config: Any) -> float:

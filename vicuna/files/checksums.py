@@ -13,7 +13,7 @@ from typing import Any
 
 from vicuna.errors import UserError
 
-FULL = 64  # hexadecimal digits
+DIGEST_LENGTH = 64  # hexadecimal digits
 _CUT = "(?:…|\\.{3})"
 # In full; or a beginning, and perhaps an end, around dots; or a beginning alone.
 _DIGEST = re.compile(
@@ -27,7 +27,7 @@ _BREAK = re.compile(r"<br\s*/?>|\s*,\s*")
 
 
 @dataclass(frozen=True)
-class Entry:
+class ChecksumEntry:
     """What files are to be like.
 
     Attributes:
@@ -48,11 +48,11 @@ class ChecksumList:
     """A list with its entries; `tensors` as `vicuna.export.manifests` writes them, {} where it has none."""
 
     source: Path
-    entries: list[Entry]
+    entries: list[ChecksumEntry]
     tensors: dict[str, Any] = field(default_factory=dict)
 
 
-def read_list(file: Path) -> ChecksumList:
+def read_checksum_list(file: Path) -> ChecksumList:
     """Read a list of any of the three kinds.
 
     Raises:
@@ -63,8 +63,8 @@ def read_list(file: Path) -> ChecksumList:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file} can not be read ({error}); expected a list of SHA-256.") from error
     if text.lstrip().startswith("{"):
-        return _own(file, text)
-    entries = list(_of_lines(text)) or list(_of_tables(text))
+        return _parse_manifest(file, text)
+    entries = list(_parse_lines(text)) or list(_parse_tables(text))
     if entries:
         return ChecksumList(file, entries)
     if re.search(r"^(?:[0-9a-f]{32}|[0-9a-f]{40})\s", text, re.MULTILINE | re.IGNORECASE):
@@ -72,27 +72,29 @@ def read_list(file: Path) -> ChecksumList:
     raise UserError(f"{file} holds no SHA-256; expected our JSON, lines of sha256sum or a table in Markdown.")
 
 
-def _own(file: Path, text: str) -> ChecksumList:
+def _parse_manifest(file: Path, text: str) -> ChecksumList:
     try:
         data = json.loads(text)
-        entries = [Entry(name, "", (one["sha256"].lower(),), one.get("size")) for name, one in data["files"].items()]
+        entries = [
+            ChecksumEntry(name, "", (one["sha256"].lower(),), one.get("size")) for name, one in data["files"].items()
+        ]
         tensors = dict(data.get("tensors", {}))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{file} is no manifest of this program ({error!r}). Write it anew.") from error
     return ChecksumList(file, entries, tensors)
 
 
-def _of_lines(text: str) -> Iterator[Entry]:
+def _parse_lines(text: str) -> Iterator[ChecksumEntry]:
     """ "digest  name" and "SHA256 (name) = digest"."""
     for line in text.splitlines():
         line = line.strip()
         if (match := _LINE.fullmatch(line)) and is_digest(match[1]):
-            yield Entry(match[2].removeprefix("./"), "", (tidy(match[1]),))
+            yield ChecksumEntry(match[2].removeprefix("./"), "", (normalise_digest(match[1]),))
         elif match := _TAGGED.fullmatch(line):
-            yield Entry(match[1].removeprefix("./"), "", (tidy(match[2]),))
+            yield ChecksumEntry(match[1].removeprefix("./"), "", (normalise_digest(match[2]),))
 
 
-def _of_tables(text: str) -> Iterator[Entry]:
+def _parse_tables(text: str) -> Iterator[ChecksumEntry]:
     """The rows of tables. Rows of the same model with a number each are its parts."""
     heading, head, found = "", [], {}
     for line in text.splitlines():
@@ -103,7 +105,7 @@ def _of_tables(text: str) -> Iterator[Entry]:
             head = []
         elif not head:
             head = _cells(line)
-        elif not re.fullmatch(r"[|:\s-]+", line) and (entry := _of_row(_cells(line), head, heading)):
+        elif not re.fullmatch(r"[|:\s-]+", line) and (entry := _parse_row(_cells(line), head, heading)):
             before = found.get((entry.pattern, entry.label))
             digests = before.digests + entry.digests if before else entry.digests
             found[entry.pattern, entry.label] = replace(entry, digests=digests)
@@ -114,7 +116,7 @@ def _cells(line: str) -> list[str]:
     return [cell.strip().strip("`*") for cell in line.strip("|").split("|")]
 
 
-def _of_row(cells: list[str], head: list[str], heading: str) -> Entry | None:
+def _parse_row(cells: list[str], head: list[str], heading: str) -> ChecksumEntry | None:
     """An entry; None for a row without digests, such as one that says "TBA"."""
     for i, cell in enumerate(cells):
         parts = [part.strip(" `") for part in _BREAK.split(cell)]
@@ -122,13 +124,13 @@ def _of_row(cells: list[str], head: list[str], heading: str) -> Entry | None:
             continue
         others = [one for j, one in enumerate(cells) if j != i]
         named = [match[0] for one in others if (match := _FILE.fullmatch(one))]
-        digests = tuple(map(tidy, parts))
+        digests = tuple(map(normalise_digest, parts))
         if named:
-            return Entry(named[0], "", digests)
+            return ChecksumEntry(named[0], "", digests)
         label = " ".join(one for one in others if not one.isdigit()) or " ".join(others)
         pattern = next((match[0] for one in (*head[i : i + 1], *head, heading) if (match := _FILE.search(one))), "")
         pattern = f"*{pattern}" if pattern.startswith(".") else pattern
-        return Entry(pattern, label, digests) if pattern else None
+        return ChecksumEntry(pattern, label, digests) if pattern else None
     return None
 
 
@@ -137,14 +139,14 @@ def is_digest(text: str) -> bool:
     return bool(_DIGEST.fullmatch(text)) and len(text) not in _OTHER_SUMS
 
 
-def tidy(digest: str) -> str:
+def normalise_digest(digest: str) -> str:
     """A digest in small letters, with one … for what is left out of it."""
     return re.sub(rf"\s?{_CUT}\s?", "…", digest.lower())
 
 
-def same_digest(said: str, found: str) -> str:
+def match_digest(said: str, found: str) -> str:
     """How a digest is like what a list says: "", "equal", or "prefix" where it is cut short and as far as it goes."""
     if said == found:
         return "equal"
     begin, _, end = said.partition("…")
-    return "prefix" if len(begin + end) < FULL and found.startswith(begin) and found.endswith(end) else ""
+    return "prefix" if len(begin + end) < DIGEST_LENGTH and found.startswith(begin) and found.endswith(end) else ""

@@ -11,7 +11,7 @@ import re
 import sys
 from pathlib import Path, PurePosixPath
 
-from vicuna.errors import UserError, run
+from vicuna.errors import UserError, first_line, run
 
 # In the order in which they are preferred; what a training run leaves beside them, such as training_args.bin, is none.
 WEIGHTS = (("*.safetensors",), ("pytorch_model*.bin", "adapter_model*.bin"), ("consolidated.*.pth",))
@@ -20,7 +20,7 @@ OF_OTHER_WEIGHTS = {"*.safetensors": "*.bin.index.json", "pytorch_model*.bin": "
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
-def check_id(name: str) -> None:
+def check_hub_id(name: str) -> None:
     """Refuse what is no hub id.
 
     Raises:
@@ -32,7 +32,7 @@ def check_id(name: str) -> None:
         )
 
 
-def needed(files: list[str], name: str) -> list[str]:
+def select_files(files: list[str], name: str) -> list[str]:
     """The weights in one format, and what lies beside them.
 
     Args:
@@ -67,7 +67,7 @@ def _bare(file: str) -> str:
     return PurePosixPath(file).name
 
 
-def listed(name: str, folder: Path, revision: str) -> list:
+def list_files(name: str, folder: Path, revision: str) -> list:
     """What the hub has of a model, and whether it is in the folder already; nothing is downloaded.
 
     Raises:
@@ -95,10 +95,9 @@ def listed(name: str, folder: Path, revision: str) -> list:
                 f"{hub} has no {name} at revision {revision}, or not for you: check the spelling, and log in with hf "
                 "auth login if it is private."
             ) from error
-        said = str(reason).strip().splitlines()[0] if str(reason).strip() else type(reason).__name__
         raise UserError(
-            f"{hub} can not be reached, or does not answer ({said[:160]}). Check the network; HF_ENDPOINT names a "
-            "mirror, such as https://hf-mirror.com."
+            f"{hub} can not be reached, or does not answer ({first_line(reason)[:160]}). Check the network; "
+            "HF_ENDPOINT names a mirror, such as https://hf-mirror.com."
         ) from error
 
 
@@ -106,9 +105,9 @@ def main(name: str = "", folder: str = "", revision: str = "main") -> None:
     """Check, ask the hub, print."""
     from vicuna.files.outputs import check_disk_space
 
-    check_id(name)
-    found = {one.filename: one for one in listed(name, Path(folder), revision)}
-    files = needed(list(found), name)
+    check_hub_id(name)
+    found = {one.filename: one for one in list_files(name, Path(folder), revision)}
+    files = select_files(list(found), name)
     missing = [found[file] for file in files if found[file].will_download]
     there = next(parent for parent in [Path(folder), *Path(folder).absolute().parents] if parent.is_dir())
     check_disk_space(there, size := sum(one.file_size or 0 for one in missing))

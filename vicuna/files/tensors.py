@@ -21,15 +21,15 @@ from safetensors import safe_open
 from torch.serialization import set_default_mmap_options, skip_data
 from tqdm import tqdm
 
-from vicuna.errors import UserError
+from vicuna.errors import UserError, first_line, listing
 from vicuna.files.outputs import check_disk_space
 
 SHARD_BYTES = 2 * 2**30
-INDEX = "model.safetensors.index.json"
+INDEX_FILE = "model.safetensors.index.json"
 # Where a model in Hugging Face format keeps its weights, in the order in which transformers looks.
-SOURCES = ("model.safetensors", INDEX, "pytorch_model.bin", "pytorch_model.bin.index.json")
+WEIGHT_SOURCES = ("model.safetensors", INDEX_FILE, "pytorch_model.bin", "pytorch_model.bin.index.json")
 # Elements of a block that is worked on as a whole: 256 MiB in float32.
-BLOCK = 1 << 26
+BLOCK_ELEMENTS = 1 << 26
 OLD_LLAMA_CPP = (b"lmgg", b"fmgg", b"tjgg")  # "ggml", "ggmf" and "ggjt", as they lie on the disk
 _CODES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
@@ -43,11 +43,12 @@ def weight_paths(folder: Path) -> list[Path]:
     Raises:
         UserError: there are none, or some that the index names are missing.
     """
-    source = next((folder / name for name in SOURCES if (folder / name).is_file()), None)
+    source = next((folder / name for name in WEIGHT_SOURCES if (folder / name).is_file()), None)
     if source is None:
         refuse_old_llama_cpp(folder)
-        found = ", ".join(sorted(file.name for file in folder.iterdir())[:12]) or "nothing"
-        raise UserError(f"{folder} has no weights: expected one of {', '.join(SOURCES)}, found {found}.")
+        raise UserError(
+            f"{folder} has no weights: expected one of {', '.join(WEIGHT_SOURCES)}, found {listing(folder)}."
+        )
     if source.suffix != ".json":
         return [source]
     try:
@@ -79,7 +80,7 @@ def refuse_old_llama_cpp(folder: Path) -> None:
                 )
 
 
-def read_file(file: Path) -> dict[str, torch.Tensor]:
+def read_tensor_file(file: Path) -> dict[str, torch.Tensor]:
     """The tensors of one file by their names, mapped; only a .bin of before 2020 is read into memory.
 
     Raises:
@@ -91,10 +92,9 @@ def read_file(file: Path) -> dict[str, torch.Tensor]:
                 return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
         tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except Exception as error:  # torch.load raises whatever the broken archive makes it stumble over
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"{file} can not be read as plain tensors ({reason[:160]}). It is broken, or a pickle of program objects, "
-            "which is never opened."
+            f"{file} can not be read as plain tensors ({first_line(error)[:160]}). It is broken, or a pickle of "
+            "program objects, which is never opened."
         ) from error
     if not isinstance(tensors, Mapping) or not all(
         isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in tensors.items()
@@ -103,15 +103,15 @@ def read_file(file: Path) -> dict[str, torch.Tensor]:
     return dict(tensors)
 
 
-def read_files(files: Iterable[Path]) -> dict[str, torch.Tensor]:
+def read_tensor_files(files: Iterable[Path]) -> dict[str, torch.Tensor]:
     """The tensors of several files of one model.
 
     Raises:
-        UserError: see `read_file`; or a name that is in two files.
+        UserError: see `read_tensor_file`; or a name that is in two files.
     """
     found: dict[str, torch.Tensor] = {}
     for file in files:
-        tensors = read_file(file)
+        tensors = read_tensor_file(file)
         if twice := sorted(found.keys() & tensors.keys()):
             raise UserError(
                 f"{file} holds {twice[0]}, which another file of the model holds too: copy the model again."
@@ -140,9 +140,16 @@ def meta_tensor(shape: Iterable[int], dtype: torch.dtype) -> torch.Tensor:
 
 def row_blocks(shape: torch.Size | tuple[int, ...]) -> Iterator[tuple[int, int]]:
     """Ranges of rows that are worked on together."""
-    step = max(1, BLOCK // max(1, torch.Size(shape[1:]).numel()))
+    step = max(1, BLOCK_ELEMENTS // max(1, torch.Size(shape[1:]).numel()))
     for start in range(0, shape[0], step):
         yield start, min(shape[0], start + step)
+
+
+def bit_equal(one: LazyTensor, other: LazyTensor) -> bool:
+    """Whether two tensors are equal bit by bit."""
+    return one.shape == other.shape and all(
+        torch.equal(one[start:stop], other[start:stop]) for start, stop in row_blocks(one.shape)
+    )
 
 
 def main_dtype(tensors: Mapping[str, LazyTensor]) -> torch.dtype:
@@ -151,6 +158,11 @@ def main_dtype(tensors: Mapping[str, LazyTensor]) -> torch.dtype:
     for tensor in tensors.values():
         sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.shape.numel()
     return max(sizes, key=lambda dtype: sizes[dtype])
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """A dtype as configs name it, such as bfloat16."""
+    return str(dtype).removeprefix("torch.")
 
 
 def write_model(folder: Path, tensors: Mapping[str, LazyTensor]) -> None:
@@ -176,17 +188,17 @@ def create_model(folder: Path, plan: Mapping[str, torch.Tensor]) -> dict[str, to
     split = split_torch_state_dict_into_shards(dict(plan), max_shard_size=SHARD_BYTES)
     tensors = {}
     for name, inside in split.filename_to_tensors.items():
-        tensors |= create_file(folder / name, {one: plan[one] for one in inside})
+        tensors |= create_tensor_file(folder / name, {one: plan[one] for one in inside})
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
-        (folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        (folder / INDEX_FILE).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     return tensors
 
 
-def create_file(file: Path, plan: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def create_tensor_file(file: Path, plan: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Make a .safetensors or .pth file of its full size, with room for `plan`; the tensors to fill by name.
 
-    What is copied into them is in the file. Call `seal` once all are filled and dropped.
+    What is copied into them is in the file. Call `write_crcs` once all are filled and dropped.
     """
     return (_create_safetensors if file.suffix == ".safetensors" else _create_pth)(file, plan)
 

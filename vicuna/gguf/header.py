@@ -18,7 +18,7 @@ _ALIGNMENT = "general.alignment"
 
 
 @dataclass(frozen=True)
-class Tensor:
+class TensorInfo:
     """An entry of the list: its type's number, (rows, columns) or (n,), and where its bytes begin behind the head."""
 
     kind: int
@@ -35,7 +35,7 @@ class Header:
     """
 
     keys: dict[str, Any]
-    tensors: dict[str, Tensor]
+    tensors: dict[str, TensorInfo]
     data: int
 
 
@@ -98,6 +98,6 @@ def read_header(path: Path) -> Header:
             name = cursor.string()
             shape = cursor.numbers("Q", cursor.numbers("I")[0])[::-1]
             kind, offset = cursor.numbers("I") + cursor.numbers("Q")
-            tensors[name] = Tensor(kind, shape, offset)
+            tensors[name] = TensorInfo(kind, shape, offset)
         alignment = keys.get(_ALIGNMENT, 32)
         return Header(keys, tensors, len(buffer) - -(-cursor.at // alignment) * alignment)

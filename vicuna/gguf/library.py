@@ -13,7 +13,7 @@ _listening: list[Any] = []  # what the library may call as long as the program r
 
 @cache
 def load_llama_cpp() -> Any:
-    """The package llama_cpp, whose errors are kept for `reason` instead of being printed.
+    """The package llama_cpp, whose errors are kept for `last_error` instead of being printed.
 
     Raises:
         UserError: it is not installed.

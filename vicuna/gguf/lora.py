@@ -5,28 +5,34 @@ from typing import Any
 
 import torch
 from peft import get_peft_model
-from peft.tuners.lora import LoraLayer
 
 from vicuna.errors import UserError
 from vicuna.gguf.reader import ARCHITECTURE, STEP, optional_package
-from vicuna.gguf.writer import PLAIN, Entry, own_keys, permuted, write
-from vicuna.model import adapter
+from vicuna.gguf.writer import PLAIN_DTYPES, PlannedTensor, add_vicuna_keys, permute_qk, write_tensors
+from vicuna.model.adapter import lora_scalings
+from vicuna.model.adapter_files import (
+    PEFT_PREFIX,
+    check_compatible,
+    drop_frozen_copies,
+    lora_modules,
+    read_adapter,
+    run_args,
+)
 from vicuna.model.base import Base, meta_model
 from vicuna.model.base_tensors import read_base_tensors
 
 
-def write_adapter(base: Base, folder: Path, file: Path, kind: str, prompt_type: str) -> None:
+def write_gguf_adapter(base: Base, folder: Path, file: Path, kind: str, prompt_type: str) -> None:
     """Write a LoRA adapter by itself, for a GGUF of its base.
 
     Raises:
         UserError: an adapter that does not fit, or has what llama.cpp's adapters have no place for.
     """
-    tensors = adapter.read_tensors(adapter.weight_file(folder))
-    config, _ = adapter.read_config(folder, tensors)
-    adapter.check_compatible(tensors, meta_model(base.config), str(base.path))
-    tensors = adapter.drop_frozen_copies(tensors, lambda module: _weight(base, module), folder, str(base.path))
-    modules = adapter.lora_modules(tensors)
-    sides = {module: {side: _of(tensors, f"{module}.lora_{side}.weight") for side in "AB"} for module in modules}
+    tensors, config, _ = read_adapter(folder)
+    check_compatible(tensors, meta_model(base.config), str(base.path))
+    tensors = drop_frozen_copies(tensors, lambda module: _weight(base, module), folder, str(base.path))
+    modules = lora_modules(tensors)
+    matrices = {name.removeprefix(PEFT_PREFIX): tensor for name, tensor in tensors.items()}
     odd = sorted(name for name in tensors if not name.endswith((".lora_A.weight", ".lora_B.weight")))
     if tied := [module for module in modules if "lm_head" in module and base.config.tie_word_embeddings]:
         odd.append(tied[0])
@@ -41,8 +47,8 @@ def write_adapter(base: Base, folder: Path, file: Path, kind: str, prompt_type: 
     writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
     writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, config.lora_alpha)
     writer.add_name(folder.resolve().name)
-    args = adapter.run_args(folder)
-    own_keys(writer, prompt_type)
+    args = run_args(folder)
+    add_vicuna_keys(writer, prompt_type)
     if args.get("step"):
         writer.add_uint32(STEP, args["step"])
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, base.config.num_hidden_layers)
@@ -51,12 +57,13 @@ def write_adapter(base: Base, folder: Path, file: Path, kind: str, prompt_type: 
     for module, (rank, _, _) in modules.items():
         # llama.cpp multiplies by alpha / rank; what PEFT multiplies by beyond that goes into lora_b.
         beyond = scalings[module] / (config.lora_alpha / rank)
-        lora_b = permuted(sides[module]["B"].float(), module, base.config) * beyond
-        for side, tensor in (("a", sides[module]["A"]), ("b", lora_b)):
+        lora_a, lora_b = (matrices[f"{module}.lora_{side}.weight"] for side in "AB")
+        lora_b = permute_qk(lora_b.float(), module, base.config) * beyond
+        for side, tensor in (("a", lora_a), ("b", lora_b)):
             name = f"{names.get_name(f'{module}.weight', try_suffixes=('.weight',))}.lora_{side}"
-            todo.append(Entry(module, name, tuple(tensor.shape), PLAIN[kind]))
-            values.append(tensor.to(PLAIN[kind]))
-    write(writer, todo, iter(values), folder)
+            todo.append(PlannedTensor(module, name, tuple(tensor.shape), PLAIN_DTYPES[kind]))
+            values.append(tensor.to(PLAIN_DTYPES[kind]))
+    write_tensors(writer, todo, iter(values), folder)
 
 
 def _weight(base: Base, module: str) -> torch.Tensor:
@@ -64,18 +71,8 @@ def _weight(base: Base, module: str) -> torch.Tensor:
     return rows[0 : rows.shape[0]]
 
 
-def _of(tensors: dict[str, torch.Tensor], name: str) -> torch.Tensor:
-    """The tensor of that name, whatever PEFT puts in front of it."""
-    return next(tensor for full, tensor in tensors.items() if full.endswith(name))
-
-
 def _scalings(base: Base, config: Any) -> dict[str, float]:
     """Module -> what PEFT multiplies its update by."""
     config.base_model_name_or_path = str(base.path)  # else PEFT warns of a base that was moved
     with torch.device("meta"):
-        model = get_peft_model(meta_model(base.config), config)
-    return {
-        name: module.scaling["default"]
-        for name, module in model.get_base_model().named_modules()
-        if isinstance(module, LoraLayer)
-    }
+        return lora_scalings(get_peft_model(meta_model(base.config), config))

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from vicuna.gguf.reader import MOST_CONTEXT
+from vicuna.gguf.reader import MAX_CONTEXT
 from vicuna.prompt.templates import TEMPLATES, Template
 
-FILE = "Modelfile"
+MODELFILE = "Modelfile"
 _LIMITS = """\
 # Written by tools/export_gguf.py: ollama create NAME -f THIS_FILE
 # What Ollama does otherwise than this toolkit: it tokenises the prompt itself, so that <s>, </s> and <unk> typed by a
@@ -37,17 +37,17 @@ def modelfile(gguf: str, prompt_type: str, context: int, suppressed: list[int], 
     if prompt_type:
         template = TEMPLATES[prompt_type]
         lines.append(f'TEMPLATE """{go_template(template)}"""')
-        lines += [f'PARAMETER stop "{stop}"' for stop in stops(template)]
-    lines.append(f"PARAMETER num_ctx {min(context, MOST_CONTEXT)}")
+        lines += [f'PARAMETER stop "{stop}"' for stop in stop_strings(template)]
+    lines.append(f"PARAMETER num_ctx {min(context, MAX_CONTEXT)}")
     lines += [f"PARAMETER {name} {value}" for name, value in _PARAMETERS.items()]
     return "\n".join(lines) + "\n"
 
 
 def modelfile_path(gguf: Path) -> Path:
     """Where the Modelfile of a GGUF goes: `Modelfile` beside it, or `x.Modelfile` where another file has that name."""
-    file = gguf.parent / FILE
+    file = gguf.parent / MODELFILE
     if file.is_file() and f"./{gguf.name}\n" not in file.read_text(encoding="utf-8", errors="replace"):
-        return gguf.with_suffix(f".{FILE}")
+        return gguf.with_suffix(f".{MODELFILE}")
     return file
 
 
@@ -73,7 +73,7 @@ def go_template(template: Template) -> str:
     )
 
 
-def stops(template: Template) -> list[str]:
+def stop_strings(template: Template) -> list[str]:
     """What begins the next turn, were the model not to end its answer."""
     words = ["</s>"]
     if template.turn:

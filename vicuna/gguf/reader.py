@@ -29,10 +29,10 @@ QUANTISED_TYPES = (
     *("q3_k_l", "q3_k_m", "q3_k_s", "q2_k"),
 )
 # Tokens: keys and values of longer contexts would take more memory than most machines have left.
-MOST_CONTEXT = 4096
-EXTRA = "bash scripts/install_cpp.sh"  # what installs the packages for GGUF
+MAX_CONTEXT = 4096
+INSTALL_COMMAND = "bash scripts/install_cpp.sh"  # what installs the packages for GGUF
 ARCHITECTURE = "llama"
-NEEDED = ("context_length", "block_count")  # keys without which nothing can be said of a model
+REQUIRED_KEYS = ("context_length", "block_count")  # keys without which nothing can be said of a model
 _OLD_MAGIC = {b"lmgg": "ggml", b"fmgg": "ggmf", b"tjgg": "ggjt", b"algg": "ggla"}  # of 2023, before GGUF
 
 
@@ -45,7 +45,9 @@ def optional_package(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except (ImportError, RuntimeError, OSError) as error:  # the last two: compiled for another machine
-        raise UserError(f"GGUF needs packages that are not installed ({error}); install them: {EXTRA}") from error
+        raise UserError(
+            f"GGUF needs packages that are not installed ({error}); install them: {INSTALL_COMMAND}"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ def names_gguf(name: str) -> bool:
     return name.endswith(".gguf") or Path(name).expanduser().is_file()
 
 
-def read(name: str, flag: str) -> GGUFFile:
+def read_gguf(name: str, flag: str) -> GGUFFile:
     """Read what `flag` names, up to the weights.
 
     Raises:
@@ -150,34 +152,34 @@ def read(name: str, flag: str) -> GGUFFile:
     return GGUFFile(path, header.keys, types, {tensor: one.shape for tensor, one in header.tensors.items()})
 
 
-def read_model(name: str) -> GGUFFile:
+def read_gguf_model(name: str) -> GGUFFile:
     """The GGUF model of `--model_path`.
 
     Raises:
-        UserError: see `read`; or an adapter, or a vocabulary alone.
+        UserError: see `read_gguf`; or an adapter, or a vocabulary alone.
     """
-    file = read(name, "--model_path")
+    file = read_gguf(name, "--model_path")
     if file.is_adapter:
         raise UserError(f"--model_path {name} is an adapter: pass it as --lora_path, and its base as --model_path.")
-    lacking = [key for key in (f"{ARCHITECTURE}.{what}" for what in NEEDED) if key not in file.keys]
+    lacking = [key for key in (f"{ARCHITECTURE}.{what}" for what in REQUIRED_KEYS) if key not in file.keys]
     if lacking or not file.types:
         what = lacking[0] if lacking else "weights"
         raise UserError(f"--model_path {name} is no model: it has no {what}. Copy or export it again.")
     return file
 
 
-def read_adapter(name: str, model: GGUFFile) -> GGUFFile:
+def read_gguf_adapter(name: str, model: GGUFFile) -> GGUFFile:
     """The adapter GGUF of `--lora_path`, which must fit `model`.
 
     Raises:
-        UserError: see `read`; or not an adapter, or one for another base.
+        UserError: see `read_gguf`; or not an adapter, or one for another base.
     """
     if Path(name).expanduser().is_dir() or not names_gguf(name):
         raise UserError(
             f"--lora_path {name} is not a GGUF file, but --model_path {model.path.name} is one. Export the adapter, "
             f"too: python tools/export_gguf.py --model_path BASE_FOLDER --lora_path {name} --out_path adapter.gguf"
         )
-    file = read(name, "--lora_path")
+    file = read_gguf(name, "--lora_path")
     if not file.is_adapter or file.keys.get("adapter.type") != "lora":
         raise UserError(f"--lora_path {name} is a whole model, not a LoRA adapter: pass it as --model_path.")
     for tensor, shape in file.shapes.items():
@@ -203,7 +205,7 @@ def sentencepiece_model(file: GGUFFile) -> bytes:
     pieces = list(keys.get("tokenizer.ggml.tokens", []))
     scores = keys.get("tokenizer.ggml.scores", [0.0] * len(pieces))
     types = keys.get("tokenizer.ggml.token_type", [1] * len(pieces))
-    while pieces and types[len(pieces) - 1] == 5 and pieces[-1] == padding(len(pieces) - 1):
+    while pieces and types[len(pieces) - 1] == 5 and pieces[-1] == padding_token(len(pieces) - 1):
         pieces.pop()
     proto = sentencepiece_model_pb2.ModelProto()
     for piece, score, kind in zip(pieces, scores, types, strict=False):
@@ -230,6 +232,6 @@ def sentencepiece_model(file: GGUFFile) -> bytes:
     return proto.SerializeToString()
 
 
-def padding(number: int) -> str:
+def padding_token(number: int) -> str:
     """The name of a row above the tokenizer, as llama.cpp's converter gives it."""
     return f"[PAD{number}]"

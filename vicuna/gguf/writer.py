@@ -27,18 +27,18 @@ from vicuna.gguf.reader import (
     UNKNOWN_TEXT,
     GGUFFile,
     optional_package,
-    padding,
+    padding_token,
 )
-from vicuna.model.base import Base
+from vicuna.model.base import Base, head_dim
 from vicuna.model.base_tensors import quantization_method, read_base_tensors
 
-PLAIN = dict(zip(PLAIN_TYPES, (torch.float32, torch.float16, torch.bfloat16), strict=True))
+PLAIN_DTYPES = dict(zip(PLAIN_TYPES, (torch.float32, torch.float16, torch.bfloat16), strict=True))
 _POLL_S = 0.2
 
 
-def block(kind: str) -> int:
+def block_size(kind: str) -> int:
     """How many values of a row a type packs together: rows must be a multiple of it."""
-    return 1 if kind in PLAIN else 256 if "_k" in kind else 32
+    return 1 if kind in PLAIN_DTYPES else 256 if "_k" in kind else 32
 
 
 def check_exportable(base: Base) -> None:
@@ -69,7 +69,7 @@ def check_exportable(base: Base) -> None:
 
 
 @dataclass(frozen=True)
-class Entry:
+class PlannedTensor:
     """One tensor of the file: what it is called here and there, and its type."""
 
     source: str  # "" for one that is computed
@@ -78,12 +78,12 @@ class Entry:
     dtype: torch.dtype
 
 
-def entries(base: Base, weights: Mapping[str, LazyTensor], kind: str) -> list[Entry]:
+def plan_tensors(base: Base, weights: Mapping[str, LazyTensor], kind: str) -> list[PlannedTensor]:
     """The tensors of the GGUF in the order of the blocks.
 
     Args:
         weights: by name, from `vicuna.model.base_tensors.read_base_tensors`.
-        kind: a type of `PLAIN`, or "" for the one each tensor has. Vectors are always float32.
+        kind: a type of `PLAIN_DTYPES`, or "" for the one each tensor has. Vectors are always float32.
     """
     config, gguf = base.config, optional_package("gguf")
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
@@ -91,19 +91,15 @@ def entries(base: Base, weights: Mapping[str, LazyTensor], kind: str) -> list[En
     for source, tensor in weights.items():
         if source == "lm_head.weight" and config.tie_word_embeddings:
             continue  # llama.cpp takes the embeddings where there is no head
-        dtype = torch.float32 if len(tensor.shape) == 1 else PLAIN[kind] if kind else tensor.dtype
+        dtype = torch.float32 if len(tensor.shape) == 1 else PLAIN_DTYPES[kind] if kind else tensor.dtype
         name = names.get_name(source, try_suffixes=(".weight", ".bias"))
-        made.append(Entry(source, name, tuple(tensor.shape), dtype))
+        made.append(PlannedTensor(source, name, tuple(tensor.shape), dtype))
     if config.rope_parameters["rope_type"] == "llama3":
-        made.append(Entry("", "rope_freqs.weight", (head_dim(config) // 2,), torch.float32))
+        made.append(PlannedTensor("", "rope_freqs.weight", (head_dim(config) // 2,), torch.float32))
     return made
 
 
-def head_dim(config: Any) -> int:
-    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-
-
-def permuted(tensor: torch.Tensor, name: str, config: Any) -> torch.Tensor:
+def permute_qk(tensor: torch.Tensor, name: str, config: Any) -> torch.Tensor:
     """Rows of a query or key projection (or of its bias, or of its lora_B) in the order of Meta's rotation.
 
     Hugging Face rotates value i with value i + d/2 of a head of size d, Meta and llama.cpp i with i + 1.
@@ -115,11 +111,11 @@ def permuted(tensor: torch.Tensor, name: str, config: Any) -> torch.Tensor:
     return tensor
 
 
-def write_model(base: Base, file: Path, kind: str, prompt_type: str, template: str) -> None:
+def write_gguf(base: Base, file: Path, kind: str, prompt_type: str, template: str) -> None:
     """Write a model, unquantised.
 
     Args:
-        kind: as in `entries`.
+        kind: as in `plan_tensors`.
         prompt_type: what it was trained with, "" if unknown; template: its chat template, "" for none.
 
     Raises:
@@ -132,21 +128,21 @@ def write_model(base: Base, file: Path, kind: str, prompt_type: str, template: s
     _vocabulary(writer, base)
     if template:
         writer.add_chat_template(template)
-    own_keys(writer, prompt_type, base.generation_config)
-    todo = entries(base, weights, kind)
+    add_vicuna_keys(writer, prompt_type, base.generation_config)
+    todo = plan_tensors(base, weights, kind)
 
     def tensors() -> Iterator[torch.Tensor]:
         for entry in todo:
             if entry.source:
                 whole = weights[entry.source][0 : entry.shape[0]]
-                yield permuted(whole, entry.source, base.config).to(entry.dtype)
+                yield permute_qk(whole, entry.source, base.config).to(entry.dtype)
             else:
                 yield _llama3_factors(base.config)
 
-    write(writer, todo, tensors(), base.path)
+    write_tensors(writer, todo, tensors(), base.path)
 
 
-def write(writer: Any, todo: list[Entry], tensors: Iterator[torch.Tensor], source: Path) -> None:
+def write_tensors(writer: Any, todo: list[PlannedTensor], tensors: Iterator[torch.Tensor], source: Path) -> None:
     """Write the keys, the list of tensors, then each of them.
 
     Args:
@@ -231,7 +227,9 @@ def _vocabulary(writer: Any, base: Base) -> None:
     unused, control = 5, 3
     writer.add_tokenizer_model("llama")
     writer.add_tokenizer_pre("default")
-    writer.add_token_list([piece.piece for piece in proto.pieces] + [added.get(row, padding(row)) for row in rows])
+    writer.add_token_list(
+        [piece.piece for piece in proto.pieces] + [added.get(row, padding_token(row)) for row in rows]
+    )
     writer.add_token_scores([piece.score for piece in proto.pieces] + [-10000.0] * len(rows))
     # Named rows above the tokenizer are control ids: text never becomes one on our paths, either.
     types = [int(piece.type) for piece in proto.pieces] + [control if row in added else unused for row in rows]
@@ -264,7 +262,7 @@ def _added_tokens(folder: Path) -> dict[int, str]:
         raise UserError(f"{file} is not JSON of names and ids ({error}). Delete it, or copy it again.") from error
 
 
-def own_keys(writer: Any, prompt_type: str, generation: Any = None) -> None:
+def add_vicuna_keys(writer: Any, prompt_type: str, generation: Any = None) -> None:
     if prompt_type:
         writer.add_string(PROMPT_TYPE, prompt_type)
     if generation is not None:
@@ -312,10 +310,10 @@ def quantise(source: Path, file: Path, kind: str, threads: int) -> None:
         )
 
 
-def fallbacks(file: GGUFFile, kind: str) -> dict[str, str]:
+def fallback_types(file: GGUFFile, kind: str) -> dict[str, str]:
     """Tensors whose rows do not divide into the type's blocks -> the type that llama.cpp gave them instead."""
     return {
         name: file.types[name]
         for name, shape in file.shapes.items()
-        if len(shape) == 2 and shape[1] % block(kind)
+        if len(shape) == 2 and shape[1] % block_size(kind)
     }  # fmt: skip

@@ -1,6 +1,6 @@
 """The base model: finding it, checking it before any weight is read, and loading it at 4, 8, 16 or 32 bits.
 
-The four precisions are one value, `bits`; `load_kwargs` is the only code that names bitsandbytes.
+The four precisions are one value, `bits`, which `load_kwargs` turns into arguments of from_pretrained.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig, PreTrainedModel
 
-from vicuna.errors import UserError
+from vicuna.errors import UserError, first_line, listing
 from vicuna.model.flags import ModelFlags
 from vicuna.prompt.tokenizer import TextTokenizer
 
@@ -48,7 +48,7 @@ def local_folder(name: str, flag: str, allow_patterns: list[str]) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=allow_patterns))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = _first_line(error).split(". ")[0]
+        reason = first_line(error).split(". ")[0]
         raise UserError(
             f"{flag} {name} is no folder here, and the hub did not give it ({reason}). Check the spelling, or the "
             "network."
@@ -78,19 +78,15 @@ def check_base(name: str) -> Base:
     """
     path = local_folder(name, "--model_path", BASE_FILES)
     if not (path / "config.json").is_file():
-        found = ", ".join(sorted(file.name for file in path.iterdir())[:12]) or "nothing"
         if any(path.glob("consolidated.*.pth")):
             raise UserError(
                 f"--model_path {name} is in Meta's layout: convert it first, python tools/convert_llama.py --input_dir "
                 f"{name} --output_dir {path.name}-hf."
             )
         raise UserError(
-            f"--model_path {name} has no config.json, found {found}; expected a model in Hugging Face format."
+            f"--model_path {name} has no config.json, found {listing(path)}; expected a model in Hugging Face format."
         )
-    try:
-        config = AutoConfig.from_pretrained(path)
-    except (ValueError, OSError, KeyError) as error:
-        raise UserError(f"{path / 'config.json'} can not be read ({_first_line(error)}).") from error
+    config = read_config(path)
     if not any(path.glob("*.safetensors")) and not any(path.glob("pytorch_model*.bin")):
         raise UserError(
             f"--model_path {name} has no weights: expected *.safetensors or pytorch_model*.bin beside config.json."
@@ -102,13 +98,25 @@ def check_base(name: str) -> Base:
     return Base(path, config, tokenizer, generation_config)
 
 
+def read_config(folder: Path) -> Any:
+    """The config of a folder in Hugging Face format.
+
+    Raises:
+        UserError: it can not be read.
+    """
+    try:
+        return AutoConfig.from_pretrained(folder)
+    except (ValueError, OSError, KeyError) as error:
+        raise UserError(f"{folder / 'config.json'} can not be read ({first_line(error)}).") from error
+
+
 def _generation_config(path: Path, config: Any) -> GenerationConfig:
     if not (path / "generation_config.json").is_file():
         return GenerationConfig.from_model_config(config)
     try:
         return GenerationConfig.from_pretrained(path)
     except (ValueError, OSError) as error:
-        raise UserError(f"{path / 'generation_config.json'} can not be read ({_first_line(error)}).") from error
+        raise UserError(f"{path / 'generation_config.json'} can not be read ({first_line(error)}).") from error
 
 
 def _check_ids(path: Path, config: Any, generation_config: GenerationConfig, tokenizer: TextTokenizer) -> None:
@@ -223,6 +231,11 @@ def meta_model(config: Any) -> PreTrainedModel:
         ) from error
 
 
+def head_dim(config: Any) -> int:
+    """The width of an attention head."""
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+
+
 WEIGHTS_SHARE = 0.9  # of a GPU's free memory that weights may take where several hold them
 
 
@@ -300,7 +313,7 @@ def load_base(base: Base, bits: int, placed: bool = True, spread: bool = False) 
         ) from error
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise UserError(
-            f"the weights in {base.path} can not be loaded ({_first_line(error)}). Copy the folder again."
+            f"the weights in {base.path} can not be loaded ({first_line(error)}). Copy the folder again."
         ) from error
     lacking = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
     if lacking:
@@ -315,13 +328,9 @@ def load_base(base: Base, bits: int, placed: bool = True, spread: bool = False) 
 
 def _keep_weights_unpacked(model: PreTrainedModel) -> None:
     """Without this, bitsandbytes 0.50 on an AVX512-BF16 CPU repacks 4-bit weights in place at the first evaluation,
-    and every gradient and every merge after it is silently wrong (tests/model/test_base.py shows it)."""
+    and every gradient and every merge after it is silently wrong (tests/model/test_load_base.py shows it)."""
     import bitsandbytes as bnb
 
     for module in model.modules():
         if isinstance(module, bnb.nn.Linear4bit):
             module.support_avx512bf16_for_cpu = False
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 
 from vicuna.errors import UserError
-from vicuna.files.tensors import LazyTensor, read_files, weight_paths
+from vicuna.files.tensors import LazyTensor, read_tensor_files, weight_paths
 from vicuna.model.base import meta_model
 
 
 @dataclass(frozen=True)
-class Int8:
+class Int8Tensor:
     """A weight that bitsandbytes keeps at 8 bits: whole numbers, and a scale for each row. Its rows are float32."""
 
     values: torch.Tensor
@@ -31,7 +31,7 @@ class Int8:
 
 
 @dataclass(frozen=True)
-class Int4:
+class Packed4BitTensor:
     """A weight that bitsandbytes keeps at 4 bits, in blocks of its own that rows do not divide."""
 
     packed: torch.Tensor
@@ -70,7 +70,7 @@ def read_base_tensors(path: Path, config: Any) -> dict[str, LazyTensor]:
             f"{path} is quantised with {method}, whose weights can not be changed without quantising them anew: take "
             "the model it was made of, and quantise the result."
         )
-    tensors: dict[str, LazyTensor] = dict(read_files(weight_paths(path)))
+    tensors: dict[str, LazyTensor] = dict(read_tensor_files(weight_paths(path)))
     if method:
         tensors = _dequantised(tensors, getattr(config, "dtype", None) or torch.float16)
     model = meta_model(config)
@@ -102,9 +102,9 @@ def _dequantised(tensors: Mapping[str, torch.Tensor], dtype: torch.dtype) -> dic
             other.removeprefix(f"{name}."): value for other, value in tensors.items() if other.startswith(f"{name}.")
         }
         if name.endswith(".weight") and tensor.dtype == torch.int8 and scales is not None:
-            found[name] = Int8(tensor, scales, dtype)
+            found[name] = Int8Tensor(tensor, scales, dtype)
         elif any("bitsandbytes__" in part for part in own):
-            found[name] = Int4(tensor, QuantState.from_dict(own, torch.device("cpu")))
+            found[name] = Packed4BitTensor(tensor, QuantState.from_dict(own, torch.device("cpu")))
         elif tensor.is_floating_point():
             found[name] = tensor
     return found

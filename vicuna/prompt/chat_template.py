@@ -9,7 +9,7 @@ import json
 
 from vicuna.prompt.templates import TEMPLATES, Template
 
-FILE = "chat_template.jinja"  # where a model folder has it
+CHAT_TEMPLATE_FILE = "chat_template.jinja"  # where a model folder has it
 _NOT_ALTERNATING = "the messages must be user, assistant, ..., user, behind at most one of system"
 
 

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from vicuna.errors import UserError
+from vicuna.errors import UserError, listing
 
 # Begins every decoding, and is cut off again: decoders treat the first piece of a text specially.
 _ANCHOR = "a"
@@ -36,9 +36,8 @@ class TextTokenizer:
         names = ("tokenizer.model", "tokenizer.json")
         self.source = path if model else next((path / name for name in names if (path / name).is_file()), None)
         if self.source is None:
-            found = ", ".join(sorted(file.name for file in path.iterdir())[:12]) or "nothing"
             raise UserError(
-                f"{path} has no tokenizer: expected tokenizer.model or tokenizer.json, found {found}. "
+                f"{path} has no tokenizer: expected tokenizer.model or tokenizer.json, found {listing(path)}. "
                 "Copy the base's tokenizer.model into the folder."
             )
         if model or self.source.suffix == ".model":
@@ -100,7 +99,7 @@ class TextTokenizer:
         text_ids = [i for i in ids if self._is_text(i)]
         return self._decode(self._anchor + text_ids)[self._anchor_width :]
 
-    def complete(self, ids: list[int]) -> list[int]:
+    def drop_partial_character(self, ids: list[int]) -> list[int]:
         """`ids` without a last character of which only some bytes are there yet."""
         run = []
         for i in reversed(ids):
@@ -120,7 +119,7 @@ class TextTokenizer:
                 return kept
         return ids
 
-    def settled(self, ids: list[int]) -> tuple[int, str]:
+    def stable_prefix(self, ids: list[int]) -> tuple[int, str]:
         """How many of `ids` have the same text whatever follows, and it; not those that may end inside a character."""
         end = len(ids)
         while end and (ids[end - 1] in self._bytes or not self._is_text(ids[end - 1])):

@@ -17,7 +17,8 @@ from typing import Any
 
 from vicuna.errors import UserError
 from vicuna.log import log
-from vicuna.model.adapter import HUB_FILES, RUN_ARGS, SAVING, WEIGHT_FILES, run_args
+from vicuna.model.adapter import SAVING
+from vicuna.model.adapter_files import ADAPTER_FILES, HUB_FILES, RUN_ARGS, run_args
 from vicuna.model.base import Base, fingerprint, local_folder
 from vicuna.train.flags import RunFlags
 from vicuna.train.schedule import Schedule, check_complete, read_schedule
@@ -275,7 +276,7 @@ def _resume(folder: Path, run: RunFlags, facts: dict[str, Any]) -> Start:
 
 def _earlier(output: Path) -> str:
     """What a new run finds in its output folder."""
-    if (output / WEIGHT_FILES[0]).is_file():
+    if (output / ADAPTER_FILES[0]).is_file():
         return f"; {output} holds an earlier one, whose adapter is replaced at the end"
     return f"; {output} holds checkpoints of an earlier one" if any(output.glob("checkpoint-*")) else ""
 

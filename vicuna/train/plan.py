@@ -10,9 +10,9 @@ from vicuna import __version__
 from vicuna.data.flags import DataFlags
 from vicuna.data.records import Examples, Records, Source, label_spans
 from vicuna.errors import UserError
-from vicuna.model.adapter import Parameters
 from vicuna.model.base import Base, compute_dtype, device
 from vicuna.model.flags import LoraFlags, ModelFlags
+from vicuna.model.parameters import ParameterCounts
 from vicuna.train.checkpoint import Start
 from vicuna.train.flags import RunFlags
 from vicuna.train.schedule import rate_at, seam
@@ -59,7 +59,7 @@ def make_plan(
     train: Examples,
     held_out: Examples | None,
     batches: StepBatches,
-    parameters: Parameters,
+    parameters: ParameterCounts,
     flags: tuple[ModelFlags, DataFlags, LoraFlags, RunFlags],
     start: Start,
 ) -> Plan:
@@ -155,7 +155,7 @@ def _steps(batches: StepBatches, run: RunFlags) -> str:
     )
 
 
-def _trained(lora: LoraFlags, parameters: Parameters) -> str:
+def _trained(lora: LoraFlags, parameters: ParameterCounts) -> str:
     """What is trained, in words."""
     if lora.train == "full":
         return "none, every weight is trained in float32"

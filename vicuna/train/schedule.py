@@ -17,7 +17,8 @@ import torch
 from transformers import TrainerControl, TrainerState, get_scheduler
 
 from vicuna.errors import UserError
-from vicuna.model.adapter import WEIGHT_FILES, read_tensors, save_adapter, weight_file
+from vicuna.model.adapter import save_adapter
+from vicuna.model.adapter_files import ADAPTER_FILES, adapter_file, read_adapter_tensors
 from vicuna.train.flags import RunFlags
 
 STATE, OPTIMIZER, SCHEDULER, SCALER = "trainer_state.json", "optimizer.pt", "scheduler.pt", "scaler.pt"
@@ -85,7 +86,7 @@ def check_complete(schedule: Schedule, flag: str) -> None:
     Raises:
         UserError: what is missing.
     """
-    missing = [] if any((schedule.folder / name).is_file() for name in WEIGHT_FILES) else [WEIGHT_FILES[-1]]
+    missing = [] if any((schedule.folder / name).is_file() for name in ADAPTER_FILES) else [ADAPTER_FILES[-1]]
     missing += [] if (schedule.folder / OPTIMIZER).is_file() else [OPTIMIZER]
     if missing:
         raise UserError(
@@ -208,10 +209,10 @@ def _order(folder: Path, names: list[str]) -> list[int]:
     An optimizer knows its tensors by number, in the order of the model's. A .bin file keeps that order, which is not
     today's: the LLaMA of 2023 had down_proj before up_proj. A .safetensors file is of today's order.
     """
-    file = weight_file(folder)
+    file = adapter_file(folder)
     if file.suffix == ".safetensors":
         return list(range(len(names)))
-    places = {name: i for i, name in enumerate(_lora(read_tensors(file)))}
+    places = {name: i for i, name in enumerate(_lora(read_adapter_tensors(file)))}
     return [places[name] for name in names] if set(names) <= set(places) else list(range(len(names)))
 
 

@@ -17,7 +17,8 @@ from safetensors import safe_open
 from torch import nn
 
 from vicuna.errors import UserError
-from vicuna.model import adapter
+from vicuna.model.adapter import SAVING, load_adapter, new_adapter, plan_adapter, save_adapter
+from vicuna.model.adapter_files import ADAPTER_CONFIG, ADAPTER_FILES, adapter_file, read_adapter_tensors, train_kind
 from vicuna.model.base import Base
 from vicuna.model.flags import LoraFlags
 from vicuna.train.flags import RunFlags
@@ -52,7 +53,7 @@ def check_train(base_path: Path, train: str, bits: int, dtype: torch.dtype, run:
             "--train full --bits 16 computes in float16 here, which loses small updates: pass --deepspeed, which keeps "
             "a float32 copy of the weights, or --bits 32."
         )
-    if (output / adapter.CONFIG_FILE).is_file():
+    if (output / ADAPTER_CONFIG).is_file():
         raise UserError(
             f"--output_path {output} holds an adapter, which would be loaded on top of the whole model that --train "
             "full writes; name another folder."
@@ -80,11 +81,11 @@ def plan_training(base: Base, flags: LoraFlags, folder: Path | None) -> tuple[Lo
         UserError: it holds the other of the two.
     """
     if flags.train != "full":
-        return adapter.plan_adapter(base, flags, folder)
-    if folder and any((folder / name).is_file() for name in adapter.WEIGHT_FILES[:2]):
+        return plan_adapter(base, flags, folder)
+    if folder and any((folder / name).is_file() for name in ADAPTER_FILES[:2]):
         raise UserError(
             f"{folder} holds an adapter, but --train full starts from a whole model: pass --train "
-            f"{adapter.train_kind(adapter.read_tensors(adapter.weight_file(folder)))}, or the folder of a whole model."
+            f"{train_kind(read_adapter_tensors(adapter_file(folder)))}, or the folder of a whole model."
         )
     if folder and not (folder / "config.json").is_file():
         raise UserError(f"{folder} has no config.json; expected a whole model in Hugging Face format.")
@@ -101,8 +102,8 @@ def trained_model(loaded: Any, lora: LoraConfig | None, folder: Path | None, bas
     if lora is None:
         return loaded
     if folder:
-        return adapter.attach(loaded, folder, base_name, trainable=True, dropout=lora.lora_dropout)[0]
-    return adapter.new_adapter(loaded, lora)
+        return load_adapter(loaded, folder, base_name, trainable=True, dropout=lora.lora_dropout)[0]
+    return new_adapter(loaded, lora)
 
 
 def farewell(model: nn.Module, output: Path, base_path: Path) -> str:
@@ -121,7 +122,7 @@ def save(model: nn.Module, folder: Path, weights: dict[str, torch.Tensor], base_
         weights: from `vicuna.model.adapter.gather_tensors`.
     """
     if isinstance(model, PeftModel):
-        adapter.save_adapter(model, folder, weights)
+        save_adapter(model, folder, weights)
     else:
         save_model(model, folder, weights, base_path)
 
@@ -133,7 +134,7 @@ def save_model(model: Any, folder: Path, weights: dict[str, torch.Tensor], base_
         RuntimeError: what was written is not what was trained; the folder is as it was.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=adapter.SAVING, dir=folder) as name:
+    with tempfile.TemporaryDirectory(prefix=SAVING, dir=folder) as name:
         aside = Path(name)
         model.config.use_cache = True  # switched off while training
         model.save_pretrained(aside, state_dict=weights, max_shard_size=SHARD_SIZE)

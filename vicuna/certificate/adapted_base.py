@@ -10,17 +10,17 @@ from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state
 
 from vicuna.certificate.identity import read_json
 from vicuna.errors import UserError
-from vicuna.export.merge import Update
 from vicuna.export.meta_layout import EMBEDDING, HEAD
+from vicuna.export.updates import AdapterUpdate
 from vicuna.files.tensors import write_model
-from vicuna.model import adapter
+from vicuna.model.adapter_files import PEFT_PREFIX, read_adapter
 from vicuna.model.base import Base, check_base, load_base
 from vicuna.model.base_tensors import read_base_tensors
 from vicuna.train.checkpoint import write_text
 from vicuna.train.trainable import copy_tokenizer
 
 
-def with_adapters(base: Base, updates: Sequence[Update], bits: int) -> Any:
+def load_with_adapters(base: Base, updates: Sequence[AdapterUpdate], bits: int) -> Any:
     """The base with the adapters by PEFT, each but the last merged into the weights before the next is put on.
 
     Raises:
@@ -38,15 +38,14 @@ def with_adapters(base: Base, updates: Sequence[Update], bits: int) -> Any:
 
 def _put_on(model: Any, folder: Path) -> Any:
     """An adapter on a model; embeddings that lie beside it untrained, as PEFT saves them, go into the model."""
-    tensors = adapter.read_tensors(adapter.weight_file(folder))
-    config, _ = adapter.read_config(folder, tensors)
+    tensors, config, _ = read_adapter(folder)
     config.base_model_name_or_path = model.name_or_path
     named = set(config.modules_to_save or ())
     beside = {name for name in tensors if "lora_" not in name and name.split(".")[-2] not in named}
     beside |= {name for name in tensors if ".base_layer." in name}
     weights = model.state_dict()
     for name in beside:
-        weights[name.removeprefix("base_model.model.").replace(".base_layer.", ".")].copy_(tensors.pop(name))
+        weights[name.removeprefix(PEFT_PREFIX).replace(".base_layer.", ".")].copy_(tensors.pop(name))
     peft = get_peft_model(model, config)
     if odd := set(get_peft_model_state_dict(peft, save_embedding_layers=False)) ^ set(tensors):
         raise UserError(f"PEFT does not take the adapter in {folder} as it is: {len(odd)} tensors differ, {min(odd)}.")
@@ -54,7 +53,7 @@ def _put_on(model: Any, folder: Path) -> Any:
     return peft
 
 
-def grown_base(base: Base, update: Update, folder: Path) -> Base:
+def write_resized_base(base: Base, update: AdapterUpdate, folder: Path) -> Base:
     """The base with as many embeddings as an adapter brings, each new one the mean of the others; in `folder`.
 
     Args:

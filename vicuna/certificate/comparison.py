@@ -5,59 +5,59 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
-from vicuna.certificate.artefacts import Artefact, Setting
-from vicuna.certificate.divergence import Distance, Measured, Reference, measure
-from vicuna.certificate.identity import Identity, differences
+from vicuna.certificate.artefacts import Artefact, Setup
+from vicuna.certificate.divergence import Divergence, Measurement, Reference, measure
+from vicuna.certificate.identity import Identity, find_differences
 from vicuna.certificate.verdict import FAILED, judge
 from vicuna.errors import UserError
 from vicuna.export.manifests import check_input
 
 
 @dataclass
-class Finding:
-    """What was found about one artefact; `distance` and `control` are None where it could not be opened."""
+class ArtefactResult:
+    """What was found about one artefact; `divergence` and `control` are None where it could not be opened."""
 
     artefact: Artefact
     verdict: str
     reasons: list[str]
-    distance: Distance | None = None
-    control: Distance | None = None
+    divergence: Divergence | None = None
+    control: Divergence | None = None
     odd: dict[str, str] = field(default_factory=dict)
 
 
-def compare(
-    artefacts: list[Artefact], setting: Setting, reference: Reference, wanted: Identity, said: Sequence[str]
-) -> list[Finding]:
+def compare_artefacts(
+    artefacts: list[Artefact], setup: Setup, reference: Reference, wanted: Identity, said: Sequence[str]
+) -> list[ArtefactResult]:
     """Every artefact beside its control, which those of one type share.
 
     Args:
         said: texts that tokenizers are compared on.
     """
     places = {id(one): number for number, one in enumerate(artefacts)}
-    findings = {}
+    results = {}
     for name, group in groupby(sorted(artefacts, key=lambda one: one.control_name), lambda one: one.control_name):
         group = list(group)
         gc.collect()  # models refer to themselves, and would stay beside the next one
-        control = measure(group[0].control(setting), reference, name)
+        control = measure(group[0].control(setup), reference, name)
         for one in group:
             try:
-                findings[places[id(one)]] = examine(one, setting, reference, control, wanted, said)
+                results[places[id(one)]] = compare_artefact(one, setup, reference, control, wanted, said)
             except UserError as error:
-                findings[places[id(one)]] = Finding(one, FAILED, [str(error)])
+                results[places[id(one)]] = ArtefactResult(one, FAILED, [str(error)])
             except Exception as error:  # an artefact is anybody's, and libraries raise anything on a broken one
                 why = f"it can not be run ({type(error).__name__}: {str(error).strip()[:160]})"
-                findings[places[id(one)]] = Finding(one, FAILED, [why])
-    return [findings[number] for number in sorted(findings)]
+                results[places[id(one)]] = ArtefactResult(one, FAILED, [why])
+    return [results[number] for number in sorted(results)]
 
 
-def examine(
+def compare_artefact(
     one: Artefact,
-    setting: Setting,
+    setup: Setup,
     reference: Reference,
-    control: Measured,
+    control: Measurement,
     wanted: Identity,
     said: Sequence[str],
-) -> Finding:
+) -> ArtefactResult:
     """One artefact: hashes in its folder, what it declares, then its logits."""
     for path in one.files:
         if path.is_dir():
@@ -65,15 +65,15 @@ def examine(
     own = one.identity()
     if one.vocab not in (0, reference.vocab):
         raise UserError(f"it has a vocabulary of {one.vocab}, base + adapters one of {reference.vocab}.")
-    odd = differences(own, wanted, said) if own else {}
+    odd = find_differences(own, wanted, said) if own else {}
     gc.collect()
-    distance = measure(one.open(setting), reference, one.name).distance(control)
-    before = control.distance(control)
-    verdict, reasons = judge(one.type, distance, before, reference.perplexity)
-    return Finding(one, FAILED if odd else verdict, [*odd.values(), *reasons], distance, before, odd)
+    divergence = measure(one.open(setup), reference, one.name).divergence(control)
+    before = control.divergence(control)
+    verdict, reasons = judge(one.type, divergence, before, reference.perplexity)
+    return ArtefactResult(one, FAILED if odd else verdict, [*odd.values(), *reasons], divergence, before, odd)
 
 
-def print_table(findings: list[Finding], reference: Reference, before: Measured) -> None:
+def print_table(results: list[ArtefactResult], reference: Reference, before: Measurement) -> None:
     """The table, and why what did not pass did not."""
     count = sum(map(len, reference.texts))
     print(
@@ -93,19 +93,19 @@ def print_table(findings: list[Finding], reference: Reference, before: Measured)
         "template",
         "ids",
     )
-    rows = [heads] + [columns(one, reference) for one in findings]
+    rows = [heads] + [table_row(one, reference) for one in results]
     widths = [max(len(row[i]) for row in rows) for i in range(len(heads))]
-    names = ["artefact", *(one.artefact.name for one in findings)]
+    names = ["artefact", *(one.artefact.name for one in results)]
     for row, name in zip(rows, names, strict=True):
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)), name, sep="  ")
-    for one in findings:
+    for one in results:
         for reason in one.reasons:
             print(f"{one.artefact.name}: {reason}")
 
 
-def columns(one: Finding, reference: Reference) -> tuple[str, ...]:
+def table_row(one: ArtefactResult, reference: Reference) -> tuple[str, ...]:
     """A row of the table."""
-    found, before = one.distance, one.control
+    found, before = one.divergence, one.control
     if found is None or before is None:
         return one.verdict, one.artefact.type, *["–"] * 9
     length = sum(map(len, reference.answers))

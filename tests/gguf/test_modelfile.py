@@ -1,0 +1,32 @@
+"""Modelfiles for Ollama."""
+
+import pytest
+
+from tests.gguf.gguf_models import export, make_model
+from vicuna.gguf.modelfile import modelfile
+from vicuna.prompt.templates import PROMPT_TYPES, render
+
+
+@pytest.mark.parametrize("prompt_type", PROMPT_TYPES)
+def test_a_modelfile_says_what_it_stands_for(prompt_type):
+    text = modelfile("x.gguf", prompt_type, 2048, [])
+    template = text.split('"""')[1]
+
+    assert "FROM ./x.gguf\n" in text
+    assert "PARAMETER num_ctx 2048\n" in text
+    question = (
+        template.replace("{{ .Prompt }}", "问？").replace("{{ .Content }}", "问？").replace("{{ .Response }}", "")
+    )
+    for line in render(prompt_type, [{"role": "user", "content": "问？"}]).splitlines():
+        assert line in question
+    assert 'PARAMETER stop "</s>"' in text
+
+
+def test_a_modelfile_of_another_file_is_left_alone(tmp_path, tokenizer_model):
+    folder = make_model(tmp_path / "hf", tokenizer_model)
+    (tmp_path / "Modelfile").write_text("FROM llama2\n", encoding="utf-8")
+
+    export(folder, tmp_path / "x.gguf", "f32")
+
+    assert (tmp_path / "Modelfile").read_text(encoding="utf-8") == "FROM llama2\n"
+    assert "FROM ./x.gguf" in (tmp_path / "x.Modelfile").read_text(encoding="utf-8")

@@ -1,0 +1,30 @@
+"""Parameters are counted before weights are loaded."""
+
+import pytest
+from safetensors.torch import load_file
+
+from vicuna.errors import UserError
+from vicuna.model.adapter import plan_adapter
+from vicuna.model.base import check_base, meta_model
+from vicuna.model.flags import LoraFlags
+from vicuna.model.parameters import count_parameters
+
+
+def test_parameters_are_counted_without_weights(tiny_base):
+    base = check_base(str(tiny_base))
+    config, _, _ = plan_adapter(base, LoraFlags(), None)
+    whole = sum(value.numel() for value in load_file(tiny_base / "model.safetensors").values())
+
+    found = count_parameters(meta_model(base.config), config)
+
+    assert found.trainable == 2 * 2 * (8 * 32 + 32 * 8)  # blocks x (q, v) x (A + B)
+    assert found.quantisable == 2 * (4 * 32 * 32 + 3 * 32 * 64)  # every linear layer but the head
+    assert found.total == whole + found.trainable
+
+
+def test_target_modules_that_the_base_lacks_are_refused(tiny_base):
+    base = check_base(str(tiny_base))
+    config, _, _ = plan_adapter(base, LoraFlags(lora_target_modules=["q_proj", "query_key_value"]), None)
+
+    with pytest.raises(UserError, match=r"--lora_target_modules query_key_value: no such linear layers .*it has down"):
+        count_parameters(meta_model(base.config), config)

@@ -1,0 +1,218 @@
+"""Adapters on disk: finding, reading and checking them.
+
+Adapters of every age are read the same way, without executing a pickle and without renaming or copying a file
+of the user.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftConfig
+from torch import nn
+
+from vicuna.errors import UserError, listing
+from vicuna.files.tensors import read_tensor_file
+from vicuna.model.base import local_folder
+
+# Today's name first, then the two that the original wrote.
+ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin", "pytorch_model.bin")
+ADAPTER_CONFIG = "adapter_config.json"
+RUN_ARGS = "run_args.json"
+HUB_FILES = [*ADAPTER_FILES, ADAPTER_CONFIG, RUN_ARGS]
+SAMPLE_CONFIG = Path(__file__).parent.parent.parent / "config-sample" / ADAPTER_CONFIG
+PEFT_PREFIX = "base_model.model."  # how PEFT names the base's modules in a file
+_FROZEN = ".base_layer.weight"  # ends the name of a base's own weight, which PEFT saves beside a low-rank head
+_ROUNDED = {"rtol": 2**-7, "atol": 2**-24}  # what 16 bits leave of a weight
+
+
+def adapter_folder(name: str, use_local: bool | None = None) -> Path:
+    """The folder of `--lora_path`: a path, or a hub id. `use_local` forbids the one or the other."""
+    if use_local and not Path(name).expanduser().is_dir():
+        raise UserError(f"--lora_path {name} does not exist here, and --use_local 1 forbids asking the hub.")
+    if use_local is False and Path(name).is_dir():
+        raise UserError(f"--lora_path {name} is a folder here, but --use_local 0 means a hub id; drop --use_local.")
+    return local_folder(name, "--lora_path", HUB_FILES)
+
+
+def adapter_file(folder: Path) -> Path:
+    """The adapter weights in `folder`.
+
+    Raises:
+        UserError: none of the known names is there.
+    """
+    for name in ADAPTER_FILES:
+        if (folder / name).is_file():
+            return folder / name
+    raise UserError(f"{folder} has no adapter: expected one of {', '.join(ADAPTER_FILES)}, found {listing(folder)}.")
+
+
+def run_args(folder: Path) -> dict[str, Any]:
+    """What training wrote beside the adapter, or beside the checkpoint's parent; {} for an adapter from elsewhere."""
+    for file in (folder / RUN_ARGS, folder.parent / RUN_ARGS):
+        if file.is_file() and (file.parent == folder or folder.name.startswith("checkpoint-")):
+            try:
+                return json.loads(file.read_text(encoding="utf-8"))
+            except json.JSONDecodeError as error:
+                raise UserError(
+                    f"{file} is not JSON ({error.msg} in line {error.lineno}). Delete it, or train again."
+                ) from error
+    return {}
+
+
+def read_adapter(folder: Path) -> tuple[dict[str, torch.Tensor], LoraConfig, str]:
+    """Tensors and config of the adapter in `folder`, and a warning, "" if none.
+
+    Raises:
+        UserError: see `adapter_file`, `read_adapter_tensors` and `read_adapter_config`.
+    """
+    tensors = read_adapter_tensors(adapter_file(folder))
+    return tensors, *read_adapter_config(folder, tensors)
+
+
+def read_adapter_tensors(file: Path) -> dict[str, torch.Tensor]:
+    """The tensors of an adapter's weight file by PEFT's names; no pickle is executed.
+
+    Raises:
+        UserError: not a weight file, or one without an adapter's tensors.
+    """
+    tensors = read_tensor_file(file)
+    if not any("lora_" in name or name.startswith(PEFT_PREFIX) for name in tensors):
+        raise UserError(f"{file} holds no LoRA tensors; expected names such as …q_proj.lora_A.weight.")
+    # Where the vocabulary was enlarged, PEFT also saves the base's own embeddings, and the trained ones twice.
+    kept = {name: tensor for name, tensor in tensors.items() if ".original_module." not in name}
+    return {name.replace(".modules_to_save.", "."): tensor for name, tensor in kept.items()}
+
+
+def read_adapter_config(folder: Path, tensors: dict[str, torch.Tensor]) -> tuple[LoraConfig, str]:
+    """The adapter's config, and a warning ("" if none) where it had to be inferred.
+
+    Without an adapter_config.json, rank and modules are read from the tensors, alpha from config-sample/.
+
+    Raises:
+        UserError: a config that can not be read, is not LoRA's, or does not describe the tensors.
+    """
+    file = folder / ADAPTER_CONFIG
+    modules = lora_modules(tensors)
+    names = sorted({module.rsplit(".", 1)[-1] for module in modules})
+    ranks = sorted({rank for rank, _, _ in modules.values()})
+    if not file.is_file():
+        sample = json.loads(SAMPLE_CONFIG.read_text(encoding="utf-8"))
+        alpha, dropout = sample["lora_alpha"], sample["lora_dropout"]
+        if len(ranks) != 1:
+            raise UserError(
+                f"{folder} has no {ADAPTER_CONFIG}, and its tensors have the ranks {ranks}: add the config it was "
+                "trained with."
+            )
+        config = LoraConfig(
+            r=ranks[0], lora_alpha=alpha, lora_dropout=dropout, target_modules=names, task_type="CAUSAL_LM"
+        )
+        return config, (
+            f"{folder} has no {ADAPTER_CONFIG}: rank {ranks[0]} and modules {', '.join(names)} are read from its "
+            f"tensors, alpha {alpha} is assumed from {SAMPLE_CONFIG.parent.name}/{ADAPTER_CONFIG}. Put the right "
+            "config beside it if alpha differs."
+        )
+    try:
+        config = PeftConfig.from_pretrained(folder)
+    except (ValueError, OSError, KeyError, TypeError) as error:
+        raise UserError(f"{file} can not be read as an adapter config ({str(error)[:160]}).") from error
+    if not isinstance(config, LoraConfig):
+        raise UserError(f"{file} describes a {config.peft_type} adapter; expected LORA.")
+    declared = {config.r, *config.rank_pattern.values()}
+    if not set(ranks) <= declared:
+        raise UserError(
+            f"{file} says r {config.r}, but the tensors beside it have rank {ranks}: it belongs to another adapter."
+        )
+    targets = config.target_modules
+    if isinstance(targets, (set, list)) and not set(names) <= {target.rsplit(".", 1)[-1] for target in targets}:
+        raise UserError(
+            f"{file} names the modules {', '.join(sorted(targets))}, but the tensors beside it are for "
+            f"{', '.join(names)}: part of the adapter would be ignored. Put the config it was trained with beside it."
+        )
+    return config, ""
+
+
+def lora_modules(tensors: dict[str, torch.Tensor]) -> dict[str, tuple[int, int, int]]:
+    """Module name in the base -> (rank, in features, out features), read from the tensors' shapes."""
+    found = {}
+    for name, lora_a in tensors.items():
+        if name.endswith(".lora_A.weight"):
+            module = name.removesuffix(".lora_A.weight")
+            lora_b = tensors.get(f"{module}.lora_B.weight")
+            if lora_b is None:
+                raise UserError(f"the adapter has {name} but no lora_B beside it; the file is incomplete.")
+            found[module.removeprefix(PEFT_PREFIX)] = (lora_a.shape[0], lora_a.shape[1], lora_b.shape[0])
+    return found
+
+
+def saved_modules(tensors: dict[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
+    """Module name in the base -> shape of its weight, for modules that the adapter replaces as a whole."""
+    return {
+        name.removesuffix(".weight").removesuffix(".base_layer").removeprefix(PEFT_PREFIX): tuple(tensor.shape)
+        for name, tensor in tensors.items()
+        if "lora_" not in name and name.endswith(".weight")
+    }
+
+
+def trained_modules(tensors: dict[str, torch.Tensor]) -> list[str]:
+    """Those of `saved_modules` that were trained: not the base's own weight below a low-rank head."""
+    return list(saved_modules({name: one for name, one in tensors.items() if not name.endswith(_FROZEN)}))
+
+
+def train_kind(tensors: dict[str, torch.Tensor]) -> str:
+    """Which --train wrote an adapter."""
+    return "+".join([*["lora"] * bool(lora_modules(tensors)), *["embeddings"] * bool(trained_modules(tensors))])
+
+
+def drop_frozen_copies(
+    tensors: dict[str, torch.Tensor], weight_of: Callable[[str], torch.Tensor], folder: Path, base_name: str
+) -> dict[str, torch.Tensor]:
+    """An adapter without the copy of the base's own weight that PEFT saves below a low-rank head or embeddings.
+
+    Args:
+        weight_of: the base's weight of a module.
+
+    Raises:
+        UserError: it is not the base's.
+    """
+    for name in [name for name in tensors if name.endswith(_FROZEN)]:
+        module = name.removesuffix(_FROZEN).removeprefix(PEFT_PREFIX)
+        own, copy = weight_of(module), tensors[name]
+        # Of a base that ZeRO-3 keeps in parts there is nothing to compare with.
+        if own.shape == copy.shape and not torch.allclose(own.float(), copy.float(), **_ROUNDED):
+            raise UserError(
+                f"the adapter in {folder} changes a {module} that is not that of {base_name}: use the base it was "
+                "trained on; or merge the adapter, which takes the weight along: python tools/merge_lora.py"
+            )
+    return {name: tensor for name, tensor in tensors.items() if not name.endswith(_FROZEN)}
+
+
+def check_compatible(tensors: dict[str, torch.Tensor], base: nn.Module, base_name: str) -> None:
+    """Refuse an adapter that was trained on a base of another architecture, size or vocabulary.
+
+    Args:
+        base: the base, or its skeleton without weights.
+    """
+    modules = dict(base.named_modules())
+    for name, (_, inside, outside) in lora_modules(tensors).items():
+        layer = modules.get(name)
+        if layer is None:
+            raise UserError(
+                f"the adapter changes {name}, which {base_name} does not have: it was trained on another kind of base."
+            )
+        shape = (layer.in_features, layer.out_features)
+        if shape != (inside, outside):
+            raise UserError(
+                f"the adapter was trained on a base whose {name} is {inside} -> {outside}, but in {base_name} it is "
+                f"{shape[0]} -> {shape[1]}: use the base it was trained on."
+            )
+    for name, shape in saved_modules(tensors).items():
+        layer = modules.get(name)
+        found = tuple(layer.weight.shape) if hasattr(layer, "weight") else None
+        if found != shape:
+            raise UserError(
+                f"the adapter holds a {name} of {shape}, but in {base_name} it is {found}: use the base it was trained "
+                "on."
+            )

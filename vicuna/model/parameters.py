@@ -1,0 +1,53 @@
+"""How many parameters a run trains, and what the others take in memory; counted without weights."""
+
+from dataclasses import dataclass
+
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import nn
+
+from vicuna.errors import UserError
+
+
+@dataclass(frozen=True)
+class ParameterCounts:
+    """Numbers of parameters: trainable ones, those of the linear layers bitsandbytes quantises, and all.
+
+    `whole_modules` are the names of what is trained beside LoRA's matrices.
+    """
+
+    trainable: int
+    quantisable: int
+    total: int
+    whole_modules: tuple[str, ...] = ()
+
+    def weight_bytes(self, bits: int, dtype: torch.dtype) -> float:
+        """What the frozen weights take. On a quantised base all but the linear layers is float32 while training."""
+        frozen = self.total - self.trainable
+        if bits >= 16:
+            return frozen * dtype.itemsize
+        return self.quantisable * bits / 8 + (frozen - self.quantisable) * torch.float32.itemsize
+
+
+def count_parameters(skeleton: nn.Module, config: LoraConfig | None) -> ParameterCounts:
+    """Count with a new adapter on top, or with every weight trained; `skeleton` has no weights and is used up.
+
+    Raises:
+        UserError: target modules the base does not have.
+    """
+    layers = {name: layer for name, layer in skeleton.named_modules() if isinstance(layer, nn.Linear)}
+    names = {name.rsplit(".", 1)[-1] for name in layers}
+    if config is None:
+        total = skeleton.num_parameters()
+        return ParameterCounts(total, 0, total)
+    unknown = sorted(set(config.target_modules) - names) if not isinstance(config.target_modules, str) else []
+    if unknown:
+        raise UserError(
+            f"--lora_target_modules {' '.join(unknown)}: no such linear layers in this base; it has "
+            f"{', '.join(sorted(names))}."
+        )
+    head = skeleton.get_output_embeddings()
+    quantisable = sum(layer.weight.numel() for layer in layers.values() if layer is not head)
+    whole_modules = tuple(config.modules_to_save or ())  # PEFT adds to the list where the head is tied
+    trainable, total = get_peft_model(skeleton, config).get_nb_trainable_parameters()
+    return ParameterCounts(trainable, quantisable, total, whole_modules)
