@@ -50,9 +50,9 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
     from vicuna.train import trainable as weights
     from vicuna.train import trainer as training
     from vicuna.train.checkpoint import best_loss, run_id, starting_point, write_run_args
-    from vicuna.train.plan import make_plan, versions
-    from vicuna.train.schedule import as_checkpoint
-    from vicuna.train.signals import Stopper
+    from vicuna.train.plan import library_versions, make_plan
+    from vicuna.train.schedule import resumable_checkpoint
+    from vicuna.train.signals import GracefulStopCallback
 
     if gpus > 1:
         say.info(
@@ -66,13 +66,13 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
     base = model.check_base(model_flags.model_path)
     dtype, _ = model.compute_dtype(model_flags.bits)
     where = model.device()
-    weights.check_train(base.path, lora_flags.train, model_flags.bits, dtype, run_flags)
+    weights.check_train_flag(base.path, lora_flags.train, model_flags.bits, dtype, run_flags)
     sharded = sharding.check_sharding(run_flags, model_flags.bits, where, world_size)
     all_flags = {**vars(model_flags), **vars(data_flags), **vars(lora_flags), **vars(run_flags)}
     exact = {
         "data_sha256": Records(sources=sources).sha256,
         "base_fingerprint": model.fingerprint(base.path),
-        "versions": versions(),
+        "versions": library_versions(),
         "compute_dtype": str(dtype),
         "threads": torch.get_num_threads(),
         "world_size": world_size,
@@ -80,7 +80,7 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
     }
     start = starting_point(run_flags, {**all_flags, **exact})
     lora_flags, run_flags = start.inherit(lora_flags), start.inherit(run_flags)
-    lora, lora_flags, warning = weights.plan_training(base, lora_flags, start.adapter)
+    lora, lora_flags, warning = weights.plan_trainable(base, lora_flags, start.adapter)
     if warning:
         say.warning(warning)
 
@@ -88,8 +88,8 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
     first_of_its_host = int(os.environ.get("LOCAL_RANK", 0)) == 0
     examples = load_or_tokenise(data_flags, sources, base.tokenizer, first_of_its_host)
     train, held_out = examples.train, examples.held_out
-    batches = training.StepBatches(train.lengths, run_flags, world_size, rank)
-    batches.first, batches.data_start, batches.steps = start.step, start.data_start, max(batches.steps, start.at_least)
+    batches = training.StepBatchSampler(train.lengths, run_flags, world_size, rank)
+    batches.first, batches.data_start, batches.steps = start.step, start.data_start, max(batches.steps, start.min_steps)
     parameters = count_parameters(model.meta_model(base.config), lora)
     flags = (model_flags, data_flags, lora_flags, run_flags)
     plan = make_plan(base, examples.records, train, held_out, batches, parameters, flags, start)
@@ -100,8 +100,8 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
     say.info("%s", plan)
 
     # 4. settings: before the model, which ZeRO-3 cuts in parts while it is loaded
-    sharding.found_group(run_flags, os.environ)
-    atexit.register(sharding.leave_group)
+    sharding.prepare_process_group(run_flags, os.environ)
+    atexit.register(sharding.leave_process_group)
     on_cpu = where.type == "cpu"
     checkpointing = model.checkpointing_kwargs(model_flags.bits)
     arguments = TrainingArguments(
@@ -126,13 +126,13 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
         eval_steps=run_flags.eval_steps or None,
         save_strategy="steps" if run_flags.save_steps else "no",
         save_steps=run_flags.save_steps or 1,
-        logging_steps=1,  # Progress shows the mean of --log_steps of them
+        logging_steps=1,  # ProgressBarCallback shows the mean of --log_steps of them
         logging_nan_inf_filter=False,
         report_to=["wandb"] if run_flags.wandb else [],
-        ignore_data_skip=True,  # StepBatches itself begins where the run goes on
+        ignore_data_skip=True,  # StepBatchSampler itself begins where the run goes on
         deepspeed=run_flags.deepspeed,
         fsdp=run_flags.fsdp,
-        fsdp_config=sharding.fsdp_settings(model.meta_model(base.config), run_flags),
+        fsdp_config=sharding.fsdp_config(model.meta_model(base.config), run_flags),
         remove_unused_columns=False,
         disable_tqdm=True,
         ddp_backend="gloo" if on_cpu and world_size > 1 else None,
@@ -144,14 +144,14 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
     training.start_wandb(output, run_flags.wandb and rank == 0)
     set_seed(run_flags.seed)  # before the adapter draws its first values
     loaded = model.load_base(
-        weights.loaded_from(base, lora, start.adapter),
-        weights.stored_bits(lora_flags.train, model_flags.bits, run_flags.deepspeed),
-        placed=not sharding.cut_at_loading(run_flags, sharded["zero_stage"]),
+        weights.base_to_load(base, lora, start.adapter),
+        weights.weight_bits(lora_flags.train, model_flags.bits, run_flags.deepspeed),
+        placed=not sharding.prepare_sharded_loading(run_flags, sharded["zero_stage"]),
     )
     loaded.config.use_cache = False
     if getattr(loaded, "is_quantized", False):
         loaded = prepare_model_for_kbit_training(loaded, run_flags.gradient_checkpointing, checkpointing)
-    trained = weights.trained_model(loaded, lora, start.adapter, model_flags.model_path)
+    trained = weights.make_trainable(loaded, lora, start.adapter, model_flags.model_path)
 
     # 6. train
     facts = {
@@ -162,38 +162,42 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
         "exact": exact,  # what a resumed run is compared with, beside the flags
         # what this run has from elsewhere, and a resumed one has to take over
         "data_start": start.data_start,
-        "at_least": start.at_least,
+        "at_least": start.min_steps,
         "inherited": {**start.inherited, **(vars(lora_flags) if start.adapter else {})},
     }
-    stopper = Stopper(output, start.step, start.resume)
+    stopper = GracefulStopCallback(output, start.step, start.resume)
     trainer = training.AdapterTrainer(
         model=trained,
         args=arguments,
         batches=batches,
         train=train,
         held_out=held_out,
-        place=examples.place,
+        location=examples.location,
         stopper=stopper,
-        record=callbacks.StepRecord(output, start.resume, start.step) if rank == 0 else None,
+        step_log=callbacks.StepLog(output, start.resume, start.step) if rank == 0 else None,
         callbacks=[
-            callbacks.Progress(plan.facts["tokens_train"], run_flags.log_steps),
-            callbacks.Outputs(output, facts, best_loss(output, start), run_flags.save_total_limit, base.path),
+            callbacks.ProgressBarCallback(plan.facts["tokens_train"], run_flags.log_steps),
+            callbacks.CheckpointCallback(
+                output, facts, best_loss(output, start), run_flags.save_total_limit, base.path
+            ),
             stopper,
         ],
     )
-    trainer.remove_callback(PrinterCallback)  # Progress speaks instead
-    training.check_same({"set of tokenised records": examples.sha256, "base": exact["base_fingerprint"]})
-    with as_checkpoint(start.schedule, start.resume, trained, plan.next_rate, run_flags, arguments.fp16) as resume:
-        training.train(trainer, resume)
+    trainer.remove_callback(PrinterCallback)  # ProgressBarCallback speaks instead
+    training.check_same_on_all_ranks({"set of tokenised records": examples.sha256, "base": exact["base_fingerprint"]})
+    with resumable_checkpoint(
+        start.schedule, start.resume, trained, plan.next_rate, run_flags, arguments.fp16
+    ) as resume:
+        training.run_training(trainer, resume)
 
     # 7. save
     tensors = gather_tensors(trained, keep=trainer.is_world_process_zero())
     if trainer.is_world_process_zero():
-        weights.save(trained, output, tensors, base.path)
+        weights.save_trained(trained, output, tensors, base.path)
         write_run_args(output, facts, step=trainer.state.global_step)
         trainer.save_state()  # trainer_state.json: every logged loss
-        callbacks.draw_losses(trainer.state.log_history, output / "loss.png")
-        say.info("%s", weights.farewell(trained, output, base.path))
+        callbacks.plot_losses(trainer.state.log_history, output / "loss.png")
+        say.info("%s", weights.closing_message(trained, output, base.path))
 
 
 def one_gpu_per_process(environ) -> int:

@@ -273,9 +273,9 @@ class Setting:
 
     def look(self, output: Path, point: Point) -> None:
         """Note in what state the newest checkpoint is: the manifest, which is put in place last, decides."""
-        from vicuna.train.checkpoint import MANIFEST, checkpoints
+        from vicuna.train.checkpoint import MANIFEST, list_checkpoints
 
-        newest = next(iter(checkpoints(output)), None)
+        newest = next(iter(list_checkpoints(output)), None)
         if newest is None:
             point.state, point.words = "none", "has no whole checkpoint to resume"
         elif (newest / MANIFEST).exists():
@@ -288,7 +288,7 @@ class Setting:
 
     def compare(self, output: Path) -> None:
         """Count what differs from the straight run."""
-        from vicuna.train.checkpoint import checkpoints, torn
+        from vicuna.train.checkpoint import list_checkpoints, torn_reason
 
         same = all((self.straight / name).read_bytes() == (output / name).read_bytes() for name in ADAPTERS)
         self.counts["adapters"] += not same
@@ -296,7 +296,7 @@ class Setting:
         self.counts["records"] += sum(one != other for one, other in pairs)
         names = [{str(path.relative_to(top)) for path in top.rglob("*")} for top in (self.straight, output)]
         self.odd += [f"{output.name}/{name}" for name in sorted(names[0] ^ names[1])]
-        self.odd += [f"{path}: {problem}" for path in checkpoints(output) if (problem := torn(path))]
+        self.odd += [f"{path}: {problem}" for path in list_checkpoints(output) if (problem := torn_reason(path))]
 
 
 def record(output: Path) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from typing import Any
 from vicuna import log
 from vicuna.args import flag, parse
 from vicuna.data.flags import DataFlags
-from vicuna.data.formats import BadRow, dialogue, format_of
+from vicuna.data.formats import BadRow, detect_format, to_messages
 from vicuna.data.records import (
     SHOWN_BAD_ROWS,
     Records,
@@ -91,8 +91,8 @@ def read(source: Source, data: DataFlags, records: Records, seen: dict[str, str]
         try:
             if isinstance(row, BadRow):
                 raise row
-            report.formats[format_of(row).name] += 1
-            messages = dialogue(row, data.prompt_type)
+            report.formats[detect_format(row).name] += 1
+            messages = to_messages(row, data.prompt_type)
         except BadRow as problem:
             report.bad[problem.reason].append(f"line {line}: {problem}")
             continue
@@ -101,7 +101,7 @@ def read(source: Source, data: DataFlags, records: Records, seen: dict[str, str]
             report.repeated.append(f"line {line} is {first} again")
         records.dialogues.append(messages)
         records.lines.append(line)
-        records.owners.append(len(records.sources))
+        records.source_ids.append(len(records.sources))
         source.rows += 1
     records.sources.append(source)
     return report

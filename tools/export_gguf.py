@@ -80,7 +80,7 @@ def main(flags: ExportFlags) -> None:
         log.log.warning("WARNING %s is kept at %d bits: what that lost stays lost in the GGUF.", base.path, bits)
     folder = adapter_folder(flags.lora_path) if flags.lora_path else base.path
     if flags.lora_path:
-        checkpoint.check_source(folder, base, flags.ignore_fingerprint)
+        checkpoint.check_adapter_folder(folder, base, flags.ignore_fingerprint)
     prompt_type = flags.prompt_type or run_args(folder).get("prompt_type", "")
     if flags.plan_only:
         return

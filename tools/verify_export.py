@@ -180,7 +180,7 @@ def write_certificate(
     from vicuna.certificate.verdict import BOUNDS
     from vicuna.export.manifests import model_hashes
     from vicuna.train.checkpoint import write_text
-    from vicuna.train.plan import versions
+    from vicuna.train.plan import library_versions
 
     artefacts = [
         {
@@ -204,7 +204,7 @@ def write_certificate(
         "texts": {"files": flags.texts, "sha256": records.sha256, "ids": reference.texts, "answers": reference.answers},
         "perplexity": {"base + adapters": reference.perplexity, "base": before.perplexity},
         "artefacts": artefacts,
-        "versions": versions(),
+        "versions": library_versions(),
     }
     write_text(out, json.dumps(data, ensure_ascii=False, indent=1) + "\n")
 

@@ -9,7 +9,7 @@ from kill_resume import KillFlags, Setting, file_order, main
 from tqdm import tqdm
 
 from vicuna.errors import UserError
-from vicuna.train.checkpoint import seal
+from vicuna.train.checkpoint import seal_checkpoint
 
 
 def test_a_run_killed_three_times_ends_as_the_one_that_was_not(tiny_base, tmp_path, capsys):
@@ -29,7 +29,7 @@ def setting(tmp_path) -> Setting:
             folder.mkdir()
             (folder / "adapter_model.safetensors").write_bytes(b"x")
         (tmp_path / name / "steps.jsonl").write_text('{"step": 1, "loss": 2.0}\n', encoding="utf-8")
-        seal(tmp_path / name / "checkpoint-2")
+        seal_checkpoint(tmp_path / name / "checkpoint-2")
     return Setting(32, 1, tmp_path, tmp_path, tmp_path, tqdm(disable=True))
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from vicuna.data import cache
-from vicuna.data.cache import key, load_or_tokenise
+from vicuna.data.cache import cache_key, load_or_tokenise
 from vicuna.data.flags import DataFlags
 from vicuna.data.records import open_sources
 from vicuna.errors import UserError
@@ -38,8 +38,8 @@ def flags(tmp_path) -> DataFlags:
     return DataFlags(data_path=[str(file)], cache_path=str(tmp_path / "cache"))
 
 
-def prepare(flags, tokenizer, writes=True, patience=60):
-    return load_or_tokenise(flags, open_sources(flags.data_path), tokenizer, writes, patience)
+def prepare(flags, tokenizer, writes=True, timeout_s=60):
+    return load_or_tokenise(flags, open_sources(flags.data_path), tokenizer, writes, timeout_s)
 
 
 def entries(flags) -> list[str]:
@@ -48,7 +48,7 @@ def entries(flags) -> list[str]:
 
 def test_what_comes_back_is_what_was_tokenised_and_nothing_else_is_left(flags, tokenizer):
     first, again = prepare(flags, tokenizer), prepare(flags, tokenizer)
-    assert entries(flags) == [key(flags, open_sources(flags.data_path), tokenizer)]
+    assert entries(flags) == [cache_key(flags, open_sources(flags.data_path), tokenizer)]
     for found in (first, again):
         assert (len(found.train.rows), len(found.held_out.rows)) == (38, 2)
         assert found.records.sources[0].rows == 40
@@ -56,7 +56,7 @@ def test_what_comes_back_is_what_was_tokenised_and_nothing_else_is_left(flags, t
     assert first.train.rows[:] == again.train.rows[:]
     assert (first.sha256, vars(first.train)["lengths"]) == (again.sha256, again.train.lengths)
     record = first.train.rows[5]["record"]
-    assert again.place(record) == f"{flags.data_path[0]} line {record + 1}"
+    assert again.location(record) == f"{flags.data_path[0]} line {record + 1}"
 
 
 def test_the_second_time_no_record_is_read(flags, tokenizer, monkeypatch):
@@ -70,7 +70,7 @@ def test_another_name_is_the_same_entry_and_is_the_name_that_is_told(flags, toke
     moved = Path(flags.data_path[0]).rename(Path(flags.data_path[0]).with_name("moved.jsonl"))
     found = prepare(replace(flags, data_path=[str(moved)]), tokenizer)
     assert len(entries(flags)) == 1
-    assert found.place(3).startswith(str(moved))
+    assert found.location(3).startswith(str(moved))
 
 
 @pytest.mark.parametrize(
@@ -82,19 +82,19 @@ def test_another_name_is_the_same_entry_and_is_the_name_that_is_told(flags, toke
 )  # fmt: skip
 def test_another_option_is_another_entry(flags, tokenizer, change):
     sources = open_sources(flags.data_path)
-    assert key(replace(flags, **change), sources, tokenizer) != key(flags, sources, tokenizer)
+    assert cache_key(replace(flags, **change), sources, tokenizer) != cache_key(flags, sources, tokenizer)
 
 
 def test_other_records_weights_and_tokenizers_are_other_entries(flags, tokenizer, tiny_base, tmp_path):
     other = numbered(tmp_path / "other.jsonl", 40, "其")
     lists = [flags.data_path, [str(other)], [f"{other}:2"], [str(other), *flags.data_path]]
-    keys = [key(flags, open_sources(paths), tokenizer) for paths in lists]
+    keys = [cache_key(flags, open_sources(paths), tokenizer) for paths in lists]
     assert len(set(keys)) == len(lists)
     copy = tmp_path / "base"
     copy.mkdir()
     (copy / "tokenizer.model").write_bytes((tiny_base / "tokenizer.model").read_bytes() + b"\x00\x00")
     tokenizer.source = copy / "tokenizer.model"
-    assert key(flags, open_sources(flags.data_path), tokenizer) != keys[0]
+    assert cache_key(flags, open_sources(flags.data_path), tokenizer) != keys[0]
 
 
 def test_the_others_wait_for_the_one_that_writes(flags, tokenizer):
@@ -109,7 +109,7 @@ def test_the_others_wait_for_the_one_that_writes(flags, tokenizer):
 
 
 def test_a_writer_that_fails_ends_those_that_wait(flags, tokenizer, monkeypatch):
-    entry = Path(flags.cache_path) / key(flags, open_sources(flags.data_path), tokenizer)
+    entry = Path(flags.cache_path) / cache_key(flags, open_sources(flags.data_path), tokenizer)
     entry.parent.mkdir()
     alive = entry.with_suffix(".alive")
     alive.touch()
@@ -119,14 +119,14 @@ def test_a_writer_that_fails_ends_those_that_wait(flags, tokenizer, monkeypatch)
 
 
 def test_a_writer_without_a_heartbeat_is_not_waited_for(flags, tokenizer):
-    entry = Path(flags.cache_path) / key(flags, open_sources(flags.data_path), tokenizer)
+    entry = Path(flags.cache_path) / cache_key(flags, open_sources(flags.data_path), tokenizer)
     entry.parent.mkdir()
     alive = entry.with_suffix(".alive")
     alive.touch()
     os.utime(alive, (1, 1))  # left by a run that was killed long ago
     began = time.monotonic()
     with pytest.raises(UserError, match="gave no sign of life for 1 s"):
-        prepare(flags, tokenizer, writes=False, patience=1)
+        prepare(flags, tokenizer, writes=False, timeout_s=1)
     assert time.monotonic() - began > 1
 
 

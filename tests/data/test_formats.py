@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vicuna.data.formats import BadRow, dialogue, format_of
+from vicuna.data.formats import BadRow, detect_format, to_messages
 from vicuna.data.records import parse_rows, read_records
 from vicuna.errors import UserError
 
@@ -54,8 +54,8 @@ ROWS = {
 
 @pytest.mark.parametrize("name", ROWS)
 def test_a_dialogue_of_each_format_becomes_the_same_messages(name):
-    assert format_of(ROWS[name]).name == name
-    assert dialogue(ROWS[name], "chat") == [SYSTEM, *PLAN]
+    assert detect_format(ROWS[name]).name == name
+    assert to_messages(ROWS[name], "chat") == [SYSTEM, *PLAN]
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -66,16 +66,16 @@ def test_an_empty_system_message_is_none(name, empty):
     if name == "messages":
         row = {"messages": [{"role": "system", "content": empty}, *PLAN], "system": empty}
 
-    assert dialogue(row, "chat") == PLAN
-    assert dialogue(row, "instruct") == PLAN
+    assert to_messages(row, "chat") == PLAN
+    assert to_messages(row, "instruct") == PLAN
 
 
 @pytest.mark.parametrize("name", ROWS)
 def test_what_a_prompt_type_has_no_place_for_is_a_bad_row(name):
     with pytest.raises(BadRow, match="a system message, for which --prompt_type instruct has no place; use chat"):
-        dialogue(ROWS[name], "instruct")
+        to_messages(ROWS[name], "instruct")
     with pytest.raises(BadRow, match="several turns, but --prompt_type text has no earlier turns"):
-        dialogue({"messages": PLAN}, "text")
+        to_messages({"messages": PLAN}, "text")
 
 
 def said(*speakers: str) -> dict:
@@ -167,7 +167,7 @@ def moss(**turn: str) -> dict:
 )
 def test_a_bad_dialogue_is_refused_by_what_was_found_and_expected(row, says, reason):
     with pytest.raises(BadRow) as refused:
-        dialogue(row, "chat")
+        to_messages(row, "chat")
 
     assert re.match(says, str(refused.value)), refused.value
     assert reason in refused.value.reason
@@ -198,8 +198,8 @@ def test_every_example_of_the_page_is_read():
     text = (Path(__file__).resolve().parent.parent.parent / "docs/en/data.md").read_text(encoding="utf-8")
     rows = [json.loads(line) for line in re.findall(r"^\{.*\}$", text, re.MULTILINE)]
 
-    assert {format_of(row).name for row in rows} == {*ROWS, "text"}
-    assert all(dialogue(row, "text" if "text" in row else "chat")[-1]["role"] == "assistant" for row in rows)
+    assert {detect_format(row).name for row in rows} == {*ROWS, "text"}
+    assert all(to_messages(row, "text" if "text" in row else "chat")[-1]["role"] == "assistant" for row in rows)
 
 
 # --- real files ---------------------------------------------------------------------------------------------------
@@ -210,8 +210,8 @@ def counted(file: Path, prompt_type: str = "chat") -> tuple[Counter, Counter]:
     formats, reasons = Counter(), Counter()
     for _, row in parse_rows(file.read_text(encoding="utf-8"), file.suffix):
         try:
-            formats[format_of(row).name] += 1
-            dialogue(row, prompt_type)
+            formats[detect_format(row).name] += 1
+            to_messages(row, prompt_type)
         except BadRow as problem:
             reasons[problem.reason] += 1
     return formats, reasons
@@ -250,7 +250,7 @@ def test_every_moss_dialogue_is_read_without_its_markers(shared):
     text = "\n".join(message["content"] for messages in records.dialogues for message in messages)
     assert not re.search(r"<\|\w|<eo\w>", text)
     assert all(messages[0]["role"] == "system" for messages in records.dialogues)
-    assert records.place(7) == f"{files[7]} line 1"
+    assert records.location(7) == f"{files[7]} line 1"
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vicuna.data.formats import dialogue
+from vicuna.data.formats import to_messages
 from vicuna.data.records import epoch_order, hold_out, label_spans, rank_batches, read_records, tokenise
 from vicuna.errors import UserError
 from vicuna.prompt.templates import encode
@@ -51,7 +51,7 @@ def test_a_jsonl_row_becomes_question_and_answer(tmp_path):
 
 @pytest.mark.parametrize("row", [{"instruction": "a", "output": "b"}, {**GOOD, "input": None}, {**GOOD, "history": []}])
 def test_input_and_history_may_be_missing_or_empty(row):
-    question, _ = dialogue(row, "instruct")
+    question, _ = to_messages(row, "instruct")
 
     assert "input" not in question
 
@@ -420,7 +420,7 @@ def test_several_files_are_read_in_order_and_each_record_knows_its_place(tmp_pat
     records = read_records([a, b], "instruct")
 
     assert [messages[0]["content"] for messages in records.dialogues] == ["a 0", "a 1", "a 2", "b 0", "b 1"]
-    assert [records.place(i) for i in (0, 4)] == [f"{a} line 1", f"{b} line 2"]
+    assert [records.location(i) for i in (0, 4)] == [f"{a} line 1", f"{b} line 2"]
     assert [source.rows for source in records.sources] == [3, 2]
     assert records.encoding == "utf-8, gb18030"
 
@@ -431,13 +431,13 @@ def test_a_weight_repeats_the_training_records_of_its_file_and_no_other(tmp_path
     records = read_records([f"{a}:{weight}", b], "instruct")
     train, held = hold_out(len(records.dialogues), 6)
     own = [i for i in train if i < 24]
-    times = Counter(records.weighted(train))
+    times = Counter(records.resample(train))
 
     assert not set(times) & set(held)
     assert all(times[i] == 1 for i in train if i >= 24)
     assert all(times[i] in (each, each + 1) for i in own)
     assert sum(times[i] for i in own) == each * len(own) + (round(len(own) / 2) if extra else 0)
-    assert records.weighted(train) == sorted(records.weighted(train))
+    assert records.resample(train) == sorted(records.resample(train))
 
 
 def test_what_is_held_out_does_not_depend_on_the_weights_and_the_draw_not_on_anything(tmp_path):
@@ -446,12 +446,12 @@ def test_what_is_held_out_does_not_depend_on_the_weights_and_the_draw_not_on_any
     train, held = hold_out(len(heavy.dialogues), 9)
     random.seed(5)
     state = random.getstate()
-    first = heavy.weighted(train)
+    first = heavy.resample(train)
 
     assert hold_out(len(plain.dialogues), 9) == (train, held)
     assert random.getstate() == state
-    assert heavy.weighted(train) == first
-    assert plain.weighted(train) == train
+    assert heavy.resample(train) == first
+    assert plain.resample(train) == train
 
 
 def test_a_path_that_exists_as_it_is_spelt_has_no_weight(tmp_path):
@@ -474,7 +474,7 @@ def test_a_weight_that_leaves_nothing_is_refused(tmp_path):
     records = read_records([f"{numbered(tmp_path / 'a.jsonl', 3)}:0.1"], "instruct")
 
     with pytest.raises(UserError, match=r"a\.jsonl:0\.1 leaves none of the 3 training records of that file"):
-        records.weighted([0, 1, 2])
+        records.resample([0, 1, 2])
 
 
 def test_a_file_named_twice_is_refused(tmp_path):
@@ -506,7 +506,7 @@ def test_the_hash_is_of_all_contents_their_order_and_weights(tmp_path):
 def test_repeated_records_become_as_many_rows_that_name_their_place(tiny_base, tmp_path):
     a, b = numbered(tmp_path / "a.jsonl", 2), numbered(tmp_path / "b.jsonl", 1)
     records = read_records([f"{a}:2", b], "instruct")
-    examples = tokenise(TextTokenizer(tiny_base), records, records.weighted([0, 1, 2]), "instruct", 128)
+    examples = tokenise(TextTokenizer(tiny_base), records, records.resample([0, 1, 2]), "instruct", 128)
 
     assert examples.rows["record"][:] == [0, 0, 1, 1, 2]
     assert examples.rows["source"][:] == [0, 0, 0, 0, 1]

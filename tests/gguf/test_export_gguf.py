@@ -70,7 +70,7 @@ def test_the_program_itself_exports(program, tmp_path, tokenizer_model):
 def trained(shared, tmp_path) -> Path:
     """A real checkpoint as a run of this program leaves it, sealed, with the fingerprint of its base."""
     from vicuna.model.base import fingerprint
-    from vicuna.train.checkpoint import seal
+    from vicuna.train.checkpoint import seal_checkpoint
 
     output = tmp_path / "run"
     folder = output / "checkpoint-200"
@@ -78,7 +78,7 @@ def trained(shared, tmp_path) -> Path:
     exact = {"base_fingerprint": fingerprint(shared / "models/poem-zh-750k-hf")}
     for place in (output, folder):
         (place / "run_args.json").write_text(json.dumps({"prompt_type": "text", "exact": exact}), encoding="utf-8")
-    seal(folder)
+    seal_checkpoint(folder)
     return folder
 
 

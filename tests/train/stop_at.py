@@ -50,13 +50,13 @@ class At(TrainerCallback):
 
 def main() -> None:
     place, step, *argv = sys.argv[1:]
-    train = training.train
+    train = training.run_training
 
     def watched(trainer, resume):
         trainer.callback_handler.callbacks.insert(0, At(place, int(step)))
         train(trainer, resume)
 
-    training.train = watched
+    training.run_training = watched
     finetune.main(*parse("", ModelFlags, DataFlags, LoraFlags, RunFlags, argv=argv))
 
 

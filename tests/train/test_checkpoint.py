@@ -6,7 +6,15 @@ from pathlib import Path
 import pytest
 
 from vicuna.errors import UserError
-from vicuna.train.checkpoint import MANIFEST, checkpoints, keep_latest, remove_asides, seal, starting_point, torn
+from vicuna.train.checkpoint import (
+    MANIFEST,
+    list_checkpoints,
+    remove_partial_saves,
+    rotate_checkpoints,
+    seal_checkpoint,
+    starting_point,
+    torn_reason,
+)
 from vicuna.train.flags import RunFlags
 
 
@@ -27,8 +35,8 @@ def resume(output: Path, name: object):
 
 def test_a_sealed_checkpoint_is_whole(tmp_path):
     folder = folder_of(tmp_path, 5)
-    seal(folder)
-    assert torn(folder) == ""
+    seal_checkpoint(folder)
+    assert torn_reason(folder) == ""
     assert resume(tmp_path, folder).resume == folder
     assert not (folder / f".{MANIFEST}").exists()
 
@@ -45,8 +53,8 @@ def test_a_sealed_checkpoint_is_whole(tmp_path):
 )
 def test_a_torn_checkpoint_is_refused_by_name_and_passed_over_by_auto(tmp_path, damage, problem):
     before, last = folder_of(tmp_path, 5), folder_of(tmp_path, 10)
-    seal(before)
-    seal(last)
+    seal_checkpoint(before)
+    seal_checkpoint(last)
     damage(last)
     with pytest.raises(UserError, match=f"is torn: {problem}"):
         resume(tmp_path, last)
@@ -74,7 +82,7 @@ def deepspeeds(output: Path, step: int) -> Path:
 
 def test_a_sealed_checkpoint_of_deepspeed_is_resumed_and_each_part_is_looked_at(tmp_path):
     folder = deepspeeds(tmp_path, 5)
-    seal(folder)
+    seal_checkpoint(folder)
     assert resume(tmp_path, folder).resume == folder
     (folder / "global_step5/zero_pp_rank_0_mp_rank_00_optim_states.pt").write_bytes(b"past")
     with pytest.raises(UserError, match=r"is torn: global_step5/zero_pp_rank_0_mp_rank_00_optim_states.pt is not what"):
@@ -96,7 +104,7 @@ def test_steps_are_ordered_as_numbers(tmp_path):
     for step in (9, 100, 20):
         folder_of(tmp_path, step)
     (tmp_path / "checkpoint-final").mkdir()
-    assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-100", "checkpoint-20", "checkpoint-9"]
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["checkpoint-100", "checkpoint-20", "checkpoint-9"]
 
 
 def test_old_checkpoints_go_and_those_of_another_run_stay(tmp_path):
@@ -104,21 +112,21 @@ def test_old_checkpoints_go_and_those_of_another_run_stay(tmp_path):
         folder = folder_of(tmp_path, step)
         owner = "this" if step in (2, 3, 4) else "another"
         (folder / "run_args.json").write_text(json.dumps({"run_id": owner}), encoding="utf-8")
-        seal(folder)
-    keep_latest(tmp_path, "this", limit=2)
-    assert [path.name[11:] for path in checkpoints(tmp_path)] == ["50", "4", "3", "1"]
+        seal_checkpoint(folder)
+    rotate_checkpoints(tmp_path, "this", limit=2)
+    assert [path.name[11:] for path in list_checkpoints(tmp_path)] == ["50", "4", "3", "1"]
 
 
 def test_a_kill_before_the_manifest_stood_does_not_spoil_the_next_save_of_that_step(tmp_path):
     folder = folder_of(tmp_path, 5)
     (folder / f".{MANIFEST}").write_text('{"files"', encoding="utf-8")
-    seal(folder)
-    assert torn(folder) == ""
+    seal_checkpoint(folder)
+    assert torn_reason(folder) == ""
 
 
 def test_a_kill_inside_the_removal_of_an_old_checkpoint_leaves_nothing_for_good(tmp_path, monkeypatch):
     for step in (1, 2):
-        seal(folder_of(tmp_path, step))
+        seal_checkpoint(folder_of(tmp_path, step))
 
     def killed(folder):
         next(Path(folder).iterdir()).unlink()
@@ -127,9 +135,9 @@ def test_a_kill_inside_the_removal_of_an_old_checkpoint_leaves_nothing_for_good(
     with monkeypatch.context() as patch:
         patch.setattr("vicuna.train.checkpoint.shutil.rmtree", killed)
         with pytest.raises(KeyboardInterrupt):
-            keep_latest(tmp_path, run_id=None, limit=1)
-    assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-2"]
-    remove_asides(tmp_path)
+            rotate_checkpoints(tmp_path, run_id=None, limit=1)
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["checkpoint-2"]
+    remove_partial_saves(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-2", "run_args.json"]
 
 
@@ -138,6 +146,6 @@ def test_adapters_that_a_kill_left_aside_are_removed(tmp_path):
         (folder / ".saving-abc").mkdir(parents=True)
         (folder / ".saving-abc/adapter_model.safetensors").write_bytes(b"x")
         (folder / "adapter_model.safetensors").write_bytes(b"x")
-    remove_asides(tmp_path)
+    remove_partial_saves(tmp_path)
     left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
     assert left == ["adapter_model.safetensors", "best/adapter_model.safetensors"]

@@ -13,10 +13,10 @@ from transformers import TrainingArguments
 from vicuna.data.records import epoch_order, read_records, tokenise
 from vicuna.errors import UserError
 from vicuna.model.base import check_base, load_base
-from vicuna.train.checkpoint import torn
+from vicuna.train.checkpoint import torn_reason
 from vicuna.train.flags import RunFlags
-from vicuna.train.signals import Stopper
-from vicuna.train.trainer import MOST_SKIPS, AdapterTrainer, StepBatches
+from vicuna.train.signals import GracefulStopCallback
+from vicuna.train.trainer import MOST_SKIPS, AdapterTrainer, StepBatchSampler
 
 RARE = "鑫"
 
@@ -61,7 +61,7 @@ def test_a_loss_that_is_no_number_names_its_records_and_leaves_the_last_checkpoi
     assert f"at step 3, on {records} line 8. The run has diverged" in said
     assert "Traceback" not in done.stderr
     assert sorted(path.name for path in output.glob("checkpoint-*")) == ["checkpoint-1", "checkpoint-2"]
-    assert torn(output / "checkpoint-2") == ""
+    assert torn_reason(output / "checkpoint-2") == ""
     assert not (output / "adapter_model.safetensors").exists()
 
 
@@ -72,13 +72,13 @@ def trainer(tiny_base, records, tmp_path) -> AdapterTrainer:
     found = read_records(records, "instruct")
     train = tokenise(base.tokenizer, found, range(12), "instruct", 128)
     run = RunFlags(total_batch=4, micro_batch=4, num_epoch=10)
-    batches = StepBatches(train.lengths, run)
+    batches = StepBatchSampler(train.lengths, run)
     arguments = TrainingArguments(
         tmp_path, max_steps=batches.steps, use_cpu=True, logging_steps=1, save_strategy="no", report_to=[],
         disable_tqdm=True, remove_unused_columns=False, ignore_data_skip=True,
     )  # fmt: skip
     model = load_base(base, 32)
-    more = {"place": found.place, "stopper": Stopper(tmp_path), "record": None}
+    more = {"location": found.location, "stopper": GracefulStopCallback(tmp_path), "step_log": None}
     return AdapterTrainer(model=model, args=arguments, batches=batches, train=train, held_out=None, **more)
 
 

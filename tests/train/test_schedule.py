@@ -15,7 +15,7 @@ from vicuna.model.adapter_files import read_adapter_tensors
 from vicuna.model.base import check_base, load_base
 from vicuna.train.checkpoint import starting_point
 from vicuna.train.flags import RunFlags
-from vicuna.train.schedule import as_checkpoint, read_schedule
+from vicuna.train.schedule import read_schedule, resumable_checkpoint
 
 FLAG = "--continue_schedule"
 
@@ -213,7 +213,7 @@ def test_a_pickle_is_never_executed(shared, old_checkpoint, tmp_path):
     model, _ = adapter.load_adapter(load_base(base, 32), folder, "base", trainable=True)
     with (
         pytest.raises(UserError, match=r"optimizer.pt can not be read as plain tensors"),
-        as_checkpoint(schedule, None, model, 1e-3, RunFlags(), False),
+        resumable_checkpoint(schedule, None, model, 1e-3, RunFlags(), False),
     ):
         pass
     assert not trap.exists()
@@ -242,7 +242,7 @@ def test_moments_find_their_tensors_though_the_order_was_another(tiny_base, tmp_
     rates = {"_last_lr": [1e-3], "base_lrs": [2e-3], "last_epoch": 7}
     torch.save(rates, folder / "scheduler.pt")
     (folder / "trainer_state.json").write_text('{"global_step": 7, "max_steps": 14}', encoding="utf-8")
-    with as_checkpoint(read_schedule(folder, FLAG), None, model, 1e-3, RunFlags(), False) as today:
+    with resumable_checkpoint(read_schedule(folder, FLAG), None, model, 1e-3, RunFlags(), False) as today:
         state = torch.load(today / "optimizer.pt", weights_only=True)["state"]
     for i, name in enumerate(tensors):
         assert state[i]["exp_avg"].shape == tensors[name].shape
@@ -255,12 +255,12 @@ def test_an_optimizer_of_another_adapter_or_kind_is_refused(shared, old_checkpoi
     model, _ = adapter.load_adapter(load_base(base, 32), old_checkpoint, "base", trainable=True)
     with (
         pytest.raises(UserError, match=r"is of the kind AdamW, which --optim adamw_8bit can not go on with"),
-        as_checkpoint(schedule, None, model, 1e-3, RunFlags(optim="adamw_8bit"), False),
+        resumable_checkpoint(schedule, None, model, 1e-3, RunFlags(optim="adamw_8bit"), False),
     ):
         pass
     next(p for p in model.parameters() if p.requires_grad).requires_grad = False
     with (
         pytest.raises(UserError, match=r"holds the state of 20 tensors, not that of this adapter's 19"),
-        as_checkpoint(schedule, None, model, 1e-3, RunFlags(), False),
+        resumable_checkpoint(schedule, None, model, 1e-3, RunFlags(), False),
     ):
         pass

@@ -56,12 +56,12 @@ def test_two_ways_of_cutting_are_one_too_many():
 
 def test_one_process_needs_no_launcher_for_deepspeed():
     environ: dict[str, str] = {}
-    sharding.found_group(RunFlags(), environ)
+    sharding.prepare_process_group(RunFlags(), environ)
     assert environ == {}
-    sharding.found_group(RunFlags(deepspeed="config-sample/ds_zero2.json"), environ)
+    sharding.prepare_process_group(RunFlags(deepspeed="config-sample/ds_zero2.json"), environ)
     assert (environ["RANK"], environ["WORLD_SIZE"]) == ("0", "1")
     torchruns = {"WORLD_SIZE": "2", "RANK": "1"}
-    sharding.found_group(RunFlags(deepspeed="config-sample/ds_zero2.json"), torchruns)
+    sharding.prepare_process_group(RunFlags(deepspeed="config-sample/ds_zero2.json"), torchruns)
     assert torchruns == {"WORLD_SIZE": "2", "RANK": "1"}
 
 
@@ -78,7 +78,7 @@ def test_the_end_waits_for_a_thread_of_gloo_that_works(monkeypatch):
     thread = threading.Thread(target=work)
     thread.start()
     named.wait()
-    sharding.leave_group()
+    sharding.leave_process_group()
     assert digests
     thread.join()
     assert not torch.distributed.is_initialized()
@@ -96,7 +96,7 @@ def test_the_settings_become_an_fsdp2_plugin_that_knows_the_decoder_block(tmp_pa
         model = meta_model(
             LlamaConfig(num_hidden_layers=2, hidden_size=32, intermediate_size=64, num_attention_heads=4)
         )
-    settings = sharding.fsdp_settings(model, RunFlags(fsdp=True))
+    settings = sharding.fsdp_config(model, RunFlags(fsdp=True))
     arguments = TrainingArguments(output_dir=tmp_path, fsdp=True, fsdp_config=settings, use_cpu=True)
     plugin = FullyShardedDataParallelPlugin(**arguments.fsdp_plugin_args)
     plugin.set_auto_wrap_policy(get_peft_model(model, LoraConfig(target_modules=["q_proj"])))
@@ -104,7 +104,7 @@ def test_the_settings_become_an_fsdp2_plugin_that_knows_the_decoder_block(tmp_pa
     assert not plugin.activation_checkpointing  # accelerate's draws dropout anew when it recomputes
     assert plugin.reshard_after_forward is True
     assert plugin.auto_wrap_policy.keywords["transformer_layer_cls"] == {type(model.model.layers[0])}
-    assert sharding.fsdp_settings(model, RunFlags()) is None
+    assert sharding.fsdp_config(model, RunFlags()) is None
 
 
 PARTS = """
@@ -115,8 +115,8 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 from torch.distributed.fsdp import fully_shard
 from tests.train.test_sharding import two_steps, what_is_trained
-from vicuna.model import adapter
-from vicuna.train import sharding
+from vicuna.model.adapter import gather_tensors
+from vicuna.train.sharding import leave_process_group
 
 dist.init_process_group("gloo")
 model = what_is_trained(Path(sys.argv[1]), sys.argv[2])
@@ -126,13 +126,13 @@ for module in list(model.modules()):
 fully_shard(model)
 cut = sum(type(p).__name__ == "DTensor" for p in model.parameters())
 losses = two_steps(model, dist.get_rank(), 2)
-weights = adapter.gather_tensors(model, keep=dist.get_rank() == 0)
+weights = gather_tensors(model, keep=dist.get_rank() == 0)
 if dist.get_rank() == 0:
     assert cut == len(list(model.parameters()))
     save_file({**weights, "losses": torch.tensor(losses)}, sys.argv[3])
 else:
     assert weights == {}
-sharding.leave_group()
+leave_process_group()
 """
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from vicuna.errors import Stopped
-from vicuna.train.signals import Stopper, resume_command
+from vicuna.train.signals import GracefulStopCallback, resume_command
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TORCHRUN = ["-m", "vicuna.train.launch", "--standalone", "--nproc_per_node=2"]
@@ -147,12 +147,12 @@ def test_the_command_is_the_users_own():
 
 def test_ctrl_c_ends_with_its_own_status_and_twice_ends_at_once(tmp_path, monkeypatch):
     monkeypatch.delenv("LOCAL_RANK", raising=False)
-    stopper = Stopper(tmp_path, saved=5, resume=tmp_path / "checkpoint-5")
-    with stopper.listening():
+    stopper = GracefulStopCallback(tmp_path, saved=5, resume=tmp_path / "checkpoint-5")
+    with stopper.catch_signals():
         os.kill(os.getpid(), signal.SIGINT)
-        assert stopper.agreed("cpu")
+        assert stopper.stop_requested("cpu")
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     with pytest.raises(Stopped, match="stopped by SIGINT after step 5 of 9") as stopped:
-        stopper.end(5, 9)
+        stopper.raise_if_stopped(5, 9)
     assert stopped.value.status == 130

@@ -213,11 +213,13 @@ def test_a_whole_model_that_diverged_is_not_saved(tiny_base, tmp_path):
 def test_what_can_not_be_trained_is_refused(tiny_base, tmp_path, runs):
     def refused(message: str, train: str, bits: int, dtype: torch.dtype, **run: str) -> None:
         with pytest.raises(UserError, match=message):
-            trainable.check_train(tiny_base, train, bits, dtype, RunFlags(**{"output_path": str(tmp_path), **run}))
+            trainable.check_train_flag(tiny_base, train, bits, dtype, RunFlags(**{"output_path": str(tmp_path), **run}))
 
     refused("which 8 bits can not hold: pass --bits 16 or --bits 32", "full", 8, torch.bfloat16)
     refused("computes in float16 here, which loses small updates: pass --deepspeed", "full", 16, torch.float16)
-    trainable.check_train(tiny_base, "full", 16, torch.float16, RunFlags(output_path=str(tmp_path), deepspeed="x.json"))
+    trainable.check_train_flag(
+        tiny_base, "full", 16, torch.float16, RunFlags(output_path=str(tmp_path), deepspeed="x.json")
+    )
     refused("is the base itself", "full", 32, torch.float32, output_path=str(tiny_base))
     refused("holds a whole model, beside which an adapter", "lora", 8, torch.float32, output_path=str(runs("full")))
     embeddings = str(runs("embeddings"))
@@ -229,7 +231,7 @@ def test_what_can_not_be_started_from_is_refused(tiny_base, runs, tmp_path):
 
     def refused(message: str, train: str, folder: Path) -> None:
         with pytest.raises(UserError, match=message):
-            trainable.plan_training(base, LoraFlags(train=train), folder)
+            trainable.plan_trainable(base, LoraFlags(train=train), folder)
 
     refused("was made by --train embeddings, this run has --train lora: pass --train emb", "lora", runs("embeddings"))
     refused(r"holds an adapter.*pass --train lora\+embeddings, or", "full", runs("lora+embeddings"))
@@ -247,7 +249,7 @@ def test_embeddings_of_another_vocabulary_are_refused(tiny_base, runs):
 
 @pytest.mark.parametrize(("train", "deepspeed", "bits"), [("full", None, 32), ("full", "x", 16), ("lora", None, 16)])
 def test_trained_weights_are_kept_in_float32(train, deepspeed, bits):
-    assert trainable.stored_bits(train, 16, deepspeed) == bits
+    assert trainable.weight_bits(train, 16, deepspeed) == bits
 
 
 def test_resuming_as_another_kind_is_refused(program, tiny_base, records, runs, tmp_path):

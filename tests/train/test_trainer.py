@@ -16,7 +16,7 @@ from vicuna.model import base as base_model
 from vicuna.model.adapter import save_adapter
 from vicuna.model.base import checkpointing_kwargs, compute_dtype
 from vicuna.prompt.templates import IGNORE_INDEX
-from vicuna.train.trainer import collate, kept, step_loss, token_losses
+from vicuna.train.trainer import collate, step_loss, supervised_positions, token_losses
 
 CPU = torch.device("cpu")
 SHAPE = {
@@ -93,7 +93,7 @@ def test_padding_changes_no_loss():
         for i, length in enumerate((19, 7, 11)):
             own = labels[i : i + 1, :length]
             ids = batch["input_ids"][i : i + 1, :length]
-            apart.append(token_losses(model(input_ids=ids, logits_to_keep=kept(own)).logits, own))
+            apart.append(token_losses(model(input_ids=ids, logits_to_keep=supervised_positions(own)).logits, own))
 
     assert torch.allclose(together, torch.cat(apart), atol=1e-5)
 

@@ -29,14 +29,14 @@ from vicuna.prompt.templates import TEMPLATES
 from vicuna.prompt.tokenizer import TextTokenizer
 
 MANIFEST = "manifest.json"
-PATIENCE_S = 60  # a process that tokenises shows every few seconds that it still does
-BEAT_S = 5
+HEARTBEAT_TIMEOUT_S = 60  # a process that tokenises shows every few seconds that it still does
+HEARTBEAT_S = 5
 # What an entry depends on, beside the files and the tokenizer.
 OPTIONS = ("prompt_type", "cutoff_len", "train_turns", "train_on_inputs", "test_size", "skip_bad_rows", "encoding")
 
 
 @dataclass(frozen=True)
-class Prepared:
+class TrainingData:
     """The examples of a run.
 
     Attributes:
@@ -54,7 +54,7 @@ class Prepared:
         parts = [part.sha256 for part in (self.train, self.held_out) if part]
         return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
-    def place(self, record: int) -> str:
+    def location(self, record: int) -> str:
         """Where a training record stands, as messages name it."""
         row = self.train.rows[self.train.rows["record"][:].index(record)]
         return f"{self.records.sources[row['source']].path} line {row['line']}"
@@ -65,25 +65,25 @@ def load_or_tokenise(
     sources: Sequence[Source],
     text_tokenizer: TextTokenizer,
     writes: bool,
-    patience: float = PATIENCE_S,
-) -> Prepared:
+    timeout_s: float = HEARTBEAT_TIMEOUT_S,
+) -> TrainingData:
     """The tokenised records, from the cache or into it.
 
     Args:
-        sources: the files, as `data.open_sources` gives them.
+        sources: the files, as `open_sources` gives them.
         writes: whether this process tokenises what is not there; the others of its host wait.
-        patience: seconds to wait without a sign of life.
+        timeout_s: seconds to wait without a sign of life.
 
     Raises:
         UserError: malformed records, or the process that tokenises has ended.
     """
     cache = Path(flags.cache_path).expanduser() if flags.cache_path else default_cache()
-    entry = cache / key(flags, sources, text_tokenizer)
+    entry = cache / cache_key(flags, sources, text_tokenizer)
     if not (entry / MANIFEST).is_file():
         if writes:
             _write(flags, text_tokenizer, entry)
         else:
-            _wait(entry, patience)
+            _wait(entry, timeout_s)
     return _read(entry, sources)
 
 
@@ -92,7 +92,7 @@ def default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "chinese-vicuna" / "tokenised"
 
 
-def key(flags: DataFlags, sources: Sequence[Source], text_tokenizer: TextTokenizer) -> str:
+def cache_key(flags: DataFlags, sources: Sequence[Source], text_tokenizer: TextTokenizer) -> str:
     """SHA-256 of all that the tokenised rows depend on, this program's own code included."""
     code = b"".join(Path(module.__file__).read_bytes() for module in (data, formats, templates, tokenizer))
     parts = {
@@ -120,7 +120,7 @@ def _write(flags: DataFlags, text_tokenizer: TextTokenizer, entry: Path) -> None
         records = read_records(flags.data_path, flags.prompt_type, flags.skip_bad_rows, flags.encoding)
         train_ids, held_ids = hold_out(len(records.dialogues), flags.test_size)
         options = (flags.prompt_type, flags.cutoff_len, flags.train_on_inputs, flags.train_turns)
-        train = tokenise(text_tokenizer, records, records.weighted(train_ids), *options)
+        train = tokenise(text_tokenizer, records, records.resample(train_ids), *options)
         held_out = tokenise(text_tokenizer, records, held_ids, *options) if held_ids else None
         facts: dict[str, Any] = {
             "sources": [{**vars(source), "path": "", "bad": dict(source.bad)} for source in records.sources]
@@ -138,10 +138,10 @@ def _write(flags: DataFlags, text_tokenizer: TextTokenizer, entry: Path) -> None
 @contextlib.contextmanager
 def _heartbeat(entry: Path) -> Iterator[None]:
     """Touch a file beside the entry every few seconds, while the block runs."""
-    file, done = _pulse(entry), threading.Event()
+    file, done = _heartbeat_file(entry), threading.Event()
 
     def beat() -> None:
-        while not done.wait(BEAT_S):
+        while not done.wait(HEARTBEAT_S):
             file.touch()
 
     file.touch()
@@ -155,11 +155,11 @@ def _heartbeat(entry: Path) -> Iterator[None]:
         file.unlink(missing_ok=True)
 
 
-def _pulse(entry: Path) -> Path:
+def _heartbeat_file(entry: Path) -> Path:
     return entry.with_suffix(".alive")
 
 
-def _wait(entry: Path, patience: float) -> None:
+def _wait(entry: Path, timeout_s: float) -> None:
     """Wait until another process of this host has written the entry.
 
     Raises:
@@ -169,7 +169,7 @@ def _wait(entry: Path, patience: float) -> None:
     pulse, since = None, time.monotonic()
     while not (entry / MANIFEST).is_file():
         try:
-            found = _pulse(entry).stat().st_mtime_ns
+            found = _heartbeat_file(entry).stat().st_mtime_ns
             if found != pulse:
                 pulse, since = found, time.monotonic()
         except FileNotFoundError:
@@ -178,15 +178,15 @@ def _wait(entry: Path, patience: float) -> None:
                     "the process of this host that tokenises has failed; its error stands above. Mend it, and start "
                     "again."
                 ) from None
-        if time.monotonic() - since > patience:
+        if time.monotonic() - since > timeout_s:
             raise UserError(
-                f"the process of this host that tokenises gave no sign of life for {patience:.0f} s. Start again; the "
+                f"the process of this host that tokenises gave no sign of life for {timeout_s:.0f} s. Start again; the "
                 f"processes of a host need the same --cache_path, here {entry.parent}."
             )
-        time.sleep(min(0.2, patience / 10))
+        time.sleep(min(0.2, timeout_s / 10))
 
 
-def _read(entry: Path, sources: Sequence[Source]) -> Prepared:
+def _read(entry: Path, sources: Sequence[Source]) -> TrainingData:
     from datasets import load_from_disk
 
     facts = json.loads((entry / MANIFEST).read_text(encoding="utf-8"))
@@ -198,4 +198,4 @@ def _read(entry: Path, sources: Sequence[Source]) -> Prepared:
         name: Examples(rows=load_from_disk(str(entry / name)), **facts[name]) if name in facts else None
         for name in ("train", "held_out")
     }
-    return Prepared(Records(sources=known), **parts)
+    return TrainingData(Records(sources=known), **parts)

@@ -44,13 +44,13 @@ class Format:
     read: Callable[[dict], list[Message]]
 
 
-def dialogue(row: Any, prompt_type: str) -> list[Message]:
+def to_messages(row: Any, prompt_type: str) -> list[Message]:
     """The messages of one parsed row, told by its keys.
 
     Raises:
         BadRow: what is wrong with the row.
     """
-    kind = format_of(row)
+    kind = detect_format(row)
     if kind is TEXT and prompt_type != "text":
         raise BadRow("has a field text, which is learnt as it is: use --prompt_type text", "plain text")
     messages = kind.read(row)
@@ -62,7 +62,7 @@ def dialogue(row: Any, prompt_type: str) -> list[Message]:
     return messages
 
 
-def format_of(row: Any) -> Format:
+def detect_format(row: Any) -> Format:
     """The format of a parsed row.
 
     Raises:

@@ -16,7 +16,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vicuna.data.formats import BadRow, dialogue
+from vicuna.data.formats import BadRow, to_messages
 from vicuna.errors import UserError
 from vicuna.prompt.templates import IGNORE_INDEX, Message, encode
 
@@ -55,13 +55,13 @@ class Records:
     Attributes:
         dialogues: one list of messages a record, the last message being the answer to learn.
         lines: line number of each record in its file, from 1.
-        owners: index in `sources` of each record's file.
+        source_ids: index in `sources` of each record's file.
     """
 
     sources: list[Source] = field(default_factory=list)
     dialogues: list[list[Message]] = field(default_factory=list)
     lines: list[int] = field(default_factory=list)
-    owners: list[int] = field(default_factory=list)
+    source_ids: list[int] = field(default_factory=list)
 
     @property
     def bad(self) -> Counter:
@@ -78,11 +78,11 @@ class Records:
         parts = [(source.sha256, source.weight) for source in self.sources]
         return parts[0][0] if len(parts) == 1 and parts[0][1] == 1 else hashlib.sha256(repr(parts).encode()).hexdigest()
 
-    def place(self, i: int) -> str:
+    def location(self, i: int) -> str:
         """Where record `i` stands, as messages name it."""
-        return f"{self.sources[self.owners[i]].path} line {self.lines[i]}"
+        return f"{self.sources[self.source_ids[i]].path} line {self.lines[i]}"
 
-    def weighted(self, chosen: Sequence[int]) -> list[int]:
+    def resample(self, chosen: Sequence[int]) -> list[int]:
         """The chosen records as often as their files' weights say, a part of a file drawn once for all seeds.
 
         Raises:
@@ -90,7 +90,7 @@ class Records:
         """
         rows = []
         for number, source in enumerate(self.sources):
-            own = [i for i in chosen if self.owners[i] == number]
+            own = [i for i in chosen if self.source_ids[i] == number]
             times, share = divmod(source.weight, 1)
             drawn = random.Random(SPLIT_SEED).sample(own, round(share * len(own)))
             if own and not (times or drawn):
@@ -118,13 +118,13 @@ def read_records(
             try:
                 if isinstance(row, BadRow):
                     raise row
-                records.dialogues.append(dialogue(row, prompt_type))
+                records.dialogues.append(to_messages(row, prompt_type))
                 records.lines.append(line)
             except BadRow as problem:
                 problems.append(f"{source.path} line {line}: {problem}")
                 source.bad[problem.reason] += 1
-        source.rows = len(records.lines) - len(records.owners)
-        records.owners += [len(records.sources)] * source.rows
+        source.rows = len(records.lines) - len(records.source_ids)
+        records.source_ids += [len(records.sources)] * source.rows
         records.sources.append(source)
     if problems and not skip_bad_rows:
         shown = "\n  ".join(problems[:SHOWN_BAD_ROWS])
@@ -357,7 +357,7 @@ def tokenise(
         columns["input_ids"].append(ids)
         columns["labels"].append(labels)
         columns["record"].append(i)
-        columns["source"].append(records.owners[i])
+        columns["source"].append(records.source_ids[i])
         columns["line"].append(records.lines[i])
     kept = len(columns["record"])
     if chosen and not kept:

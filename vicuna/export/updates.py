@@ -28,7 +28,7 @@ from vicuna.model.adapter_files import (
 )
 from vicuna.model.base import Base, meta_model
 from vicuna.prompt.tokenizer import TextTokenizer
-from vicuna.train.checkpoint import check_source
+from vicuna.train.checkpoint import check_adapter_folder
 
 # What LoRA's relatives do with a weight is another thing than adding B A to it.
 _OTHER_MATHS = (
@@ -95,12 +95,12 @@ def read_updates(lora_path: Sequence[str], base: Base, ignore_fingerprint: bool)
         ignore_fingerprint: take one that was trained on other files than the base's.
 
     Raises:
-        UserError: see `vicuna.train.checkpoint.check_source` and `read_update`.
+        UserError: see `vicuna.train.checkpoint.check_adapter_folder` and `read_update`.
     """
     config, updates = copy.deepcopy(base.config), []
     for name in lora_path:
         folder = adapter_folder(name)
-        check_source(folder, base, ignore_fingerprint)
+        check_adapter_folder(folder, base, ignore_fingerprint)
         update = read_update(folder, config, str(base.path))
         if update.warning:
             log.warning("%s", update.warning)

@@ -13,14 +13,21 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from vicuna.log import log
 from vicuna.model.adapter import gather_tensors
-from vicuna.train.checkpoint import BEST, keep_latest, remove_asides, seal, write_run_args, write_text
-from vicuna.train.trainable import copy_tokenizer, save
+from vicuna.train.checkpoint import (
+    BEST,
+    remove_partial_saves,
+    rotate_checkpoints,
+    seal_checkpoint,
+    write_run_args,
+    write_text,
+)
+from vicuna.train.trainable import copy_tokenizer, save_trained
 
 STEPS = "steps.jsonl"
 RECORDED = ("loss", "grad_norm", "learning_rate", "skipped", "eval_loss")
 
 
-class Progress(TrainerCallback):
+class ProgressBarCallback(TrainerCallback):
     """A progress bar on a terminal, and log lines everywhere: loss, learning rate, tokens/s, time left.
 
     Every step is in the Trainer's log history; a line of every `log_steps` steps shows the mean loss since the last.
@@ -83,7 +90,7 @@ class Progress(TrainerCallback):
             self.bar.close()
 
 
-class Outputs(TrainerCallback):
+class CheckpointCallback(TrainerCallback):
     """Seals every checkpoint with run_args.json and a manifest, and keeps the best adapter or model in `best/`.
 
     Best is the lowest evaluation loss. At most `limit` checkpoints stay.
@@ -99,7 +106,7 @@ class Outputs(TrainerCallback):
         # A checkpoint's state brings the old run's intervals with it.
         state.logging_steps, state.eval_steps, state.save_steps = args.logging_steps, args.eval_steps, args.save_steps
         if state.is_world_process_zero:
-            remove_asides(self.output)
+            remove_partial_saves(self.output)
             write_run_args(self.output, self.facts, step=state.global_step)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -110,8 +117,8 @@ class Outputs(TrainerCallback):
             write_run_args(folder, self.facts, step=state.global_step)
             if self.facts["flags"]["train"] == "full":
                 copy_tokenizer(self.base_path, folder)
-            seal(folder)
-            keep_latest(self.output, self.facts["run_id"], self.limit)
+            seal_checkpoint(folder)
+            rotate_checkpoints(self.output, self.facts["run_id"], self.limit)
 
     def on_evaluate(
         self,
@@ -127,11 +134,11 @@ class Outputs(TrainerCallback):
             self.best_loss = loss
             weights = gather_tensors(model, keep=state.is_world_process_zero)
             if state.is_world_process_zero:
-                save(model, self.output / BEST, weights, self.base_path)
+                save_trained(model, self.output / BEST, weights, self.base_path)
                 write_run_args(self.output / BEST, self.facts, step=state.global_step, eval_loss=loss)
 
 
-class StepRecord:
+class StepLog:
     """steps.jsonl in the output folder: the loss, gradient norm, learning rate and records of every step, and the loss
     of every evaluation. It holds no times: a run that was resumed leaves the same file as one that never stopped.
 
@@ -156,7 +163,7 @@ class StepRecord:
             file.write(json.dumps({**entry, "records": records} if records else entry) + "\n")
 
 
-def draw_losses(history: list[dict[str, Any]], file: Path) -> None:
+def plot_losses(history: list[dict[str, Any]], file: Path) -> None:
     """The loss curve of a run as a picture, from the Trainer's log history."""
     from matplotlib.figure import Figure
 

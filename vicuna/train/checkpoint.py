@@ -53,7 +53,7 @@ def write_run_args(folder: Path, facts: dict[str, Any], **more: Any) -> None:
     write_text(folder / RUN_ARGS, json.dumps({**facts, **more}, ensure_ascii=False, indent=2) + "\n")
 
 
-def seal(folder: Path) -> None:
+def seal_checkpoint(folder: Path) -> None:
     """Flush a checkpoint's files and write its manifest: name, size and SHA-256 of each."""
     files = {}
     aside = folder / f".{MANIFEST}"
@@ -73,7 +73,7 @@ def seal(folder: Path) -> None:
         os.close(descriptor)
 
 
-def torn(folder: Path) -> str:
+def torn_reason(folder: Path) -> str:
     """What is wrong with a checkpoint of this program; "" for a whole one."""
     try:
         files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
@@ -90,14 +90,14 @@ def torn(folder: Path) -> str:
     return ""
 
 
-def check_source(folder: Path, base: Base, ignore_fingerprint: bool) -> None:
+def check_adapter_folder(folder: Path, base: Base, ignore_fingerprint: bool) -> None:
     """Refuse to make something of an adapter that is a torn checkpoint, or that says it was trained on another base.
 
     Raises:
         UserError: see above.
     """
     ours = _STEP.fullmatch(folder.name) and (folder.parent / RUN_ARGS).is_file()
-    if (ours or (folder / MANIFEST).is_file()) and (problem := torn(folder)):
+    if (ours or (folder / MANIFEST).is_file()) and (problem := torn_reason(folder)):
         raise UserError(f"--lora_path {folder} is torn: {problem}. Take another checkpoint of the run.")
     trained_on = run_args(folder).get("exact", {}).get("base_fingerprint")
     if trained_on and not ignore_fingerprint and trained_on != (found := fingerprint(base.path)):
@@ -108,16 +108,18 @@ def check_source(folder: Path, base: Base, ignore_fingerprint: bool) -> None:
         )
 
 
-def checkpoints(output: Path) -> list[Path]:
+def list_checkpoints(output: Path) -> list[Path]:
     """The checkpoint folders in `output`, latest step first, whole or torn."""
     found = [(int(match[1]), path) for path in output.glob("checkpoint-*") if (match := _STEP.fullmatch(path.name))]
     return [path for _, path in sorted(found, reverse=True)]
 
 
-def keep_latest(output: Path, run_id: str, limit: int) -> None:
+def rotate_checkpoints(output: Path, run_id: str, limit: int) -> None:
     """Remove the oldest sealed checkpoints of this run beyond `limit`; those of other runs are not touched."""
     own = [
-        path for path in checkpoints(output) if (path / MANIFEST).is_file() and run_args(path).get("run_id") == run_id
+        path
+        for path in list_checkpoints(output)
+        if (path / MANIFEST).is_file() and run_args(path).get("run_id") == run_id
     ]
     for old in own[limit:]:
         aside = output / f"{REMOVING}{old.name}"
@@ -125,7 +127,7 @@ def keep_latest(output: Path, run_id: str, limit: int) -> None:
         shutil.rmtree(aside)
 
 
-def remove_asides(output: Path) -> None:
+def remove_partial_saves(output: Path) -> None:
     """Remove what a killed run left aside: adapters not yet in place, and checkpoints not yet quite removed."""
     for pattern in (f"{REMOVING}*", f"{SAVING}*", f"{BEST}/{SAVING}*"):
         for aside in output.glob(pattern):
@@ -141,7 +143,7 @@ def _sha256(file: Path) -> str:
 
 
 @dataclass(frozen=True)
-class Start:
+class StartingPoint:
     """How a run begins.
 
     Attributes:
@@ -149,7 +151,7 @@ class Start:
         adapter: folder whose adapter the run starts from with a new schedule, or None.
         step: optimizer steps already done.
         data_start: step at which the data began its first epoch.
-        at_least: optimizer steps of an earlier schedule that this run goes on with, 0 for none.
+        min_steps: optimizer steps of an earlier schedule that this run goes on with, 0 for none.
         inherited: flags whose values the run has from its adapter or schedule.
         schedule: place of a checkpoint whose weights, optimizer and learning rate go on, or None.
     """
@@ -159,7 +161,7 @@ class Start:
     text: str
     step: int = 0
     data_start: int = 0
-    at_least: int = 0
+    min_steps: int = 0
     inherited: dict[str, Any] = field(default_factory=dict)
     schedule: Schedule | None = None
 
@@ -168,7 +170,7 @@ class Start:
         return replace(flags, **{name: value for name, value in self.inherited.items() if hasattr(flags, name)})
 
 
-def starting_point(run: RunFlags, facts: dict[str, Any]) -> Start:
+def starting_point(run: RunFlags, facts: dict[str, Any]) -> StartingPoint:
     """What --resume_from_checkpoint, --lora_remote_checkpoint or --continue_schedule mean.
 
     Args:
@@ -184,7 +186,7 @@ def starting_point(run: RunFlags, facts: dict[str, Any]) -> Start:
     if run.lora_remote_checkpoint and not (name and Path(name).is_dir()):
         name, flag = run.lora_remote_checkpoint, "--lora_remote_checkpoint"
     if not name:
-        return Start(None, None, f"new run{_earlier(Path(run.output_path))}")
+        return StartingPoint(None, None, f"new run{_earlier(Path(run.output_path))}")
     if name == AUTO:
         return _latest(run, facts)
     folder = _whole(name, flag)
@@ -197,21 +199,21 @@ def starting_point(run: RunFlags, facts: dict[str, Any]) -> Start:
             f"{flag} {name} is a DeepSpeed checkpoint without a {MANIFEST}, which can not be resumed; start from an "
             "adapter folder."
         )
-    return Start(None, folder, f"starts from the adapter in {folder}, with a new schedule")
+    return StartingPoint(None, folder, f"starts from the adapter in {folder}, with a new schedule")
 
 
 def _whole(name: str, flag: str) -> Path:
     """The folder that `name` means, unless it is a torn checkpoint of this program."""
     folder = local_folder(name, flag, [*HUB_FILES, *CHECKPOINT_FILES, MANIFEST, "scaler.pt", "rng_state*.pth"])
     ours = (folder / MANIFEST).is_file() or (folder.parent / RUN_ARGS).is_file()
-    if _STEP.fullmatch(folder.name) and ours and (problem := torn(folder)):
+    if _STEP.fullmatch(folder.name) and ours and (problem := torn_reason(folder)):
         raise UserError(
             f"{flag} {name} is torn: {problem}. Take the checkpoint before it, or --resume_from_checkpoint auto."
         )
     return folder
 
 
-def _continue(run: RunFlags) -> Start:
+def _continue(run: RunFlags) -> StartingPoint:
     """Weights, optimizer and learning rate go on; the data is other data, and starts at its beginning."""
     flag = "--continue_schedule"
     schedule = read_schedule(_whole(run.continue_schedule, flag), flag)
@@ -221,7 +223,7 @@ def _continue(run: RunFlags) -> Start:
     )
 
 
-def _resume_foreign(folder: Path, run: RunFlags, flag: str) -> Start:
+def _resume_foreign(folder: Path, run: RunFlags, flag: str) -> StartingPoint:
     """A checkpoint of another program: all goes on but what can not be read safely."""
     if run.deepspeed or run.fsdp:
         other = "--deepspeed" if run.deepspeed else "--fsdp"
@@ -235,7 +237,7 @@ def _resume_foreign(folder: Path, run: RunFlags, flag: str) -> Start:
     return _from_schedule(schedule, run, flag, start, "goes on from the foreign checkpoint", f"the data {data}")
 
 
-def _from_schedule(schedule: Schedule, run: RunFlags, flag: str, data_start: int, how: str, data: str) -> Start:
+def _from_schedule(schedule: Schedule, run: RunFlags, flag: str, data_start: int, how: str, data: str) -> StartingPoint:
     check_complete(schedule, flag)
     old = run_args(schedule.folder)
     inherited: dict[str, Any] = {"learning_rate": schedule.peak}
@@ -247,31 +249,33 @@ def _from_schedule(schedule: Schedule, run: RunFlags, flag: str, data_start: int
     unread = ", ".join(schedule.unreadable)
     note = f"; not read, because only a pickle could: {unread}, so it will not be bit by bit" if unread else ""
     text = f"{how} {schedule.folder} at step {schedule.step} of {schedule.max_steps}; {data}{note}"
-    return Start(None, schedule.folder, text, schedule.step, data_start, schedule.max_steps, inherited, schedule)
+    return StartingPoint(
+        None, schedule.folder, text, schedule.step, data_start, schedule.max_steps, inherited, schedule
+    )
 
 
-def _latest(run: RunFlags, facts: dict[str, Any]) -> Start:
+def _latest(run: RunFlags, facts: dict[str, Any]) -> StartingPoint:
     """The latest whole checkpoint in the output folder, or a new run where there is none."""
     skipped = ""
-    for folder in checkpoints(Path(run.output_path)):
-        if problem := torn(folder):
+    for folder in list_checkpoints(Path(run.output_path)):
+        if problem := torn_reason(folder):
             skipped += f"; {folder.name} is passed over, {problem}"
             continue
         start = _resume(folder, run, facts)
         return replace(start, text=start.text + skipped)
-    return Start(None, None, f"new run: {run.output_path} has no whole checkpoint to resume{skipped}")
+    return StartingPoint(None, None, f"new run: {run.output_path} has no whole checkpoint to resume{skipped}")
 
 
-def _resume(folder: Path, run: RunFlags, facts: dict[str, Any]) -> Start:
+def _resume(folder: Path, run: RunFlags, facts: dict[str, Any]) -> StartingPoint:
     old = run_args(folder)
     _compare(old, facts, run, folder)
     step = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))["global_step"]
     data = "the data starts at its beginning" if run.ignore_data_skip else "the data goes on where it stopped"
     data_start = step if run.ignore_data_skip else old.get("data_start", 0)
     # On other data the schedule is still that of the run, and is not over before it would have been.
-    at_least = old["plan"]["steps"] if run.ignore_data_skip else old.get("at_least", 0)
+    min_steps = old["plan"]["steps"] if run.ignore_data_skip else old.get("at_least", 0)
     text = f"resumes {folder} at step {step}: {data}"
-    return Start(folder, None, text, step, data_start, at_least, old.get("inherited", {}))
+    return StartingPoint(folder, None, text, step, data_start, min_steps, old.get("inherited", {}))
 
 
 def _earlier(output: Path) -> str:
@@ -281,12 +285,12 @@ def _earlier(output: Path) -> str:
     return f"; {output} holds checkpoints of an earlier one" if any(output.glob("checkpoint-*")) else ""
 
 
-def run_id(start: Start) -> str:
+def run_id(start: StartingPoint) -> str:
     """Names a run: a new one for a new run, that of the checkpoint for a resumed one."""
     return (run_args(start.resume).get("run_id") if start.resume else None) or uuid.uuid4().hex
 
 
-def best_loss(output: Path, start: Start) -> float:
+def best_loss(output: Path, start: StartingPoint) -> float:
     """The evaluation loss that `best/` in the output folder stands for when a run is resumed, else infinity."""
     known = run_args(output / BEST) if start.resume and (output / BEST).is_dir() else {}
     return known.get("eval_loss", math.inf)

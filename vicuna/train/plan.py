@@ -13,10 +13,10 @@ from vicuna.errors import UserError
 from vicuna.model.base import Base, compute_dtype, device
 from vicuna.model.flags import LoraFlags, ModelFlags
 from vicuna.model.parameters import ParameterCounts
-from vicuna.train.checkpoint import Start
+from vicuna.train.checkpoint import StartingPoint
 from vicuna.train.flags import RunFlags
-from vicuna.train.schedule import rate_at, seam
-from vicuna.train.trainer import StepBatches
+from vicuna.train.schedule import describe_rates, learning_rate_at
+from vicuna.train.trainer import StepBatchSampler
 
 FEW_STEPS = 50  # fewer optimizer steps than this rarely change a model visibly
 MUCH_UNKNOWN = 0.05
@@ -58,10 +58,10 @@ def make_plan(
     records: Records,
     train: Examples,
     held_out: Examples | None,
-    batches: StepBatches,
+    batches: StepBatchSampler,
     parameters: ParameterCounts,
     flags: tuple[ModelFlags, DataFlags, LoraFlags, RunFlags],
-    start: Start,
+    start: StartingPoint,
 ) -> Plan:
     """Work the plan out.
 
@@ -129,7 +129,7 @@ def make_plan(
     return Plan(steps, warmup, next_rate, facts, lines, _warnings(facts, data, run, base))
 
 
-def _next_rate(start: Start, run: RunFlags, warmup: int, steps: int) -> tuple[float, str]:
+def _next_rate(start: StartingPoint, run: RunFlags, warmup: int, steps: int) -> tuple[float, str]:
     if start.schedule is None:
         if start.data_start and steps <= start.step:
             raise UserError(
@@ -142,11 +142,11 @@ def _next_rate(start: Start, run: RunFlags, warmup: int, steps: int) -> tuple[fl
             f"the schedule of {start.schedule.folder} ends at step {steps}, and {start.step} are done: raise "
             f"--num_epoch above {run.num_epoch:g}, or start from its adapter with a new schedule."
         )
-    rate = rate_at(run, warmup, steps, start.schedule.scheduled)
-    return rate, f"{start.text}; {seam(start.schedule, rate)}"
+    rate = learning_rate_at(run, warmup, steps, start.schedule.scheduled)
+    return rate, f"{start.text}; {describe_rates(start.schedule, rate)}"
 
 
-def _steps(batches: StepBatches, run: RunFlags) -> str:
+def _steps(batches: StepBatchSampler, run: RunFlags) -> str:
     if not batches.data_start:
         return f"{batches.steps} = {run.num_epoch:g} epochs x {batches.steps_per_epoch}"
     epochs = batches.epochs(batches.steps)
@@ -179,7 +179,7 @@ def _shared_out(run: RunFlags, world_size: int) -> str:
     return f", in parts on {world_size} devices"
 
 
-def versions() -> dict[str, str]:
+def library_versions() -> dict[str, str]:
     """Versions that can change a result."""
     names = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "sentencepiece")
     return {"chinese-vicuna": __version__, **{name: version(name) for name in names}}

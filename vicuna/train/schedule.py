@@ -70,7 +70,7 @@ def read_schedule(folder: Path, flag: str) -> Schedule:
         step, max_steps = int(state["global_step"]), int(state["max_steps"])
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder / STATE} can not be read as the state of a run ({error}).") from error
-    scheduler = read_plain(folder / SCHEDULER)
+    scheduler = read_without_pickle(folder / SCHEDULER)
     try:
         rate, peak, scheduled = scheduler["_last_lr"][0], scheduler["base_lrs"][0], int(scheduler["last_epoch"])
     except (KeyError, IndexError, TypeError) as error:
@@ -95,7 +95,7 @@ def check_complete(schedule: Schedule, flag: str) -> None:
         )
 
 
-def read_plain(file: Path) -> dict[str, Any]:
+def read_without_pickle(file: Path) -> dict[str, Any]:
     """A PyTorch file of tensors, numbers and text; no pickle is executed.
 
     Raises:
@@ -118,7 +118,7 @@ def _plain(file: Path) -> bool:
     return True
 
 
-def rate_at(run: RunFlags, warmup: int, steps: int, step: int) -> float:
+def learning_rate_at(run: RunFlags, warmup: int, steps: int, step: int) -> float:
     """The learning rate this run's own schedule has at a step."""
     parameter = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([parameter], lr=run.learning_rate)
@@ -126,7 +126,7 @@ def rate_at(run: RunFlags, warmup: int, steps: int, step: int) -> float:
     return run.learning_rate * scheduler.lr_lambdas[0](step)
 
 
-def seam(schedule: Schedule, rate: float) -> str:
+def describe_rates(schedule: Schedule, rate: float) -> str:
     """What the plan says of the learning rate: one value, or that before and after."""
     before, after = _rate(schedule.learning_rate), _rate(rate)
     return f"learning rate {before}" if before == after else f"learning rate {before} before the seam, {after} after it"
@@ -138,7 +138,7 @@ def _rate(value: float) -> str:
 
 
 @contextmanager
-def as_checkpoint(
+def resumable_checkpoint(
     schedule: Schedule | None, resume: Path | None, model: Any, rate: float, run: RunFlags, scaled: bool
 ) -> Iterator[Path | None]:
     """What the Trainer resumes from, while the block runs: `resume`, or the schedule's state in today's form.
@@ -158,14 +158,14 @@ def as_checkpoint(
         save_adapter(model, Path(folder))
         _write_states(schedule, model, rate, run, Path(folder))
         if scaled and (schedule.folder / SCALER).is_file():
-            torch.save(read_plain(schedule.folder / SCALER), Path(folder) / SCALER)
+            torch.save(read_without_pickle(schedule.folder / SCALER), Path(folder) / SCALER)
         yield Path(folder)
 
 
 def _write_states(schedule: Schedule, model: Any, rate: float, run: RunFlags, target: Path) -> None:
     trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     shapes = [parameter.shape for parameter in model.parameters() if parameter.requires_grad]
-    state = read_plain(schedule.folder / OPTIMIZER)
+    state = read_without_pickle(schedule.folder / OPTIMIZER)
     order = _order(schedule.folder, [name.replace(".default.", ".") for name in trainable])
     old = state.get("state", {})
     kind = "AdamW" if any("exp_avg" in values for values in old.values()) else "an 8-bit optimizer's"

@@ -69,7 +69,7 @@ def _check_deepspeed(file: str, bits: int) -> dict[str, Any]:
     return {"zero_stage": stage, "deepspeed_sha256": hashlib.sha256(text.encode()).hexdigest()}
 
 
-def found_group(run: RunFlags, environ: MutableMapping[str, str]) -> None:
+def prepare_process_group(run: RunFlags, environ: MutableMapping[str, str]) -> None:
     """Make ready for the group of the run's processes, which Trainer founds; `leave_group` is its end.
 
     DeepSpeed may run in one process without a launcher: it would look for MPI, and not find it.
@@ -84,7 +84,7 @@ def found_group(run: RunFlags, environ: MutableMapping[str, str]) -> None:
         environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
 
 
-def leave_group() -> None:
+def leave_process_group() -> None:
     """Leave the run's other processes, if there are any: to be done at every end, before the interpreter's.
 
     gloo's threads may hold tensors of the last exchange a moment longer than it takes. A thread that lets go of one
@@ -118,7 +118,7 @@ def _works_for_gloo(stat: Path) -> bool:
     return name.startswith("pt_gloo") and state.startswith("R")
 
 
-def cut_at_loading(run: RunFlags, zero_stage: int | None) -> bool:
+def prepare_sharded_loading(run: RunFlags, zero_stage: int | None) -> bool:
     """Whether no device may hold the whole base, not even while it is loaded.
 
     ZeRO-3 then cuts it while it is read, for which DeepSpeed must know the processes of the run.
@@ -130,7 +130,7 @@ def cut_at_loading(run: RunFlags, zero_stage: int | None) -> bool:
     return run.fsdp or zero_stage == 3
 
 
-def fsdp_settings(skeleton: nn.Module, run: RunFlags) -> dict[str, Any] | None:
+def fsdp_config(skeleton: nn.Module, run: RunFlags) -> dict[str, Any] | None:
     """TrainingArguments' fsdp_config, None without --fsdp: FSDP2, cutting one decoder block after the other.
 
     Checkpoints hold one part for each device: none of them, and no process, has to hold everything. Activations are
@@ -142,14 +142,14 @@ def fsdp_settings(skeleton: nn.Module, run: RunFlags) -> dict[str, Any] | None:
     return {
         "version": 2,
         "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
-        "transformer_layer_cls_to_wrap": [decoder_block(skeleton)],
+        "transformer_layer_cls_to_wrap": [decoder_block_class(skeleton)],
         "reshard_after_forward": True,
         "state_dict_type": "SHARDED_STATE_DICT",
         "cpu_ram_efficient_loading": False,
     }
 
 
-def decoder_block(model: nn.Module) -> str:
+def decoder_block_class(model: nn.Module) -> str:
     """Class name of the repeated block: what the longest list of modules holds."""
     lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
     return type(max(lists, key=len)[0]).__name__

@@ -24,7 +24,7 @@ from vicuna.log import log
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-class Stopper(TrainerCallback):
+class GracefulStopCallback(TrainerCallback):
     """Ends a run early and resumably. A second Ctrl-C ends it at once, but not under torchrun, which repeats signals.
 
     Args:
@@ -39,7 +39,7 @@ class Stopper(TrainerCallback):
         self._random: list[Any] = []
 
     @contextmanager
-    def listening(self) -> Iterator[None]:
+    def catch_signals(self) -> Iterator[None]:
         """Note signals instead of dying by them."""
         before = {number: signal.signal(number, self._note) for number in SIGNALS}
         try:
@@ -55,7 +55,7 @@ class Stopper(TrainerCallback):
             log.info("%s: saving at the next micro batch, then ending", signal.Signals(number).name)
         self.signal = number
 
-    def agreed(self, device: torch.device) -> bool:
+    def stop_requested(self, device: torch.device) -> bool:
         """Whether any rank was told to stop; every rank must ask at the same place."""
         if not self.stopping and torch.distributed.is_initialized():
             told = torch.tensor(self.signal, device=device)
@@ -64,7 +64,7 @@ class Stopper(TrainerCallback):
         self.stopping = bool(self.signal)
         return self.stopping
 
-    def end(self, step: int, steps: int) -> None:
+    def raise_if_stopped(self, step: int, steps: int) -> None:
         """End the program, if it was to stop.
 
         Raises:
@@ -88,7 +88,7 @@ class Stopper(TrainerCallback):
     def on_substep_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if self.agreed(args.device):
+        if self.stop_requested(args.device):
             python, numpy, cpu, cuda = self._random
             random.setstate(python)
             np.random.set_state(numpy)
@@ -98,7 +98,7 @@ class Stopper(TrainerCallback):
             self._leave(state, control)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if self.agreed(args.device):
+        if self.stop_requested(args.device):
             control.should_evaluate = False  # made up for on resume
             self._leave(state, control)
 

@@ -28,7 +28,7 @@ INDEX = "model.safetensors.index.json"
 TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "chat_template*")
 
 
-def check_train(base_path: Path, train: str, bits: int, dtype: torch.dtype, run: RunFlags) -> None:
+def check_train_flag(base_path: Path, train: str, bits: int, dtype: torch.dtype, run: RunFlags) -> None:
     """Refuse what --train can not do at this precision, or would write over.
 
     Raises:
@@ -62,7 +62,7 @@ def check_train(base_path: Path, train: str, bits: int, dtype: torch.dtype, run:
         raise UserError(f"--output_path {output} is the base itself; name another folder for what --train full writes.")
 
 
-def stored_bits(train: str, bits: int, deepspeed: str | None) -> int:
+def weight_bits(train: str, bits: int, deepspeed: str | None) -> int:
     """At which precision the weights are loaded.
 
     All of them trained, they are float32: added to a bfloat16 weight, an update under 1/256 of it is lost. --bits 16
@@ -71,7 +71,7 @@ def stored_bits(train: str, bits: int, deepspeed: str | None) -> int:
     return 32 if train == "full" and not deepspeed else bits
 
 
-def plan_training(base: Base, flags: LoraFlags, folder: Path | None) -> tuple[LoraConfig | None, LoraFlags, str]:
+def plan_trainable(base: Base, flags: LoraFlags, folder: Path | None) -> tuple[LoraConfig | None, LoraFlags, str]:
     """As `vicuna.model.adapter.plan_adapter`, with None for the config where every weight is trained.
 
     Args:
@@ -92,12 +92,12 @@ def plan_training(base: Base, flags: LoraFlags, folder: Path | None) -> tuple[Lo
     return None, flags, ""
 
 
-def loaded_from(base: Base, lora: LoraConfig | None, folder: Path | None) -> Base:
+def base_to_load(base: Base, lora: LoraConfig | None, folder: Path | None) -> Base:
     """The base whose weights are loaded: with --train full the model in `folder`, if one is given."""
     return replace(base, path=folder) if lora is None and folder else base
 
 
-def trained_model(loaded: Any, lora: LoraConfig | None, folder: Path | None, base_name: str) -> Any:
+def make_trainable(loaded: Any, lora: LoraConfig | None, folder: Path | None, base_name: str) -> Any:
     """What the Trainer gets: the base itself, or the adapter in `folder`, or a new one, on top of it."""
     if lora is None:
         return loaded
@@ -106,7 +106,7 @@ def trained_model(loaded: Any, lora: LoraConfig | None, folder: Path | None, bas
     return new_adapter(loaded, lora)
 
 
-def farewell(model: nn.Module, output: Path, base_path: Path) -> str:
+def closing_message(model: nn.Module, output: Path, base_path: Path) -> str:
     """The last line of a run."""
     if isinstance(model, PeftModel):
         what, paths = "adapter", f"{base_path} --lora_path {output}"
@@ -115,7 +115,7 @@ def farewell(model: nn.Module, output: Path, base_path: Path) -> str:
     return f"the {what} is in {output}; talk to it: python generate.py --model_path {paths}"
 
 
-def save(model: nn.Module, folder: Path, weights: dict[str, torch.Tensor], base_path: Path) -> None:
+def save_trained(model: nn.Module, folder: Path, weights: dict[str, torch.Tensor], base_path: Path) -> None:
     """Write what was trained: the adapter, or the whole model with the base's tokenizer.
 
     Args:

@@ -16,9 +16,9 @@ from transformers import EvalPrediction, Trainer, TrainerCallback, TrainerContro
 from vicuna.data.records import Examples, epoch_order, rank_batches
 from vicuna.errors import UserError
 from vicuna.prompt.templates import IGNORE_INDEX
-from vicuna.train.callbacks import StepRecord
+from vicuna.train.callbacks import StepLog
 from vicuna.train.flags import RunFlags
-from vicuna.train.signals import Stopper
+from vicuna.train.signals import GracefulStopCallback
 
 SHOWN_RECORDS = 10
 MOST_SKIPS = 20  # from 65536 the scaler is down at 1/16 by then
@@ -26,7 +26,7 @@ DIVERGED = "The run has diverged: lower --learning_rate, or look at the records;
 NO_ROW = -1  # a rank with no row in a slot takes one of ignored labels, so that all ranks step together
 
 
-class StepBatches(Sampler[list[int]]):
+class StepBatchSampler(Sampler[list[int]]):
     """Batch sampler of one rank over a whole run: in every optimizer step all ranks together take exactly `total_batch`
     rows, and in the last step of an epoch what is left.
 
@@ -103,13 +103,13 @@ def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         ids[i, :length] = torch.as_tensor(row["input_ids"])
         labels[i, :length] = torch.as_tensor(row["labels"])
         mask[i, :length] = 1
-    batch = {"input_ids": ids, "attention_mask": mask, "labels": labels, "logits_to_keep": kept(labels)}
+    batch = {"input_ids": ids, "attention_mask": mask, "labels": labels, "logits_to_keep": supervised_positions(labels)}
     if "record" in rows[0]:
         batch["record"] = torch.tensor([row["record"] for row in rows])
     return batch
 
 
-def kept(labels: torch.Tensor) -> torch.Tensor:
+def supervised_positions(labels: torch.Tensor) -> torch.Tensor:
     """(B, T) bool: positions that predict a supervised token. Position t predicts token t + 1."""
     keep = torch.zeros_like(labels, dtype=torch.bool)
     keep[:, :-1] = labels[:, 1:] != IGNORE_INDEX
@@ -120,7 +120,7 @@ def token_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Cross entropy of each supervised token, float32, (N,).
 
     Args:
-        logits: (N, V), one row for each True of `kept(labels)`.
+        logits: (N, V), one row for each True of `supervised_positions(labels)`.
         labels: (B, T).
     """
     targets = labels[:, 1:]
@@ -143,20 +143,20 @@ class AdapterTrainer(Trainer):
     every step, and an end to a run that has diverged.
 
     Args:
-        place: record -> where it stands, e.g. "data.jsonl line 7".
+        location: record -> where it stands, e.g. "data.jsonl line 7".
         stopper: what can end the run early.
-        record: where the steps are written, on one rank only.
+        step_log: where the steps are written, on one rank only.
     """
 
     def __init__(
         self,
         *,
-        batches: StepBatches,
+        batches: StepBatchSampler,
         train: Examples,
         held_out: Examples | None,
-        place: Callable[[int], str],
-        stopper: Stopper,
-        record: StepRecord | None,
+        location: Callable[[int], str],
+        stopper: GracefulStopCallback,
+        step_log: StepLog | None,
         **kwargs: Any,
     ):
         super().__init__(
@@ -167,7 +167,7 @@ class AdapterTrainer(Trainer):
             compute_metrics=mean_token_loss,
             **kwargs,
         )
-        self.batches, self.place, self.stopper, self.record = batches, place, stopper, record
+        self.batches, self.location, self.stopper, self.step_log = batches, location, stopper, step_log
         self.fed: list[tuple[list[int], torch.Tensor]] = []  # records and loss of this step's micro batches
         self.skips_in_a_row = 0
 
@@ -204,8 +204,8 @@ class AdapterTrainer(Trainer):
             if self.stopper.stopping:
                 return  # an evaluation that was not ended; it is made up for on resume
             raise UserError(f"the evaluation loss is {logs['eval_loss']} at step {self.state.global_step}. {DIVERGED}")
-        if self.record and ("loss" in logs or "eval_loss" in logs):
-            self.record.add(self.state.global_step, logs, records)
+        if self.step_log and ("loss" in logs or "eval_loss" in logs):
+            self.step_log.add(self.state.global_step, logs, records)
         super().log(logs, start_time)
 
     def _check_step(self, logs: dict[str, float]) -> None:
@@ -222,7 +222,7 @@ class AdapterTrainer(Trainer):
             )
         fed = _from_all_ranks([(records, bool(loss.isfinite())) for records, loss in self.fed])
         broken = [records for records, finite in fed if not finite] or [records for records, _ in fed]
-        places = [self.place(record) for records in broken for record in records]
+        places = [self.location(record) for records in broken for record in records]
         more = f" and {len(places) - SHOWN_RECORDS} more" if len(places) > SHOWN_RECORDS else ""
         raise UserError(
             f"the loss is {logs['loss']} and the gradient's norm {logs.get('grad_norm')} at step "
@@ -249,7 +249,7 @@ class AdapterTrainer(Trainer):
         inputs = {name: value.to(self.args.device) for name, value in inputs.items() if name != "record"}
         labels = inputs.pop("labels")
         sums = torch.zeros(len(labels), 2, device=labels.device)
-        if self.stopper.agreed(self.args.device):
+        if self.stopper.stop_requested(self.args.device):
             return None, sums.fill_(math.nan), sums[:, 0]
         with torch.no_grad(), self.compute_loss_context_manager():
             losses = token_losses(model(**inputs).logits, labels)
@@ -258,7 +258,7 @@ class AdapterTrainer(Trainer):
         return None, sums, torch.zeros(len(labels), device=labels.device)
 
 
-class Position(TrainerCallback):
+class DataPositionCallback(TrainerCallback):
     """Tells the Trainer where in the data a run is, and makes up for an evaluation that a stopped run left out."""
 
     def __init__(self, trainer: AdapterTrainer):
@@ -309,7 +309,7 @@ def start_wandb(output: Path, wanted: bool) -> None:
         ) from error
 
 
-def check_same(facts: dict[str, str]) -> None:
+def check_same_on_all_ranks(facts: dict[str, str]) -> None:
     """Refuse to train on hosts that hold different files, by hash.
 
     Raises:
@@ -325,16 +325,16 @@ def check_same(facts: dict[str, str]) -> None:
             )
 
 
-def train(trainer: AdapterTrainer, resume: Path | None) -> None:
+def run_training(trainer: AdapterTrainer, resume: Path | None) -> None:
     """Run the training loop.
 
     Raises:
         UserError: out of memory, with the flag to lower.
         Stopped: SIGTERM or Ctrl-C; the checkpoint is saved.
     """
-    trainer.add_callback(Position(trainer))
+    trainer.add_callback(DataPositionCallback(trainer))
     try:
-        with trainer.stopper.listening():
+        with trainer.stopper.catch_signals():
             trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     except torch.OutOfMemoryError as error:
         remedy = "--cutoff_len, or take fewer --bits or a smaller base"
@@ -345,4 +345,4 @@ def train(trainer: AdapterTrainer, resume: Path | None) -> None:
         if not isinstance(error, torch.distributed.DistError) and "gloo" not in str(error):
             raise
         raise UserError("lost the connection to another process, which has ended; its error stands above") from error
-    trainer.stopper.end(trainer.state.global_step, trainer.state.max_steps)
+    trainer.stopper.raise_if_stopped(trainer.state.global_step, trainer.state.max_steps)
