@@ -51,6 +51,7 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
     from vicuna.train import trainer as training
     from vicuna.train.checkpoint import best_loss, run_id, starting_point, write_run_args
     from vicuna.train.plan import library_versions, make_plan
+    from vicuna.train.process_group import leave_process_group, prepare_process_group
     from vicuna.train.schedule import resumable_checkpoint
     from vicuna.train.signals import GracefulStopCallback
 
@@ -100,8 +101,8 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
     say.info("%s", plan)
 
     # 4. settings: before the model, which ZeRO-3 cuts in parts while it is loaded
-    sharding.prepare_process_group(run_flags, os.environ)
-    atexit.register(sharding.leave_process_group)
+    prepare_process_group(run_flags, os.environ)
+    atexit.register(leave_process_group)
     on_cpu = where.type == "cpu"
     checkpointing = model.checkpointing_kwargs(model_flags.bits)
     arguments = TrainingArguments(

@@ -1,12 +1,10 @@
 """A base cut in parts: DeepSpeed and FSDP2 give the losses of one process, and what can not be cut is refused."""
 
-import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -54,36 +52,6 @@ def test_two_ways_of_cutting_are_one_too_many():
         RunFlags(fsdp=True, deepspeed="config-sample/ds_zero3.json")
 
 
-def test_one_process_needs_no_launcher_for_deepspeed():
-    environ: dict[str, str] = {}
-    sharding.prepare_process_group(RunFlags(), environ)
-    assert environ == {}
-    sharding.prepare_process_group(RunFlags(deepspeed="config-sample/ds_zero2.json"), environ)
-    assert (environ["RANK"], environ["WORLD_SIZE"]) == ("0", "1")
-    torchruns = {"WORLD_SIZE": "2", "RANK": "1"}
-    sharding.prepare_process_group(RunFlags(deepspeed="config-sample/ds_zero2.json"), torchruns)
-    assert torchruns == {"WORLD_SIZE": "2", "RANK": "1"}
-
-
-def test_the_end_waits_for_a_thread_of_gloo_that_works(monkeypatch):
-    monkeypatch.setattr(sharding, "PATIENCE", 300)
-    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
-    named, digests = threading.Event(), []
-
-    def work():
-        Path(f"/proc/self/task/{threading.get_native_id()}/comm").write_text("pt_gloo_runloop", encoding="utf-8")
-        named.set()
-        digests.append(hashlib.pbkdf2_hmac("sha256", b"", b"", 5_000_000))  # seconds, without the interpreter's lock
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    named.wait()
-    sharding.leave_process_group()
-    assert digests
-    thread.join()
-    assert not torch.distributed.is_initialized()
-
-
 def test_zero_2_takes_a_quantised_base_and_names_what_a_resumed_run_must_keep():
     pytest.importorskip("deepspeed", reason="DeepSpeed is not installed")
     kept = sharding.check_sharding(RunFlags(deepspeed="config-sample/ds_zero2.json"), 4, CPU, 2)
@@ -116,7 +84,7 @@ from safetensors.torch import save_file
 from torch.distributed.fsdp import fully_shard
 from tests.train.test_sharding import two_steps, what_is_trained
 from vicuna.model.adapter import gather_tensors
-from vicuna.train.sharding import leave_process_group
+from vicuna.train.process_group import leave_process_group
 
 dist.init_process_group("gloo")
 model = what_is_trained(Path(sys.argv[1]), sys.argv[2])

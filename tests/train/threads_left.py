@@ -2,7 +2,7 @@
 
     python -m vicuna.train.launch --nproc_per_node=2 tests/train/threads_left.py finetune.py [flags]
 
-Such a thread may abort the process: vicuna.train.sharding.leave_group says why.
+Such a thread may abort the process: vicuna.train.process_group.leave_process_group says why.
 """
 
 import atexit
