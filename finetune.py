@@ -10,198 +10,103 @@ session.log and checkpoint-N/ to --output_path. `python finetune.py --help` list
 import atexit
 import os
 import sys
-from dataclasses import replace
+from collections.abc import MutableMapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from vicuna import log
 from vicuna.args import parse
 from vicuna.data.flags import DataFlags
 from vicuna.errors import UserError, run
 from vicuna.model.flags import LoraFlags, ModelFlags
-from vicuna.train.flags import RunFlags
+from vicuna.train.flags import RunFlags, TrainFlags
+
+if TYPE_CHECKING:
+    import torch
+    from peft import LoraConfig
+    from transformers import TrainingArguments
+
+    from vicuna.data.cache import TrainingData
+    from vicuna.data.records import Source
+    from vicuna.model.base import Base
+    from vicuna.train.batches import StepBatchSampler
+    from vicuna.train.plan import Plan
+    from vicuna.train.resume import StartingPoint
+    from vicuna.train.trainer import AdapterTrainer
 
 
 def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, run_flags: RunFlags) -> None:
-    """Train as the flags say."""
+    """Train as the flags say. What a stage needs is imported in it: --help and a mistyped flag answer at once."""
+    flags = TrainFlags(model_flags, data_flags, lora_flags, run_flags)
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     gpus = one_gpu_per_process(os.environ)
-    output = Path(run_flags.output_path)
-    if output.is_file():
-        raise UserError(f"--output_path {output} is a file; expected a folder, new or old.")
 
-    say = log.set_up(rank)
-    # Imported here so that --help and a mistyped flag answer at once.
-    from vicuna.data.records import open_sources
-
-    # 1. data, as far as it can be checked without the base's tokenizer
-    sources = open_sources(data_flags.data_path)
-    data_flags = replace(data_flags, test_size=data_flags.test_size if run_flags.eval_steps else 0)
-
-    import torch
-    from peft import prepare_model_for_kbit_training
-    from transformers import PrinterCallback, TrainingArguments, set_seed
-
-    from vicuna.data.cache import load_or_tokenise
-    from vicuna.data.records import Records
-    from vicuna.model import base as model
-    from vicuna.model.adapter import gather_tensors
-    from vicuna.model.parameters import count_parameters
-    from vicuna.train import callbacks, sharding
-    from vicuna.train import trainable as weights
-    from vicuna.train import trainer as training
-    from vicuna.train.checkpoint import best_loss, run_id, starting_point, write_run_args
-    from vicuna.train.plan import library_versions, make_plan
-    from vicuna.train.process_group import leave_process_group, prepare_process_group
-    from vicuna.train.schedule import resumable_checkpoint
-    from vicuna.train.signals import GracefulStopCallback
-
-    if gpus > 1:
-        say.info(
-            "%d GPUs are visible, this run uses the first; all of them: torchrun --standalone --nproc_per_node=%d %s …",
-            gpus,
-            gpus,
-            Path(sys.argv[0]).name,
-        )
+    # 1. data, as far as it can be checked without torch and the base's tokenizer
+    sources = open_data(flags, rank, gpus)
 
     # 2. base and adapter, as far as they can be checked without loading weights
-    base = model.check_base(model_flags.model_path)
-    dtype, _ = model.compute_dtype(model_flags.bits)
-    where = model.device()
-    weights.check_train_flag(base.path, lora_flags.train, model_flags.bits, dtype, run_flags)
-    sharded = sharding.check_sharding(run_flags, model_flags.bits, where, world_size)
-    all_flags = {**vars(model_flags), **vars(data_flags), **vars(lora_flags), **vars(run_flags)}
-    exact = {
-        "data_sha256": Records(sources=sources).sha256,
-        "base_fingerprint": model.fingerprint(base.path),
-        "versions": library_versions(),
-        "compute_dtype": str(dtype),
-        "threads": torch.get_num_threads(),
-        "world_size": world_size,
-        **sharded,
-    }
-    start = starting_point(run_flags, {**all_flags, **exact})
-    lora_flags, run_flags = start.inherit(lora_flags), start.inherit(run_flags)
-    lora, lora_flags, warning = weights.plan_trainable(base, lora_flags, start.adapter)
-    if warning:
-        say.warning(warning)
+    setup = check_setup(flags, sources, world_size)
 
     # 3. examples and the plan
-    first_of_its_host = int(os.environ.get("LOCAL_RANK", 0)) == 0
-    examples = load_or_tokenise(data_flags, sources, base.tokenizer, first_of_its_host)
-    train, held_out = examples.train, examples.held_out
-    batches = training.StepBatchSampler(train.lengths, run_flags, world_size, rank)
-    batches.first, batches.data_start, batches.steps = start.step, start.data_start, max(batches.steps, start.min_steps)
-    parameters = count_parameters(model.meta_model(base.config), lora)
-    flags = (model_flags, data_flags, lora_flags, run_flags)
-    plan = make_plan(base, examples.records, train, held_out, batches, parameters, flags, start)
+    planned = plan_run(setup, sources, rank, world_size)
     if run_flags.plan_only:
-        print(plan)
+        print(planned.plan)
         return
-    log.to_file(output, rank)
-    say.info("%s", plan)
+    log.to_file(setup.output, rank)
+    log.log.info("%s", planned.plan)
 
     # 4. settings: before the model, which ZeRO-3 cuts in parts while it is loaded
-    prepare_process_group(run_flags, os.environ)
-    atexit.register(leave_process_group)
-    on_cpu = where.type == "cpu"
-    checkpointing = model.checkpointing_kwargs(model_flags.bits)
-    arguments = TrainingArguments(
-        output_dir=output,
-        max_steps=plan.steps,
-        per_device_train_batch_size=run_flags.micro_batch,
-        per_device_eval_batch_size=run_flags.micro_batch,
-        gradient_accumulation_steps=batches.accumulation,
-        learning_rate=run_flags.learning_rate,
-        lr_scheduler_type=run_flags.lr_scheduler,
-        warmup_steps=plan.warmup,
-        weight_decay=run_flags.weight_decay,
-        max_grad_norm=run_flags.max_grad_norm,
-        optim=run_flags.optim,
-        seed=run_flags.seed,
-        bf16=dtype is torch.bfloat16,
-        fp16=dtype is torch.float16,
-        activation_checkpointing=run_flags.gradient_checkpointing,
-        activation_checkpointing_kwargs=checkpointing,
-        average_tokens_across_devices=True,
-        eval_strategy="steps" if held_out else "no",
-        eval_steps=run_flags.eval_steps or None,
-        save_strategy="steps" if run_flags.save_steps else "no",
-        save_steps=run_flags.save_steps or 1,
-        logging_steps=1,  # ProgressBarCallback shows the mean of --log_steps of them
-        logging_nan_inf_filter=False,
-        report_to=["wandb"] if run_flags.wandb else [],
-        ignore_data_skip=True,  # StepBatchSampler itself begins where the run goes on
-        deepspeed=run_flags.deepspeed,
-        fsdp=run_flags.fsdp,
-        fsdp_config=sharding.fsdp_config(model.meta_model(base.config), run_flags),
-        remove_unused_columns=False,
-        disable_tqdm=True,
-        ddp_backend="gloo" if on_cpu and world_size > 1 else None,
-        ddp_find_unused_parameters=False,
-        use_cpu=on_cpu,
-    )
+    arguments = training_arguments(setup, planned)
 
     # 5. model: each process loads its own copy onto its own device, or its part
-    training.start_wandb(output, run_flags.wandb and rank == 0)
-    set_seed(run_flags.seed)  # before the adapter draws its first values
-    loaded = model.load_base(
-        weights.base_to_load(base, lora, start.adapter),
-        weights.weight_bits(lora_flags.train, model_flags.bits, run_flags.deepspeed),
-        placed=not sharding.prepare_sharded_loading(run_flags, sharded["zero_stage"]),
-    )
-    loaded.config.use_cache = False
-    if getattr(loaded, "is_quantized", False):
-        loaded = prepare_model_for_kbit_training(loaded, run_flags.gradient_checkpointing, checkpointing)
-    trained = weights.make_trainable(loaded, lora, start.adapter, model_flags.model_path)
+    model = load_model(setup, rank)
 
     # 6. train
-    facts = {
-        "run_id": run_id(start),
-        "flags": {**all_flags, **vars(lora_flags), **vars(run_flags)},
-        "prompt_type": data_flags.prompt_type,
-        "plan": plan.facts,
-        "exact": exact,  # what a resumed run is compared with, beside the flags
-        # what this run has from elsewhere, and a resumed one has to take over
-        "data_start": start.data_start,
-        "at_least": start.min_steps,
-        "inherited": {**start.inherited, **(vars(lora_flags) if start.adapter else {})},
-    }
-    stopper = GracefulStopCallback(output, start.step, start.resume)
-    trainer = training.AdapterTrainer(
-        model=trained,
-        args=arguments,
-        batches=batches,
-        train=train,
-        held_out=held_out,
-        location=examples.location,
-        stopper=stopper,
-        step_log=callbacks.StepLog(output, start.resume, start.step) if rank == 0 else None,
-        callbacks=[
-            callbacks.ProgressBarCallback(plan.facts["tokens_train"], run_flags.log_steps),
-            callbacks.CheckpointCallback(
-                output, facts, best_loss(output, start), run_flags.save_total_limit, base.path
-            ),
-            stopper,
-        ],
-    )
-    trainer.remove_callback(PrinterCallback)  # ProgressBarCallback speaks instead
-    training.check_same_on_all_ranks({"set of tokenised records": examples.sha256, "base": exact["base_fingerprint"]})
-    with resumable_checkpoint(
-        start.schedule, start.resume, trained, plan.next_rate, run_flags, arguments.fp16
-    ) as resume:
-        training.run_training(trainer, resume)
+    facts = run_facts(setup, planned.plan)
+    trainer = make_trainer(setup, planned, arguments, model, facts)
+    train(setup, planned, trainer, model)
 
     # 7. save
-    tensors = gather_tensors(trained, keep=trainer.is_world_process_zero())
-    if trainer.is_world_process_zero():
-        weights.save_trained(trained, output, tensors, base.path)
-        write_run_args(output, facts, step=trainer.state.global_step)
-        trainer.save_state()  # trainer_state.json: every logged loss
-        callbacks.plot_losses(trainer.state.log_history, output / "loss.png")
-        say.info("%s", weights.closing_message(trained, output, base.path))
+    save(setup, trainer, model, facts)
 
 
-def one_gpu_per_process(environ) -> int:
+@dataclass(frozen=True)
+class Setup:
+    """What is known of a run before a weight is read.
+
+    Attributes:
+        flags: as given, but for what the run has from an earlier one.
+        device: of this process; dtype: what it computes in.
+        exact: what a resumed run is compared with, beside the flags.
+        start: where the run begins.
+        lora: config of the adapter, None where every weight is trained.
+    """
+
+    flags: TrainFlags
+    base: "Base"
+    device: "torch.device"
+    dtype: "torch.dtype"
+    exact: dict[str, Any]
+    start: "StartingPoint"
+    lora: "LoraConfig | None"
+
+    @property
+    def output(self) -> Path:
+        """Where everything is written."""
+        return Path(self.flags.run.output_path)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What a run is going to do: its examples, their order, and both in numbers."""
+
+    data: "TrainingData"
+    batches: "StepBatchSampler"
+    plan: "Plan"
+
+
+def one_gpu_per_process(environ: MutableMapping[str, str]) -> int:
     """Let a plain `python finetune.py` see the first GPU only, before torch counts them; how many there were.
 
     The Trainer would otherwise spread every batch with DataParallel, which is slow and breaks quantised bases.
@@ -214,6 +119,226 @@ def one_gpu_per_process(environ) -> int:
     if len(names) > 1:
         environ["CUDA_VISIBLE_DEVICES"] = names[0]
     return len(names)
+
+
+def open_data(flags: TrainFlags, rank: int, gpus: int) -> "list[Source]":
+    """Begin the log, and find and hash the data files; no row is read yet."""
+    if Path(flags.run.output_path).is_file():
+        raise UserError(f"--output_path {flags.run.output_path} is a file; expected a folder, new or old.")
+    say = log.set_up(rank)
+    from vicuna.data.records import open_sources
+
+    sources = open_sources(flags.data.data_path)
+    if gpus > 1:
+        command = f"torchrun --standalone --nproc_per_node={gpus} {Path(sys.argv[0]).name} …"
+        say.info("%d GPUs are visible, this run uses the first; all of them: %s", gpus, command)
+    return sources
+
+
+def check_setup(flags: TrainFlags, sources: "list[Source]", world_size: int) -> Setup:
+    """Check flags, base and adapter against each other and against the run that is gone on with, if any."""
+    import torch
+
+    from vicuna.data.records import Records
+    from vicuna.model.base import check_base, compute_dtype, device, fingerprint
+    from vicuna.train.plan import library_versions
+    from vicuna.train.resume import starting_point
+    from vicuna.train.sharding import check_sharding
+    from vicuna.train.trainable import check_train_flag, plan_trainable
+
+    flags = flags._replace(data=replace(flags.data, test_size=flags.data.test_size if flags.run.eval_steps else 0))
+    base = check_base(flags.model.model_path)
+    dtype, _ = compute_dtype(flags.model.bits)
+    where = device()
+    check_train_flag(base.path, flags.lora.train, flags.model.bits, dtype, flags.run)
+    sharded = check_sharding(flags.run, flags.model.bits, where, world_size)
+    exact = {
+        "data_sha256": Records(sources=sources).sha256,
+        "base_fingerprint": fingerprint(base.path),
+        "versions": library_versions(),
+        "compute_dtype": str(dtype),
+        "threads": torch.get_num_threads(),
+        "world_size": world_size,
+        **sharded,
+    }
+    start = starting_point(flags.run, {**flags.by_name(), **exact})
+    lora, lora_flags, warning = plan_trainable(base, start.inherit(flags.lora), start.adapter)
+    if warning:
+        log.log.warning(warning)
+    flags = flags._replace(lora=lora_flags, run=start.inherit(flags.run))
+    return Setup(flags, base, where, dtype, exact, start, lora)
+
+
+def plan_run(setup: Setup, sources: "list[Source]", rank: int, world_size: int) -> Planned:
+    """Tokenise the records, or find them tokenised, and work out what the run is going to do with them."""
+    from vicuna.data.cache import load_or_tokenise
+    from vicuna.model.base import meta_model
+    from vicuna.model.parameters import count_parameters
+    from vicuna.train.batches import StepBatchSampler
+    from vicuna.train.plan import make_plan
+
+    flags, base, start = setup.flags, setup.base, setup.start
+    first_of_its_host = int(os.environ.get("LOCAL_RANK", 0)) == 0
+    data = load_or_tokenise(flags.data, sources, base.tokenizer, writes=first_of_its_host)
+    batches = StepBatchSampler(data.train.lengths, flags.run, world_size, rank, start)
+    parameters = count_parameters(meta_model(base.config), setup.lora)
+    return Planned(data, batches, make_plan(base, data, batches, parameters, flags, start))
+
+
+def training_arguments(setup: Setup, planned: Planned) -> "TrainingArguments":
+    """Every setting of the Trainer. Making them initialises the process group, which is left however the run ends."""
+    import torch
+    from transformers import TrainingArguments
+
+    from vicuna.model.base import checkpointing_kwargs, meta_model
+    from vicuna.train.process_group import leave_process_group, prepare_process_group
+    from vicuna.train.sharding import fsdp_config
+
+    run_flags, batches = setup.flags.run, planned.batches
+    prepare_process_group(run_flags, os.environ)
+    atexit.register(leave_process_group)
+    on_cpu = setup.device.type == "cpu"
+    return TrainingArguments(
+        output_dir=setup.output,
+        max_steps=batches.steps,
+        per_device_train_batch_size=run_flags.micro_batch,
+        per_device_eval_batch_size=run_flags.micro_batch,
+        gradient_accumulation_steps=batches.accumulation,
+        learning_rate=run_flags.learning_rate,
+        lr_scheduler_type=run_flags.lr_scheduler,
+        warmup_steps=planned.plan.facts["warmup_steps"],
+        weight_decay=run_flags.weight_decay,
+        max_grad_norm=run_flags.max_grad_norm,
+        optim=run_flags.optim,
+        seed=run_flags.seed,
+        bf16=setup.dtype is torch.bfloat16,
+        fp16=setup.dtype is torch.float16,
+        activation_checkpointing=run_flags.gradient_checkpointing,
+        activation_checkpointing_kwargs=checkpointing_kwargs(setup.flags.model.bits),
+        average_tokens_across_devices=True,
+        eval_strategy="steps" if planned.data.held_out else "no",
+        eval_steps=run_flags.eval_steps or None,
+        save_strategy="steps" if run_flags.save_steps else "no",
+        save_steps=run_flags.save_steps or 1,
+        logging_steps=1,  # ProgressBarCallback shows the mean of --log_steps of them
+        logging_nan_inf_filter=False,
+        report_to=["wandb"] if run_flags.wandb else [],
+        ignore_data_skip=True,  # StepBatchSampler itself begins where the run goes on
+        deepspeed=run_flags.deepspeed,
+        fsdp=run_flags.fsdp,
+        fsdp_config=fsdp_config(meta_model(setup.base.config), run_flags),
+        remove_unused_columns=False,
+        disable_tqdm=True,
+        ddp_backend="gloo" if on_cpu and batches.world_size > 1 else None,
+        ddp_find_unused_parameters=False,
+        use_cpu=on_cpu,
+    )
+
+
+def load_model(setup: Setup, rank: int) -> "torch.nn.Module":
+    """The base with its weights, and what is trained of it or on top of it."""
+    from peft import prepare_model_for_kbit_training
+    from transformers import set_seed
+
+    from vicuna.model.base import checkpointing_kwargs, load_base
+    from vicuna.train.sharding import prepare_sharded_loading
+    from vicuna.train.trainable import base_to_load, make_trainable, weight_bits
+    from vicuna.train.trainer import start_wandb
+
+    flags, start = setup.flags, setup.start
+    if flags.run.wandb and rank == 0:
+        start_wandb(setup.output)
+    set_seed(flags.run.seed)  # before the adapter draws its first values
+    model = load_base(
+        base_to_load(setup.base, setup.lora, start.adapter),
+        weight_bits(flags.lora.train, flags.model.bits, flags.run.deepspeed),
+        placed=not prepare_sharded_loading(flags.run, setup.exact["zero_stage"]),
+    )
+    model.config.use_cache = False
+    if getattr(model, "is_quantized", False):
+        checkpointing = checkpointing_kwargs(flags.model.bits)
+        model = prepare_model_for_kbit_training(model, flags.run.gradient_checkpointing, checkpointing)
+    return make_trainable(model, setup.lora, start.adapter, flags.model.model_path)
+
+
+def run_facts(setup: Setup, plan: "Plan") -> dict[str, Any]:
+    """What run_args.json says of the run, in its folder and in those of its checkpoints."""
+    from vicuna.train.resume import run_id
+
+    start = setup.start
+    return {
+        "run_id": run_id(start),
+        "flags": setup.flags.by_name(),
+        "prompt_type": setup.flags.data.prompt_type,
+        "plan": plan.facts,
+        "exact": setup.exact,  # what a resumed run is compared with, beside the flags
+        # what this run has from elsewhere, and a resumed one has to take over
+        "data_start": start.data_start,
+        "at_least": start.min_steps,
+        "inherited": {**start.inherited, **(vars(setup.flags.lora) if start.adapter else {})},
+    }
+
+
+def make_trainer(
+    setup: Setup,
+    planned: Planned,
+    arguments: "TrainingArguments",
+    model: "torch.nn.Module",
+    facts: dict[str, Any],
+) -> "AdapterTrainer":
+    """The Trainer with all that the run shows and writes on its way."""
+    from transformers import PrinterCallback
+
+    from vicuna.train.callbacks import CheckpointCallback, ProgressBarCallback, StepLog
+    from vicuna.train.resume import best_loss
+    from vicuna.train.signals import GracefulStopCallback
+    from vicuna.train.trainer import AdapterTrainer
+
+    output, start, run_flags = setup.output, setup.start, setup.flags.run
+    stopper = GracefulStopCallback(output, start.step, start.resume)
+    trainer = AdapterTrainer(
+        model=model,
+        args=arguments,
+        batches=planned.batches,
+        data=planned.data,
+        stopper=stopper,
+        step_log=StepLog(output, start.resume, start.step) if planned.batches.rank == 0 else None,
+        callbacks=[
+            ProgressBarCallback(planned.plan.facts["tokens_train"], run_flags.log_steps),
+            CheckpointCallback(output, facts, best_loss(output, start), run_flags.save_total_limit, setup.base.path),
+            stopper,
+        ],
+    )
+    trainer.remove_callback(PrinterCallback)  # ProgressBarCallback speaks instead
+    return trainer
+
+
+def train(setup: Setup, planned: Planned, trainer: "AdapterTrainer", model: "torch.nn.Module") -> None:
+    """Every step, from where the run begins, once all hosts are known to hold the same data and the same base."""
+    from vicuna.train.schedule import resumable_checkpoint
+    from vicuna.train.trainer import check_same_on_all_ranks, run_training
+
+    start, rate, scaled = setup.start, planned.plan.next_rate, trainer.args.fp16
+    check_same_on_all_ranks({"set of tokenised records": planned.data.sha256, "base": setup.exact["base_fingerprint"]})
+    with resumable_checkpoint(start.schedule, start.resume, model, rate, setup.flags.run, scaled) as resume:
+        run_training(trainer, resume)
+
+
+def save(setup: Setup, trainer: "AdapterTrainer", model: "torch.nn.Module", facts: dict[str, Any]) -> None:
+    """The adapter or the model, what is known of the run, and its losses, all written by the first process."""
+    from vicuna.model.adapter import gather_tensors
+    from vicuna.train.callbacks import plot_losses
+    from vicuna.train.checkpoint import write_run_args
+    from vicuna.train.trainable import closing_message, save_trained
+
+    output, base_path = setup.output, setup.base.path
+    tensors = gather_tensors(model, keep=trainer.is_world_process_zero())
+    if trainer.is_world_process_zero():
+        save_trained(model, output, tensors, base_path)
+        write_run_args(output, facts, step=trainer.state.global_step)
+        trainer.save_state()  # trainer_state.json: every logged loss
+        plot_losses(trainer.state.log_history, output / "loss.png")
+        log.log.info("%s", closing_message(model, output, base_path))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ from transformers import LlamaConfig, PreTrainedModel
 
 from vicuna.model.base import checkpointing_kwargs, load_kwargs, meta_model
 from vicuna.prompt.templates import IGNORE_INDEX
-from vicuna.train.trainer import collate, step_loss
+from vicuna.train.batches import collate
+from vicuna.train.loss import step_loss
 
 
 def random_base(shape: dict[str, int], bits: int, dtype: torch.dtype, where: torch.device) -> PreTrainedModel:

@@ -16,18 +16,11 @@ from typing import Any
 
 from vicuna import log
 from vicuna.args import flag, parse
+from vicuna.data.examples import label_spans, tokenise
 from vicuna.data.flags import DataFlags
 from vicuna.data.formats import BadRow, detect_format, to_messages
-from vicuna.data.records import (
-    SHOWN_BAD_ROWS,
-    Records,
-    Source,
-    label_spans,
-    open_sources,
-    parse_rows,
-    read_text,
-    tokenise,
-)
+from vicuna.data.parsing import parse_rows, read_text
+from vicuna.data.records import SHOWN_BAD_ROWS, Records, Source, open_sources
 from vicuna.errors import UserError, run
 
 BARS = 10  # of the histogram
@@ -87,10 +80,10 @@ def main(flags: CheckFlags, data: DataFlags) -> None:
 def read(source: Source, data: DataFlags, records: Records, seen: dict[str, str]) -> Report:
     """Read a file row by row; its good rows are added to `records`, and to `seen` with their places."""
     report = Report(source)
-    for line, row in parse_rows(read_text(source, data.encoding), source.path.suffix):
+    text, source.encoding = read_text(source.path, data.encoding)
+    records.sources.append(source)
+    for line, row in parse_rows(text, source.path.suffix):
         try:
-            if isinstance(row, BadRow):
-                raise row
             report.formats[detect_format(row).name] += 1
             messages = to_messages(row, data.prompt_type)
         except BadRow as problem:
@@ -99,11 +92,7 @@ def read(source: Source, data: DataFlags, records: Records, seen: dict[str, str]
         place = f"{source.path} line {line}"
         if (first := seen.setdefault(repr(messages), place)) is not place:
             report.repeated.append(f"line {line} is {first} again")
-        records.dialogues.append(messages)
-        records.lines.append(line)
-        records.source_ids.append(len(records.sources))
-        source.rows += 1
-    records.sources.append(source)
+        records.add(messages, line)
     return report
 
 

@@ -121,7 +121,8 @@ def train_model(documents: list[str], folder: Path, flags: MakeFlags) -> None:
 
     from vicuna.prompt.templates import encode
     from vicuna.prompt.tokenizer import TextTokenizer
-    from vicuna.train.trainer import collate, token_losses
+    from vicuna.train.batches import collate
+    from vicuna.train.loss import token_losses
 
     tokenizer = TextTokenizer(folder)
     torch.manual_seed(SEED)

@@ -32,9 +32,9 @@ def flag(default: Any, text: str) -> Any:
     return field(default=default, metadata={"help": text})
 
 
-def switch(text: str) -> Any:
-    """A bool that is None until it is given: `--x`, `--x 1` and `--x False` all work."""
-    return field(default=None, metadata={"help": text, "nargs": "?", "const": True})
+def switch(text: str, bare: Any = True) -> Any:
+    """A flag that is None until it is given, and `bare` without a value; a bool also takes `--x 1` and `--x False`."""
+    return field(default=None, metadata={"help": text, "nargs": "?", "const": bare})
 
 
 def at_least(name: str, value: float, low: float) -> None:

@@ -1,5 +1,6 @@
 """Tokenised records: found again by their content, made once a host, and waited for."""
 
+import ast
 import json
 import os
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -95,6 +97,18 @@ def test_other_records_weights_and_tokenizers_are_other_entries(flags, tokenizer
     (copy / "tokenizer.model").write_bytes((tiny_base / "tokenizer.model").read_bytes() + b"\x00\x00")
     tokenizer.source = copy / "tokenizer.model"
     assert cache_key(flags, open_sources(flags.data_path), tokenizer) != keys[0]
+
+
+def test_the_code_of_every_module_that_makes_rows_is_part_of_the_key():
+    """All that tokenising imports of this program, and what that imports, but for the way to fail."""
+    found, waiting = set(), ["vicuna.data.examples"]
+    while waiting:
+        name = waiting.pop()
+        found.add(name)
+        tree = ast.parse(Path(find_spec(name).origin).read_text(encoding="utf-8"))
+        imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        waiting += [one for one in imported - found - {"vicuna.errors"} if one.startswith("vicuna")]
+    assert found == set(cache.ROW_MODULES)
 
 
 def test_the_others_wait_for_the_one_that_writes(flags, tokenizer):

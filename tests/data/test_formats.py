@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from vicuna.data.formats import BadRow, detect_format, to_messages
-from vicuna.data.records import parse_rows, read_records
+from vicuna.data.parsing import parse_rows
+from vicuna.data.records import read_records
 from vicuna.errors import UserError
 
 PLAN = [
@@ -250,7 +251,7 @@ def test_every_moss_dialogue_is_read_without_its_markers(shared):
     text = "\n".join(message["content"] for messages in records.dialogues for message in messages)
     assert not re.search(r"<\|\w|<eo\w>", text)
     assert all(messages[0]["role"] == "system" for messages in records.dialogues)
-    assert records.location(7) == f"{files[7]} line 1"
+    assert (str(records.sources[records.source_ids[7]].path), records.lines[7]) == (files[7], 1)
 
 
 @pytest.mark.parametrize(

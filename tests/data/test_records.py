@@ -1,4 +1,4 @@
-"""Reading records in every shape and encoding, refusing bad rows by line and field, splitting and ordering them."""
+"""Reading records: refusals by line and field, several files with weights, what is held out, the real files."""
 
 import hashlib
 import json
@@ -9,14 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.data.record_files import GOOD, numbered, write
 from vicuna.data.formats import to_messages
-from vicuna.data.records import epoch_order, hold_out, label_spans, rank_batches, read_records, tokenise
+from vicuna.data.records import hold_out, read_records
 from vicuna.errors import UserError
-from vicuna.prompt.templates import encode
-from vicuna.prompt.tokenizer import TextTokenizer
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-GOOD = {"instruction": "天空是什么颜色？", "input": "", "output": "蓝色。"}
 REAL = [
     "llama-factory/alpaca_en_demo.json",
     "llama-factory/alpaca_zh_demo.json",
@@ -27,16 +24,6 @@ REAL = [
     "hikariming/identity.json",
 ]
 REAL_WITH_BAD_ROWS = ["carbonz0/zh-data-part-00.json", "hikariming/extra", "hikariming/translated"]
-
-
-def write(file: Path, rows: list, encoding: str = "utf-8") -> Path:
-    """A .jsonl of `rows`; a row that is text already is written as it is."""
-    lines = [row if isinstance(row, str) else json.dumps(row, ensure_ascii=False) for row in rows]
-    file.write_bytes("".join(f"{line}\n" for line in lines).encode(encoding))
-    return file
-
-
-# --- shapes and encodings -----------------------------------------------------------------------------------------
 
 
 def test_a_jsonl_row_becomes_question_and_answer(tmp_path):
@@ -62,109 +49,10 @@ def test_other_fields_are_allowed(tmp_path):
     assert len(read_records(file, "instruct").dialogues) == 1
 
 
-@pytest.mark.parametrize("indent", [None, 2])
-def test_a_json_array_is_read_with_the_line_each_record_begins_at(tmp_path, indent):
-    file = tmp_path / "a.json"
-    file.write_text(json.dumps([GOOD, GOOD, GOOD], ensure_ascii=False, indent=indent), encoding="utf-8")
-
-    assert read_records(file, "instruct").lines == ([1, 1, 1] if indent is None else [2, 7, 12])
-
-
-def test_a_comma_behind_the_last_record_of_an_array_is_forgiven(tmp_path):
-    (tmp_path / "a.json").write_text(f"[{json.dumps(GOOD)},\n]\n", encoding="utf-8")
-
-    assert len(read_records(tmp_path / "a.json", "instruct").dialogues) == 1
-
-
-def test_a_json_file_of_lines_is_read_as_lines(tmp_path):
-    assert read_records(write(tmp_path / "a.json", [GOOD, GOOD]), "instruct").lines == [1, 2]
-
-
-def test_a_jsonl_file_that_holds_an_array_is_read_as_one(tmp_path):
-    assert len(read_records(write(tmp_path / "a.jsonl", [[GOOD, GOOD]]), "instruct").dialogues) == 2
-
-
-def test_empty_lines_of_a_jsonl_are_skipped_and_still_counted(tmp_path):
-    assert read_records(write(tmp_path / "a.jsonl", ["", GOOD, "  ", GOOD]), "instruct").lines == [2, 4]
-
-
-def test_a_txt_holds_documents_between_blank_lines(tmp_path):
-    file = tmp_path / "a.txt"
-    file.write_text("\n题：春\n春风\n\n \n\n题：夏\n夏日", encoding="utf-8")
-    records = read_records(file, "text")
-
-    assert records.dialogues == [
-        [{"role": "assistant", "content": "题：春\n春风"}],
-        [{"role": "assistant", "content": "题：夏\n夏日"}],
-    ]
-    assert records.lines == [2, 7]
-
-
 def test_a_field_text_is_a_plain_document(tmp_path):
     records = read_records(write(tmp_path / "a.jsonl", [{"text": "题：春\n春风"}]), "text")
 
     assert records.dialogues == [[{"role": "assistant", "content": "题：春\n春风"}]]
-
-
-@pytest.mark.parametrize(
-    ("written", "shown"),
-    [
-        ("utf-8", "utf-8"),
-        ("utf-8-sig", "utf-8"),
-        ("utf-16", "utf-16"),
-        ("gb18030", "gb18030"),
-        ("gbk", "gb18030"),
-    ],
-)
-def test_an_encoding_is_found_out_and_recorded(tmp_path, written, shown):
-    records = read_records(write(tmp_path / "a.jsonl", [GOOD], written), "instruct")
-
-    assert records.dialogues[0][0]["content"] == "天空是什么颜色？"
-    assert records.encoding == shown
-
-
-@pytest.mark.parametrize("bom", [b"\xff\xfe", b"\xfe\xff"])
-def test_utf_16_is_read_in_either_byte_order(tmp_path, bom):
-    name = "utf-16-le" if bom == b"\xff\xfe" else "utf-16-be"
-    (tmp_path / "a.jsonl").write_bytes(bom + json.dumps(GOOD, ensure_ascii=False).encode(name))
-
-    assert read_records(tmp_path / "a.jsonl", "instruct").dialogues[0][1]["content"] == "蓝色。"
-
-
-def test_a_byte_order_mark_is_no_part_of_a_document(tmp_path):
-    (tmp_path / "a.txt").write_bytes("春风".encode("utf-8-sig"))
-
-    assert read_records(tmp_path / "a.txt", "text").dialogues[0][0]["content"] == "春风"
-
-
-def test_an_encoding_given_by_name_is_used(tmp_path):
-    row = {"instruction": "天空是什麼顏色？", "output": "藍色。"}
-    records = read_records(write(tmp_path / "a.jsonl", [row], "big5"), "instruct", encoding="big5")
-
-    assert records.dialogues[0][0]["content"] == "天空是什麼顏色？"
-    assert records.encoding == "big5"
-
-
-def test_a_wrong_encoding_is_refused(tmp_path):
-    file = write(tmp_path / "a.jsonl", [GOOD], "gb18030")
-
-    with pytest.raises(UserError, match=r"a\.jsonl is not text in utf-8; name its encoding with --encoding"):
-        read_records(file, "instruct", encoding="utf-8")
-
-
-def test_an_unknown_encoding_is_refused(tmp_path):
-    with pytest.raises(UserError, match="--encoding klingon is not a known text encoding; try utf-8"):
-        read_records(write(tmp_path / "a.jsonl", [GOOD]), "instruct", encoding="klingon")
-
-
-def test_bytes_that_are_no_text_are_refused(tmp_path):
-    (tmp_path / "a.jsonl").write_bytes(b"\xff\x00\x81\xff\xfe")
-
-    with pytest.raises(UserError, match="is not text in UTF-8, UTF-16 with a byte order mark or GB18030"):
-        read_records(tmp_path / "a.jsonl", "instruct")
-
-
-# --- refusals -----------------------------------------------------------------------------------------------------
 
 
 def test_a_missing_file_is_refused(tmp_path):
@@ -248,24 +136,6 @@ def test_a_bad_row_of_an_array_is_refused_by_the_line_it_begins_at(tmp_path):
         read_records(file, "instruct")
 
 
-@pytest.mark.parametrize(
-    ("text", "line", "says"),
-    [
-        ('[\n{"instruction": "a", "output": "b"},\n{"instruction": "a" "output": "b"}\n]', 3, "is not JSON: Expecting"),
-        ('[\n{"instruction": "a", "output": "b"}\n{"instruction": "c", "output": "d"}\n]', 3, "lacks a comma"),
-        ('[\n{"instruction": "a", "output": "b"},\n{"instruction": "c",\n "out', 4, "is not JSON: Unterminated string"),
-        ('[\n{"instruction": "a", "output": "b"},\n', 3, "the JSON array ends here"),
-        ('[\n{"instruction": "a", "output": "b"}\n', 3, "the JSON array ends here"),
-    ],
-)
-def test_a_broken_array_is_refused_by_the_line_where_it_breaks(tmp_path, text, line, says):
-    file = tmp_path / "a.json"
-    file.write_text(text, encoding="utf-8")
-
-    with pytest.raises(UserError, match=f"line {line}: .*{says}"):
-        read_records(file, "instruct")
-
-
 def test_more_than_ten_bad_rows_list_ten_and_the_total(tmp_path):
     file = write(tmp_path / "a.jsonl", [*[{**GOOD, "output": ""}] * 13, GOOD])
 
@@ -304,9 +174,6 @@ def test_a_file_of_bad_rows_only_is_refused_even_when_they_are_left_out(tmp_path
         read_records(write(tmp_path / "a.jsonl", [{**GOOD, "output": ""}]), "instruct", skip_bad_rows=True)
 
 
-# --- what is held out, and the order ------------------------------------------------------------------------------
-
-
 def test_holding_out_splits_every_record_once():
     train, held = hold_out(251, 12)
 
@@ -341,86 +208,13 @@ def test_holding_everything_out_is_refused(test_size):
         hold_out(5, test_size)
 
 
-LENGTHS = [random.Random(0).randrange(5, 300) for _ in range(111)]
-
-
-@pytest.mark.parametrize(("rows", "total_batch"), [(111, 16), (111, 111), (111, 200), (7, 1), (1, 4), (32, 16)])
-def test_an_epoch_takes_every_row_once_and_every_step_exactly_total_batch(rows, total_batch):
-    steps = epoch_order(42, 0, LENGTHS[:rows], total_batch)
-
-    assert Counter(row for step in steps for row in step) == Counter(range(rows))
-    assert [len(step) for step in steps[:-1]] == [total_batch] * (len(steps) - 1)
-    assert len(steps[-1]) == (rows - 1) % total_batch + 1
-
-
-def test_the_order_is_a_pure_function_of_its_arguments():
-    random.seed(1)
-    state = random.getstate()
-    first = epoch_order(42, 3, LENGTHS, 16)
-    assert random.getstate() == state
-    random.seed(2)
-    for epoch in range(3):
-        epoch_order(42, epoch, LENGTHS, 16)
-
-    assert epoch_order(42, 3, LENGTHS, 16) == first
-
-
-def test_the_order_changes_with_epoch_and_seed():
-    orders = [epoch_order(*key, LENGTHS, 16) for key in [(42, 0), (42, 1), (43, 0), (4, 20), (42, 10)]]
-
-    assert all(a != b for i, a in enumerate(orders) for b in orders[:i])
-    assert all({*a[0]} != {*b[0]} for i, a in enumerate(orders) for b in orders[:i])
-
-
-def test_rows_of_a_step_are_sorted_by_length_longest_first():
-    for step in epoch_order(42, 0, LENGTHS, 16):
-        lengths = [LENGTHS[row] for row in step]
-        assert lengths == sorted(lengths, reverse=True)
-
-
-@pytest.mark.parametrize("world_size", [1, 2, 3, 4])
-@pytest.mark.parametrize("rows", [1, 3, 15, 16, 17])
-@pytest.mark.parametrize("micro_batch", [1, 3, 4])
-def test_all_ranks_have_equally_many_slots_and_share_the_step(world_size, rows, micro_batch):
-    step = list(range(100, 100 + rows))
-    dealt = [rank_batches(step, micro_batch, world_size, rank) for rank in range(world_size)]
-
-    assert len({len(batches) for batches in dealt}) == 1
-    assert sorted(row for batches in dealt for batch in batches for row in batch) == step
-    assert all(len(batch) <= micro_batch for batches in dealt for batch in batches)
-
-
-def test_tokenising_counts_what_is_cut_and_what_is_left_out(tiny_base, tmp_path):
-    rows = [GOOD, {**GOOD, "output": "蓝色的天空" * 40}, {**GOOD, "instruction": "天" * 200}, GOOD]
-    records = read_records(write(tmp_path / "a.jsonl", rows), "instruct")
-    examples = tokenise(TextTokenizer(tiny_base), records, [0, 1, 2], "instruct", 64)
-
-    assert (len(examples.lengths), examples.cut, examples.left_out) == (2, 1, 1)
-    assert examples.lengths[1] == 64
-    assert examples.rows["record"][:] == [0, 1]
-    assert examples.supervised == sum(label != -100 for labels in examples.rows["labels"] for label in labels)
-
-
-def test_a_cut_that_leaves_no_answer_at_all_is_refused(tiny_base, tmp_path):
-    records = read_records(write(tmp_path / "a.jsonl", [GOOD]), "instruct")
-
-    with pytest.raises(UserError, match="--cutoff_len 8 leaves no answer in any of the 1 records"):
-        tokenise(TextTokenizer(tiny_base), records, [0], "instruct", 8)
-
-
-# --- several files ------------------------------------------------------------------------------------------------
-
-
-def numbered(file: Path, count: int, encoding: str = "utf-8") -> str:
-    return str(write(file, [{"instruction": f"{file.stem} {i}", "output": "好"} for i in range(count)], encoding))
-
-
 def test_several_files_are_read_in_order_and_each_record_knows_its_place(tmp_path):
     a, b = numbered(tmp_path / "a.jsonl", 3), numbered(tmp_path / "b.json", 2, "gb18030")
     records = read_records([a, b], "instruct")
 
     assert [messages[0]["content"] for messages in records.dialogues] == ["a 0", "a 1", "a 2", "b 0", "b 1"]
-    assert [records.location(i) for i in (0, 4)] == [f"{a} line 1", f"{b} line 2"]
+    assert [(records.source_ids[i], records.lines[i]) for i in (0, 4)] == [(0, 1), (1, 2)]
+    assert [str(source.path) for source in records.sources] == [a, b]
     assert [source.rows for source in records.sources] == [3, 2]
     assert records.encoding == "utf-8, gb18030"
 
@@ -503,41 +297,6 @@ def test_the_hash_is_of_all_contents_their_order_and_weights(tmp_path):
     assert read_records([f"{moved}:2"], "instruct").sha256 == read_records([f"{a}:2"], "instruct").sha256
 
 
-def test_repeated_records_become_as_many_rows_that_name_their_place(tiny_base, tmp_path):
-    a, b = numbered(tmp_path / "a.jsonl", 2), numbered(tmp_path / "b.jsonl", 1)
-    records = read_records([f"{a}:2", b], "instruct")
-    examples = tokenise(TextTokenizer(tiny_base), records, records.resample([0, 1, 2]), "instruct", 128)
-
-    assert examples.rows["record"][:] == [0, 0, 1, 1, 2]
-    assert examples.rows["source"][:] == [0, 0, 0, 0, 1]
-    assert examples.rows["line"][:] == [1, 1, 2, 2, 1]
-    assert examples.rows["input_ids"][0] == examples.rows["input_ids"][1]
-    assert examples.supervised == sum(label != -100 for labels in examples.rows["labels"] for label in labels)
-
-
-def test_rows_that_lost_turns_are_counted_apart_from_those_that_were_cut(tiny_base, tmp_path):
-    turns = {"input": ["天空是什么颜色？"] * 9, "output": ["蓝色。"] * 9}
-    rows = [turns, {**turns, "output": ["蓝色。"] * 8 + ["蓝色的天空" * 40]}, GOOD]
-    records = read_records(write(tmp_path / "a.jsonl", rows), "chat")
-    examples = tokenise(TextTokenizer(tiny_base), records, [0, 1, 2], "chat", 100)
-
-    assert (examples.shortened, examples.cut, examples.left_out) == (2, 1, 0)
-
-
-def test_trained_spans_are_the_runs_of_an_example(tiny_base):
-    tokenizer = TextTokenizer(tiny_base)
-    messages = [{"role": role, "content": role} for role in ("user", "assistant", "user", "assistant")]
-    example = encode(tokenizer, "chat_eos", messages, 512, train_turns="all")
-    spans = label_spans(example.input_ids, example.labels)
-
-    assert [trained for trained, _ in spans] == [False, True, False, True]
-    assert [i for _, ids in spans for i in ids] == example.input_ids[1:]
-    assert all(ids[-1] == tokenizer.eos_id for trained, ids in spans if trained)
-
-
-# --- real files ---------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("name", REAL)
 def test_a_real_file_is_read_whole(shared, name):
     file = shared / "instruct" / name
@@ -567,53 +326,3 @@ def test_a_real_bad_row_is_named_by_its_line_and_the_rest_can_be_used(shared, na
             assert file.read_text(encoding="utf-8").split("\n")[line - 1].strip() == "{"
 
     assert refused > 0
-
-
-# --- sample/ ------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def sample() -> list[dict]:
-    text = (ROOT / "sample/instruct/data_sample.jsonl").read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.splitlines()]
-
-
-@pytest.fixture(scope="module")
-def quickstart() -> list[dict]:
-    return json.loads((ROOT / "sample/instruct/quickstart.json").read_text(encoding="utf-8"))
-
-
-def test_the_sample_has_200_chinese_records_and_some_english_ones(sample):
-    chinese = [row for row in sample if re.search("[\u4e00-\u9fff]", row["instruction"])]
-    english = [row for row in sample if not re.search("[\u4e00-\u9fff]", row["instruction"] + row["output"])]
-
-    assert len(chinese) >= 200
-    assert len(english) >= 10
-    assert len(read_records(ROOT / "sample/instruct/data_sample.jsonl", "instruct").dialogues) == len(sample)
-
-
-@pytest.mark.parametrize("test_size", [None, 12])
-def test_each_question_of_the_quickstart_is_once_in_training_and_not_held_out(sample, quickstart, test_size):
-    train, held = hold_out(len(sample), test_size)
-    for question in quickstart:
-        wanted = {name: question[name] for name in ("instruction", "input", "output")}
-        assert sum(sample[i] == wanted for i in train) == 1
-        assert not any(sample[i]["instruction"] == wanted["instruction"] for i in held)
-
-
-def test_the_quickstart_asks_ten_questions_of_all_seven_kinds(quickstart):
-    assert len(quickstart) == 10
-    assert {row["kind"] for row in quickstart} == {
-        "knowledge",
-        "translation",
-        "arithmetic",
-        "code",
-        "writing",
-        "extraction",
-        "role play",
-    }
-
-
-def test_no_two_expected_answers_of_the_quickstart_begin_alike(quickstart):
-    assert len({row["output"][:8] for row in quickstart}) == 10
-    assert all(not a["output"].startswith(b["output"][:8]) for a in quickstart for b in quickstart if a is not b)

@@ -12,10 +12,10 @@ from vicuna.train.checkpoint import (
     remove_partial_saves,
     rotate_checkpoints,
     seal_checkpoint,
-    starting_point,
     torn_reason,
 )
 from vicuna.train.flags import RunFlags
+from vicuna.train.resume import starting_point
 
 
 def folder_of(output: Path, step: int) -> Path:

@@ -10,13 +10,16 @@ import pytest
 import torch
 from transformers import TrainingArguments
 
-from vicuna.data.records import epoch_order, read_records, tokenise
+from vicuna.data.cache import TrainingData
+from vicuna.data.examples import tokenise
+from vicuna.data.records import read_records
 from vicuna.errors import UserError
 from vicuna.model.base import check_base, load_base
+from vicuna.train.batches import StepBatchSampler, epoch_order
 from vicuna.train.checkpoint import torn_reason
 from vicuna.train.flags import RunFlags
 from vicuna.train.signals import GracefulStopCallback
-from vicuna.train.trainer import MOST_SKIPS, AdapterTrainer, StepBatchSampler
+from vicuna.train.trainer import MOST_SKIPS, AdapterTrainer
 
 RARE = "鑫"
 
@@ -78,8 +81,8 @@ def trainer(tiny_base, records, tmp_path) -> AdapterTrainer:
         disable_tqdm=True, remove_unused_columns=False, ignore_data_skip=True,
     )  # fmt: skip
     model = load_base(base, 32)
-    more = {"location": found.location, "stopper": GracefulStopCallback(tmp_path), "step_log": None}
-    return AdapterTrainer(model=model, args=arguments, batches=batches, train=train, held_out=None, **more)
+    more = {"stopper": GracefulStopCallback(tmp_path), "step_log": None}
+    return AdapterTrainer(model=model, args=arguments, batches=batches, data=TrainingData(found, train, None), **more)
 
 
 def test_steps_that_the_loss_scaler_skipped_are_counted(trainer, monkeypatch):

@@ -13,8 +13,8 @@ from vicuna.errors import UserError
 from vicuna.model import adapter
 from vicuna.model.adapter_files import read_adapter_tensors
 from vicuna.model.base import check_base, load_base
-from vicuna.train.checkpoint import starting_point
 from vicuna.train.flags import RunFlags
+from vicuna.train.resume import starting_point
 from vicuna.train.schedule import read_schedule, resumable_checkpoint
 
 FLAG = "--continue_schedule"

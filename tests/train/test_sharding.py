@@ -13,9 +13,7 @@ from accelerate import FullyShardedDataParallelPlugin
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, TrainingArguments
 
-from tests.train.test_finetune import ROOT, STEPS, TWO_EPOCHS, losses, train
-from tests.train.test_finetune import records as records
-from tests.train.test_finetune import straight as straight
+from tests.train.runs import ROOT, STEPS, TWO_EPOCHS, losses, train
 from vicuna.errors import UserError
 from vicuna.model import adapter
 from vicuna.model.base import check_base, load_base, meta_model

@@ -10,8 +10,7 @@ from peft.utils.constants import DUMMY_TARGET_MODULES
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM
 
-from tests.train.test_finetune import STEPS, TWO_EPOCHS, losses, train
-from tests.train.test_finetune import records as records
+from tests.train.runs import STEPS, TWO_EPOCHS, losses, train
 from vicuna.errors import UserError
 from vicuna.model import adapter
 from vicuna.model.adapter_files import adapter_file, check_compatible, read_adapter_tensors
@@ -192,7 +191,7 @@ def test_embeddings_over_a_bfloat16_base_train_in_float32_and_answer_in_bfloat16
 def test_a_whole_model_replaces_an_earlier_one_of_other_files(tiny_base, tmp_path):
     """Parts of a former model, or its single file, would be loaded in the place of the new one."""
     model = load_base(check_base(str(tiny_base)), 32)
-    for name in ("model-00001-of-00003.safetensors", trainable.INDEX):
+    for name in ("model-00001-of-00003.safetensors", trainable.INDEX_FILE):
         (tmp_path / name).write_bytes(b"{}")
     trainable.save_model(model, tmp_path, adapter.gather_tensors(model), tiny_base)
     assert sorted(file.name for file in tmp_path.iterdir()) == [

@@ -16,7 +16,8 @@ from vicuna.model import base as base_model
 from vicuna.model.adapter import save_adapter
 from vicuna.model.base import checkpointing_kwargs, compute_dtype
 from vicuna.prompt.templates import IGNORE_INDEX
-from vicuna.train.trainer import collate, step_loss, supervised_positions, token_losses
+from vicuna.train.batches import collate
+from vicuna.train.loss import step_loss, supervised_positions, token_losses
 
 CPU = torch.device("cpu")
 SHAPE = {

@@ -16,15 +16,14 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from vicuna.data import formats
-from vicuna.data import records as data
+from vicuna.data.examples import Examples, tokenise
 from vicuna.data.flags import DataFlags
-from vicuna.data.records import Examples, Records, Source, hold_out, read_records, tokenise
+from vicuna.data.records import Records, Source, hold_out, read_records
 from vicuna.errors import UserError
-from vicuna.prompt import templates, tokenizer
 from vicuna.prompt.templates import TEMPLATES
 from vicuna.prompt.tokenizer import TextTokenizer
 
@@ -33,6 +32,11 @@ HEARTBEAT_TIMEOUT_S = 60  # a process that tokenises shows every few seconds tha
 HEARTBEAT_S = 5
 # What an entry depends on, beside the files and the tokenizer.
 OPTIONS = ("prompt_type", "cutoff_len", "train_turns", "train_on_inputs", "test_size", "skip_bad_rows", "encoding")
+# The modules whose code decides what the rows of a file become.
+ROW_MODULES = (
+    *("vicuna.data.parsing", "vicuna.data.formats", "vicuna.data.records", "vicuna.data.examples"),
+    *("vicuna.prompt.templates", "vicuna.prompt.tokenizer"),
+)
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,7 @@ def default_cache() -> Path:
 
 def cache_key(flags: DataFlags, sources: Sequence[Source], text_tokenizer: TextTokenizer) -> str:
     """SHA-256 of all that the tokenised rows depend on, this program's own code included."""
-    code = b"".join(Path(module.__file__).read_bytes() for module in (data, formats, templates, tokenizer))
+    code = b"".join(Path(find_spec(name).origin).read_bytes() for name in ROW_MODULES)
     parts = {
         "files": [(source.sha256, source.weight, source.path.suffix) for source in sources],
         "options": {name: getattr(flags, name) for name in OPTIONS},
@@ -122,9 +126,7 @@ def _write(flags: DataFlags, text_tokenizer: TextTokenizer, entry: Path) -> None
         options = (flags.prompt_type, flags.cutoff_len, flags.train_on_inputs, flags.train_turns)
         train = tokenise(text_tokenizer, records, records.resample(train_ids), *options)
         held_out = tokenise(text_tokenizer, records, held_ids, *options) if held_ids else None
-        facts: dict[str, Any] = {
-            "sources": [{**vars(source), "path": "", "bad": dict(source.bad)} for source in records.sources]
-        }
+        facts: dict[str, Any] = {"sources": [source.as_json() | {"path": ""} for source in records.sources]}
         for name, examples in (("train", train), ("held_out", held_out)):
             if examples:
                 examples.rows.save_to_disk(Path(aside) / name)

@@ -45,7 +45,7 @@ class Format:
 
 
 def to_messages(row: Any, prompt_type: str) -> list[Message]:
-    """The messages of one parsed row, told by its keys.
+    """The messages of one row as `vicuna.data.parsing.parse_rows` gives it, told by its keys.
 
     Raises:
         BadRow: what is wrong with the row.
@@ -66,8 +66,10 @@ def detect_format(row: Any) -> Format:
     """The format of a parsed row.
 
     Raises:
-        BadRow: of none.
+        BadRow: of none, or `row` itself where it is what could not be parsed.
     """
+    if isinstance(row, BadRow):
+        raise row
     if not isinstance(row, dict):
         raise BadRow(
             f"is a {_kind(row)}; expected an object with instruction and output, or a dialogue", "not an object"
@@ -106,7 +108,7 @@ def _instruction(row: dict) -> list[Message]:
             raise BadRow(f"field {name} is {str(turn)[:40]!r}; expected [question, answer]", "history is not of pairs")
         earlier += [_message("user", turn[0], f"{name}[0]"), _message("assistant", turn[1], f"{name}[1]")]
     question: Message = {"role": "user", "content": _text(row["instruction"], "instruction")}
-    if not (row.get("input") is None or (isinstance(row["input"], str) and not row["input"].strip())):
+    if not _blank(row.get("input")):
         question["input"] = _text(row["input"], "input")
     answer: Message = {"role": "assistant", "content": _text(row["output"], "output")}
     return [*_system(row), *earlier, question, answer]

@@ -1,8 +1,8 @@
 """What a run shows and leaves behind: progress, checkpoints, the best adapter, a record of steps, the loss curve."""
 
 import json
-import sys
 import time
+from itertools import takewhile
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -49,7 +49,6 @@ class ProgressBarCallback(TrainerCallback):
                 desc="Training",
                 unit="step",
                 disable=None,
-                file=sys.stderr,
             )
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -149,13 +148,10 @@ class StepLog:
     def __init__(self, output: Path, resume: Path | None = None, step: int = 0):
         self.file = output / STEPS
         earlier = resume.parent / STEPS if resume else None
-        kept = ""
-        if earlier and earlier.is_file():
-            for line in earlier.read_text(encoding="utf-8").splitlines(keepends=True):
-                if not line.endswith("\n") or json.loads(line)["step"] > step:
-                    break  # written after the checkpoint, or half written when the run was killed
-                kept += line
-        write_text(self.file, kept)
+        lines = earlier.read_text(encoding="utf-8").splitlines(keepends=True) if earlier and earlier.is_file() else []
+        # What follows was written after the checkpoint, or half written when the run was killed.
+        done = takewhile(lambda line: line.endswith("\n") and json.loads(line)["step"] <= step, lines)
+        write_text(self.file, "".join(done))
 
     def add(self, step: int, logs: dict[str, Any], records: list[int]) -> None:
         entry = {"step": step, **{key: logs[key] for key in RECORDED if key in logs}}

@@ -1,4 +1,4 @@
-"""Checkpoints: sealing one when it is whole, telling a torn one, and where a run begins.
+"""Checkpoints on disk: sealing one when it is whole, telling a torn one, and removing the oldest.
 
 A checkpoint counts once its manifest stands, which is written last, flushed, and renamed into place: whatever a
 kill leaves behind without a manifest is torn and never used.
@@ -6,39 +6,21 @@ kill leaves behind without a manifest is torn and never used.
 
 import hashlib
 import json
-import math
 import os
 import re
 import shutil
-import uuid
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from vicuna.errors import UserError
-from vicuna.log import log
 from vicuna.model.adapter import SAVING
-from vicuna.model.adapter_files import ADAPTER_FILES, HUB_FILES, RUN_ARGS, run_args
-from vicuna.model.base import Base, fingerprint, local_folder
-from vicuna.train.flags import RunFlags
-from vicuna.train.schedule import Schedule, check_complete, read_schedule
+from vicuna.model.adapter_files import RUN_ARGS, run_args
+from vicuna.model.base import Base, fingerprint
 
-# Flags that change no result of a run, or not that of one already begun.
-NO_EFFECT = {
-    *("model_path", "data_path", "output_path", "resume_from_checkpoint", "lora_remote_checkpoint", "ignore_data_skip"),
-    *("log_steps", "save_steps", "save_total_limit", "eval_steps", "gradient_checkpointing", "int8", "elastic"),
-    *("continue_schedule", "wandb", "plan_only", "local_rank", "skip_bad_rows", "encoding", "cache_path"),
-    "deepspeed",  # what its file says is compared, not where it lies
-}
-# What --elastic lets change: dropout draws and rounding differ, the rows of a step do not.
-ELASTIC = {"micro_batch", "world_size", "threads"}
-# What --ignore_data_skip lets change, since the data begins anew.
-DATA = {"data_sha256", "test_size"}
-CHECKPOINT_FILES = ("trainer_state.json", "optimizer.pt", "scheduler.pt")
 MANIFEST = "manifest.json"
 BEST = "best"
 REMOVING = ".removing-"
-AUTO = "auto"
+CHECKPOINT_NAME = re.compile(r"checkpoint-(\d+)")
 
 
 def write_text(file: Path, text: str) -> None:
@@ -96,7 +78,7 @@ def check_adapter_folder(folder: Path, base: Base, ignore_fingerprint: bool) -> 
     Raises:
         UserError: see above.
     """
-    ours = _STEP.fullmatch(folder.name) and (folder.parent / RUN_ARGS).is_file()
+    ours = CHECKPOINT_NAME.fullmatch(folder.name) and (folder.parent / RUN_ARGS).is_file()
     if (ours or (folder / MANIFEST).is_file()) and (problem := torn_reason(folder)):
         raise UserError(f"--lora_path {folder} is torn: {problem}. Take another checkpoint of the run.")
     trained_on = run_args(folder).get("exact", {}).get("base_fingerprint")
@@ -110,7 +92,9 @@ def check_adapter_folder(folder: Path, base: Base, ignore_fingerprint: bool) -> 
 
 def list_checkpoints(output: Path) -> list[Path]:
     """The checkpoint folders in `output`, latest step first, whole or torn."""
-    found = [(int(match[1]), path) for path in output.glob("checkpoint-*") if (match := _STEP.fullmatch(path.name))]
+    found = [
+        (int(match[1]), path) for path in output.glob("checkpoint-*") if (match := CHECKPOINT_NAME.fullmatch(path.name))
+    ]
     return [path for _, path in sorted(found, reverse=True)]
 
 
@@ -134,183 +118,6 @@ def remove_partial_saves(output: Path) -> None:
             shutil.rmtree(aside)
 
 
-_STEP = re.compile(r"checkpoint-(\d+)")
-
-
 def _sha256(file: Path) -> str:
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
-@dataclass(frozen=True)
-class StartingPoint:
-    """How a run begins.
-
-    Attributes:
-        resume: checkpoint whose weights, optimizer, schedule, random state and data position go on, or None.
-        adapter: folder whose adapter the run starts from with a new schedule, or None.
-        step: optimizer steps already done.
-        data_start: step at which the data began its first epoch.
-        min_steps: optimizer steps of an earlier schedule that this run goes on with, 0 for none.
-        inherited: flags whose values the run has from its adapter or schedule.
-        schedule: place of a checkpoint whose weights, optimizer and learning rate go on, or None.
-    """
-
-    resume: Path | None
-    adapter: Path | None
-    text: str
-    step: int = 0
-    data_start: int = 0
-    min_steps: int = 0
-    inherited: dict[str, Any] = field(default_factory=dict)
-    schedule: Schedule | None = None
-
-    def inherit(self, flags: Any) -> Any:
-        """`flags` with the inherited values in place of its own."""
-        return replace(flags, **{name: value for name, value in self.inherited.items() if hasattr(flags, name)})
-
-
-def starting_point(run: RunFlags, facts: dict[str, Any]) -> StartingPoint:
-    """What --resume_from_checkpoint, --lora_remote_checkpoint or --continue_schedule mean.
-
-    Args:
-        facts: every flag of this run by name, and what else its result depends on.
-
-    Raises:
-        UserError: a folder that is neither a checkpoint nor an adapter, or a torn one; a checkpoint of a run with
-            other flags, data, base or versions.
-    """
-    if run.continue_schedule:
-        return _continue(run)
-    name, flag = run.resume_from_checkpoint, "--resume_from_checkpoint"
-    if run.lora_remote_checkpoint and not (name and Path(name).is_dir()):
-        name, flag = run.lora_remote_checkpoint, "--lora_remote_checkpoint"
-    if not name:
-        return StartingPoint(None, None, f"new run{_earlier(Path(run.output_path))}")
-    if name == AUTO:
-        return _latest(run, facts)
-    folder = _whole(name, flag)
-    if (folder / MANIFEST).is_file():  # also one of DeepSpeed or FSDP, which keep the optimizer in folders of their own
-        return _resume(folder, run, facts)
-    if all((folder / file).is_file() for file in CHECKPOINT_FILES):
-        return _resume_foreign(folder, run, flag)
-    if any(folder.glob("global_step*")):
-        raise UserError(
-            f"{flag} {name} is a DeepSpeed checkpoint without a {MANIFEST}, which can not be resumed; start from an "
-            "adapter folder."
-        )
-    return StartingPoint(None, folder, f"starts from the adapter in {folder}, with a new schedule")
-
-
-def _whole(name: str, flag: str) -> Path:
-    """The folder that `name` means, unless it is a torn checkpoint of this program."""
-    folder = local_folder(name, flag, [*HUB_FILES, *CHECKPOINT_FILES, MANIFEST, "scaler.pt", "rng_state*.pth"])
-    ours = (folder / MANIFEST).is_file() or (folder.parent / RUN_ARGS).is_file()
-    if _STEP.fullmatch(folder.name) and ours and (problem := torn_reason(folder)):
-        raise UserError(
-            f"{flag} {name} is torn: {problem}. Take the checkpoint before it, or --resume_from_checkpoint auto."
-        )
-    return folder
-
-
-def _continue(run: RunFlags) -> StartingPoint:
-    """Weights, optimizer and learning rate go on; the data is other data, and starts at its beginning."""
-    flag = "--continue_schedule"
-    schedule = read_schedule(_whole(run.continue_schedule, flag), flag)
-    log.info("%s %s: %s", flag, schedule.folder, schedule)
-    return _from_schedule(
-        schedule, run, flag, schedule.step, "continues the schedule of", "the new data from its beginning"
-    )
-
-
-def _resume_foreign(folder: Path, run: RunFlags, flag: str) -> StartingPoint:
-    """A checkpoint of another program: all goes on but what can not be read safely."""
-    if run.deepspeed or run.fsdp:
-        other = "--deepspeed" if run.deepspeed else "--fsdp"
-        raise UserError(
-            f"{flag} {folder} is a checkpoint of another program, which can not be resumed with {other}: drop it, or "
-            "start from its adapter with a new schedule."
-        )
-    schedule = read_schedule(folder, flag)
-    data = "from its beginning" if run.ignore_data_skip else "where its steps would be in this program's order"
-    start = schedule.step if run.ignore_data_skip else 0
-    return _from_schedule(schedule, run, flag, start, "goes on from the foreign checkpoint", f"the data {data}")
-
-
-def _from_schedule(schedule: Schedule, run: RunFlags, flag: str, data_start: int, how: str, data: str) -> StartingPoint:
-    check_complete(schedule, flag)
-    old = run_args(schedule.folder)
-    inherited: dict[str, Any] = {"learning_rate": schedule.peak}
-    inherited["lr_scheduler"] = old.get("flags", {}).get("lr_scheduler", run.lr_scheduler)
-    inferred = schedule.warmup if inherited["lr_scheduler"] == "linear" else None
-    warmup = old.get("plan", {}).get("warmup_steps", inferred)
-    if warmup is not None:
-        inherited |= {"warmup_steps": warmup, "warmup_ratio": None}
-    unread = ", ".join(schedule.unreadable)
-    note = f"; not read, because only a pickle could: {unread}, so it will not be bit by bit" if unread else ""
-    text = f"{how} {schedule.folder} at step {schedule.step} of {schedule.max_steps}; {data}{note}"
-    return StartingPoint(
-        None, schedule.folder, text, schedule.step, data_start, schedule.max_steps, inherited, schedule
-    )
-
-
-def _latest(run: RunFlags, facts: dict[str, Any]) -> StartingPoint:
-    """The latest whole checkpoint in the output folder, or a new run where there is none."""
-    skipped = ""
-    for folder in list_checkpoints(Path(run.output_path)):
-        if problem := torn_reason(folder):
-            skipped += f"; {folder.name} is passed over, {problem}"
-            continue
-        start = _resume(folder, run, facts)
-        return replace(start, text=start.text + skipped)
-    return StartingPoint(None, None, f"new run: {run.output_path} has no whole checkpoint to resume{skipped}")
-
-
-def _resume(folder: Path, run: RunFlags, facts: dict[str, Any]) -> StartingPoint:
-    old = run_args(folder)
-    _compare(old, facts, run, folder)
-    step = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))["global_step"]
-    data = "the data starts at its beginning" if run.ignore_data_skip else "the data goes on where it stopped"
-    data_start = step if run.ignore_data_skip else old.get("data_start", 0)
-    # On other data the schedule is still that of the run, and is not over before it would have been.
-    min_steps = old["plan"]["steps"] if run.ignore_data_skip else old.get("at_least", 0)
-    text = f"resumes {folder} at step {step}: {data}"
-    return StartingPoint(folder, None, text, step, data_start, min_steps, old.get("inherited", {}))
-
-
-def _earlier(output: Path) -> str:
-    """What a new run finds in its output folder."""
-    if (output / ADAPTER_FILES[0]).is_file():
-        return f"; {output} holds an earlier one, whose adapter is replaced at the end"
-    return f"; {output} holds checkpoints of an earlier one" if any(output.glob("checkpoint-*")) else ""
-
-
-def run_id(start: StartingPoint) -> str:
-    """Names a run: a new one for a new run, that of the checkpoint for a resumed one."""
-    return (run_args(start.resume).get("run_id") if start.resume else None) or uuid.uuid4().hex
-
-
-def best_loss(output: Path, start: StartingPoint) -> float:
-    """The evaluation loss that `best/` in the output folder stands for when a run is resumed, else infinity."""
-    known = run_args(output / BEST) if start.resume and (output / BEST).is_dir() else {}
-    return known.get("eval_loss", math.inf)
-
-
-def _compare(old: dict[str, Any], facts: dict[str, Any], run: RunFlags, folder: Path) -> None:
-    """Refuse to resume what was begun with other flags, data, base or versions: the result would be neither run's."""
-    before = {**old.get("flags", {}), **old.get("exact", {})}
-    allowed = (
-        NO_EFFECT
-        | set(old.get("inherited", {}))
-        | (ELASTIC if run.elastic else set())
-        | (DATA if run.ignore_data_skip else set())
-    )
-    for name, value in facts.items():
-        if name not in allowed and name in before and before[name] != value:
-            spelt = f"--{name}" if name in old.get("flags", {}) else name
-            way_out = "pass --elastic to go on with another one" if name in ELASTIC else "a resumed run must keep it"
-            way_out = f"{way_out}, or pass --ignore_data_skip to begin the data anew" if name in DATA else way_out
-            raise UserError(
-                f"{folder} was begun with {spelt} {before[name]}, this run has {value}: {way_out}. To begin a new "
-                "schedule from its weights, pass the folder of its adapter instead."
-            )

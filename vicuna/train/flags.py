@@ -1,16 +1,20 @@
 """Flags of a training run: how long, how fast, where to; and the checks between them."""
 
 import math
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
-from vicuna.args import at_least, check_seed, flag
+from vicuna.args import at_least, check_seed, flag, switch
+from vicuna.data.flags import DataFlags
 from vicuna.errors import UserError
+from vicuna.model.flags import LoraFlags, ModelFlags
 
-OPTIMIZERS = (
-    *("adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit"),
-    *("adafactor", "lion_8bit", "paged_lion_8bit", "sgd"),
-)
+# Optimizers by transformers' name, with the bytes of their state for a trained parameter; adafactor's rows and columns
+# are left out.
+OPTIMIZER_BYTES = {
+    **{"adamw_torch": 8, "adamw_torch_fused": 8, "adamw_8bit": 2, "paged_adamw_8bit": 2, "paged_adamw_32bit": 8},
+    **{"adafactor": 0, "lion_8bit": 1, "paged_lion_8bit": 1, "sgd": 0},
+}
 DEEPSPEED_CONFIG = "config-sample/ds_zero3.json"
 
 
@@ -32,7 +36,7 @@ class RunFlags:
     warmup_ratio: float | None = flag(None, "the same as a share of all steps, instead of --warmup_steps")
     weight_decay: float = flag(0.0, "AdamW's weight decay")
     max_grad_norm: float = flag(1.0, "gradients are scaled down to this norm")
-    optim: Literal[OPTIMIZERS] = flag("adamw_torch", "optimizer, by transformers' name")
+    optim: Literal[tuple(OPTIMIZER_BYTES)] = flag("adamw_torch", "optimizer, by transformers' name")
     gradient_checkpointing: bool = flag(True, "recompute activations in the backward pass: less memory, more time")
     seed: int = flag(42, "fixes the order of the records, the adapter's beginning and dropout")
     eval_steps: int = flag(200, "optimizer steps between evaluations; 0 for none")
@@ -55,13 +59,8 @@ class RunFlags:
         False, "resume on another number of devices or with another micro batch: the same rows per step"
     )
     ignore_data_skip: bool = flag(False, "on resume, begin the data anew instead of where it stopped")
-    deepspeed: str | None = field(
-        default=None,
-        metadata={
-            "help": f"DeepSpeed config file for bases that outgrow one card; bare: {DEEPSPEED_CONFIG}",
-            "nargs": "?",
-            "const": DEEPSPEED_CONFIG,
-        },
+    deepspeed: str | None = switch(
+        f"DeepSpeed config file for bases that outgrow one card; bare: {DEEPSPEED_CONFIG}", DEEPSPEED_CONFIG
     )
     fsdp: bool = flag(False, "cut the base in parts over several GPUs by PyTorch itself (FSDP2), at --bits 16 or 32")
     wandb: bool = flag(False, "report to Weights & Biases")
@@ -80,14 +79,18 @@ class RunFlags:
         self._check_warmup()
         self._check_pairs()
 
+    @property
+    def sharder(self) -> str:
+        """The flag that cuts the base in parts, "" where none does."""
+        return "--deepspeed" if self.deepspeed else "--fsdp" if self.fsdp else ""
+
     def _check_pairs(self) -> None:
         if self.continue_schedule and (self.resume_from_checkpoint or self.lora_remote_checkpoint):
             raise UserError(
                 "--continue_schedule goes on with other data, --resume_from_checkpoint with the same; give one of them."
             )
-        if self.continue_schedule and (self.deepspeed or self.fsdp):
-            other = "--deepspeed" if self.deepspeed else "--fsdp"
-            raise UserError(f"--continue_schedule does not work with {other}; leave one of them out.")
+        if self.continue_schedule and self.sharder:
+            raise UserError(f"--continue_schedule does not work with {self.sharder}; leave one of them out.")
         if self.fsdp and self.deepspeed:
             raise UserError("--fsdp and --deepspeed are two ways to cut a base in parts; give one of them.")
 
@@ -98,3 +101,16 @@ class RunFlags:
             raise UserError(f"--warmup_ratio {self.warmup_ratio} is not a share of the steps: expected 0 <= ratio < 1.")
         if self.warmup_steps is not None:
             at_least("--warmup_steps", self.warmup_steps, 0)
+
+
+class TrainFlags(NamedTuple):
+    """All flags of a training program, by subject."""
+
+    model: ModelFlags
+    data: DataFlags
+    lora: LoraFlags
+    run: RunFlags
+
+    def by_name(self) -> dict[str, Any]:
+        """The values of all by the names of the flags."""
+        return {name: value for subject in self for name, value in vars(subject).items()}

@@ -7,25 +7,21 @@ from importlib.metadata import version
 from typing import Any
 
 from vicuna import __version__
-from vicuna.data.flags import DataFlags
-from vicuna.data.records import Examples, Records, Source, label_spans
+from vicuna.data.cache import TrainingData
+from vicuna.data.examples import Examples, label_spans
+from vicuna.data.records import Records, Source
 from vicuna.errors import UserError
 from vicuna.model.base import Base, compute_dtype, device
-from vicuna.model.flags import LoraFlags, ModelFlags
+from vicuna.model.flags import LoraFlags
 from vicuna.model.parameters import ParameterCounts
-from vicuna.train.checkpoint import StartingPoint
-from vicuna.train.flags import RunFlags
+from vicuna.train.batches import StepBatchSampler
+from vicuna.train.flags import OPTIMIZER_BYTES, RunFlags, TrainFlags
+from vicuna.train.resume import StartingPoint
 from vicuna.train.schedule import describe_rates, learning_rate_at
-from vicuna.train.trainer import StepBatchSampler
 
 FEW_STEPS = 50  # fewer optimizer steps than this rarely change a model visibly
 MUCH_UNKNOWN = 0.05
 SHOWN_FILES = 5  # run_args.json has all of them
-# State of the optimizer, bytes per trained parameter; adafactor's rows and columns are left out.
-OPTIMIZER_BYTES = {
-    **{"adamw_torch": 8, "adamw_torch_fused": 8, "paged_adamw_32bit": 8, "adamw_8bit": 2, "paged_adamw_8bit": 2},
-    **{"lion_8bit": 1, "paged_lion_8bit": 1, "adafactor": 0, "sgd": 0},
-}
 
 
 @dataclass
@@ -33,34 +29,28 @@ class Plan:
     """Facts by subject, printed in this order.
 
     Attributes:
-        steps: optimizer steps of the run; warmup: how many of them raise the learning rate.
         next_rate: learning rate of the first step of a run that goes on with a schedule.
         facts: the numbers, as run_args.json keeps them.
         lines: subject -> one line of text.
         warnings: what is probably a mistake, with the way out.
     """
 
-    steps: int
-    warmup: int
     next_rate: float
     facts: dict[str, Any]
     lines: dict[str, str]
     warnings: list[str]
 
     def __str__(self) -> str:
-        return "\n".join(
-            [f"{name:<9} {text}" for name, text in self.lines.items()] + [f"WARNING   {text}" for text in self.warnings]
-        )
+        lines = [*self.lines.items(), *(("WARNING", text) for text in self.warnings)]
+        return "\n".join(f"{subject:<9} {text}" for subject, text in lines)
 
 
 def make_plan(
     base: Base,
-    records: Records,
-    train: Examples,
-    held_out: Examples | None,
+    data: TrainingData,
     batches: StepBatchSampler,
     parameters: ParameterCounts,
-    flags: tuple[ModelFlags, DataFlags, LoraFlags, RunFlags],
+    flags: TrainFlags,
     start: StartingPoint,
 ) -> Plan:
     """Work the plan out.
@@ -71,62 +61,79 @@ def make_plan(
     Raises:
         UserError: the schedule to go on with is over.
     """
-    model, data, lora, run = flags
-    trainable, total = parameters.trainable, parameters.total
-    dtype, reason = compute_dtype(model.bits)
-    per_epoch, steps = batches.steps_per_epoch, batches.steps
-    warmup = 100 if run.warmup_steps is None else run.warmup_steps
-    if run.warmup_ratio is not None:
-        warmup = math.ceil(run.warmup_ratio * steps)
-    next_rate, start_text = _next_rate(start, run, warmup, steps)
-    tokens = sum(train.lengths)
-    lengths = sorted(train.lengths)
-    left_out = train.left_out + (held_out.left_out if held_out else 0)
-    cut = train.cut + (held_out.cut if held_out else 0)
-    held = len(held_out.lengths) if held_out else 0
-    shortened = train.shortened + (held_out.shortened if held_out else 0)
-    rows = sum(source.rows for source in records.sources) + records.bad.total()
-    weights_gib = parameters.weight_bytes(model.bits, dtype) / 2**30
-    # float32 weights, their gradients, and the optimizer's state
-    trained_gib = trainable * (8 + OPTIMIZER_BYTES[run.optim]) / 2**30
+    warmup = _warmup_steps(flags.run, batches.steps)
+    next_rate, start_text = _next_rate(start, flags.run, warmup, batches.steps)
+    dtype, reason = compute_dtype(flags.model.bits)
     facts = {
-        "rows": rows, "rows_train": len(train.lengths), "rows_eval": held, "rows_left_out": left_out,
-        "rows_bad": dict(records.bad), "rows_cut": cut, "rows_shortened": shortened,
-        "encoding": records.encoding, "files": [_file(source) for source in records.sources],
-        "tokens_train": tokens, "tokens_supervised": train.supervised, "longest": lengths[-1],
-        "median": lengths[len(lengths) // 2], "tokens_unknown": train.unknown,
-        "trainable_parameters": trainable, "all_parameters": total,
-        "total_batch": run.total_batch, "world_size": batches.world_size, "accumulation": batches.accumulation,
-        "steps": steps, "steps_per_epoch": per_epoch, "warmup_steps": warmup,
+        **_data_facts(data),
+        "trainable_parameters": parameters.trainable, "all_parameters": parameters.total,
+        "total_batch": flags.run.total_batch, "world_size": batches.world_size, "accumulation": batches.accumulation,
+        "steps": batches.steps, "steps_per_epoch": batches.steps_per_epoch, "warmup_steps": warmup,
         "compute_dtype": str(dtype).removeprefix("torch."), "compute_dtype_reason": reason,
         "device": str(device()), "start": start_text,
     }  # fmt: skip
-    bad = "".join(f"; {count} malformed ({why})" for why, count in sorted(records.bad.items()))
-    cut_text = f"{cut} cut at {data.cutoff_len} tokens" + (" (they get no EOS)" if cut else "")
-    if shortened:
-        cut_text += f", {shortened} without their oldest turns"
-    turns = ", every answer" if data.train_turns == "all" else ""
-    how = "bitsandbytes, " if model.bits < 16 else ""
-    lines = {
+    lines = _lines(facts, base, data, batches, parameters, flags)
+    return Plan(next_rate, facts, lines, _warnings(facts, flags, base))
+
+
+def _warmup_steps(run: RunFlags, steps: int) -> int:
+    if run.warmup_ratio is not None:
+        return math.ceil(run.warmup_ratio * steps)
+    return 100 if run.warmup_steps is None else run.warmup_steps
+
+
+def _data_facts(data: TrainingData) -> dict[str, Any]:
+    """What the files hold, and what became of it in records and in tokens."""
+    records, train = data.records, data.train
+    parts = [part for part in (train, data.held_out) if part]
+    lengths = sorted(train.lengths)
+    return {
+        "rows": sum(source.rows for source in records.sources) + records.bad.total(),
+        "rows_train": len(lengths), "rows_eval": len(data.held_out.lengths) if data.held_out else 0,
+        "rows_left_out": sum(part.left_out for part in parts), "rows_bad": dict(records.bad),
+        "rows_cut": sum(part.cut for part in parts), "rows_shortened": sum(part.shortened for part in parts),
+        "encoding": records.encoding, "files": [source.as_json() for source in records.sources],
+        "tokens_train": sum(lengths), "tokens_supervised": train.supervised, "longest": lengths[-1],
+        "median": lengths[len(lengths) // 2], "tokens_unknown": train.unknown,
+    }  # fmt: skip
+
+
+def _lines(
+    facts: dict[str, Any],
+    base: Base,
+    data: TrainingData,
+    batches: StepBatchSampler,
+    parameters: ParameterCounts,
+    flags: TrainFlags,
+) -> dict[str, str]:
+    """The facts in words, by subject."""
+    trainable, total = parameters.trainable, parameters.total
+    how = "bitsandbytes, " if flags.model.bits < 16 else ""
+    bad = "".join(f"; {count} malformed ({why})" for why, count in sorted(facts["rows_bad"].items()))
+    cut = f"{facts['rows_cut']} cut at {flags.data.cutoff_len} tokens"
+    cut += " (they get no EOS)" if facts["rows_cut"] else ""
+    cut += f", {facts['rows_shortened']} without their oldest turns" if facts["rows_shortened"] else ""
+    tokens, supervised = facts["tokens_train"], facts["tokens_supervised"]
+    turns = ", every answer" if flags.data.train_turns == "all" else ""
+    return {
         "base": f"{base.path}  {type(base.config).__name__.removesuffix('Config')}  "
         f"{_millions(total - trainable or total)}  "
-        f"{model.bits} bit ({how}{device().type.upper()})   compute {facts['compute_dtype']}: {reason}",
-        "data": f"{_files(records)}: {len(train.lengths)} train, {held} eval, "
-        f"{left_out} left out (no answer within the cut), {cut_text}{bad}",
-        "tokens": f"{tokens:,} train, {train.supervised:,} trained on ({train.supervised / tokens:.0%}); longest "
-        f"{lengths[-1]}, median {facts['median']}; prompt type {data.prompt_type}{turns}",
-        "adapter": f"{_trained(lora, parameters)}: {trainable:,} trainable ({trainable / total:.2%})",
-        "batch": f"{run.total_batch} a step, exactly: {run.micro_batch} a device x {batches.world_size} "
+        f"{flags.model.bits} bit ({how}{device().type.upper()})   compute {facts['compute_dtype']}: "
+        f"{facts['compute_dtype_reason']}",
+        "data": f"{_files(data.records)}: {facts['rows_train']} train, {facts['rows_eval']} eval, "
+        f"{facts['rows_left_out']} left out (no answer within the cut), {cut}{bad}",
+        "tokens": f"{tokens:,} train, {supervised:,} trained on ({supervised / tokens:.0%}); longest "
+        f"{facts['longest']}, median {facts['median']}; prompt type {flags.data.prompt_type}{turns}",
+        "adapter": f"{_trained(flags.lora, parameters)}: {trainable:,} trainable ({trainable / total:.2%})",
+        "batch": f"{flags.run.total_batch} a step, exactly: {flags.run.micro_batch} a device x {batches.world_size} "
         f"{'device' if batches.world_size == 1 else 'devices'} x {batches.accumulation} accumulated",
-        "steps": f"{_steps(batches, run)}; learning rate {run.learning_rate:g}, {run.lr_scheduler}, {warmup} warm-up "
-        "steps",
-        "memory": f"{_memory(lora.train, weights_gib, trained_gib)}{_shared_out(run, batches.world_size)}; activations "
-        "on top",
-        "saves": _saves(run, held),
-        "example": _example(base, train),
-        "start": start_text,
-    }  # fmt: skip
-    return Plan(steps, warmup, next_rate, facts, lines, _warnings(facts, data, run, base))
+        "steps": f"{_steps(batches, flags.run)}; learning rate {flags.run.learning_rate:g}, {flags.run.lr_scheduler}, "
+        f"{facts['warmup_steps']} warm-up steps",
+        "memory": _memory(flags, parameters, batches.world_size),
+        "saves": _saves(flags.run, facts["rows_eval"]),
+        "example": _example(base, data.train),
+        "start": facts["start"],
+    }
 
 
 def _next_rate(start: StartingPoint, run: RunFlags, warmup: int, steps: int) -> tuple[float, str]:
@@ -166,17 +173,14 @@ def _trained(lora: LoraFlags, parameters: ParameterCounts) -> str:
     return f"{matrices}, and {whole}" if lora.train == "lora+embeddings" else f"{whole}, no LoRA"
 
 
-def _memory(train: str, weights_gib: float, trained_gib: float) -> str:
-    if train == "full":
-        return f"weights with gradients and optimizer {_size(trained_gib)}"
-    return f"weights {_size(weights_gib)}, adapter with gradients and optimizer {_size(trained_gib)}"
-
-
-def _shared_out(run: RunFlags, world_size: int) -> str:
-    """How devices share the memory of the line before."""
-    if world_size == 1 or not (run.fsdp or run.deepspeed):
-        return ""
-    return f", in parts on {world_size} devices"
+def _memory(flags: TrainFlags, parameters: ParameterCounts, world_size: int) -> str:
+    model, lora, run = flags.model, flags.lora, flags.run
+    # float32 weights, their gradients, and the optimizer's state
+    trained_gib = parameters.trainable * (8 + OPTIMIZER_BYTES[run.optim]) / 2**30
+    weights_gib = parameters.weight_bytes(model.bits, compute_dtype(model.bits)[0]) / 2**30
+    what = "weights" if lora.train == "full" else f"weights {_size(weights_gib)}, adapter"
+    parts = f", in parts on {world_size} devices" if run.sharder and world_size > 1 else ""
+    return f"{what} with gradients and optimizer {_size(trained_gib)}{parts}; activations on top"
 
 
 def library_versions() -> dict[str, str]:
@@ -185,8 +189,8 @@ def library_versions() -> dict[str, str]:
     return {"chinese-vicuna": __version__, **{name: version(name) for name in names}}
 
 
-def _warnings(facts: dict[str, Any], data: DataFlags, run: RunFlags, base: Base) -> list[str]:
-    found = []
+def _warnings(facts: dict[str, Any], flags: TrainFlags, base: Base) -> list[str]:
+    data, run, found = flags.data, flags.run, []
     if facts["steps"] < FEW_STEPS:
         found.append(
             f"{facts['steps']} optimizer steps are few (under {FEW_STEPS}): lower --total_batch from "
@@ -194,9 +198,8 @@ def _warnings(facts: dict[str, Any], data: DataFlags, run: RunFlags, base: Base)
         )
     if facts["warmup_steps"] >= facts["steps"]:
         found.append(
-            f"the {facts['warmup_steps']} warm-up steps are not over when the {facts['steps']} steps are: the "
-            "learning rate never reaches "
-            f"{run.learning_rate:g}. Lower --warmup_steps, or take --warmup_ratio 0.05."
+            f"the {facts['warmup_steps']} warm-up steps are not over when the {facts['steps']} steps are: the learning "
+            f"rate never reaches {run.learning_rate:g}. Lower --warmup_steps, or take --warmup_ratio 0.05."
         )
     if facts["rows_train"] < run.total_batch:
         found.append(f"a step takes all {facts['rows_train']} records, not {run.total_batch}: lower --total_batch.")
@@ -225,10 +228,6 @@ def _example(base: Base, train: Examples) -> str:
     text = base.tokenizer.decode_continuation
     before = _short(text(prompt[0]), -60) if prompt else ""
     return f"{before} [trained on: {_short(text(answer), 60)}{end}]".replace("\n", "⏎")
-
-
-def _file(source: Source) -> dict[str, Any]:
-    return {**vars(source), "path": str(source.path), "bad": dict(source.bad)}
 
 
 def _files(records: Records) -> str:

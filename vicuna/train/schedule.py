@@ -7,7 +7,7 @@ over. They are read as plain tensors and never changed: what can go on goes into
 import json
 import pickle
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -163,10 +163,9 @@ def resumable_checkpoint(
 
 
 def _write_states(schedule: Schedule, model: Any, rate: float, run: RunFlags, target: Path) -> None:
-    trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    shapes = [parameter.shape for parameter in model.parameters() if parameter.requires_grad]
+    trainable = [(name, value.shape) for name, value in model.named_parameters() if value.requires_grad]
     state = read_without_pickle(schedule.folder / OPTIMIZER)
-    order = _order(schedule.folder, [name.replace(".default.", ".") for name in trainable])
+    order = _order(schedule.folder, [name.replace(".default.", ".") for name, _ in trainable])
     old = state.get("state", {})
     kind = "AdamW" if any("exp_avg" in values for values in old.values()) else "an 8-bit optimizer's"
     if (kind == "AdamW") != run.optim.startswith("adamw_torch"):
@@ -175,7 +174,7 @@ def _write_states(schedule: Schedule, model: Any, rate: float, run: RunFlags, ta
             "the --optim of the earlier run."
         )
     if len(old) != len(trainable) or any(
-        value.dim() and value.shape != shapes[i]
+        value.dim() and value.shape != trainable[i][1]
         for i, at in enumerate(order)
         for key, value in old[at].items()
         if key.startswith("exp_avg")
@@ -212,9 +211,5 @@ def _order(folder: Path, names: list[str]) -> list[int]:
     file = adapter_file(folder)
     if file.suffix == ".safetensors":
         return list(range(len(names)))
-    places = {name: i for i, name in enumerate(_lora(read_adapter_tensors(file)))}
+    places = {name: i for i, name in enumerate(name for name in read_adapter_tensors(file) if "lora_" in name)}
     return [places[name] for name in names] if set(names) <= set(places) else list(range(len(names)))
-
-
-def _lora(names: Iterable[str]) -> list[str]:
-    return [name for name in names if "lora_" in name]

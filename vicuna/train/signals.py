@@ -22,6 +22,8 @@ from vicuna.errors import Stopped
 from vicuna.log import log
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# What --resume_from_checkpoint stands in place of in the command that goes on with a stopped run.
+REPLACED_FLAGS = ("--resume_from_checkpoint", "--lora_remote_checkpoint", "--continue_schedule", "--ignore_data_skip")
 
 
 class GracefulStopCallback(TrainerCallback):
@@ -82,7 +84,7 @@ class GracefulStopCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if args.gradient_accumulation_steps > 1:
-            cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+            cuda = torch.cuda.get_rng_state_all()  # empty without a GPU
             self._random = [random.getstate(), np.random.get_state(), torch.get_rng_state(), cuda]
 
     def on_substep_end(
@@ -93,8 +95,7 @@ class GracefulStopCallback(TrainerCallback):
             random.setstate(python)
             np.random.set_state(numpy)
             torch.set_rng_state(cpu)
-            if cuda:
-                torch.cuda.set_rng_state_all(cuda)
+            torch.cuda.set_rng_state_all(cuda)
             self._leave(state, control)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -121,14 +122,10 @@ def resume_command(argv: Sequence[str], environ: Mapping[str, str], checkpoint: 
     while words:
         word = words.pop(0)
         name = word.split("=")[0]
-        if name in ("--resume_from_checkpoint", "--lora_remote_checkpoint", "--continue_schedule"):
-            if name == word and words:
-                words.pop(0)
-        elif name == "--ignore_data_skip":
-            if name == word and words and not words[0].startswith("--"):
-                words.pop(0)
-        else:
+        if name not in REPLACED_FLAGS:
             kept.append(word)
+        elif name == word and words and not words[0].startswith("--"):
+            words.pop(0)
     processes = int(environ.get("LOCAL_WORLD_SIZE", 1))
     launcher = ["python"]
     if "LOCAL_RANK" in environ:

@@ -17,6 +17,7 @@ from safetensors import safe_open
 from torch import nn
 
 from vicuna.errors import UserError
+from vicuna.files.tensors import INDEX_FILE
 from vicuna.model.adapter import SAVING, load_adapter, new_adapter, plan_adapter, save_adapter
 from vicuna.model.adapter_files import ADAPTER_CONFIG, ADAPTER_FILES, adapter_file, read_adapter_tensors, train_kind
 from vicuna.model.base import Base
@@ -24,7 +25,6 @@ from vicuna.model.flags import LoraFlags
 from vicuna.train.flags import RunFlags
 
 SHARD_SIZE = "2GB"
-INDEX = "model.safetensors.index.json"
 TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "chat_template*")
 
 
@@ -142,9 +142,9 @@ def save_model(model: Any, folder: Path, weights: dict[str, torch.Tensor], base_
         copy_tokenizer(base_path, aside)
         _verify(aside, weights, getattr(model, "all_tied_weights_keys", {}))
         new = {file.name for file in aside.iterdir()}
-        for file in sorted(new, key=lambda file: file == INDEX):  # the index once its parts are there
+        for file in sorted(new, key=lambda file: file == INDEX_FILE):  # the index once its parts are there
             os.replace(aside / file, folder / file)
-    for old in [*folder.glob("model*.safetensors"), folder / INDEX]:
+    for old in [*folder.glob("model*.safetensors"), folder / INDEX_FILE]:
         if old.name not in new:  # else a former, single file would be preferred to the new parts
             old.unlink(missing_ok=True)
 

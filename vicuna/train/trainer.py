@@ -1,141 +1,27 @@
-"""What the HF Trainer lacks: exact batches on any number of processes, loss and evaluation per supervised token,
-and the files a run leaves behind.
+"""The HF Trainer with exact batches, an evaluation per supervised token, and an end to a run that has diverged.
+
+Whatever ends or refuses a run does so on every rank at the same step, so that none waits for the others.
 """
 
 import math
 import os
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn.functional import cross_entropy
-from torch.utils.data import DataLoader, Dataset, Sampler
-from transformers import EvalPrediction, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from vicuna.data.records import Examples, epoch_order, rank_batches
+from vicuna.data.cache import TrainingData
 from vicuna.errors import UserError
-from vicuna.prompt.templates import IGNORE_INDEX
+from vicuna.train.batches import NO_ROW, RowDataset, StepBatchSampler, collate
 from vicuna.train.callbacks import StepLog
-from vicuna.train.flags import RunFlags
+from vicuna.train.loss import mean_token_loss, step_loss, token_losses
 from vicuna.train.signals import GracefulStopCallback
 
 SHOWN_RECORDS = 10
 MOST_SKIPS = 20  # from 65536 the scaler is down at 1/16 by then
 DIVERGED = "The run has diverged: lower --learning_rate, or look at the records; the last checkpoint stands."
-NO_ROW = -1  # a rank with no row in a slot takes one of ignored labels, so that all ranks step together
-
-
-class StepBatchSampler(Sampler[list[int]]):
-    """Batch sampler of one rank over a whole run: in every optimizer step all ranks together take exactly `total_batch`
-    rows, and in the last step of an epoch what is left.
-
-    Every step has `accumulation` slots; a slot without rows for this rank holds NO_ROW.
-
-    Attributes:
-        steps: optimizer steps of the run.
-        first: steps already done when this process begins.
-        data_start: step at which the data began its first epoch; above 0 where a schedule goes on with other data.
-    """
-
-    def __init__(self, lengths: list[int], run: RunFlags, world_size: int = 1, rank: int = 0):
-        self.lengths, self.seed, self.total_batch = lengths, run.seed, run.total_batch
-        self.micro_batch, self.world_size, self.rank = run.micro_batch, world_size, rank
-        self.steps = math.ceil(run.num_epoch * self.steps_per_epoch)
-        self.first = self.data_start = 0
-        self._epoch, self._order = -1, []
-
-    @property
-    def accumulation(self) -> int:
-        """Micro batches per rank in a step."""
-        return math.ceil(self.total_batch / (self.micro_batch * self.world_size))
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return math.ceil(len(self.lengths) / self.total_batch)
-
-    def rows(self, step: int) -> list[int]:
-        """Rows of one optimizer step over all ranks; steps count from 0."""
-        epoch, at = divmod(step - self.data_start, self.steps_per_epoch)
-        if epoch != self._epoch:
-            self._epoch, self._order = epoch, epoch_order(self.seed, epoch, self.lengths, self.total_batch)
-        return self._order[at]
-
-    def epochs(self, step: int) -> float:
-        """Passes over the data when `step` steps are done."""
-        return (step - self.data_start) / self.steps_per_epoch
-
-    def __len__(self) -> int:
-        return self.steps * self.accumulation
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for step in range(self.first, self.steps):
-            batches = rank_batches(self.rows(step), self.micro_batch, self.world_size, self.rank)
-            for slot in range(self.accumulation):
-                yield (batches[slot] if slot < len(batches) else []) or [NO_ROW]
-
-
-class RowDataset(Dataset):
-    """Rows by index; NO_ROW is a row of one token whose label is ignored."""
-
-    def __init__(self, rows: Any):
-        self.rows = rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return {"input_ids": [0], "labels": [IGNORE_INDEX], "record": NO_ROW} if index == NO_ROW else self.rows[index]
-
-
-def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-    """Pad rows on the right to the longest, (B, T) each.
-
-    `logits_to_keep` is True at the positions whose next token is supervised: the head is computed there alone.
-    `record`, (B,), names each row's record, where the rows do; the model does not take it.
-    """
-    width = max(len(row["input_ids"]) for row in rows)
-    ids = torch.zeros(len(rows), width, dtype=torch.long)
-    labels = torch.full_like(ids, IGNORE_INDEX)
-    mask = torch.zeros_like(ids)
-    for i, row in enumerate(rows):
-        length = len(row["input_ids"])
-        ids[i, :length] = torch.as_tensor(row["input_ids"])
-        labels[i, :length] = torch.as_tensor(row["labels"])
-        mask[i, :length] = 1
-    batch = {"input_ids": ids, "attention_mask": mask, "labels": labels, "logits_to_keep": supervised_positions(labels)}
-    if "record" in rows[0]:
-        batch["record"] = torch.tensor([row["record"] for row in rows])
-    return batch
-
-
-def supervised_positions(labels: torch.Tensor) -> torch.Tensor:
-    """(B, T) bool: positions that predict a supervised token. Position t predicts token t + 1."""
-    keep = torch.zeros_like(labels, dtype=torch.bool)
-    keep[:, :-1] = labels[:, 1:] != IGNORE_INDEX
-    return keep
-
-
-def token_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Cross entropy of each supervised token, float32, (N,).
-
-    Args:
-        logits: (N, V), one row for each True of `supervised_positions(labels)`.
-        labels: (B, T).
-    """
-    targets = labels[:, 1:]
-    return cross_entropy(logits.float(), targets[targets != IGNORE_INDEX], reduction="none")
-
-
-def step_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor) -> torch.Tensor:
-    """A micro batch's part of the step's loss, which is a mean over the supervised tokens of the whole step."""
-    return token_losses(outputs.logits, labels).sum() / num_items_in_batch
-
-
-def mean_token_loss(prediction: EvalPrediction) -> dict[str, float]:
-    """Evaluation loss per supervised token over the whole set, from (rows, 2) sums and counts."""
-    total, count = prediction.predictions.astype("float64").sum(axis=0)
-    return {"loss": float(total / count)}
 
 
 class AdapterTrainer(Trainer):
@@ -143,7 +29,6 @@ class AdapterTrainer(Trainer):
     every step, and an end to a run that has diverged.
 
     Args:
-        location: record -> where it stands, e.g. "data.jsonl line 7".
         stopper: what can end the run early.
         step_log: where the steps are written, on one rank only.
     """
@@ -152,22 +37,20 @@ class AdapterTrainer(Trainer):
         self,
         *,
         batches: StepBatchSampler,
-        train: Examples,
-        held_out: Examples | None,
-        location: Callable[[int], str],
+        data: TrainingData,
         stopper: GracefulStopCallback,
         step_log: StepLog | None,
         **kwargs: Any,
     ):
         super().__init__(
-            train_dataset=RowDataset(train.rows),
-            eval_dataset=RowDataset(held_out.rows) if held_out else None,
+            train_dataset=RowDataset(data.train.rows),
+            eval_dataset=RowDataset(data.held_out.rows) if data.held_out else None,
             data_collator=collate,
             compute_loss_func=step_loss,
             compute_metrics=mean_token_loss,
             **kwargs,
         )
-        self.batches, self.location, self.stopper, self.step_log = batches, location, stopper, step_log
+        self.batches, self.data, self.stopper, self.step_log = batches, data, stopper, step_log
         self.fed: list[tuple[list[int], torch.Tensor]] = []  # records and loss of this step's micro batches
         self.skips_in_a_row = 0
 
@@ -222,7 +105,7 @@ class AdapterTrainer(Trainer):
             )
         fed = _from_all_ranks([(records, bool(loss.isfinite())) for records, loss in self.fed])
         broken = [records for records, finite in fed if not finite] or [records for records, _ in fed]
-        places = [self.location(record) for records in broken for record in records]
+        places = [self.data.location(record) for records in broken for record in records]
         more = f" and {len(places) - SHOWN_RECORDS} more" if len(places) > SHOWN_RECORDS else ""
         raise UserError(
             f"the loss is {logs['loss']} and the gradient's norm {logs.get('grad_norm')} at step "
@@ -270,11 +153,8 @@ class DataPositionCallback(TrainerCallback):
         step = state.global_step
         state.epoch = self.batches.epochs(step)
         due = args.eval_strategy != "no" and (step % args.eval_steps == 0 or step >= state.max_steps)
-        if (
-            due
-            and step > self.batches.data_start
-            and not any(entry["step"] == step and "eval_loss" in entry for entry in state.log_history)
-        ):
+        done = any(entry["step"] == step and "eval_loss" in entry for entry in state.log_history)
+        if due and not done and step > self.batches.data_start:
             self.trainer.evaluate()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -290,14 +170,12 @@ def _from_all_ranks(parts: list[Any]) -> list[Any]:
     return [part for parts in gathered for part in parts]
 
 
-def start_wandb(output: Path, wanted: bool) -> None:
-    """Begin the Weights & Biases run, if one is wanted, before any time is spent; the Trainer goes on with it.
+def start_wandb(output: Path) -> None:
+    """Begin the Weights & Biases run, before any time is spent; the Trainer goes on with it.
 
     Raises:
         UserError: no login, or no way to reach the service.
     """
-    if not wanted:
-        return
     import wandb
 
     try:

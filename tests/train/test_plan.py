@@ -1,0 +1,34 @@
+"""The plan that finetune.py prints before its first step."""
+
+import json
+
+
+def test_plan_only_prints_every_subject_and_writes_nothing(program, tiny_base, records, tmp_path):
+    output = tmp_path / "out"
+    argv = ["--model_path", tiny_base, "--data_path", records, "--output_path", output, "--cutoff_len", 60]
+    done = program("finetune.py", *argv, "--plan_only", "--test_size", 4)
+    assert done.returncode == 0, done.stderr
+    subjects = [line.split(" ")[0] for line in done.stdout.splitlines()]
+    expected = ["base", "data", "tokens", "adapter", "batch", "steps", "memory", "saves", "example", "start"]
+    assert subjects[: len(expected)] == expected
+    assert "41 rows (utf-8): 37 train, 4 eval" in done.stdout or "left out" in done.stdout
+    assert "[trained on: " in done.stdout
+    assert "WARNING   3 optimizer steps are few (under 50): lower --total_batch from 128" in done.stdout
+    assert "the 100 warm-up steps are not over when the 3 steps are" in done.stdout
+    assert not output.exists()
+
+
+def test_rows_without_room_for_an_answer_are_left_out_and_counted(program, tiny_base, tmp_path):
+    data = tmp_path / "data.jsonl"
+    rows = [{"instruction": "问" * 300, "output": "答"}, {"instruction": "问", "output": "答" * 300}]
+    rows += [{"instruction": "问", "output": "答"}] * 3
+    data.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    done = program("finetune.py", "--model_path", tiny_base, "--data_path", data, "--plan_only", "--test_size", 0)
+    assert "5 rows (utf-8): 4 train, 0 eval, 1 left out" in done.stdout
+    assert "1 cut at 256 tokens (they get no EOS)" in done.stdout
+
+
+def test_no_evaluation_holds_nothing_out(program, tiny_base, records):
+    argv = ["--model_path", tiny_base, "--data_path", records, "--plan_only", "--eval_steps", 0]
+    done = program("finetune.py", *argv)
+    assert "41 rows (utf-8): 41 train, 0 eval" in done.stdout
