@@ -1,7 +1,7 @@
 """Keys and values of what earlier prompts and answers begin with: what a prompt shares with them is not computed again.
 
-One tree for everybody: a node holds some ids with their keys and values, its children what has followed them. What
-several conversations begin with is there once, and none of them can cut off another's.
+One radix tree for everybody: a node holds some ids with their keys and values, its children what has followed them.
+What several conversations begin with is there once, and none of them can cut off another's.
 """
 
 from collections.abc import Iterator
