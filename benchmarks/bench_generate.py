@@ -13,7 +13,6 @@ longer than --most_wait times a first turn's, or logits with the prefix cache ar
 
 import itertools
 import math
-import shlex
 import sys
 import tempfile
 import time
@@ -23,7 +22,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from kill_resume import machine  # benchmarks/kill_resume.py
+from provenance import provenance  # benchmarks/provenance.py
 from random_base import make_base  # benchmarks/random_base.py
 
 from vicuna import log
@@ -94,7 +93,7 @@ def main(flags: GenerateFlags) -> None:
 
     if flags.threads:
         torch.set_num_threads(flags.threads)
-    facts = machine() | {"command": shlex.join(["python", "benchmarks/bench_generate.py", *sys.argv[1:]])}
+    facts = provenance("benchmarks/bench_generate.py")
     versions = ", ".join(f"{name} {number}" for name, number in facts["versions"].items())
     computes = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} threads"
     where = f"{facts['machine']}, {computes}"

@@ -10,20 +10,14 @@ can not hold is skipped with the reason; one that fails or runs out of memory is
 import gc
 import importlib.util
 import json
-import platform
-import re
-import shlex
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from gpu_report import GIB, NEEDED, describe_run, peak_tflops, report  # benchmarks/gpu_report.py
 
 from vicuna import log
 from vicuna.args import flag, parse
@@ -35,22 +29,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 BEGAN = time.monotonic()
-NEEDED = ("torch", "transformers", "peft", "accelerate", "bitsandbytes")  # peft imports accelerate
 QUERY_VALUE = ("q_proj", "v_proj")
 ALL_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 # hidden size, intermediate size, layers, heads, vocabulary
 LARGE = {"7B": (4096, 11008, 32, 32, 32000), "13B": (5120, 13824, 40, 40, 32000)}
 TINY = {"7B": (64, 128, 2, 4, 320), "13B": (128, 192, 3, 4, 320)}
 SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
-# Dense float16 tensor TFLOP/s with float32 accumulation, from NVIDIA's data sheets and architecture papers, by words
-# of the driver's name; bfloat16, where there is any, has the same peak. The first that fit count.
-PEAK_TFLOPS = {
-    "H100 PCIe": 756, "H100 NVL": 835, "H100": 989, "H200 NVL": 835, "H200": 989, "A100": 312, "A30": 165, "A40": 150,
-    "L40S": 362, "L4": 121, "RTX 4090": 165, "RTX 3090": 71, "RTX 2080 Ti": 53.8, "T4": 65, "V100-SXM2": 125,
-    "V100-PCIE": 112,
-}  # fmt: skip
 TIMED_STEPS, FEWEST_STEPS, SECONDS_PER_CASE = 8, 2, 15
-GIB = 2**30
 
 
 @dataclass
@@ -125,7 +110,7 @@ def main(flags: BenchFlags) -> None:
         raise UserError(f"--only {flags.only}: no case has this in its name; there are {known}.")
     where = torch.device("cpu") if flags.smoke else torch.device("cuda", 0)
     bench = Bench(flags, where, None if flags.smoke else peak_tflops(torch.cuda.get_device_name(where)))
-    facts = machine(bench)
+    facts = describe_run(where, bench.peak_tflops, flags.commit)
     file = Path(flags.out) / "gpu.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     for case in chosen:
@@ -307,84 +292,6 @@ def tidy(where: "torch.device") -> None:
     gc.collect()
     if where.type == "cuda":
         torch.cuda.empty_cache()
-
-
-# 3. report
-
-
-def machine(bench: Bench) -> dict[str, Any]:
-    """Where, with what and when."""
-    import torch
-
-    gpu = "the CPU, smoke run: no figure here means anything"
-    if bench.where.type == "cuda":
-        found = torch.cuda.get_device_properties(bench.where)
-        gpu = f"{found.name}, {found.total_memory / GIB:.1f} GiB, sm_{found.major}{found.minor}"
-    return {
-        "command": shlex.join(["bash", "benchmarks/gpu.sh", *sys.argv[1:]]),
-        "machine": gpu,
-        "peak_tflops": bench.peak_tflops,
-        "versions": {"Python": platform.python_version(), **{name: version(name) for name in NEEDED}},
-        "cuda": torch.version.cuda,
-        "commit": bench.flags.commit or commit(),
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-    }
-
-
-def commit() -> str:
-    """The commit of the working tree, with -dirty where it was changed; "unknown" outside git."""
-    asked = ["git", "describe", "--always", "--dirty", "--exclude=*"]
-    try:
-        return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
-def peak_tflops(name: str) -> float | None:
-    """Dense 16-bit peak of a GPU by its name; None where it is not known."""
-    fits = (peak for part, peak in PEAK_TFLOPS.items() if re.search(rf"\b{part}\b(?! (?:Ti|D|SUPER|Laptop)\b)", name))
-    return next(fits, None)
-
-
-COLUMNS: dict[str, Callable[[dict[str, Any]], str]] = {
-    "tokens/s": lambda row: f"{row['tokens_per_s']:.0f}",
-    "of the 6N ceiling": lambda row: percent(row["share_of_6n_ceiling"]),
-    "weights, GiB": lambda row: gib(row["weights_bytes"]),
-    "peak of a step, GiB": lambda row: gib(row["peak_bytes"]),
-    "peak while saving, GiB": lambda row: gib(row["peak_bytes_while_saving"]),
-    "loss, first to last": lambda row: f"{row['losses'][0]:.3f} to {row['losses'][-1]:.3f}",
-}
-
-
-def report(facts: dict[str, Any], rows: list[dict[str, Any]]) -> Iterator[str]:
-    """Lines of Markdown for benchmarks/RESULTS.md."""
-    versions = ", ".join(f"{name} {number}" for name, number in facts["versions"].items())
-    peak = "unknown GPU, so no share of it"
-    if facts["peak_tflops"]:
-        peak = f"{facts['peak_tflops']} TFLOP/s (16 bits, dense, float32 accumulation; NVIDIA's data sheet)"
-    yield f"`{facts['command']}` on {facts['machine']}. {versions}, CUDA {facts['cuda']}; commit {facts['commit']},"
-    yield f"{facts['date']}. Random weights; half of the tokens supervised; memory is max_memory_allocated."
-    yield ""
-    yield f"Peak: {peak}. The ceiling is peak / 6N tokens/s, N being the"
-    yield "parameters of the linear layers, the head included: 2N each for the forward pass, its recomputation and the"
-    yield "gradient of the activations. The frozen base has no gradient of weights; the products inside attention are"
-    yield "not counted. At 8 bits the forward products run in int8, whose peak is higher than the one named."
-    yield ""
-    yield f"| case | compute | {' | '.join(COLUMNS)} |"
-    yield f"|{'---|' * (2 + len(COLUMNS))}"
-    for row in rows:
-        if reason := row.get("not_measured"):
-            yield f"| {row['case']} | not measured: {reason} |{' |' * len(COLUMNS)}"
-        else:
-            yield f"| {row['case']} | {row['compute_dtype']} | {' | '.join(cell(row) for cell in COLUMNS.values())} |"
-
-
-def percent(share: float | None) -> str:
-    return "unknown GPU" if share is None else f"{share:.0%}"
-
-
-def gib(size: int | None) -> str:
-    return "–" if size is None else f"{size / GIB:.2f}"
 
 
 if __name__ == "__main__":

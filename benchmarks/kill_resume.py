@@ -10,10 +10,8 @@ the straight run byte by byte, its steps.jsonl value by value, and its folder ha
 checkpoint whole. Prints a table for benchmarks/RESULTS.md; exit status 1 if anything differs.
 """
 
-import contextlib
 import json
 import os
-import platform
 import random
 import shlex
 import subprocess
@@ -23,26 +21,21 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
-from importlib.metadata import version
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-import psutil
-from gpu import commit  # benchmarks/gpu.py
+from killable_run import ROOT, KillableRun, Point  # benchmarks/killable_run.py
+from provenance import provenance  # benchmarks/provenance.py
 from tqdm import tqdm
 
 from vicuna.args import flag, parse
 from vicuna.errors import UserError, run
 
-ROOT = Path(__file__).resolve().parent.parent
-LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes")
 RECORDS, SAVE_STEPS = 28, 2
 ADAPTERS = ("adapter_model.safetensors", "best/adapter_model.safetensors")
 MOVED = ("run_args.json", "manifest.json")  # written under a name with a dot in front first
 KILLS_A_RUN, TRIES = 8, 3
-START_S = 300  # a run that has made no step by then never will
 DIFFERENCES = ("not recognised", "differing adapters", "differing records", "files left, missing or torn")
 COLUMNS = ("points", "inside saves", "torn", "whole", "missed", "runs", *DIFFERENCES)
 
@@ -62,107 +55,6 @@ class KillFlags:
     def __post_init__(self) -> None:
         if min(self.points, self.jobs, *self.processes) < 1:
             raise UserError("--points, --jobs and --processes must be 1 or more.")
-
-
-@dataclass
-class Point:
-    """Where a run is killed, and what it left.
-
-    Attributes:
-        lines, after_s: lines of steps.jsonl that are there by then, and seconds since the last of them.
-        step, file: inside a save: its step, and the file that triggers the kill.
-        state: the newest checkpoint when the run was dead: torn, whole or none, of so many files.
-        words: what the resumed run has to say about it, and whether it did.
-    """
-
-    lines: int
-    after_s: float = 0.0
-    step: int = 0
-    file: str = ""
-    tries: int = 0
-    state: str = ""
-    files: int = 0
-    words: str = ""
-    recognised: bool = False
-
-
-class Run:
-    """finetune.py in processes of its own; killed where it is left before its end."""
-
-    def __init__(self, command: list[str], output: Path):
-        self.output, self.steps, self.session = output, output / "steps.jsonl", output / "session.log"
-        self._earlier = self.steps.stat().st_ino if self.steps.exists() else None
-        self._said = self.session.stat().st_size if self.session.exists() else 0
-        self._errors, self._began = output.with_suffix(".err"), time.time()
-        env = {"OMP_NUM_THREADS": "1", **os.environ, "CUDA_VISIBLE_DEVICES": "", "TMPDIR": str(output.parent)}
-        with self._errors.open("w", encoding="utf-8") as errors:
-            self.process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=errors)
-
-    def __enter__(self) -> "Run":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if not self.ended:
-            self.kill(self.members())
-
-    @property
-    def ended(self) -> bool:
-        return self.process.poll() is not None
-
-    def lines(self) -> int:
-        """Lines of steps.jsonl; 0 until this run has put its own in place of the one before it."""
-        if not self.steps.exists() or self.steps.stat().st_ino == self._earlier:
-            return 0
-        return self.steps.read_bytes().count(b"\n")
-
-    def members(self) -> list[psutil.Process]:
-        """All its processes; those that a launcher starts have process groups of their own."""
-        started = psutil.Process(self.process.pid)
-        return [*started.children(recursive=True), started]
-
-    def kill(self, members: list[psutil.Process]) -> None:
-        """SIGKILL, and wait until all are gone."""
-        for member in members:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                member.kill()
-        self.process.wait()
-        for member in members:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                while member.status() != psutil.STATUS_ZOMBIE:
-                    time.sleep(0.001)
-
-    def words(self) -> str:
-        """What this run, not one before it, wrote to session.log."""
-        return self.session.read_bytes()[self._said :].decode("utf-8") if self.session.exists() else ""
-
-    def wait(self) -> None:
-        """Let it come to its end."""
-        if status := self.process.wait():
-            last = self._errors.read_text(encoding="utf-8").strip().splitlines()[-1:]
-            raise UserError(f"{shlex.join(self.process.args)} ended with {status}: {''.join(last)}")
-
-    def reach(self, point: Point) -> list[psutil.Process]:
-        """Wait for `point`: the processes to kill there, none if the run ended before."""
-        deadline = time.monotonic() + START_S
-        while not self.lines() and not self.ended and time.monotonic() < deadline:
-            time.sleep(0.002)
-        members = [] if self.ended else self.members()  # now: the search takes longer than a file of a save
-        folder = self.output / f"checkpoint-{point.step}"
-        while not self.ended:
-            if point.file and (self._made(folder / point.file) or self._made(folder / point.file.lstrip("."))):
-                return members
-            if not point.file and self.lines() >= point.lines:
-                time.sleep(point.after_s)
-                return [] if self.ended else members
-            time.sleep(0 if folder.exists() else 0.0002)
-        return []
-
-    def _made(self, file: Path) -> bool:
-        """Whether this run, not one before it, wrote a file."""
-        try:
-            return file.stat().st_mtime > self._began
-        except FileNotFoundError:
-            return False
 
 
 @dataclass
@@ -225,7 +117,7 @@ class Setting:
     def time_straight(self) -> list[float]:
         """Make the run that is not killed; when it began, when each line of its record came, when it ended, in s."""
         times = [time.monotonic()]
-        with Run(self.command(self.straight), self.straight) as going:
+        with KillableRun(self.command(self.straight), self.straight) as going:
             while not going.ended:
                 times += [time.monotonic()] * (going.lines() + 1 - len(times))
                 time.sleep(0.002)
@@ -255,7 +147,7 @@ class Setting:
         """Kill one run at every point of `chain`, which are in order; let it end, and compare."""
         last = None
         for point in [*chain, None]:
-            with Run(self.command(output), output) as going:
+            with KillableRun(self.command(output), output) as going:
                 members = going.reach(point) if point else []
                 if members:
                     going.kill(members)
@@ -312,7 +204,7 @@ def file_order(checkpoint: Path) -> list[str]:
 
 def main(flags: KillFlags) -> None:
     """Measure every setting, print the table."""
-    facts = machine()
+    facts = provenance("benchmarks/kill_resume.py")
     pairs = [(bits, count) for count in flags.processes for bits in (flags.bits if count == 1 else flags.bits[-1:])]
     with tempfile.TemporaryDirectory() as aside, tqdm(total=flags.points, unit="kill", disable=None) as bar:
         base, data = Path(flags.model_path or f"{aside}/base").resolve(), Path(aside) / "records.jsonl"
@@ -346,20 +238,6 @@ def make_base(folder: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, encoding="utf-8", check=False)
     if done.returncode:
         raise UserError(f"{shlex.join(command)} failed: {''.join(done.stderr.strip().splitlines()[-1:])}")
-
-
-def machine() -> dict[str, Any]:
-    """Where, with what and when."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
-    return {
-        "command": shlex.join(["python", "benchmarks/kill_resume.py", *sys.argv[1:]]),
-        "machine": f"{os.cpu_count()} cores, {names[0] if names else platform.machine()}",
-        "versions": {"Python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
-        "commit": commit(),
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-    }
 
 
 def report(facts: dict[str, Any], rows: list[dict[str, Any]]) -> list[str]:

@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from gpu import commit  # benchmarks/gpu.py
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+from provenance import commit  # benchmarks/provenance.py
 from safetensors.torch import save_file
 from transformers import LlamaConfig
 

@@ -24,8 +24,8 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
 import psutil
-from gpu import commit  # benchmarks/gpu.py
 from openai import AsyncOpenAI, OpenAIError
+from provenance import commit  # benchmarks/provenance.py
 
 from vicuna.answer.flags import ChatFlags, DecodingFlags, ServeFlags
 from vicuna.args import flag, parse
