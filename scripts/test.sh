@@ -1,11 +1,17 @@
 #!/usr/bin/env bash
-# Install what the tests need, then lint and test everything; anything that follows goes to pytest.
+# Install what the tests need, then lint and test everything; anything that follows goes to pytest. Says how long each
+# of the three took.
 #
 #   bash scripts/test.sh
 #   bash scripts/test.sh -k stream
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+took() { # what has just ended, and the second it began in
+    echo "== $1: $((SECONDS - $2)) s"
+}
+
+began=$SECONDS
 bash scripts/install.sh requirements.txt requirements_dev.txt
 . scripts/environment.sh
 export HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false GRADIO_ANALYTICS_ENABLED=0
@@ -14,7 +20,9 @@ browser=$(command -v chromium || command -v chromium-browser || command -v googl
 if [ -z "$browser" ] && ! timeout 300 "$PYTHON" -m playwright install chromium >/dev/null 2>&1; then
     echo "no Chromium, and none could be downloaded: the tests that drive the page will say so" >&2
 fi
+took installing "$began"
 
+began=$SECONDS
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
 "$("$PYTHON" -c 'import sysconfig; print(sysconfig.get_path("scripts"))')/lint-imports" --no-logo
@@ -23,10 +31,17 @@ if command -v shellcheck >/dev/null; then
 else
     echo "shellcheck is not installed: the launchers are not linted" >&2
 fi
-# Two files at a time, each in one thread; then what needs the machine for itself, such as a browser and its server.
-# A worker that a library crashed is not started again: pytest-xdist can wait for ever for what it was to run.
-"$PYTHON" -m pytest -m "not gpu and not browser and not alone" -n 2 --dist loadfile --no-loadscope-reorder \
+took linting "$began"
+
+# Three files at a time, each in one thread, for many tests wait for a process or a page; then what needs the machine
+# for itself. A worker that a library crashed is not started again: pytest-xdist can wait for ever for what it was to
+# run.
+began=$SECONDS
+"$PYTHON" -m pytest -m "not gpu and not alone" -n 3 --dist loadfile --no-loadscope-reorder \
     --max-worker-restart 0 --durations=30 "$@" || status=$?
-"$PYTHON" -m pytest -m "browser or alone" --durations=20 "$@" || alone=$?
+took "tests side by side" "$began"
+began=$SECONDS
+"$PYTHON" -m pytest -m "alone and not gpu" --durations=20 "$@" || alone=$?
+took "tests alone" "$began"
 # 5: nothing of that part was asked for
 for one in "${status:-0}" "${alone:-0}"; do if [ "$one" -ne 0 ] && [ "$one" -ne 5 ]; then exit "$one"; fi; done
