@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -145,3 +146,23 @@ def slow_base(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     from tests.served import make_slow
 
     return make_slow(tiny_base, tmp_path_factory.mktemp("slow") / "base")
+
+
+# Not for the session: while Playwright runs, asyncio.run fails in its thread.
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    """A headless Chromium; a test that needs one is skipped without, or fails where VICUNA_REQUIRE_BROWSER is set."""
+    from pictures import CHROMIUM, CHROMIUM_FLAGS  # benchmarks/pictures.py
+    from playwright.sync_api import Error, sync_playwright
+
+    found = next((path for name in CHROMIUM if (path := shutil.which(name))), None)
+    with sync_playwright() as playwright:
+        try:
+            browser = playwright.chromium.launch(executable_path=found, args=CHROMIUM_FLAGS)
+        except Error as error:
+            reason = f"no Chromium to drive the page with: {str(error).splitlines()[0]}"
+            if os.environ.get("VICUNA_REQUIRE_BROWSER"):
+                pytest.fail(reason)
+            pytest.skip(reason)
+        yield browser
+        browser.close()

@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -19,30 +18,6 @@ from tests.pages.driven import GREEDY, wait_ready
 from vicuna.answer.flags import ChatFlags, DecodingFlags
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-CHROMIUM_FLAGS = [
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-]
-
-
-# Not for the session: while Playwright runs, asyncio.run fails in its thread.
-@pytest.fixture(scope="module")
-def browser() -> Iterator:
-    """A headless Chromium; a test that needs one is skipped without, or fails where VICUNA_REQUIRE_BROWSER is set."""
-    from playwright.sync_api import Error, sync_playwright
-
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-    found = next((path for name in names if (path := shutil.which(name))), None)
-    with sync_playwright() as playwright:
-        try:
-            browser = playwright.chromium.launch(executable_path=found, args=CHROMIUM_FLAGS)
-        except Error as error:
-            reason = f"no Chromium to drive the page with: {str(error).splitlines()[0]}"
-            if os.environ.get("VICUNA_REQUIRE_BROWSER"):
-                pytest.fail(reason)
-            pytest.skip(reason)
-        yield browser
-        browser.close()
 
 
 @contextmanager
