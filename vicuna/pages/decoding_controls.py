@@ -42,7 +42,7 @@ class ControlSpec:
 
     Attributes:
         ranges: name -> (minimum, maximum, step).
-        original: what preset "original" sets there beyond `vicuna.answer.stream`.
+        original: what preset "original" sets there beyond `vicuna.answer.decoding`.
     """
 
     ranges: dict[str, tuple[float, float, float]]

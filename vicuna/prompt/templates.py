@@ -75,7 +75,7 @@ _INTERACTION = Template(
     answer="### Response:",
 )
 
-# The wording is that of the published adapters, byte for byte; tests/golden holds copies to compare with.
+# The wording is that of the published adapters, byte for byte; tests/prompt/golden holds copies to compare with.
 TEMPLATES = {
     "instruct": Template(
         system=_INSTRUCT,
