@@ -228,7 +228,7 @@ def test_the_readme_shows_every_picture_there_is_and_they_are_small(page):
     assert sum(one.stat().st_size for one in pictures) < PICTURE_BYTES
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize("page", [p for p in PAGES if p.name != "CHANGELOG.md"], ids=lambda p: str(p.relative_to(ROOT)))
 def test_every_function_and_module_that_a_page_names_is_there(page):
     gone = [problem for name in re.findall(DOTTED, read(page)) if (problem := not_there(name))]
     assert gone == [], "; ".join(gone)
