@@ -19,7 +19,7 @@ from vicuna.args import parse
 from vicuna.data.flags import DataFlags
 from vicuna.errors import UserError, run
 from vicuna.model.flags import LoraFlags, ModelFlags
-from vicuna.train import trainer as training
+from vicuna.train import trainer
 from vicuna.train.flags import RunFlags
 
 
@@ -50,13 +50,13 @@ class At(TrainerCallback):
 
 def main() -> None:
     place, step, *argv = sys.argv[1:]
-    train = training.run_training
+    run_training = trainer.run_training
 
-    def watched(trainer, resume):
-        trainer.callback_handler.callbacks.insert(0, At(place, int(step)))
-        train(trainer, resume)
+    def watched(adapter_trainer, resume):
+        adapter_trainer.callback_handler.callbacks.insert(0, At(place, int(step)))
+        run_training(adapter_trainer, resume)
 
-    training.run_training = watched
+    trainer.run_training = watched
     finetune.main(*parse("", ModelFlags, DataFlags, LoraFlags, RunFlags, argv=argv))
 
 

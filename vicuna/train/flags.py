@@ -80,7 +80,7 @@ class RunFlags:
         self._check_pairs()
 
     @property
-    def sharder(self) -> str:
+    def sharding_flag(self) -> str:
         """The flag that cuts the base in parts, "" where none does."""
         return "--deepspeed" if self.deepspeed else "--fsdp" if self.fsdp else ""
 
@@ -89,8 +89,8 @@ class RunFlags:
             raise UserError(
                 "--continue_schedule goes on with other data, --resume_from_checkpoint with the same; give one of them."
             )
-        if self.continue_schedule and self.sharder:
-            raise UserError(f"--continue_schedule does not work with {self.sharder}; leave one of them out.")
+        if self.continue_schedule and self.sharding_flag:
+            raise UserError(f"--continue_schedule does not work with {self.sharding_flag}; leave one of them out.")
         if self.fsdp and self.deepspeed:
             raise UserError("--fsdp and --deepspeed are two ways to cut a base in parts; give one of them.")
 

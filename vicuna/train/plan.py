@@ -179,7 +179,7 @@ def _memory(flags: TrainFlags, parameters: ParameterCounts, world_size: int) -> 
     trained_gib = parameters.trainable * (8 + OPTIMIZER_BYTES[run.optim]) / 2**30
     weights_gib = parameters.weight_bytes(model.bits, compute_dtype(model.bits)[0]) / 2**30
     what = "weights" if lora.train == "full" else f"weights {_size(weights_gib)}, adapter"
-    parts = f", in parts on {world_size} devices" if run.sharder and world_size > 1 else ""
+    parts = f", in parts on {world_size} devices" if run.sharding_flag and world_size > 1 else ""
     return f"{what} with gradients and optimizer {_size(trained_gib)}{parts}; activations on top"
 
 

@@ -128,10 +128,10 @@ def _continue_schedule(run: RunFlags) -> StartingPoint:
 
 def _resume_foreign(folder: Path, run: RunFlags, flag: str) -> StartingPoint:
     """A checkpoint of another program: all goes on but what can not be read safely."""
-    if run.sharder:
+    if run.sharding_flag:
         raise UserError(
-            f"{flag} {folder} is a checkpoint of another program, which can not be resumed with {run.sharder}: drop "
-            "it, or start from its adapter with a new schedule."
+            f"{flag} {folder} is a checkpoint of another program, which can not be resumed with {run.sharding_flag}: "
+            "drop it, or start from its adapter with a new schedule."
         )
     schedule = read_schedule(folder, flag)
     data = "from its beginning" if run.ignore_data_skip else "where its steps would be in this program's order"

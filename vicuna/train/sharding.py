@@ -19,7 +19,7 @@ def check_sharding(run: RunFlags, bits: int, device: torch.device, world_size: i
     Raises:
         UserError: DeepSpeed is not installed or its file is no JSON; a quantised base; no GPU, or only one, for FSDP.
     """
-    if run.sharder and run.elastic:
+    if run.sharding_flag and run.elastic:
         raise UserError(
             "--elastic can not be had with --deepspeed or --fsdp, whose checkpoints hold one part for each device: "
             "resume on as many devices as before, without --elastic."
