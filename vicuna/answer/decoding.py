@@ -7,18 +7,8 @@ from typing import Any
 
 from transformers import GenerationConfig
 
-from vicuna.answer.flags import DecodingFlags
+from vicuna.answer.flags import PRESETS, DecodingFlags
 
-# What a preset sets, by GenerationConfig's names; "original" is what the original's page was set to.
-_SAMPLED = {"do_sample": True, "num_beams": 1, "repetition_penalty": 1.1}
-PRESETS: dict[str, dict[str, Any]] = {
-    "precise": {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.1},
-    "balanced": {**_SAMPLED, "temperature": 0.7, "top_p": 0.9, "top_k": 40},
-    "creative": {**_SAMPLED, "temperature": 1.0, "top_p": 0.95, "top_k": 60},
-    "beam": {"do_sample": False, "num_beams": 4, "repetition_penalty": 1.1},
-    # The original never sampled; its temperature, top-p and top-k stood at 0.1, 0.75 and 40 without effect.
-    "original": {"do_sample": False, "num_beams": 4, "repetition_penalty": 2.0},
-}
 DEFAULTS = {"max_new_tokens": 256, "min_new_tokens": 1}
 SAMPLING_ONLY = ("temperature", "top_p", "top_k")  # what only sampling looks at
 FLOATS = ("temperature", "top_p", "repetition_penalty")  # the other settings are whole

@@ -3,13 +3,22 @@
 import ipaddress
 import os
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from vicuna.args import at_least, check_seed, flag, switch
 from vicuna.errors import UserError
 from vicuna.prompt.templates import PROMPT_TYPES
 
-PRESETS = ("precise", "balanced", "creative", "beam", "original")
+# What a preset sets, by GenerationConfig's names; "original" is what the original's page was set to.
+_SAMPLED = {"do_sample": True, "num_beams": 1, "repetition_penalty": 1.1}
+PRESETS: dict[str, dict[str, Any]] = {
+    "precise": {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.1},
+    "balanced": {**_SAMPLED, "temperature": 0.7, "top_p": 0.9, "top_k": 40},
+    "creative": {**_SAMPLED, "temperature": 1.0, "top_p": 0.95, "top_k": 60},
+    "beam": {"do_sample": False, "num_beams": 4, "repetition_penalty": 1.1},
+    # The original never sampled; its temperature, top-p and top-k stood at 0.1, 0.75 and 40 without effect.
+    "original": {"do_sample": False, "num_beams": 4, "repetition_penalty": 2.0},
+}
 
 
 @dataclass
@@ -94,7 +103,7 @@ class ServeFlags:
 class DecodingFlags:
     """How tokens are chosen, by GenerationConfig's names. Unset ones come from --preset, then from the base."""
 
-    preset: Literal[PRESETS] = flag("precise", "decoding settings to start from")
+    preset: Literal[tuple(PRESETS)] = flag("precise", "decoding settings to start from")
     do_sample: bool | None = switch("draw tokens at random; default: on when a temperature, top-p or top-k is given")
     num_beams: int | None = flag(None, "beams of beam search, 1 to 10")
     temperature: float | None = flag(None, "0 is greedy; higher is more random")

@@ -6,9 +6,9 @@ from typing import Any
 
 import gradio as gr
 
-from vicuna.answer.assistant import Engine
-from vicuna.answer.decoding import DEFAULTS, PRESETS, SAMPLING_ONLY, decoding_mode, effective_kwargs, generation_kwargs
-from vicuna.answer.flags import DecodingFlags
+from vicuna.answer.decoding import DEFAULTS, SAMPLING_ONLY, decoding_mode, effective_kwargs, generation_kwargs
+from vicuna.answer.engine import Engine
+from vicuna.answer.flags import PRESETS, DecodingFlags
 from vicuna.errors import UserError
 from vicuna.pages.events import LATEST, debounce
 from vicuna.pages.localization import i18n, request_strings
