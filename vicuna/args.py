@@ -6,7 +6,8 @@ A flag means the same in every program, because the programs combine the same sm
 """
 
 import math
-from argparse import RawDescriptionHelpFormatter
+from argparse import Action, ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Sequence
 from dataclasses import field, fields
 from difflib import get_close_matches
 from typing import Any
@@ -23,12 +24,22 @@ class Words(list):
         return " ".join(self)
 
 
+class Gather(Action):
+    """A list flag that is given twice has the values of both; the first time they take the default's place."""
+
+    def __call__(
+        self, parser: ArgumentParser, namespace: Namespace, values: Sequence[Any], option_string: str | None = None
+    ) -> None:
+        before = getattr(namespace, self.dest)
+        setattr(namespace, self.dest, list(values) if before is self.default else [*before, *values])
+
+
 def flag(default: Any, text: str) -> Any:
     """A dataclass field whose help text ends with its default, or with the one that a program puts in its place."""
     if default not in (None, "", []):
         text = f"{text} (default: %(default)s)"
     if isinstance(default, list):
-        return field(default_factory=lambda: Words(default), metadata={"help": text})
+        return field(default_factory=lambda: Words(default), metadata={"help": text, "action": Gather})
     return field(default=default, metadata={"help": text})
 
 
@@ -72,8 +83,54 @@ def parse(description: str, *groups: type, argv: list[str] | None = None, **defa
     except UserError as error:
         parser.error(str(error))
     if unknown:
-        names = [f"--{one.name}" for group in groups for one in fields(group)]
-        near = get_close_matches(unknown[0].split("=")[0].replace("-", "_").replace("__", "--", 1), names, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"python {parser.prog} --help lists the flags."
-        parser.error(f"{unknown[0]!r} is not a flag of {parser.prog}; {hint}")
+        names = [one.name for group in groups for one in fields(group)]
+        parser.error(f"{unknown[0]!r} is not a flag of {parser.prog}; {_hint(unknown[0], names, parser.prog)}")
     return tuple(flags)
+
+
+# What alpaca-lora, LLaMA-Factory, Unsloth, PEFT and transformers call what the flags here are for: the flag, or
+# several of which a program has one, and what else there is to say.
+ELSEWHERE = {
+    "model_path": "base_model model model_name model_name_or_path base_model_name_or_path pretrained_model",
+    "lora_path": "lora_weights adapter adapter_path adapter_name_or_path peft_path peft_model lora_model lora_ckpt",
+    "resume_from_checkpoint": "lora_weights adapter_name_or_path resume resume_checkpoint checkpoint",
+    "data_path": "dataset dataset_name dataset_path dataset_dir data data_file data_files train_file train_data",
+    "output_path": "output_dir output out_dir save_dir save_path",
+    "out_path": "output_dir output output_path save_dir export_dir",
+    "num_epoch": "num_epochs num_train_epochs epochs epoch n_epochs",
+    "total_batch": "batch_size global_batch_size train_batch_size gradient_accumulation_steps accumulation_steps",
+    "micro_batch": "micro_batch_size per_device_train_batch_size per_device_batch_size per_device_eval_batch_size",
+    "learning_rate": "lr",
+    "lr_scheduler": "lr_scheduler_type scheduler",
+    "cutoff_len": "max_length max_seq_length max_seq_len seq_length model_max_length block_size max_source_length",
+    "test_size": "val_set_size val_size eval_size validation_split",
+    "lora_r": "lora_rank rank r lora_dim",
+    "lora_target_modules": "lora_target target_modules lora_modules",
+    "lora_dropout": "dropout",
+    "lora_alpha": "alpha",
+    "bits": "load_in_8bit load_in_4bit load_8bit load_4bit quantization_bit quantization bf16 fp16 torch_dtype dtype "
+    "precision",
+    "prompt_type": "template prompt_template prompt_template_name prompt_style chat_template conv_template",
+    "train": "finetuning_type full_finetuning modules_to_save",
+    "train_turns": "mask_history",
+    "log_steps": "logging_steps",
+    "gradient_checkpointing": "use_gradient_checkpointing activation_checkpointing",
+    "optim": "optimizer",
+    "wandb": "report_to use_wandb wandb_project wandb_run_name",
+    "max_new_tokens": "max_tokens max_length",
+    "host": "server_name listen server_host ip",
+    "port": "server_port",
+    "share_link": "share share_gradio",
+    "auth": "gradio_auth username password",
+    "text": "instruction prompt query question",
+}
+
+
+def _hint(word: str, names: Sequence[str], program: str) -> str:
+    """What is to be typed instead of a word that is no flag here."""
+    meant = word.split("=")[0].lstrip("-").replace("-", "_").lower()
+    known = [f"--{name}" for name in names if meant in ELSEWHERE.get(name, "").split()]
+    if word.startswith("--") and known:
+        return f"here it is {' or '.join(known)}."
+    near = get_close_matches(f"--{meant}", [f"--{name}" for name in names if name != "local_rank"], n=1)
+    return f"did you mean {near[0]}?" if near else f"python {program} --help lists the flags."

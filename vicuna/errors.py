@@ -5,6 +5,7 @@ expected and what to do; `run` prints it as a sentence. Everything else is a bug
 """
 
 import errno
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -27,7 +28,13 @@ class Stopped(Exception):
 
 
 def run(program: Callable[[], None]) -> None:
-    """Run `program`; a `UserError` becomes a line on stderr and exit status 1, Ctrl-C status 130."""
+    """Run `program`; a `UserError` becomes a line on stderr and exit status 1, Ctrl-C status 130.
+
+    A sign that the console's encoding lacks, such as ⏎ in GBK, is printed as its code: it ends no program.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         program()
     except UserError as error:

@@ -14,6 +14,7 @@ from vicuna.answer.flags import ChatFlags, DecodingFlags
 from vicuna.answer.history import trim
 from vicuna.answer.stream import Beam, Streamer, Update
 from vicuna.pages import terminal
+from vicuna.pages.terminal import _readable
 from vicuna.pages.terminal_strings import STRINGS
 from vicuna.prompt.templates import prompt_ids
 
@@ -202,3 +203,20 @@ def test_a_second_ctrl_c_leaves_the_answer_and_the_chat(terminal_assistant, monk
     done = threading.Event()
     terminal_assistant.worker.submit(done.set)
     assert done.wait(10)  # the worker is free again
+
+
+@pytest.mark.parametrize(
+    ("raw", "read"),
+    [
+        ("讲故事".encode("gb18030"), "讲故事"),
+        ("讲故事".encode(), "讲故事"),
+        (b"abc", "abc"),
+        ("再见".encode() + b"\xff", "再见\ufffd"),  # of its own encoding, but for a byte
+        (b"\xff\xff", "\ufffd\ufffd"),
+    ],
+)
+def test_a_line_in_gbk_is_decoded_in_a_pipe_that_is_read_as_utf_8(monkeypatch, raw, read):
+    piped = io.TextIOWrapper(io.BytesIO(raw + b"\n"), encoding="utf-8", errors="surrogateescape")
+    monkeypatch.setattr(sys, "stdin", piped)
+
+    assert _readable(piped.readline().rstrip("\n")) == read

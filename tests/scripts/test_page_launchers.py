@@ -81,6 +81,18 @@ def test_without_variables_chat_opens_what_the_quickstart_made(launch):
     assert argv == ["chat.py", "--model_path", "models/tiny-llama-zh", "--lora_path", "lora-Vicuna"]
 
 
+def test_an_adapter_that_follows_takes_the_place_of_the_quickstarts(launch):
+    argv = launch("chat_7B.sh", "--lora_path", "mine").only.argv
+
+    assert argv == ["chat.py", "--model_path", "models/tiny-llama-zh", "--lora_path", "mine"]
+
+
+def test_an_adapter_that_follows_stands_beside_those_of_the_variable(launch):
+    _, *argv = launch("chat_7B.sh", "--lora_path", "mine", LORA_PATH="a b").only.argv
+
+    assert flags(CHAT, argv)["lora_path"] == ["a", "b", "mine"]
+
+
 def test_what_follows_goes_to_chat_on_the_cards_that_are_named(launch):
     call = launch("chat_7B.sh", "--port", "80", TOT_CUDA="2").only
 

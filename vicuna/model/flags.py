@@ -50,3 +50,8 @@ class LoraFlags:
         at_least("--lora_alpha", self.lora_alpha, 1)
         if not 0 <= self.lora_dropout < 1:
             raise UserError(f"--lora_dropout {self.lora_dropout} is not a probability: expected 0 <= dropout < 1.")
+        # Also "[q_proj,v_proj]" and "q_proj, v_proj", as alpaca-lora and LLaMA-Factory take them.
+        names = [name.strip(" []'\"") for words in self.lora_target_modules for name in words.split(",")]
+        self.lora_target_modules = [name for name in names if name]
+        if not self.lora_target_modules:
+            raise UserError("--lora_target_modules names no module; expected some such as q_proj v_proj.")

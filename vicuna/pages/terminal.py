@@ -28,9 +28,8 @@ def chat(assistant: Assistant, flags: ChatFlags, decoding: DecodingFlags) -> Non
     Raises:
         KeyboardInterrupt: Ctrl-C twice.
     """
-    for stream in (sys.stdin, sys.stdout):
-        if reconfigure := getattr(stream, "reconfigure", None):
-            reconfigure(errors="replace")  # a byte that is no text is no reason to end a chat
+    if reconfigure := getattr(sys.stdin, "reconfigure", None):
+        reconfigure(errors="surrogateescape")  # a byte that is no text is no reason to end a chat
     session = TerminalSession(assistant, flags, decoding)
     try:
         with _interruptible(session):
@@ -54,6 +53,20 @@ def _interruptible(session: TerminalSession) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def _readable(line: str) -> str:
+    """A line whose bytes are not of the input's encoding: GB18030 where they are that, else with signs for them.
+
+    A line that also holds letters of the input's own encoding is not of another one.
+    """
+    if line.isascii() or not any("\udc80" <= sign <= "\udcff" for sign in line):
+        return line
+    raw = line.encode(sys.stdin.encoding, "surrogateescape")
+    if all(sign.isascii() or "\udc80" <= sign <= "\udcff" for sign in line):
+        with contextlib.suppress(UnicodeDecodeError):
+            return raw.decode("gb18030")
+    return raw.decode(sys.stdin.encoding, "replace")
 
 
 class Repl:
@@ -107,7 +120,7 @@ class Repl:
         line = sys.stdin.readline()
         if not line:
             raise EOFError
-        return line.rstrip("\r\n").removeprefix("\ufeff")
+        return _readable(line.rstrip("\r\n").removeprefix("\ufeff"))
 
     def _evaluate(self, text: str) -> bool:
         """Do what a line says; whether Ctrl-C was pressed meanwhile."""
