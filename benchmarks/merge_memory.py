@@ -34,7 +34,7 @@ from transformers import LlamaConfig
 from vicuna.args import flag, parse
 from vicuna.errors import UserError, run
 from vicuna.files.tensors import create_model, create_tensor_file, meta_tensor
-from vicuna.model.base import meta_model
+from vicuna.model.config import meta_model
 
 ROOT = Path(__file__).resolve().parent.parent
 LIBRARIES = ("torch", "transformers", "peft", "safetensors", "gguf", "llama-cpp-python")

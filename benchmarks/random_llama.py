@@ -12,7 +12,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, PreTrainedModel
 
-from vicuna.model.base import checkpointing_kwargs, load_kwargs, meta_model
+from vicuna.model.base import checkpointing_kwargs, load_kwargs
+from vicuna.model.config import meta_model
 from vicuna.prompt.templates import IGNORE_INDEX
 from vicuna.train.batches import collate
 from vicuna.train.loss import step_loss

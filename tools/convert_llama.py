@@ -115,7 +115,7 @@ def to_hf(flags: ConvertFlags, folder: Path) -> None:
 
 def hf_config(folder: Path, flag: str) -> Any:
     """The config of a folder in Hugging Face format, which a flag names."""
-    from vicuna.model.base import read_config
+    from vicuna.model.config import read_config
 
     if not (folder / "config.json").is_file():
         raise UserError(f"{flag} {folder} has no config.json; expected a model in Hugging Face format.")
@@ -201,7 +201,8 @@ def to_meta(flags: ConvertFlags, folder: Path) -> None:
     from vicuna.export.meta_layout import write_meta
     from vicuna.export.meta_params import PARAMS_FILE, LlamaShape, check_shard_count, default_shard_count, make_params
     from vicuna.model.base import BASE_FILES, local_folder
-    from vicuna.model.base_tensors import quantization_method, read_base_tensors
+    from vicuna.model.base_tensors import read_base_tensors
+    from vicuna.model.config import quantization_method
 
     path = local_folder(flags.input_dir, "--input_dir", BASE_FILES)
     config = hf_config(path, "--input_dir")

@@ -64,7 +64,7 @@ def main(flags: ExportFlags) -> None:
 
     from vicuna.files import outputs
     from vicuna.gguf import library, lora, modelfile, reader, writer
-    from vicuna.model.adapter_files import adapter_folder, run_args
+    from vicuna.model.adapter_files import adapter_folder, model_run_args, run_args
     from vicuna.model.base import check_base
     from vicuna.train import checkpoint
 
@@ -81,7 +81,8 @@ def main(flags: ExportFlags) -> None:
     folder = adapter_folder(flags.lora_path) if flags.lora_path else base.path
     if flags.lora_path:
         checkpoint.check_adapter_folder(folder, base, flags.ignore_fingerprint)
-    prompt_type = flags.prompt_type or run_args(folder).get("prompt_type", "")
+    said = run_args(folder) if flags.lora_path else model_run_args(folder)
+    prompt_type = flags.prompt_type or said.get("prompt_type", "")
     if flags.plan_only:
         return
     out = Path(flags.out_path)

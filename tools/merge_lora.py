@@ -72,7 +72,8 @@ def main(flags: MergeFlags) -> None:
     from vicuna.export.updates import read_updates
     from vicuna.files.outputs import atomic_folder
     from vicuna.model.base import check_base
-    from vicuna.model.base_tensors import quantization_method, read_base_tensors
+    from vicuna.model.base_tensors import read_base_tensors
+    from vicuna.model.config import quantization_method
 
     with atomic_folder(flags.out_path, "--out_path") as folder:
         base = check_base(flags.model_path)
@@ -178,7 +179,7 @@ def drop_own_template(file: Path) -> None:
 
 def tied_names(base: "Base") -> tuple[str, str]:
     """The head that a base ties to its embeddings, and these; "" twice where it ties none."""
-    from vicuna.model.base import meta_model
+    from vicuna.model.config import meta_model
 
     if not base.config.tie_word_embeddings:
         return "", ""

@@ -197,7 +197,7 @@ def write_certificate(
         "passed": all(one.verdict == "passed" for one in results),
         "base": {"name": flags.model_path, "sha256": model_hashes(base.path)},
         "adapters": [
-            {"name": name, "sha256": model_hashes(one.folder)}
+            {"name": name, "sha256": model_hashes(one.folder, "adapter")}
             for name, one in zip(flags.lora_path, updates, strict=True)
         ],
         "prompt_type": flags.prompt_type or updates[-1].prompt_type,

@@ -336,3 +336,15 @@ def test_a_base_without_generation_settings_gets_vllms(folder):
     assert value(vllm_argv(flags(folder)), "--generation-config") == "auto"
     (folder / "generation_config.json").unlink()
     assert value(vllm_argv(flags(folder)), "--generation-config") == "vllm"
+
+
+def test_a_base_with_an_adapter_beside_it_is_refused_where_vllm_would_read_both(folder, adapters):
+    shutil.copy(adapters["talks"] / "adapter_config.json", folder)
+    assert vllm_argv(flags(folder))  # the weights of a PyTorch adapter are not looked for beside .safetensors
+    shutil.copy(adapters["talks"] / "adapter_model.safetensors", folder)
+    with pytest.raises(UserError, match=r"also holds adapter_model\.safetensors, whose tensors vLLM would take for"):
+        vllm_argv(flags(folder))
+    index = {"weight_map": {"lm_head.weight": "model-00001-of-00001.safetensors"}}
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+    assert vllm_argv(flags(folder))

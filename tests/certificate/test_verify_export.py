@@ -218,6 +218,25 @@ def test_gptq_is_compared_like_any_folder(base, adapter, texts, tmp_path):
     assert found["artefacts"][0]["reasons"] == []
 
 
+def test_an_adapter_beside_the_base_is_not_the_base_and_one_in_the_export_fails_it(base, adapter, texts, tmp_path):
+    merged = merge(base, adapter, tmp_path / "merged")
+    beside = Path(shutil.copytree(base, tmp_path / "beside"))
+    spoilt = Path(shutil.copytree(merged, tmp_path / "spoilt"))
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        shutil.copyfile(adapter / name, beside / name)
+        shutil.copyfile(adapter / name, spoilt / name)
+    _, plain = certify(base, adapter, [merged], tmp_path / "plain.json", texts=[str(texts)])
+    _, found = certify(beside, adapter, [merged, spoilt], tmp_path / "c.json", texts=[str(texts)])
+
+    assert one_of(found, merged)["verdict"] == "passed"
+    assert one_of(found, spoilt)["reasons"] == [
+        "an adapter lies in it, which transformers loads together with it: move adapter_config.json and "
+        "adapter_model.* out of the folder."
+    ]
+    assert found["perplexity"] == plain["perplexity"]
+    assert found["base"]["sha256"]["tensors"] == plain["base"]["sha256"]["tensors"]
+
+
 def test_every_type_that_can_be_exported_has_a_bound():
     types = {f"gguf {kind}" for kind in (*PLAIN_TYPES, *QUANTISED_TYPES)} | {"8 bit", "4 bit", *FOLDERS}
 

@@ -14,7 +14,8 @@ from tests.model.tiny_adapters import base_model, new_adapter
 from vicuna.errors import UserError
 from vicuna.model.adapter import load_adapter, plan_adapter
 from vicuna.model.adapter_files import adapter_file, check_compatible, lora_modules, read_adapter_tensors
-from vicuna.model.base import check_base, meta_model
+from vicuna.model.base import check_base
+from vicuna.model.config import meta_model
 from vicuna.model.flags import LoraFlags
 
 

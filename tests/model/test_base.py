@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from vicuna.errors import UserError
-from vicuna.model.base import check_base, compute_dtype, fingerprint, load_kwargs, meta_model
+from vicuna.model.base import check_base, compute_dtype, fingerprint, load_kwargs
+from vicuna.model.config import meta_model
 
 NO_BASE = "no such folder here, and no hub id of the form owner/name"
 
@@ -113,7 +114,7 @@ def test_a_broken_config_is_refused(base_copy, content):
 def test_a_folder_without_weights_is_refused(base_copy):
     (base_copy / "model.safetensors").unlink()
 
-    with pytest.raises(UserError, match=r"has no weights: expected \*\.safetensors or pytorch_model\*\.bin beside"):
+    with pytest.raises(UserError, match=r"has no weights: expected one of model\.safetensors, .*, found config\.json"):
         check_base(str(base_copy))
 
 

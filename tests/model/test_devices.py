@@ -13,8 +13,10 @@ from vicuna.answer.flags import ServeFlags
 from vicuna.answer.hf_engine import HFEngine
 from vicuna.answer.worker import Worker
 from vicuna.errors import UserError
-from vicuna.model.base import check_base, device_map, load_base, meta_model
+from vicuna.model.base import check_base, load_base
+from vicuna.model.config import meta_model
 from vicuna.model.flags import ModelFlags
+from vicuna.model.placement import device_map
 
 GIB = 1 << 30
 SHAPES = {

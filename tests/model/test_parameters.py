@@ -5,7 +5,8 @@ from safetensors.torch import load_file
 
 from vicuna.errors import UserError
 from vicuna.model.adapter import plan_adapter
-from vicuna.model.base import check_base, meta_model
+from vicuna.model.base import check_base
+from vicuna.model.config import meta_model
 from vicuna.model.flags import LoraFlags
 from vicuna.model.parameters import count_parameters
 

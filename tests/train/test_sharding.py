@@ -16,7 +16,8 @@ from transformers import LlamaConfig, TrainingArguments
 from tests.train.runs import ROOT, STEPS, TWO_EPOCHS, losses, train
 from vicuna.errors import UserError
 from vicuna.model import adapter
-from vicuna.model.base import check_base, load_base, meta_model
+from vicuna.model.base import check_base, load_base
+from vicuna.model.config import meta_model
 from vicuna.model.flags import LoraFlags
 from vicuna.train import sharding
 from vicuna.train.flags import RunFlags

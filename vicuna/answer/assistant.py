@@ -23,11 +23,13 @@ from vicuna.model.adapter_files import (
     adapter_file,
     adapter_folder,
     check_compatible,
+    model_run_args,
     read_adapter_tensors,
     run_args,
     trained_modules,
 )
-from vicuna.model.base import Base, check_base, compute_dtype, device, load_base, meta_model
+from vicuna.model.base import Base, check_base, compute_dtype, device, load_base
+from vicuna.model.config import meta_model
 from vicuna.model.flags import ModelFlags
 from vicuna.prompt.templates import PROMPT_TYPES, Message, prompt_ids, render
 from vicuna.prompt.tokenizer import TextTokenizer
@@ -274,7 +276,8 @@ def _names(paths: Sequence[str], folders: Sequence[Path]) -> list[str]:
 
 def _prompt_type(folder: Path, what: str, serve: ServeFlags, warnings: list[str]) -> tuple[str, str]:
     """The prompt type of an adapter or a model, and the one it was trained with ("" where nothing says)."""
-    return _chosen_type(run_args(folder).get("prompt_type", ""), folder.name, what, serve, warnings)
+    said = model_run_args(folder) if what == "model" else run_args(folder)
+    return _chosen_type(said.get("prompt_type", ""), folder.name, what, serve, warnings)
 
 
 def _chosen_type(trained_as: str, name: str, what: str, serve: ServeFlags, warnings: list[str]) -> tuple[str, str]:

@@ -87,6 +87,7 @@ def vllm_argv(flags: VllmFlags) -> list[str]:
     from vicuna.model.base import check_base
 
     base = check_base(flags.model_path)
+    _refuse_adapter_beside(base.path)
     heads = base.config.num_attention_heads
     if flags.gpus < 1 or heads % flags.gpus:
         raise UserError(
@@ -104,6 +105,24 @@ def vllm_argv(flags: VllmFlags) -> list[str]:
     return argv + _adapters(base, folders)
 
 
+def _refuse_adapter_beside(folder: Path) -> None:
+    """Refuse a base whose folder holds an adapter too, where vLLM would take its tensors for the base's.
+
+    Raises:
+        UserError: see above.
+    """
+    from vicuna.files.tensors import weight_paths
+
+    # vLLM 0.33 reads every file of weights in a folder, but where model.safetensors.index.json names them.
+    files = weight_paths(folder)
+    beside = [name for name in WEIGHTS if Path(name).suffix == files[0].suffix and (folder / name).is_file()]
+    if beside and not (folder / "model.safetensors.index.json").is_file():
+        raise UserError(
+            f"{folder} also holds {beside[0]}, whose tensors vLLM would take for the base's: move the adapter to a "
+            "folder of its own, and name that one with --lora_path."
+        )
+
+
 def _precision() -> list[str]:
     """half on GPUs that only emulate bfloat16, for bases that were saved in it; elsewhere vLLM's own choice."""
     import torch
@@ -115,7 +134,7 @@ def _precision() -> list[str]:
 
 def _prompt_type(asked_for: str | None, base: Path, folders: list[Path]) -> str:
     """The template that vLLM is to be given; "" where the model's folder has the right one."""
-    from vicuna.model.adapter_files import run_args
+    from vicuna.model.adapter_files import model_run_args, run_args
 
     if asked_for:
         return asked_for
@@ -127,7 +146,7 @@ def _prompt_type(asked_for: str | None, base: Path, folders: list[Path]) -> str:
             f"the adapters were trained with different prompt types ({each}), and vLLM has one template for all: serve "
             "them apart, or name one with PROMPT_TYPE."
         )
-    known = known or {run_args(base).get("prompt_type")} - {None}
+    known = known or {model_run_args(base).get("prompt_type")} - {None}
     if not known:
         return "" if has_chat_template(base) else "instruct"
     (prompt_type,) = known
@@ -162,7 +181,7 @@ def _template_file(prompt_type: str) -> Path:
 def _adapters(base: "Base", folders: list[Path]) -> list[str]:
     if not folders:
         return []
-    from vicuna.model.base import meta_model
+    from vicuna.model.config import meta_model
 
     names = [folder.name for folder in folders]
     taken = [name for name in names if names.count(name) > 1 or name == base.path.name]

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 
-from vicuna.certificate.identity import read_json
 from vicuna.errors import UserError
 from vicuna.export.meta_layout import EMBEDDING, HEAD
 from vicuna.export.updates import AdapterUpdate
+from vicuna.files.json_files import read_json
 from vicuna.files.tensors import write_model
 from vicuna.model.adapter_files import PEFT_PREFIX, read_adapter
 from vicuna.model.base import Base, check_base, load_base

@@ -20,17 +20,17 @@ from vicuna.certificate.identity import (
     gguf_adapter_identity,
     gguf_identity,
     meta_identity,
-    read_json,
 )
 from vicuna.certificate.runners import HFRunner, LlamaCppRunner
 from vicuna.errors import UserError, listing
 from vicuna.export.meta_layout import MetaModel, is_meta, read_meta
 from vicuna.export.meta_params import NORM_EPS, ROPE_THETA, LlamaShape
 from vicuna.export.updates import AdapterUpdate
+from vicuna.files.json_files import read_json
 from vicuna.files.tensors import dtype_name, main_dtype, read_tensor_files, weight_paths
 from vicuna.gguf import reader
 from vicuna.model.adapter_files import ADAPTER_CONFIG
-from vicuna.model.base import Base, check_base, device, load_base
+from vicuna.model.base import Base, check_base, device, holds_adapter, load_base
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,11 @@ class HFFolder(Artefact):
         return base_identity(check_base(str(self.path)))
 
     def open(self, setup: Setup) -> HFRunner:
+        if holds_adapter(self.path):
+            raise UserError(
+                "an adapter lies in it, which transformers loads together with it: move adapter_config.json and "
+                "adapter_model.* out of the folder."
+            )
         bits = self.bits or (16 if self.settings else 32)
         return HFRunner(load_base(check_base(str(self.path)), bits))
 

@@ -1,18 +1,17 @@
 """What programs take from a model beside its weights: BOS, EOS, stop ids, template; and whether two models agree."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from sentencepiece import SentencePieceProcessor
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from vicuna.errors import UserError
 from vicuna.export.updates import AdapterUpdate
+from vicuna.files.json_files import read_json
 from vicuna.gguf.reader import PROMPT_TYPE, GGUFFile
-from vicuna.model.adapter_files import run_args
+from vicuna.model.adapter_files import model_run_args
 from vicuna.model.base import Base
 from vicuna.prompt.chat_template import CHAT_TEMPLATE_FILE, chat_template
 from vicuna.prompt.tokenizer import TextTokenizer
@@ -54,7 +53,7 @@ def base_identity(base: Base) -> Identity:
         _declared(folder, "eos", tokenizer.eos_id),
         _ids(tokenizer.eos_id if stops is None else stops),
         read_chat_template(folder),
-        run_args(folder).get("prompt_type", ""),
+        model_run_args(folder).get("prompt_type", ""),
     )
 
 
@@ -69,7 +68,7 @@ def meta_identity(folder: Path, tokenizer_file: Path | None) -> Identity:
     tokenizer = TextTokenizer(tokenizer_file.parent)
     bos, eos = _ids(tokenizer.bos_id), _ids(tokenizer.eos_id)
     return Identity(
-        tokenizer, bos, eos, None, read_chat_template(folder) or None, run_args(folder).get("prompt_type", "")
+        tokenizer, bos, eos, None, read_chat_template(folder) or None, model_run_args(folder).get("prompt_type", "")
     )
 
 
@@ -145,20 +144,6 @@ def read_chat_template(folder: Path) -> str:
     if (folder / CHAT_TEMPLATE_FILE).is_file():
         return (folder / CHAT_TEMPLATE_FILE).read_text(encoding="utf-8")
     return read_json(folder / "tokenizer_config.json").get("chat_template") or ""
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """A JSON object, {} where there is no file.
-
-    Raises:
-        UserError: it is none.
-    """
-    if not file.is_file():
-        return {}
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{file} is not JSON ({error}). Copy it again.") from error
 
 
 def _declared(folder: Path, which: str, own: int) -> frozenset[int]:

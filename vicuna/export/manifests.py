@@ -20,7 +20,14 @@ from tqdm import tqdm
 from vicuna.errors import UserError
 from vicuna.export.meta_layout import EMBEDDING, HEAD, is_meta, read_meta
 from vicuna.files.checksums import ChecksumEntry, ChecksumList, match_digest, read_checksum_list
-from vicuna.files.tensors import LazyTensor, dtype_name, read_tensor_files, row_blocks, weight_paths
+from vicuna.files.tensors import (
+    WEIGHT_SOURCES,
+    LazyTensor,
+    dtype_name,
+    read_tensor_files,
+    row_blocks,
+    weight_paths,
+)
 from vicuna.log import log
 from vicuna.model.adapter_files import ADAPTER_FILES, run_args
 from vicuna.train.checkpoint import write_text
@@ -94,10 +101,14 @@ def file_digests(folder: Path, names: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def tensor_digests(folder: Path) -> dict[str, Any]:
-    """Name -> dtype, shape and SHA-256 of every tensor, with a progress bar."""
+def tensor_digests(folder: Path, kind: str = "") -> dict[str, Any]:
+    """Name -> dtype, shape and SHA-256 of every tensor, with a progress bar.
+
+    Args:
+        kind: model or adapter, of a folder that may hold one of each; "" for all that it holds.
+    """
     found = {}
-    for name, tensor in tqdm(_tensors(folder).items(), desc="Hashing tensors", unit="tensor", disable=None):
+    for name, tensor in tqdm(_tensors(folder, kind).items(), desc="Hashing tensors", unit="tensor", disable=None):
         digest = hashlib.sha256()
         for start, stop in row_blocks(tensor.shape):
             digest.update(tensor[start:stop].contiguous().view(-1).view(torch.uint8).numpy())
@@ -107,12 +118,16 @@ def tensor_digests(folder: Path) -> dict[str, Any]:
     return found
 
 
-def _tensors(folder: Path) -> dict[str, LazyTensor]:
+def _tensors(folder: Path, kind: str) -> dict[str, LazyTensor]:
     """The tensors of a model in either layout, or of an adapter."""
     if is_meta(folder):
         return dict(read_meta(folder, flag="--model_path").tensors())
-    own = [folder / name for name in ADAPTER_FILES[:2] if (folder / name).is_file()]
-    tensors = read_tensor_files(own[:1] or weight_paths(folder))
+    adapter = [folder / name for name in ADAPTER_FILES[:2] if (folder / name).is_file()][:1]
+    both = bool(adapter) and any((folder / name).is_file() for name in WEIGHT_SOURCES)
+    files = adapter if kind != "model" else []
+    if not adapter or kind == "model" or (both and not kind):
+        files = [*files, *weight_paths(folder)]
+    tensors = read_tensor_files(files)
     return {
         name: tensor if tensor.dim() else tensor.reshape(1)
         for name, tensor in tensors.items()
@@ -120,12 +135,16 @@ def _tensors(folder: Path) -> dict[str, LazyTensor]:
     }
 
 
-def model_hashes(path: Path) -> dict[str, Any]:
-    """What tells a model or an adapter from every other: hashes of its files, and one of all its tensors."""
+def model_hashes(path: Path, kind: str = "model") -> dict[str, Any]:
+    """What tells a model or an adapter from every other: hashes of its files, and one of all its tensors.
+
+    Args:
+        kind: which of the two is meant.
+    """
     if path.is_file():
         return {"files": file_digests(path.parent, [path.name])}
     names = [one.relative_to(path).as_posix() for one in _files(path)]
-    return {"files": file_digests(path, names), "tensors": combined_digest(tensor_digests(path))}
+    return {"files": file_digests(path, names), "tensors": combined_digest(tensor_digests(path, kind))}
 
 
 def find_checksum_list(folder: Path) -> Path | None:

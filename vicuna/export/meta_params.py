@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from vicuna.errors import UserError
-from vicuna.model.base import head_dim
+from vicuna.model.config import head_dim
 
 PARAMS_FILE = "params.json"
 NORM_EPS, ROPE_THETA = 1e-5, 10000.0  # what Meta's programs take where params.json is silent

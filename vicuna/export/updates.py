@@ -26,7 +26,8 @@ from vicuna.model.adapter_files import (
     run_args,
     saved_modules,
 )
-from vicuna.model.base import Base, meta_model
+from vicuna.model.base import Base
+from vicuna.model.config import meta_model
 from vicuna.prompt.tokenizer import TextTokenizer
 from vicuna.train.checkpoint import check_adapter_folder
 

@@ -22,6 +22,7 @@ from torch.serialization import set_default_mmap_options, skip_data
 from tqdm import tqdm
 
 from vicuna.errors import UserError, first_line, listing
+from vicuna.files.json_files import read_json
 from vicuna.files.outputs import check_disk_space
 
 SHARD_BYTES = 2 * 2**30
@@ -43,7 +44,9 @@ def weight_paths(folder: Path) -> list[Path]:
     Raises:
         UserError: there are none, or some that the index names are missing.
     """
-    source = next((folder / name for name in WEIGHT_SOURCES if (folder / name).is_file()), None)
+    named = [read_json(folder / "config.json").get("transformers_weights")]
+    sources = [folder / name for name in (*named, *WEIGHT_SOURCES) if name]
+    source = next((file for file in sources if file.is_file()), None)
     if source is None:
         refuse_old_llama_cpp(folder)
         raise UserError(

@@ -18,8 +18,9 @@ from vicuna.model.adapter_files import (
     read_adapter,
     run_args,
 )
-from vicuna.model.base import Base, meta_model
+from vicuna.model.base import Base
 from vicuna.model.base_tensors import read_base_tensors
+from vicuna.model.config import meta_model
 
 
 def write_gguf_adapter(base: Base, folder: Path, file: Path, kind: str, prompt_type: str) -> None:

@@ -29,8 +29,9 @@ from vicuna.gguf.reader import (
     optional_package,
     padding_token,
 )
-from vicuna.model.base import Base, head_dim
-from vicuna.model.base_tensors import quantization_method, read_base_tensors
+from vicuna.model.base import Base
+from vicuna.model.base_tensors import read_base_tensors
+from vicuna.model.config import head_dim, quantization_method
 
 PLAIN_DTYPES = dict(zip(PLAIN_TYPES, (torch.float32, torch.float16, torch.bfloat16), strict=True))
 _POLL_S = 0.2

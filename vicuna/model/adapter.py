@@ -30,7 +30,8 @@ from vicuna.model.adapter_files import (
     read_adapter_tensors,
     train_kind,
 )
-from vicuna.model.base import Base, meta_model
+from vicuna.model.base import Base
+from vicuna.model.config import meta_model
 from vicuna.model.flags import LoraFlags
 
 SAVING = ".saving-"  # begins the name of a folder that an adapter is written to before it is moved into place

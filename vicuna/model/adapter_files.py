@@ -15,11 +15,8 @@ from torch import nn
 
 from vicuna.errors import UserError, listing
 from vicuna.files.tensors import read_tensor_file
-from vicuna.model.base import local_folder
+from vicuna.model.base import ADAPTER_CONFIG, ADAPTER_FILES, holds_adapter, local_folder
 
-# Today's name first, then the two that the original wrote.
-ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin", "pytorch_model.bin")
-ADAPTER_CONFIG = "adapter_config.json"
 RUN_ARGS = "run_args.json"
 HUB_FILES = [*ADAPTER_FILES, ADAPTER_CONFIG, RUN_ARGS]
 SAMPLE_CONFIG = Path(__file__).parent.parent.parent / "config-sample" / ADAPTER_CONFIG
@@ -60,6 +57,12 @@ def run_args(folder: Path) -> dict[str, Any]:
                     f"{file} is not JSON ({error.msg} in line {error.lineno}). Delete it, or train again."
                 ) from error
     return {}
+
+
+def model_run_args(folder: Path) -> dict[str, Any]:
+    """What training or merging wrote beside a model; {} where it wrote of an adapter that lies in the same folder."""
+    found = run_args(folder)
+    return found if "merged" in found or not holds_adapter(folder) else {}
 
 
 def read_adapter(folder: Path) -> tuple[dict[str, torch.Tensor], LoraConfig, str]:

@@ -11,19 +11,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import CustomDtype, compute_module_sizes, get_balanced_memory, infer_auto_device_map
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
-from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig, PreTrainedModel
 
 from vicuna.errors import UserError, first_line, listing
+from vicuna.files.tensors import weight_paths
+from vicuna.log import log
+from vicuna.model.config import meta_model, read_config
 from vicuna.model.flags import ModelFlags
+from vicuna.model.placement import device_map
 from vicuna.prompt.tokenizer import TextTokenizer
 
 BASE_FILES = ["*.json", "*.safetensors", "tokenizer.model"]
 EMBEDDED_BASE = ModelFlags.model_path
+# Today's name first, then the two that the original wrote.
+ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin", "pytorch_model.bin")
+ADAPTER_CONFIG = "adapter_config.json"
+# Of from_pretrained: an adapter is looked for where there is none, else one beside the weights is loaded with them.
+BASE_ALONE = {"adapter_kwargs": {"subfolder": "none"}}
 
 
 def local_folder(name: str, flag: str, allow_patterns: list[str]) -> Path:
@@ -87,10 +94,9 @@ def check_base(name: str) -> Base:
             f"--model_path {name} has no config.json, found {listing(path)}; expected a model in Hugging Face format."
         )
     config = read_config(path)
-    if not any(path.glob("*.safetensors")) and not any(path.glob("pytorch_model*.bin")):
-        raise UserError(
-            f"--model_path {name} has no weights: expected *.safetensors or pytorch_model*.bin beside config.json."
-        )
+    weight_paths(path)
+    if holds_adapter(path):
+        log.info("%s also holds an adapter, which is no part of the base; --lora_path %s puts it on", path, path)
     meta_model(config)
     tokenizer = TextTokenizer(path)
     generation_config = _generation_config(path, config)
@@ -98,16 +104,9 @@ def check_base(name: str) -> Base:
     return Base(path, config, tokenizer, generation_config)
 
 
-def read_config(folder: Path) -> Any:
-    """The config of a folder in Hugging Face format.
-
-    Raises:
-        UserError: it can not be read.
-    """
-    try:
-        return AutoConfig.from_pretrained(folder)
-    except (ValueError, OSError, KeyError) as error:
-        raise UserError(f"{folder / 'config.json'} can not be read ({first_line(error)}).") from error
+def holds_adapter(folder: Path) -> bool:
+    """Whether an adapter lies in a model's folder, beside the model's own weights."""
+    return (folder / ADAPTER_CONFIG).is_file()
 
 
 def _generation_config(path: Path, config: Any) -> GenerationConfig:
@@ -138,12 +137,17 @@ def _check_ids(path: Path, config: Any, generation_config: GenerationConfig, tok
 
 
 def fingerprint(path: Path) -> str:
-    """SHA-256 over a base's config, tokenizer and weight files: their names, sizes, first and last MiB."""
+    """SHA-256 over a base's config, tokenizer and weight files: their names, sizes, first and last MiB.
+
+    An adapter beside them is no part of the base.
+    """
     digest = hashlib.sha256()
+    others = ADAPTER_FILES[:2] if holds_adapter(path) else ()
     files = [
         file
         for pattern in ("config.json", "tokenizer*", "*.safetensors", "*.bin")
         for file in sorted(path.glob(pattern))
+        if file.name not in others
     ]
     for file in files:
         size = file.stat().st_size
@@ -215,70 +219,6 @@ def checkpointing_kwargs(bits: int) -> dict[str, bool]:
     return {"use_reentrant": bits == 8}
 
 
-def meta_model(config: Any) -> PreTrainedModel:
-    """The model without weights: names and shapes only, at no cost.
-
-    Raises:
-        UserError: a model that does not continue text.
-    """
-    try:
-        with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config)
-    except ValueError as error:
-        kind = type(config).__name__.removesuffix("Config")
-        raise UserError(
-            f"the base is of type {kind}, which does not continue text; expected one like LLaMA."
-        ) from error
-
-
-def head_dim(config: Any) -> int:
-    """The width of an attention head."""
-    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-
-
-WEIGHTS_SHARE = 0.9  # of a GPU's free memory that weights may take where several hold them
-
-
-def device_map(config: Any, bits: int, dtype: torch.dtype, free: dict[int, int]) -> dict[str, int]:
-    """Which GPU each part of a base goes to: decoder blocks are never split, a tied head stays with its embedding.
-
-    A base that takes no more than half of the first GPU stays there: answers then never wait for a transfer.
-
-    Args:
-        free: bytes by GPU.
-
-    Raises:
-        UserError: it does not fit all of them together.
-    """
-    model = meta_model(config)
-    block = type(max((m for m in model.modules() if isinstance(m, nn.ModuleList)), key=len)[0])
-    small = {4: CustomDtype.INT4, 8: torch.int8}.get(bits)
-    head = model.get_output_embeddings()
-    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and module is not head]
-    dtypes = {"dtype": dtype, "special_dtypes": {f"{name}.weight": small for name in linear if small}}
-    sizes = compute_module_sizes(model, **dtypes)
-    first = min(free)
-    if sizes[""] <= free[first] / 2:
-        return {"": first}
-    whole = {"no_split_module_classes": [block.__name__], **dtypes}
-    room = {gpu: int(WEIGHTS_SHARE * count) for gpu, count in free.items()}
-    # Accelerate keeps room on the first GPU for the largest part, which may lie in main memory elsewhere.
-    largest = max(
-        sizes[name] for name, part in model.named_modules() if isinstance(part, block) or not [*part.children()]
-    )
-    for budget in (get_balanced_memory(model, dict(room), **whole), room):  # evenly, or else one GPU after the other
-        for extra in (0, largest):
-            found = infer_auto_device_map(model, {**budget, first: budget[first] + extra}, **whole)
-            used = {gpu: sum(sizes[name] for name, place in found.items() if place == gpu) for gpu in found.values()}
-            if all(used[gpu] <= room.get(gpu, -1) for gpu in used):
-                return dict(found)
-    raise UserError(
-        f"the base takes {sizes[''] / 2**30:.1f} GiB at {bits} bits, and {len(free)} GPUs have "
-        f"{' + '.join(f'{count / 2**30:.1f}' for count in free.values())} GiB free, some of which answers need. "
-        "Take fewer --bits, a smaller base, or end other programs on the GPUs."
-    )
-
-
 def load_base(base: Base, bits: int, placed: bool = True, spread: bool = False) -> PreTrainedModel:
     """The base's weights at `bits`, on this process's device.
 
@@ -306,6 +246,7 @@ def load_base(base: Base, bits: int, placed: bool = True, spread: bool = False) 
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are refused below, by name
             **load_kwargs(bits, dtype),
+            **BASE_ALONE,
         )
     except torch.OutOfMemoryError as error:
         raise UserError(

@@ -9,7 +9,7 @@ import torch
 
 from vicuna.errors import UserError
 from vicuna.files.tensors import LazyTensor, read_tensor_files, weight_paths
-from vicuna.model.base import meta_model
+from vicuna.model.config import meta_model, quantization_method
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,6 @@ class Packed4BitTensor:
         from bitsandbytes.functional import dequantize_4bit
 
         return dequantize_4bit(self.packed, self.state)[rows]
-
-
-def quantization_method(config: Any) -> str:
-    """What a base's weights were quantised with, "" for a plain one."""
-    settings = getattr(config, "quantization_config", None)
-    return settings.get("quant_method", "an unknown method") if settings else ""
 
 
 def read_base_tensors(path: Path, config: Any) -> dict[str, LazyTensor]:
