@@ -103,7 +103,6 @@ def to_hf(flags: ConvertFlags, folder: Path) -> None:
     config.dtype = tensors["model.layers.0.self_attn.q_proj.weight"].dtype
     if config.tie_word_embeddings:
         del tensors[HEAD]
-    write_model(folder, tensors)
     copy_template(model.folder, folder)
     config.save_pretrained(folder)
     generation = Path(flags.config_from) / "generation_config.json"
@@ -111,6 +110,7 @@ def to_hf(flags: ConvertFlags, folder: Path) -> None:
         shutil.copyfile(generation, folder / generation.name)
     else:
         GenerationConfig.from_model_config(config).save_pretrained(folder)
+    write_model(folder, tensors)
 
 
 def hf_config(folder: Path, flag: str) -> Any:
@@ -212,7 +212,7 @@ def to_meta(flags: ConvertFlags, folder: Path) -> None:
     count = default_shard_count(shape) if flags.num_shards is None else flags.num_shards
     check_shard_count(count, shape, "--num_shards")
     check_input(path)
-    write_meta(folder, shape, read_base_tensors(path, config), count)
+    tensors = read_base_tensors(path, config)
     (folder / PARAMS_FILE).write_text(json.dumps(make_params(config, shape)), encoding="utf-8")
     copy_template(path, folder)
     if (path / "tokenizer.model").is_file():
@@ -221,6 +221,7 @@ def to_meta(flags: ConvertFlags, folder: Path) -> None:
         log.log.warning("%s has no tokenizer.model, which programs for Meta's layout need", path)
     if lost := lost_settings(config, shape):
         log.log.info("Meta's layout has no place for %s; --config_from brings it back on the way back", lost)
+    write_meta(folder, shape, tensors, count)
 
 
 def lost_settings(config: Any, shape: "LlamaShape") -> str:

@@ -14,12 +14,16 @@ import tempfile
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vicuna import log
 from vicuna.args import flag, parse
 from vicuna.errors import UserError, run
 from vicuna.gguf.reader import PLAIN_TYPES, QUANTISED_TYPES
 from vicuna.prompt.templates import PROMPT_TYPES
+
+if TYPE_CHECKING:
+    from vicuna.model.base import Base
 
 TYPES = (*PLAIN_TYPES, *QUANTISED_TYPES)
 
@@ -68,8 +72,7 @@ def main(flags: ExportFlags) -> None:
     from vicuna.model.base import check_base
     from vicuna.train import checkpoint
 
-    if Path(flags.out_path).exists() and not flags.overwrite:
-        raise UserError(f"--out_path {flags.out_path} exists; name another file, or pass --overwrite.")
+    refuse_existing(Path(flags.out_path), flags.overwrite)
     reader.optional_package("gguf")
     if flags.type in QUANTISED_TYPES:
         library.load_llama_cpp()
@@ -85,7 +88,13 @@ def main(flags: ExportFlags) -> None:
     prompt_type = flags.prompt_type or said.get("prompt_type", "")
     if flags.plan_only:
         return
+    if flags.strict and not flags.lora_path:
+        refuse_other_types(base, flags.type)
+    suppressed = base.generation_config.suppress_tokens or []
     out = Path(flags.out_path)
+    text = modelfile.modelfile(
+        out.name, prompt_type, base.config.max_position_embeddings, suppressed, bool(flags.lora_path)
+    )
     out.parent.mkdir(parents=True, exist_ok=True)
     with outputs.clean_up_on_sigterm(), tempfile.TemporaryDirectory(prefix=".exporting-", dir=out.parent) as name:
         aside = Path(name) / "model.gguf"
@@ -97,14 +106,11 @@ def main(flags: ExportFlags) -> None:
             plain = Path(name) / "plain.gguf"
             writer.write_gguf(base, plain, "", prompt_type, chat_template(base.path, prompt_type))
             writer.quantise(plain, aside, flags.type, torch.get_num_threads())
-        written = reader.read_gguf(str(aside), "--out_path")
-        _report(written.types)
-        _judge(writer.fallback_types(written, flags.type), flags)
-        suppressed = base.generation_config.suppress_tokens or []
-        text = modelfile.modelfile(
-            out.name, prompt_type, base.config.max_position_embeddings, suppressed, bool(flags.lora_path)
-        )
-        os.replace(aside, out)
+        with outputs.kept_if_lost(aside, out, "--out_path"):
+            written = reader.read_gguf(str(aside), "--out_path")
+            _report(written.types)
+            warn_of_other_types(writer.undivided_tensors(written.shapes, flags.type), written.types, flags.type)
+            os.replace(aside, out)
     beside = modelfile.modelfile_path(out)
     beside.write_text(text, encoding="utf-8")
     if suppressed:
@@ -116,6 +122,18 @@ def main(flags: ExportFlags) -> None:
         log.log.info("no prompt type is known, so there is no template: name it with --prompt_type if it was trained.")
     what = f"--model_path BASE.gguf --lora_path {out}" if flags.lora_path else f"--model_path {out}"
     print(f"wrote {out} ({out.stat().st_size / 2**20:.1f} MiB) and {beside}; talk to it: python chat.py {what}")
+
+
+def refuse_existing(out: Path, overwrite: bool) -> None:
+    """Refuse to write over what is there.
+
+    Raises:
+        UserError: see above.
+    """
+    if out.is_dir():
+        raise UserError(f"--out_path {out} is a folder; name a file in it.")
+    if out.exists() and not overwrite:
+        raise UserError(f"--out_path {out} exists; name another file, or pass --overwrite.")
 
 
 def chat_template(folder: Path, prompt_type: str) -> str:
@@ -139,15 +157,29 @@ def _report(types: dict[str, str]) -> None:
         print(f"{name:<32} {', '.join(shown)}")
 
 
-def _judge(fallbacks: dict[str, str], flags: ExportFlags) -> None:
-    if not fallbacks:
-        return
-    shown = ", ".join(f"{name} {kind}" for name, kind in list(fallbacks.items())[:8])
-    more = f" and {len(fallbacks) - 8} more" if len(fallbacks) > 8 else ""
-    text = f"{len(fallbacks)} tensors have rows that {flags.type} can not divide into its blocks: {shown}{more}"
-    if flags.strict:
-        raise UserError(f"{text}. Nothing was written; take another --type, or leave --strict out.")
-    log.log.warning("WARNING %s.", text)
+def refuse_other_types(base: "Base", kind: str) -> None:
+    """Refuse, under --strict, before anything is written.
+
+    Raises:
+        UserError: tensors that can not have the type.
+    """
+    from vicuna.gguf.writer import plan_tensors, undivided_tensors
+    from vicuna.model.base_tensors import read_base_tensors
+
+    planned = plan_tensors(base, read_base_tensors(base.path, base.config), "")
+    if names := undivided_tensors({one.name: one.shape for one in planned}, kind):
+        raise UserError(f"{_undivided(names, kind)}. Nothing was written; take another --type, or leave --strict out.")
+
+
+def warn_of_other_types(names: list[str], types: dict[str, str], kind: str) -> None:
+    """Name the tensors that llama.cpp gave another type than was asked for, and the type."""
+    if names:
+        log.log.warning("WARNING %s.", _undivided([f"{name} {types[name]}" for name in names], kind))
+
+
+def _undivided(names: list[str], kind: str) -> str:
+    shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+    return f"{len(names)} tensors have rows that {kind} can not divide into its blocks: {shown}"
 
 
 if __name__ == "__main__":

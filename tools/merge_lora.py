@@ -87,18 +87,18 @@ def main(flags: MergeFlags) -> None:
                 "%s is quantised: what that took from its weights is not given back. Merge into the model that it was "
                 "made of, if you have it.", flags.model_path,
             )  # fmt: skip
+        tokenizer = next((one.folder for one in reversed(updates) if one.grows), base.path)
+        describe(folder, tokenizer, base, updates, flags)
         if flags.format == "pth":
             write_pth(folder, tensors, base, updates, flags.num_shards)
         else:
             write_hf(folder, tensors, base, updates)
-        tokenizer = next((one.folder for one in reversed(updates) if one.grows), base.path)
-        describe(folder, tokenizer, base, updates, flags)
     used = ", ".join(f"all {one.count} tensors of {one.folder.name}" for one in updates)
     print(f"merged {used} into {base.path.name}: {flags.out_path}")
 
 
 def write_hf(folder: Path, tensors: dict[str, "MergedTensor"], base: "Base", updates: list["AdapterUpdate"]) -> None:
-    """Weights, config.json and generation_config.json."""
+    """config.json, generation_config.json, and the weights."""
     from vicuna.export.merge import stays_tied
     from vicuna.files.tensors import dtype_name, main_dtype, write_model
 
@@ -114,19 +114,19 @@ def write_hf(folder: Path, tensors: dict[str, "MergedTensor"], base: "Base", upd
     config.pop("torch_dtype", None)
     config["vocab_size"] = updates[-1].vocab
     config["dtype"] = dtype_name(main_dtype(tensors))
-    write_model(folder, tensors)
     (folder / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     generation = base.path / "generation_config.json"
     if generation.is_file():
         shutil.copyfile(generation, folder / generation.name)
     else:
         base.generation_config.save_pretrained(folder)
+    write_model(folder, tensors)
 
 
 def write_pth(
     folder: Path, tensors: dict[str, "MergedTensor"], base: "Base", updates: list["AdapterUpdate"], count: int | None
 ) -> None:
-    """Shards and params.json."""
+    """params.json and the shards."""
     from dataclasses import replace
 
     from vicuna.export.meta_layout import write_meta
@@ -135,8 +135,8 @@ def write_pth(
     shape = replace(LlamaShape.from_config(base.config, base.path / "config.json"), vocab=updates[-1].vocab)
     count = default_shard_count(shape) if count is None else count
     check_shard_count(count, shape, "--num_shards")
-    write_meta(folder, shape, tensors, count)
     (folder / PARAMS_FILE).write_text(json.dumps(make_params(base.config, shape)), encoding="utf-8")
+    write_meta(folder, shape, tensors, count)
 
 
 def describe(folder: Path, tokenizer: Path, base: "Base", updates: list["AdapterUpdate"], flags: MergeFlags) -> None:
@@ -172,7 +172,9 @@ def describe(folder: Path, tokenizer: Path, base: "Base", updates: list["Adapter
 
 def drop_own_template(file: Path) -> None:
     """A base's own template in tokenizer_config.json would be a second one beside the adapter's."""
-    if file.is_file() and "chat_template" in (settings := json.loads(file.read_text(encoding="utf-8"))):
+    from vicuna.files.json_files import read_json
+
+    if "chat_template" in (settings := read_json(file)):
         del settings["chat_template"]
         file.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 

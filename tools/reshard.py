@@ -34,11 +34,11 @@ def main(argv: list[str] | None = None) -> None:
         model = read_meta(Path(flags.input_dir).expanduser(), flag="input_dir")
         check_shard_count(flags.num_shards, model.shape, "num_shards")
         check_input(model.folder)
-        write_meta(folder, model.shape, model.tensors(rotated=False), flags.num_shards, rotated=False)
         (folder / PARAMS_FILE).write_text(json.dumps(model.params), encoding="utf-8")
         if model.tokenizer:
             shutil.copyfile(model.tokenizer, folder / model.tokenizer.name)
         copy_template(model.folder, folder)
+        write_meta(folder, model.shape, model.tensors(rotated=False), flags.num_shards, rotated=False)
     print(f"cut {len(model.files)} shards into {flags.num_shards}: {flags.output_dir}")
 
 

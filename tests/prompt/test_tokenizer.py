@@ -271,3 +271,12 @@ def test_a_tokenizer_without_eos_is_refused(tmp_path, tiny_base):
 
     with pytest.raises(UserError, match="declares bos id 1 and eos id None: both are needed"):
         TextTokenizer(tmp_path)
+
+
+def test_a_tokenizer_json_whose_tokens_have_no_names_is_refused_with_what_to_write(tiny_base, tmp_path):
+    shutil.copy(tiny_base / "tokenizer.json", tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(
+        '{"bos_token": "", "eos_token": "", "tokenizer_class": "LlamaTokenizer", "unk_token": ""}', encoding="utf-8"
+    )
+    with pytest.raises(UserError, match=r"tokenizer_config\.json beside it names no bos_token or eos_token"):
+        TextTokenizer(tmp_path)

@@ -1,5 +1,6 @@
-"""Folders that tools write: complete under their name, or not there at all."""
+"""What tools write: complete under its name, or not there at all; and never thrown away once it is complete."""
 
+import itertools
 import os
 import shutil
 import signal
@@ -10,19 +11,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from vicuna.errors import Stopped, UserError
+from vicuna.errors import Stopped, UserError, first_line
 
 
 @contextmanager
 def atomic_folder(name: str, flag: str) -> Iterator[Path]:
     """A folder to fill, which gets its name once the block ends; it is removed if the block fails.
 
+    Weights take longest, so a block writes them last: what comes after it loses nothing.
+
     Args:
         name: what the user asked for; its parent is made if need be.
         flag: as the user typed it.
 
     Raises:
-        UserError: it exists already.
+        UserError: it exists already; or it can not be given its name, and is kept under another.
     """
     output = Path(name).expanduser()
     if not name or output.exists() or output.is_symlink():
@@ -33,10 +36,37 @@ def atomic_folder(name: str, flag: str) -> Iterator[Path]:
         folder = Path(aside) / output.name
         folder.mkdir()
         yield folder
-        for path in [*folder.rglob("*"), folder]:
-            _flush(path)
-        os.replace(folder, output)
-        _flush(output.parent)
+        with kept_if_lost(folder, output, flag):
+            for path in [*folder.rglob("*"), folder]:
+                _flush(path)
+            os.replace(folder, output)
+            _flush(output.parent)
+
+
+@contextmanager
+def kept_if_lost(made: Path, wanted: Path, flag: str) -> Iterator[None]:
+    """Keep something complete, which is to get its name in the block, under a name beside that if the block fails.
+
+    Args:
+        made: a file or a folder in one that is removed later.
+        flag: what named it, as the user typed it.
+
+    Raises:
+        UserError: where it is now.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not made.exists():
+            raise
+        names = (wanted.with_name(f"{wanted.stem}-kept{count or ''}{wanted.suffix}") for count in itertools.count())
+        kept = next(path for path in names if not path.exists() and not path.is_symlink())
+        os.rename(made, kept)
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise UserError(
+            f"{flag} {wanted} could not be finished ({reason}). What was written is complete, and is kept as {kept}: "
+            "give it its name."
+        ) from error
 
 
 @contextmanager

@@ -7,7 +7,7 @@ the order of Meta's files; and the type, which llama.cpp's own library brings ab
 import json
 import math
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,6 @@ from vicuna.gguf.reader import (
     PLAIN_TYPES,
     PROMPT_TYPE,
     UNKNOWN_TEXT,
-    GGUFFile,
     optional_package,
     padding_token,
 )
@@ -311,10 +310,6 @@ def quantise(source: Path, file: Path, kind: str, threads: int) -> None:
         )
 
 
-def fallback_types(file: GGUFFile, kind: str) -> dict[str, str]:
-    """Tensors whose rows do not divide into the type's blocks -> the type that llama.cpp gave them instead."""
-    return {
-        name: file.types[name]
-        for name, shape in file.shapes.items()
-        if len(shape) == 2 and shape[1] % block_size(kind)
-    }  # fmt: skip
+def undivided_tensors(shapes: Mapping[str, Sequence[int]], kind: str) -> list[str]:
+    """Tensors whose rows do not divide into the type's blocks: llama.cpp gives them another type."""
+    return [name for name, shape in shapes.items() if len(shape) == 2 and shape[1] % block_size(kind)]

@@ -81,6 +81,12 @@ class TextTokenizer:
         try:
             hf = AutoTokenizer.from_pretrained(self.source.parent)
             beginning = hf.backend_tokenizer
+            self.bos_id, self.eos_id, self.unk_id = hf.bos_token_id, hf.eos_token_id, hf.unk_token_id
+        except RecursionError as error:  # what transformers ends in where a name is "", as in conversions of 2023
+            raise UserError(
+                f"{self.source} cannot be read as a tokenizer: tokenizer_config.json beside it names no bos_token or "
+                'eos_token (""). Write their names there, for LLaMA <s> and </s>.'
+            ) from error
         except (ValueError, OSError, AttributeError, KeyError, TypeError) as error:
             raise UserError(f"{self.source} cannot be read as a tokenizer ({error}).") from error
         beginning.encode_special_tokens = True
@@ -89,7 +95,6 @@ class TextTokenizer:
         self.encode = lambda text: beginning.encode(text, add_special_tokens=False).ids
         self.encode_continuation = lambda text: continuation.encode(text, add_special_tokens=False).ids
         self._decode = beginning.decode
-        self.bos_id, self.eos_id, self.unk_id = hf.bos_token_id, hf.eos_token_id, hf.unk_token_id
         self.size = beginning.get_vocab_size()
         self._control_ids = {i for i, token in beginning.get_added_tokens_decoder().items() if token.special}
         self._bytes = _byte_pieces(beginning.token_to_id)

@@ -94,7 +94,7 @@ def match_training_ids(folder: Path, context: int) -> str:
             f"transformers and vLLM read {own.source.name} otherwise than this toolkit did in training, so their "
             "answers may be worse: the first word behind <s> has other ids there"
         )
-    padding = getattr(hf, "pad_token", None)
+    padding = getattr(hf, "pad_token", None) or None
     for name in ("special_tokens_map.json", "added_tokens.json"):  # tokenizer.json says it now
         (folder / name).unlink(missing_ok=True)
     return write_tokenizer_json(folder, context, [token for _, token in further], padding)
@@ -106,17 +106,19 @@ def _auto_tokenizer(folder: Path) -> Any:
 
     try:
         return AutoTokenizer.from_pretrained(folder)
-    except (ValueError, OSError, AttributeError, KeyError, TypeError, ImportError):
+    except Exception:  # on settings of every age it raises whatever they make it stumble over, RecursionError too
         return None
 
 
 def _same_ids(hf: Any, own: TextTokenizer) -> bool:
-    if (hf.bos_token_id, hf.eos_token_id) != (own.bos_id, own.eos_id):
+    """Whether the two agree on BOS, EOS and what may follow; one that can not even say so does not."""
+    try:
+        return (hf.bos_token_id, hf.eos_token_id) == (own.bos_id, own.eos_id) and all(
+            hf(hf.bos_token + text, add_special_tokens=False)["input_ids"] == [own.bos_id, *own.encode(text)]
+            for text in _PROBES
+        )
+    except Exception:  # as in _auto_tokenizer: of the names "" the ids are looked for without end
         return False
-    return all(
-        hf(hf.bos_token + text, add_special_tokens=False)["input_ids"] == [own.bos_id, *own.encode(text)]
-        for text in _PROBES
-    )
 
 
 def _merges(proto) -> list[tuple[str, str]]:
