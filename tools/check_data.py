@@ -16,10 +16,12 @@ from typing import Any
 
 from vicuna import log
 from vicuna.args import flag, parse
+from vicuna.data.bad_row import BadRow
+from vicuna.data.encodings import read_text
 from vicuna.data.examples import label_spans, tokenise
 from vicuna.data.flags import DataFlags
-from vicuna.data.formats import BadRow, detect_format, to_messages
-from vicuna.data.parsing import parse_rows, read_text
+from vicuna.data.formats import detect_format, to_messages
+from vicuna.data.parsing import parse_rows
 from vicuna.data.records import SHOWN_BAD_ROWS, Records, Source, open_sources
 from vicuna.errors import UserError, run
 

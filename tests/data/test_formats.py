@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from vicuna.data.formats import BadRow, detect_format, to_messages
+from vicuna.data.bad_row import BadRow
+from vicuna.data.formats import detect_format, to_messages
 from vicuna.data.parsing import parse_rows
 from vicuna.data.records import read_records
 from vicuna.errors import UserError

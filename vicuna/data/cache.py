@@ -34,7 +34,8 @@ HEARTBEAT_S = 5
 OPTIONS = ("prompt_type", "cutoff_len", "train_turns", "train_on_inputs", "test_size", "skip_bad_rows", "encoding")
 # The modules whose code decides what the rows of a file become.
 ROW_MODULES = (
-    *("vicuna.data.parsing", "vicuna.data.formats", "vicuna.data.records", "vicuna.data.examples"),
+    *("vicuna.data.bad_row", "vicuna.data.encodings", "vicuna.data.parsing", "vicuna.data.formats"),
+    *("vicuna.data.records", "vicuna.data.examples"),
     *("vicuna.prompt.templates", "vicuna.prompt.tokenizer"),
 )
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from vicuna.data.bad_row import BadRow
 from vicuna.prompt.templates import Message, split_system, unsupported
 
 # Speakers by the names that the formats `conversations` and `messages` give them.
@@ -18,14 +19,6 @@ SPEAKERS = {
     **dict.fromkeys(("assistant", "gpt", "chatgpt", "bard", "bing", "bot", "model"), "assistant"),
     "system": "system",
 }
-
-
-class BadRow(Exception):
-    """Why a row can not be used: what was found in which field, and the reason in a word or two for counting."""
-
-    def __init__(self, message: str, reason: str):
-        super().__init__(message)
-        self.reason = reason
 
 
 @dataclass(frozen=True)

@@ -1,72 +1,54 @@
-"""A data file's bytes -> text -> rows, each with the line it begins at.
+"""Text of a data file -> rows, each with the line it begins at.
 
 A row is whatever its JSON says, or a block of a plain text; what can not be parsed is a `BadRow` in its place, so that
-a broken line costs no other. What a row means is for vicuna/data/formats.py.
+a broken line costs no other. Every character of the text is part of a row, of a `BadRow`, or white space and commas
+between them: files are often several ones that were joined, or one that was not written whole. What a row means is
+for vicuna/data/formats.py.
 """
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
+import re
+from collections.abc import Generator, Iterator
 from typing import Any
 
-from vicuna.data.formats import BadRow
-from vicuna.errors import UserError
+from vicuna.data.bad_row import BadRow
 
-ENCODINGS = ("utf-8", "gb18030")
-
-
-def read_text(path: Path, encoding: str | None = None) -> tuple[str, str]:
-    """The text of a data file and its encoding, which is found out where none is given.
-
-    Raises:
-        UserError: an unknown encoding, or one that the file is not in.
-    """
-    raw = path.read_bytes()
-    if encoding is None and raw.startswith((b"\xff\xfe", b"\xfe\xff")):
-        encoding = "utf-16"
-    for name in [encoding] if encoding else ENCODINGS:
-        try:
-            return raw.decode("utf-8-sig" if name == "utf-8" else name), name
-        except UnicodeDecodeError:
-            continue
-        except LookupError:
-            raise UserError(f"--encoding {name} is not a known text encoding; try utf-8, utf-16 or gb18030.") from None
-    tried = encoding or "UTF-8, UTF-16 with a byte order mark or GB18030"
-    raise UserError(f"{path} is not text in {tried}; name its encoding with --encoding, or save it as UTF-8.")
+# What may stand between two values: white space, and the byte order marks of files that were joined.
+BETWEEN = re.compile(r"[\s\ufeff]*")
+# Strings and brackets of one line, by which the end of an object on several lines is found.
+PIECES = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\]]|"')
+# How a row begins: JSON that is written on several lines has nothing behind the bracket that opens an object.
+ROW_BEGINS = re.compile(r'[{\[]\s*["{]')
+MESSAGE_FIELDS = ({"role", "content"}, {"from", "value"})
+SHOWN_CHARACTERS = 40
+# How often an object over several lines is looked for whose end is not there: each time takes the rest of the file.
+MAX_OPEN_BLOCKS = 20
 
 
 def parse_rows(text: str, suffix: str) -> Iterator[tuple[int, Any]]:
     """(line number, parsed row or BadRow) of every row of a file."""
     if suffix == ".txt":
         yield from _documents(text)
-    elif text.lstrip().startswith("["):
-        yield from _array_items(text)
-    elif (one := _whole_object(text)) is not None:
+        return
+    at, line, open_blocks = 0, 1, 0
+    if (one := _whole_object(text)) is not None:
         yield text[: text.index("{")].count("\n") + 1, one
-    else:
-        for number, line in enumerate(text.split("\n"), 1):
-            if line.strip():
-                try:
-                    yield number, json.loads(line)
-                except ValueError as error:  # not JSON, or a number of thousands of digits
-                    yield number, BadRow(f"is not a JSON object: {_where(error)}", "not JSON")
+        return
+    while True:
+        start, at = at, BETWEEN.match(text, at).end()
+        line += text.count("\n", start, at)
+        if at == len(text):
+            return
+        start = at
+        if _holds_rows(text, at, suffix):
+            at = yield from _array(text, at, line)
+        else:
+            at, is_open = yield from _values(text, at, line, open_blocks < MAX_OPEN_BLOCKS)
+            open_blocks += is_open
+        line += text.count("\n", start, at)
 
 
-def _whole_object(text: str) -> dict | None:
-    """The one object that a file holds on several lines, such as a dialogue of its own file."""
-    if text.lstrip().partition("\n")[0].strip() != "{":
-        return None
-    try:
-        return json.loads(text)
-    except ValueError:
-        return None
-
-
-def _where(error: ValueError) -> str:
-    return f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
-
-
-def _documents(text: str) -> Iterator[tuple[int, dict]]:
+def _documents(text: str) -> Iterator[tuple[int, Any]]:
     """Blocks of a plain text that blank lines separate."""
     block, start = [], 1
     for number, line in enumerate([*text.replace("\r\n", "\n").split("\n"), ""], 1):
@@ -74,14 +56,85 @@ def _documents(text: str) -> Iterator[tuple[int, dict]]:
             start = start if block else number
             block.append(line)
         elif block:
-            yield start, {"text": "\n".join(block)}
+            document = "\n".join(block)
+            yield start, BadRow(_nul_bytes(document), "NUL bytes") if "\0" in document else {"text": document}
             block = []
 
 
-def _array_items(text: str) -> Iterator[tuple[int, Any]]:
-    """The elements of a JSON array, each with the line it begins at."""
-    decoder = json.JSONDecoder()
-    at, line, counted = text.index("[") + 1, 1, 0
+# --- JSON -----------------------------------------------------------------------------------------------------------
+
+
+class _Twice(ValueError):
+    """A field that an object gives twice, with two values: one of them would be lost."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        for name, value in pairs:
+            if found[name] != value:
+                raise _Twice(f"has the field {name!r} twice, with different values")
+    return found
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=_object)
+
+
+def _decode(text: str, at: int, decoder: json.JSONDecoder = DECODER) -> tuple[Any, int]:
+    """The JSON value that begins here, and where it ends.
+
+    Raises:
+        ValueError: there is none, or a number of thousands of digits, or brackets in thousands of brackets.
+    """
+    try:
+        return decoder.raw_decode(text, at)
+    except RecursionError:
+        raise ValueError("brackets within too many brackets") from None
+
+
+def _whole_object(text: str) -> dict | None:
+    """The one object that a file holds on several lines, such as a dialogue of its own file."""
+    begin = BETWEEN.match(text).end()
+    if text[begin : _line_end(text, begin)].strip() != "{":
+        return None
+    try:
+        value, end = _decode(text, begin)
+    except ValueError:
+        return None
+    return value if BETWEEN.match(text, end).end() == len(text) else None
+
+
+def _holds_rows(text: str, at: int, suffix: str) -> bool:
+    """Whether an array begins here whose elements are rows, rather than an array that is a row itself.
+
+    [question, answer] and an array of messages are rows. So is an array of pairs on its own line of a .jsonl.
+    """
+    if text[at] != "[":
+        return False
+    first = BETWEEN.match(text, at + 1).end()
+    if text.startswith('"', first):
+        return len(_decoded(text, at) or ()) != 2
+    if text.startswith("[", first) and suffix == ".jsonl":
+        end = _line_end(text, at)
+        alone = BETWEEN.match(text).end() == at and BETWEEN.match(text, end).end() == len(text)
+        return alone or _decoded(text[at:end], 0) is None
+    item = _decoded(text, first) if text.startswith("{", first) else None
+    return not isinstance(item, dict) or not any(
+        keys <= item.keys() for keys in ({"role", "content"}, {"from", "value"})
+    )
+
+
+def _decoded(text: str, at: int) -> Any:
+    """The value that begins here, None where it is not JSON."""
+    try:
+        return _decode(text, at)[0]
+    except ValueError:
+        return None
+
+
+def _array(text: str, at: int, line: int) -> Generator[tuple[int, Any], None, int]:
+    """The elements of a JSON array, each with the line it begins at; where it ends, or everything where it breaks."""
+    at, counted = at + 1, at
     separator = ""
     while True:
         while at < len(text) and (text[at].isspace() or text[at] == separator):
@@ -89,15 +142,129 @@ def _array_items(text: str) -> Iterator[tuple[int, Any]]:
             at += 1
         line, counted = line + text.count("\n", counted, at), at
         if at < len(text) and text[at] == "]":
-            return
+            return _behind(text, at + 1)
         if separator or at >= len(text):
-            yield line, BadRow("the JSON array ends here or lacks a comma: expected ',' or ']'", "not JSON")
-            return
+            yield line, _broken_array(text, line, "the JSON array ends here or lacks a comma: expected ',' or ']'")
+            return len(text)
         try:
-            item, end = decoder.raw_decode(text, at)
+            item, end = _decode(text, at)
+        except _Twice as error:
+            item, end = BadRow(str(error), "a field twice"), _decode(text, at, json.JSONDecoder())[1]
         except ValueError as error:
             where = error.lineno if isinstance(error, json.JSONDecodeError) else line
-            yield where, BadRow(f"is not JSON: {_where(error)}", "not JSON")
-            return
+            told = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
+            yield where, _broken_array(text, where, f"is not JSON: {told}")
+            return len(text)
         yield line, item
         at, separator = end, ","
+
+
+def _broken_array(text: str, line: int, problem: str) -> BadRow:
+    last = text.rstrip().count("\n") + 1
+    unread = f"; nothing from here to line {last} is read" if last > line else ""
+    return BadRow(problem + unread, "not JSON")
+
+
+def _values(text: str, at: int, line: int, blocks: bool) -> Generator[tuple[int, Any], None, tuple[int, bool]]:
+    """The values that begin on this line: one, several, or, if `blocks`, one or more objects over several lines.
+
+    Returns:
+        Where they end, and whether the end of an object was looked for and is not there.
+    """
+    is_open = False
+    column = at - text.rfind("\n", 0, at) - 1
+    end = _line_end(text, at)
+    found, problem = _decode_all(text[at:end], line, column)
+    if problem and blocks and text[at] in "{[" and (longer := _block_end(text, at, column)) > end:
+        found, problem = _decode_all(text[at:longer], line, column)
+        end = _broken_end(text, at, longer, column) if problem else longer
+        is_open = problem is not None and longer == len(text)
+    if problem:
+        lines = text.count("\n", at, end)
+        more = f"; it takes lines {line} to {line + lines}" if lines else ""
+        yield line, BadRow(f"{problem}{more}", problem.reason)
+    else:
+        for start, value in found:
+            yield line + text.count("\n", at, at + start), value
+    return end, is_open
+
+
+def _decode_all(text: str, line: int, column: int) -> tuple[list[tuple[int, Any]], BadRow | None]:
+    """Every JSON value of a text with its place in it; or why it is not only such values.
+
+    Args:
+        line, column: where the text begins in its file, the column from 0.
+    """
+    found, at = [], 0
+    while at < len(text):
+        if found and text[at] not in "{[":
+            rest = repr(text[at : _line_end(text, at)][:SHOWN_CHARACTERS])
+            return [], BadRow(f"is not only a JSON object: {rest} stands behind it", "not JSON")
+        try:
+            value, end = _decode(text, at)
+        except _Twice as error:
+            return [], BadRow(str(error), "a field twice")
+        except ValueError as error:
+            if "\0" in text:
+                return [], BadRow(_nul_bytes(text), "NUL bytes")
+            return [], BadRow(f"is not a JSON object: {_where(error, line, column)}", "not JSON")
+        found.append((at, value))
+        at = BETWEEN.match(text, _behind(text, end)).end()
+    return found, None
+
+
+def _behind(text: str, at: int) -> int:
+    """Where the text goes on behind a value: a comma there is forgiven, as behind the last element of an array."""
+    comma = BETWEEN.match(text, at).end()
+    return comma + 1 if text.startswith(",", comma) else at
+
+
+def _block_end(text: str, start: int, indent: int) -> int:
+    """End of the lines that an object over several lines takes: where its brackets are closed at the end of a line.
+
+    One that is never closed ends where another row begins, as far to the left or further.
+    """
+    at, depth = start, 0
+    while at < len(text):
+        end = _line_end(text, at)
+        line = text[at:end]
+        here = len(line) - len(line.lstrip())
+        if at > start and here <= indent and ROW_BEGINS.match(line, here):
+            return at - 1
+        for piece in PIECES.findall(line):
+            depth += {"{": 1, "[": 1, "}": -1, "]": -1}.get(piece, 0)
+        if depth <= 0:
+            return end
+        at = end + 1
+    return len(text)
+
+
+def _broken_end(text: str, start: int, end: int, indent: int) -> int:
+    """End of the lines that belong to what begins at `start`: those further to the right, or with closing brackets."""
+    at = _line_end(text, start)
+    while at < end:
+        following = _line_end(text, at + 1)
+        line = text[at + 1 : following]
+        here = len(line) - len(line.lstrip())
+        if line.strip() and here <= indent and line[here] not in "}]":
+            break
+        at = following
+    return at
+
+
+def _line_end(text: str, at: int) -> int:
+    end = text.find("\n", at)
+    return len(text) if end < 0 else end
+
+
+def _where(error: ValueError, line: int = 1, column: int = 0) -> str:
+    """What is wrong and where, in a text that begins at a line and a column of its file."""
+    if not isinstance(error, json.JSONDecodeError):
+        return str(error)
+    if error.lineno == 1:
+        return f"{error.msg} at column {error.colno + column}"
+    return f"{error.msg} at line {line + error.lineno - 1}, column {error.colno}"
+
+
+def _nul_bytes(text: str) -> str:
+    return f"holds {text.count(chr(0))} NUL bytes, as a file does that was not written whole; expected text"

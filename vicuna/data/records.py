@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vicuna.data.formats import BadRow, to_messages
-from vicuna.data.parsing import parse_rows, read_text
+from vicuna.data.bad_row import BadRow
+from vicuna.data.encodings import read_text
+from vicuna.data.formats import to_messages
+from vicuna.data.parsing import parse_rows
 from vicuna.errors import UserError
 from vicuna.prompt.templates import Message
 
