@@ -17,11 +17,10 @@ from typing import Any
 from vicuna import log
 from vicuna.args import flag, parse
 from vicuna.data.bad_row import BadRow
-from vicuna.data.encodings import read_text
 from vicuna.data.examples import label_spans, tokenise
+from vicuna.data.files import read_rows
 from vicuna.data.flags import DataFlags
 from vicuna.data.formats import detect_format, to_messages
-from vicuna.data.parsing import parse_rows
 from vicuna.data.records import SHOWN_BAD_ROWS, Records, Source, open_sources
 from vicuna.errors import UserError, run
 
@@ -82,9 +81,9 @@ def main(flags: CheckFlags, data: DataFlags) -> None:
 def read(source: Source, data: DataFlags, records: Records, seen: dict[str, str]) -> Report:
     """Read a file row by row; its good rows are added to `records`, and to `seen` with their places."""
     report = Report(source)
-    text, source.encoding = read_text(source.path, data.encoding)
+    source.encoding, rows = read_rows(source.path, data.encoding, data.fields)
     records.sources.append(source)
-    for line, row in parse_rows(text, source.path.suffix):
+    for line, row in rows:
         try:
             report.formats[detect_format(row).name] += 1
             messages = to_messages(row, data.prompt_type)

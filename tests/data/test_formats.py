@@ -112,9 +112,14 @@ def moss(**turn: str) -> dict:
         (said(), "has no messages", "no messages"),
         ({**said("system", "human", "gpt"), "system": "s"}, "has a message of the system in turn 1", "alternate"),
         (
-            said("human", "tool"),
-            r"field conversations\[1\]\.from is 'tool'; expected user, human, assistant",
+            said("human", "narrator"),
+            r"field conversations\[1\]\.from is 'narrator'; expected user, human, assistant",
             "speaker",
+        ),
+        (
+            said("human", "tool"),
+            r"field conversations\[1\] is of the speaker 'tool', a tool's; expected a dialogue without",
+            "tools",
         ),
         ({"conversations": "x"}, "field conversations is a text: 'x'; expected a list", "conversations is no list"),
         ({"conversations": ["x"]}, r"field conversations\[0\] has a text; expected from and value", "no speaker"),
@@ -225,6 +230,10 @@ def counted(file: Path, prompt_type: str = "chat") -> tuple[Counter, Counter]:
         ("chat/fastchat_dummy_conversation.json", "conversations", 500),
         ("chat/firefly_dummy_data.jsonl", "conversation", 33),
         ("instruct/chinese-vicuna-chat-data_sample.jsonl", "input and output", 3),
+        ("med/promptcblue/dev.json", "input and target", 80),
+        ("law/lawyer-llama/legal_advice.json", "list", 5000),
+        ("law/lawyer-llama/judical_examination.json", "list", 2000),
+        ("law/lawyer-llama/zixun_gpt4.json", "query and response", 1000),
     ],
 )
 def test_a_real_file_of_dialogues_is_read_whole(shared, name, kind, rows):
@@ -262,9 +271,7 @@ def test_every_moss_dialogue_is_read_without_its_markers(shared):
         ("chat/moss/user_prompts/harmless_prompts.jsonl", 100),
         ("instruct/prompts-zh.json", 124),
         ("instruct/belle/zh_seed_tasks.json", 175),
-        ("med/promptcblue/dev.json", 80),
-        ("law/lawyer-llama/legal_advice.json", 5000),
-        ("law/lawyer-llama/zixun_gpt4.json", 1000),
+        ("eval/agieval/logiqa-zh.jsonl", 651),
     ],
 )
 def test_a_real_file_of_another_kind_is_refused_with_what_was_expected(shared, name, rows):

@@ -66,10 +66,12 @@ def test_a_folder_is_refused(tmp_path):
 
 
 def test_an_unknown_kind_of_file_is_refused(tmp_path):
-    (tmp_path / "a.csv").write_text("a,b", encoding="utf-8")
+    (tmp_path / "a.xlsx").write_text("a,b", encoding="utf-8")
 
-    with pytest.raises(UserError, match=r"ends in '\.csv'; expected a \.json, \.jsonl or \.txt file"):
-        read_records(tmp_path / "a.csv", "instruct")
+    with pytest.raises(
+        UserError, match=r"ends in '\.xlsx'; expected a \.json, \.jsonl, \.txt, \.csv, \.tsv or \.parquet"
+    ):
+        read_records(tmp_path / "a.xlsx", "instruct")
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.txt"])
@@ -104,7 +106,7 @@ def test_an_empty_array_is_refused(tmp_path):
         ({**GOOD, "input": {"a": 1}}, r"field input is a object: .*; expected text"),
         ('{"instruction": "a\\ud83e", "output": "b"}', r"field instruction holds half a character \(\\ud83e\)"),
         ('{"instruction": "a", "output": "\\udd99"}', r"field output holds half a character \(\\udd99\)"),
-        ('["instruction", "output"]', "is a list; expected an object with instruction and output"),
+        ("[[]]", r"field row\[0\] is '\[\]'; expected \[question, answer\]"),
         ('"only text"', "is a text; expected an object"),
         ("12", "is a number; expected an object"),
         ('{"instruction": "a", "output": "b"', "is not a JSON object: Expecting ',' delimiter at column 35"),

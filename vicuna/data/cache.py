@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from vicuna.data.examples import Examples, tokenise
+from vicuna.data.files import file_kind
 from vicuna.data.flags import DataFlags
 from vicuna.data.records import Records, Source, hold_out, read_records
 from vicuna.errors import UserError
@@ -31,11 +32,22 @@ MANIFEST = "manifest.json"
 HEARTBEAT_TIMEOUT_S = 60  # a process that tokenises shows every few seconds that it still does
 HEARTBEAT_S = 5
 # What an entry depends on, beside the files and the tokenizer.
-OPTIONS = ("prompt_type", "cutoff_len", "train_turns", "train_on_inputs", "test_size", "skip_bad_rows", "encoding")
+OPTIONS = (
+    *("prompt_type", "cutoff_len", "train_turns", "train_on_inputs", "test_size", "skip_bad_rows", "encoding"),
+    "fields",
+)
 # The modules whose code decides what the rows of a file become.
 ROW_MODULES = (
     *("vicuna.data.bad_row", "vicuna.data.encodings", "vicuna.data.parsing", "vicuna.data.formats"),
-    *("vicuna.data.records", "vicuna.data.examples"),
+    *(
+        "vicuna.data.files",
+        "vicuna.data.fields",
+        "vicuna.data.values",
+        "vicuna.data.marks",
+        "vicuna.data.readers",
+        "vicuna.data.records",
+        "vicuna.data.examples",
+    ),
     *("vicuna.prompt.templates", "vicuna.prompt.tokenizer"),
 )
 
@@ -101,7 +113,7 @@ def cache_key(flags: DataFlags, sources: Sequence[Source], text_tokenizer: TextT
     """SHA-256 of all that the tokenised rows depend on, this program's own code included."""
     code = b"".join(Path(find_spec(name).origin).read_bytes() for name in ROW_MODULES)
     parts = {
-        "files": [(source.sha256, source.weight, source.path.suffix) for source in sources],
+        "files": [(source.sha256, source.weight, file_kind(source.path)) for source in sources],
         "options": {name: getattr(flags, name) for name in OPTIONS},
         "template": asdict(TEMPLATES[flags.prompt_type]),
         "tokenizer": _sha256(text_tokenizer.source.read_bytes()),
@@ -122,7 +134,7 @@ def _write(flags: DataFlags, text_tokenizer: TextTokenizer, entry: Path) -> None
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
     with _heartbeat(entry), tempfile.TemporaryDirectory(prefix=f".{entry.name}-", dir=entry.parent) as aside:
-        records = read_records(flags.data_path, flags.prompt_type, flags.skip_bad_rows, flags.encoding)
+        records = read_records(flags.data_path, flags.prompt_type, flags.skip_bad_rows, flags.encoding, flags.fields)
         train_ids, held_ids = hold_out(len(records.dialogues), flags.test_size)
         options = (flags.prompt_type, flags.cutoff_len, flags.train_on_inputs, flags.train_turns)
         train = tokenise(text_tokenizer, records, records.resample(train_ids), *options)

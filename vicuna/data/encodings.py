@@ -7,13 +7,12 @@ from vicuna.errors import UserError
 ENCODINGS = ("utf-8", "gb18030")
 
 
-def read_text(path: Path, encoding: str | None = None) -> tuple[str, str]:
-    """The text of a data file and its encoding, which is found out where none is given.
+def decode_text(raw: bytes, path: Path, encoding: str | None = None) -> tuple[str, str]:
+    """The text of a data file's bytes and its encoding, which is found out where none is given.
 
     Raises:
         UserError: an unknown encoding, or one that the file is not in.
     """
-    raw = path.read_bytes()
     if encoding is None and raw.startswith((b"\xff\xfe", b"\xfe\xff")):
         encoding = "utf-16"
     for name in [encoding] if encoding else ENCODINGS:

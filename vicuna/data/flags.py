@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vicuna.args import at_least, flag
+from vicuna.data.fields import parse_fields
 from vicuna.errors import UserError
 from vicuna.prompt.templates import PROMPT_TYPES, TRAIN_TURNS
 
@@ -14,9 +15,15 @@ class DataFlags:
 
     data_path: list[str] = flag(
         ["sample/instruct/data_sample.jsonl"],
-        "records: .json or .jsonl of instructions or dialogues in any known format, or of a field text; or a .txt of "
-        "documents separated by blank lines. Several files are mixed; my.jsonl:2 takes each training record of that "
+        "records: .json, .jsonl, .csv, .tsv or .parquet of instructions or dialogues in any known format, or of a "
+        "field text; or a .txt of documents separated by blank lines; all but .parquet also as .gz or .zst. Several "
+        "files are mixed; my.jsonl:2 takes each training record of that "
         "file twice an epoch, :0.5 half of them",
+    )
+    fields: list[str] = flag(
+        [],
+        "where a file with names of its own has the fields of a known format: instruction=query output=response, or "
+        "with paths, instruction=turns[].q output=turns[].a",
     )
     prompt_type: Literal[PROMPT_TYPES] = flag("instruct", "template around a record; text adds nothing")
     cutoff_len: int = flag(
@@ -41,6 +48,7 @@ class DataFlags:
     )
 
     def __post_init__(self) -> None:
+        parse_fields(self.fields)
         at_least("--cutoff_len", self.cutoff_len, 8)
         if self.train_turns == "all":
             if self.prompt_type not in ("chat", "chat_eos"):

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from vicuna.data.bad_row import BadRow
-from vicuna.data.encodings import read_text
+from vicuna.data.files import EXPECTED, file_kind, read_rows
 from vicuna.data.formats import to_messages
-from vicuna.data.parsing import parse_rows
 from vicuna.errors import UserError
 from vicuna.prompt.templates import Message
 
@@ -106,9 +105,13 @@ class Records:
 
 
 def read_records(
-    paths: str | Path | Sequence[str], prompt_type: str, skip_bad_rows: bool = False, encoding: str | None = None
+    paths: str | Path | Sequence[str],
+    prompt_type: str,
+    skip_bad_rows: bool = False,
+    encoding: str | None = None,
+    fields: Sequence[str] = (),
 ) -> Records:
-    """Read and check data files, each a path or `path:weight`.
+    """Read and check data files, each a path or `path:weight`; `fields` are those of `vicuna.data.fields`.
 
     Raises:
         UserError: no such file, an unknown kind of file or encoding, no rows, a weight that is none, or malformed
@@ -116,9 +119,9 @@ def read_records(
     """
     records, problems = Records(), []
     for source in open_sources(paths):
-        text, source.encoding = read_text(source.path, encoding)
+        source.encoding, rows = read_rows(source.path, encoding, fields)
         records.sources.append(source)
-        for line, row in parse_rows(text, source.path.suffix):
+        for line, row in rows:
             try:
                 records.add(to_messages(row, prompt_type), line)
             except BadRow as problem:
@@ -151,9 +154,9 @@ def open_sources(paths: str | Path | Sequence[str]) -> list[Source]:
         path = source.path
         if not path.is_file():
             what = "is a folder" if path.is_dir() else "does not exist"
-            raise UserError(f"--data_path {path} {what}; expected a .json, .jsonl or .txt file.")
-        if path.suffix not in (".json", ".jsonl", ".txt"):
-            raise UserError(f"--data_path {path} ends in {path.suffix!r}; expected a .json, .jsonl or .txt file.")
+            raise UserError(f"--data_path {path} {what}; expected {EXPECTED}.")
+        if not file_kind(path):
+            raise UserError(f"--data_path {path} ends in {path.suffix!r}; expected {EXPECTED}.")
         if path.resolve() in seen:
             raise UserError(
                 f"--data_path names {path} twice, so that records held out could be trained on; name it once, with a "

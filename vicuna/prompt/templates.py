@@ -17,11 +17,14 @@ IGNORE_INDEX = -100  # what torch's cross entropy ignores by default
 
 
 class Message(TypedDict):
-    """One message; `input` is the optional second field of an instruction record."""
+    """One message; `input` is the optional second field of an instruction record, `learnt` false of an answer that is
+    only context.
+    """
 
     role: str
     content: str
     input: NotRequired[str]
+    learnt: NotRequired[bool]
 
 
 class Tokenizer(Protocol):
@@ -241,11 +244,17 @@ def encode(
     pairs = parts(dropped)
     ids = [i for prompt, answer in pairs for i in (*prompt, *answer)]
     labels = [i for prompt, answer in pairs for i in (*[IGNORE_INDEX] * len(prompt), *answer)]
+    answers = [message for message in others if message["role"] == "assistant"][-len(pairs) :]
     last = pairs[-1][1]
     if len(last) < 2 or cutoff_len <= len(ids) - len(last):
         return None
     if train_on_inputs:
         labels = [IGNORE_INDEX, *ids[1:]]
+    at = 0
+    for (prompt, answer), message in zip(pairs, answers, strict=True):
+        start, at = at + len(prompt), at + len(prompt) + len(answer)
+        if not message.get("learnt", True):
+            labels[start:at] = [IGNORE_INDEX] * len(answer)
     return Encoded(ids[:cutoff_len], labels[:cutoff_len], len(ids) > cutoff_len, dropped > 0)
 
 
