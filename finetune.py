@@ -10,7 +10,7 @@ session.log and checkpoint-N/ to --output_path. `python finetune.py --help` list
 import atexit
 import os
 import sys
-from collections.abc import MutableMapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from vicuna.data.flags import DataFlags
 from vicuna.errors import UserError, run
 from vicuna.model.flags import LoraFlags, ModelFlags
 from vicuna.train.flags import RunFlags, TrainFlags
+from vicuna.train.gpus import one_gpu_per_process
 
 if TYPE_CHECKING:
     import torch
@@ -42,33 +43,35 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     gpus = one_gpu_per_process(os.environ)
 
-    # 1. data, as far as it can be checked without torch and the base's tokenizer
-    sources = open_data(flags, rank, gpus)
+    log.set_up(rank)
+    with output_folder(run_flags):
+        # 1. data, as far as it can be checked without torch and the base's tokenizer
+        sources = open_data(flags, gpus)
 
-    # 2. base and adapter, as far as they can be checked without loading weights
-    setup = check_setup(flags, sources, world_size)
+        # 2. base and adapter, as far as they can be checked without loading weights
+        setup = check_setup(flags, sources, world_size)
 
-    # 3. examples and the plan
-    planned = plan_run(setup, sources, rank, world_size)
-    if run_flags.plan_only:
-        print(planned.plan)
-        return
-    log.to_file(setup.output, rank)
-    log.log.info("%s", planned.plan)
+        # 3. examples and the plan
+        planned = plan_run(setup, sources, rank, world_size)
+        if run_flags.plan_only:
+            print(planned.plan)
+            return
+        log.to_file(setup.output, rank)
+        log.log.info("%s", planned.plan)
 
-    # 4. settings: before the model, which ZeRO-3 cuts in parts while it is loaded
-    arguments = training_arguments(setup, planned)
+        # 4. settings: before the model, which ZeRO-3 cuts in parts while it is loaded
+        arguments = training_arguments(setup, planned)
 
-    # 5. model: each process loads its own copy onto its own device, or its part
-    model = load_model(setup, rank)
+        # 5. model: each process loads its own copy onto its own device, or its part
+        model = load_model(setup, rank)
 
-    # 6. train
-    facts = run_facts(setup, planned.plan)
-    trainer = make_trainer(setup, planned, arguments, model, facts)
-    train(setup, planned, trainer, model)
+        # 6. train
+        facts = run_facts(setup, planned.plan)
+        trainer = make_trainer(setup, planned, arguments, model, facts)
+        train(setup, planned, trainer, model)
 
-    # 7. save
-    save(setup, trainer, model, facts)
+        # 7. save
+        save(setup, trainer, model, facts)
 
 
 @dataclass(frozen=True)
@@ -106,32 +109,31 @@ class Planned:
     plan: "Plan"
 
 
-def one_gpu_per_process(environ: MutableMapping[str, str]) -> int:
-    """Let a plain `python finetune.py` see the first GPU only, before torch counts them; how many there were.
+def output_folder(run_flags: RunFlags) -> AbstractContextManager[None]:
+    """Hold --output_path for this run alone, by one process of each host; a plan only sees that it could be made."""
+    from vicuna.files.folder_lock import held_folder, holder
+    from vicuna.files.outputs import made_folder
 
-    The Trainer would otherwise spread every batch with DataParallel, which is slow and breaks quantised bases.
-    """
-    if "LOCAL_RANK" in environ:
-        return 1
-    chosen = environ.get("CUDA_VISIBLE_DEVICES")
-    here = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
-    names = [str(i) for i in range(here)] if chosen is None else chosen.split(",")
-    if len(names) > 1:
-        environ["CUDA_VISIBLE_DEVICES"] = names[0]
-    return len(names)
+    folder, flag = Path(run_flags.output_path), "--output_path"
+    if os.path.isfile(folder):  # a path that is too long is no file, and no error yet
+        raise UserError(f"{flag} {folder} is a file; expected a folder, new or old.")
+    if int(os.environ.get("LOCAL_RANK", 0)):
+        return nullcontext()
+    if not run_flags.plan_only:
+        return held_folder(folder, flag, os.environ)
+    if other := holder(folder):
+        log.log.warning("WARNING   %s %s is in use by %s: a run would be refused now.", flag, folder, other)
+    return made_folder(folder, flag)
 
 
-def open_data(flags: TrainFlags, rank: int, gpus: int) -> "list[Source]":
-    """Begin the log, and find and hash the data files; no row is read yet."""
-    if Path(flags.run.output_path).is_file():
-        raise UserError(f"--output_path {flags.run.output_path} is a file; expected a folder, new or old.")
-    say = log.set_up(rank)
+def open_data(flags: TrainFlags, gpus: int) -> "list[Source]":
+    """Find and hash the data files; no row is read yet."""
     from vicuna.data.records import open_sources
 
     sources = open_sources(flags.data.data_path)
     if gpus > 1:
         command = f"torchrun --standalone --nproc_per_node={gpus} {Path(sys.argv[0]).name} …"
-        say.info("%d GPUs are visible, this run uses the first; all of them: %s", gpus, command)
+        log.log.info("%d GPUs are visible, this run uses the first; all of them: %s", gpus, command)
     return sources
 
 

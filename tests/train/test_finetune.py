@@ -176,7 +176,7 @@ def test_a_diverged_run_stops_with_a_sentence(program, tiny_base, records, tmp_p
     ],
 )
 def test_a_plain_run_sees_the_first_gpu_only(environment, count, left):
-    from finetune import one_gpu_per_process
+    from vicuna.train.gpus import one_gpu_per_process
 
     assert one_gpu_per_process(environment) == count
     assert environment["CUDA_VISIBLE_DEVICES"] == left

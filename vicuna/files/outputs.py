@@ -1,4 +1,6 @@
-"""What tools write: complete under its name, or not there at all; and never thrown away once it is complete."""
+"""What programs and tools write: folders that can be made, or a sentence; complete under its name, or not there at all;
+and never thrown away once it is complete.
+"""
 
 import itertools
 import os
@@ -7,7 +9,7 @@ import signal
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +69,33 @@ def kept_if_lost(made: Path, wanted: Path, flag: str) -> Iterator[None]:
             f"{flag} {wanted} could not be finished ({reason}). What was written is complete, and is kept as {kept}: "
             "give it its name."
         ) from error
+
+
+@contextmanager
+def made_folder(folder: Path, flag: str) -> Iterator[None]:
+    """Make `folder` with its parents, and see that it can be written to; those made that end empty are removed.
+
+    Args:
+        flag: as the user typed it.
+
+    Raises:
+        UserError: the system does not allow it.
+    """
+    new = [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
+    try:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:
+            at = f" ({error.filename})" if error.filename and Path(error.filename).parent != folder else ""
+            raise UserError(
+                f"{flag} {folder} is no folder that can be written to: {error.strerror}{at}. Name another one."
+            ) from error
+        yield
+    finally:
+        for path in new:
+            with suppress(OSError):  # it holds something, or was never made
+                path.rmdir()
 
 
 @contextmanager

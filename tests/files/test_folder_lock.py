@@ -1,0 +1,85 @@
+"""One run at a time in a folder: the lock, who holds it, and that it ends with its process."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from vicuna.errors import UserError
+from vicuna.files import folder_lock
+from vicuna.files.folder_lock import LOCK, held_folder, holder
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+HOLD = """
+import os, sys
+from pathlib import Path
+from vicuna.files.folder_lock import held_folder
+with held_folder(Path(sys.argv[1]), "--output_path", os.environ):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextmanager
+def held_elsewhere(folder: Path, **environ: str):
+    """The process that holds `folder` while the block runs; it ends when its input does."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT), **environ}
+    command = [sys.executable, "-c", HOLD, str(folder)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env) as process:
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.stdin.close()
+
+
+def test_a_folder_that_is_held_is_refused_with_its_holder(tmp_path):
+    folder = tmp_path / "new" / "out"
+    with held_elsewhere(folder) as process:
+        assert holder(folder) == f"process {process.pid}"
+        with pytest.raises(UserError, match=f"--output_path .*out is in use by process {process.pid}, which writes"):
+            held_folder(folder, "--output_path", {}).__enter__()
+        assert folder.is_dir()
+    assert not folder.parent.exists()  # made by the holder, and empty
+
+    with held_folder(folder, "--output_path", {}):
+        assert holder(folder) == f"process {os.getpid()}"
+        (folder / "session.log").touch()
+    assert [file.name for file in folder.iterdir()] == ["session.log"]
+    assert holder(folder) == ""
+
+
+def test_a_killed_holder_holds_nothing(tmp_path):
+    with held_elsewhere(tmp_path) as process:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        assert json.loads((tmp_path / LOCK).read_text(encoding="utf-8"))["pid"] == process.pid
+        assert holder(tmp_path) == ""
+        with held_folder(tmp_path, "--output_path", {}):
+            assert holder(tmp_path) == f"process {os.getpid()}"
+
+
+def test_hosts_of_one_run_share_a_folder_and_those_of_another_do_not(tmp_path):
+    run = {"WORLD_SIZE": "2", "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500"}
+    with held_elsewhere(tmp_path, **run, RANK="0") as process:
+        with held_folder(tmp_path, "--output_path", {**run, "RANK": "1"}):
+            assert holder(tmp_path) == f"process {process.pid}"
+        assert holder(tmp_path) == f"process {process.pid}"  # who was let in takes nothing away
+        for other in ({**run, "RANK": "1", "MASTER_PORT": "29501"}, {**run, "RANK": "0"}, {}):
+            with pytest.raises(UserError, match="is in use by process"):
+                held_folder(tmp_path, "--output_path", other).__enter__()
+
+
+def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch, caplog):
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(folder_lock.fcntl, "flock", no_locks)
+    monkeypatch.setattr(folder_lock.log, "propagate", True)
+    with held_folder(tmp_path, "--output_path", {}):
+        assert "has no locks: nothing keeps a second run out of it" in caplog.text
+        assert not list(tmp_path.iterdir())

@@ -1,0 +1,158 @@
+"""One run at a time in a folder, by a lock that the system takes back when its process ends, however it ends.
+
+The file beside the lock only says who holds it: a file that a kill left behind locks nothing.
+"""
+
+import errno
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from vicuna.errors import UserError
+from vicuna.files.outputs import made_folder
+from vicuna.log import log
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None
+
+LOCK = ".lock"
+NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
+# A holder writes its name right behind its lock; who comes in between asks again.
+LOOKS, LOOK_S = 100, 0.05
+
+
+@contextmanager
+def held_folder(folder: Path, flag: str, environ: Mapping[str, str]) -> Iterator[None]:
+    """Hold `folder`, which is made if need be, until the block ends; a folder that was made and stayed empty goes.
+
+    One process of each host does so. Processes of one run that share the folder over a network let each other in.
+
+    Args:
+        flag: as the user typed it.
+        environ: with what a launcher says of the run, if there is one.
+
+    Raises:
+        UserError: another run holds it, or it can not be made.
+    """
+    me = _name_of_this_process(environ)
+    with made_folder(folder, flag):
+        lock = _take(folder, flag, me)
+        try:
+            yield
+        finally:
+            if lock is not None:
+                (folder / LOCK).unlink(missing_ok=True)  # before the lock is given back: what is removed is ours
+                os.close(lock)
+
+
+def holder(folder: Path) -> str:
+    """Which process holds `folder`, in words; "" if none does."""
+    try:
+        lock = os.open(folder / LOCK, os.O_RDONLY)
+    except OSError:
+        return ""
+    try:
+        if fcntl is None or _locked(lock, fcntl.LOCK_SH) is not False:
+            return ""
+        return _in_words(_read(folder))
+    finally:
+        os.close(lock)
+
+
+def _take(folder: Path, flag: str, me: dict[str, Any]) -> int | None:
+    """The open lock; None where the file system has none, or another process of this run holds it."""
+    for _ in range(LOOKS):
+        lock = _open(folder, flag)
+        got = None if fcntl is None else _locked(lock, fcntl.LOCK_EX)
+        if got is None:
+            os.close(lock)
+            (folder / LOCK).unlink(missing_ok=True)
+            log.warning(
+                "WARNING   the file system of %s %s has no locks: nothing keeps a second run out of it.", flag, folder
+            )
+            return None
+        if got and _still_there(lock, folder):
+            os.ftruncate(lock, 0)
+            os.write(lock, json.dumps(me).encode())
+            return lock
+        os.close(lock)
+        if not got:
+            other = _read(folder)
+            if me["run"] and other.get("run") == me["run"] and other.get("rank") != me["rank"]:
+                return None
+            if _lives(other):
+                break
+        time.sleep(LOOK_S)
+    raise UserError(
+        f"{flag} {folder} is in use by {_in_words(_read(folder))}, which writes its checkpoints there: wait until it "
+        "has ended, or name another folder."
+    )
+
+
+def _open(folder: Path, flag: str) -> int:
+    try:
+        return os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise UserError(f"{flag} {folder} can not be written to: {error.strerror}. Name another folder.") from error
+
+
+def _locked(lock: int, kind: int) -> bool | None:
+    """Whether the lock was free; None where there is no such thing."""
+    try:
+        fcntl.flock(lock, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        return None
+    return True
+
+
+def _still_there(lock: int, folder: Path) -> bool:
+    """Whether the file that was opened has not been removed by who held it before."""
+    try:
+        return os.path.samestat(os.fstat(lock), os.stat(folder / LOCK))
+    except FileNotFoundError:
+        return False
+
+
+def _name_of_this_process(environ: Mapping[str, str]) -> dict[str, Any]:
+    """Who holds the lock. Processes of one run meet at one address, which no other run has meanwhile."""
+    many = int(environ.get("WORLD_SIZE", 1)) > 1
+    run = f"{environ.get('MASTER_ADDR')}:{environ.get('MASTER_PORT')}" if many else ""
+    return {"pid": os.getpid(), "host": socket.gethostname(), "run": run, "rank": int(environ.get("RANK", 0))}
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    try:
+        return json.loads((folder / LOCK).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def _lives(other: dict[str, Any]) -> bool:
+    """Whether what the file says is of a process there is, as far as can be told from here."""
+    if other.get("host") != socket.gethostname():
+        return bool(other)
+    try:
+        os.kill(other["pid"], 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _in_words(other: dict[str, Any]) -> str:
+    if not other:
+        return "another process"
+    where = "" if other["host"] == socket.gethostname() else f" on {other['host']}"
+    return f"process {other['pid']}{where}"
