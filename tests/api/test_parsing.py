@@ -37,7 +37,6 @@ from tests.api.questions import GREEDY, HELLO, message_of
         ({"stop": 3}, "stop", "expected text or a list"),
         ({"frequency_penalty": 0.5}, "frequency_penalty", "frequency_penalty is not supported"),
         ({"logprobs": True}, "logprobs", "logprobs is not supported"),
-        ({"tools": [{"type": "function"}]}, "tools", "tools is not supported"),
         ({"response_format": {"type": "json_object"}}, "response_format", "response_format is not supported"),
         ({"stream_options": {"include": True}}, "include", "'include' is not a field"),
         ({"stream": "yes"}, "stream", "expected true or false"),

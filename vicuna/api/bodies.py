@@ -22,6 +22,7 @@ from vicuna.api.parsing import CompletionRequest, EmbeddingRequest
 from vicuna.log import log
 
 BROKEN = "the server failed to answer; its log says why."
+NOTICE_HEADER = "X-Vicuna-Notice"
 FINISH = {"eos": "stop", "stop": "stop", "stopped": "stop", "length": "length"}
 
 
@@ -32,6 +33,8 @@ class ChatFormat:
 
     def __init__(self, asked: CompletionRequest):
         self.asked = asked
+        notices = [*asked.notices, asked.left_out] if asked.left_out else asked.notices
+        self.headers = {NOTICE_HEADER: "; ".join(notices)} if notices else {}
         self.notices = {"notices": list(asked.notices)} if asked.notices else {}
 
     def body(self, updates: list[Update]) -> dict[str, Any]:
@@ -118,8 +121,10 @@ class EventStream(StreamingResponse):
 
     media_type = "text/event-stream"
 
-    def __init__(self, chunks: AsyncIterator[dict[str, Any]], at_end: Callable[[], None]):
-        super().__init__(self._events(chunks), headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+    def __init__(self, chunks: AsyncIterator[dict[str, Any]], at_end: Callable[[], None], headers: dict[str, str]):
+        # Nothing on the way is to gather pieces, or to keep them.
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no", **headers}
+        super().__init__(self._events(chunks), headers=headers)
         self._at_end = at_end
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

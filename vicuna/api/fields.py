@@ -1,5 +1,6 @@
 """The fields of a request body: each is of its kind, known, and asks for something that is done here."""
 
+import json
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from typing import Any
@@ -11,6 +12,9 @@ IGNORED = {
     *("metadata", "store", "service_tier", "parallel_tool_calls", "prompt_cache_key", "prompt_cache_retention"),
     *("safety_identifier",),
 }
+# What a model may call -> the field that says whether it has to.
+TOOLS = {"tools": "tool_choice", "functions": "function_call"}
+FREE_CHOICE = ("none", "auto")
 # What would change the answer and is not done: field -> the values that ask for nothing.
 UNSUPPORTED: dict[str, tuple] = {
     "frequency_penalty": (0,),
@@ -18,10 +22,6 @@ UNSUPPORTED: dict[str, tuple] = {
     "logprobs": (False,),
     "top_logprobs": (0,),
     "logit_bias": ({},),
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
-    "functions": ([],),
-    "function_call": ("none", "auto"),
     "response_format": ({"type": "text"},),
     "modalities": (["text"],),
     "echo": (False,),
@@ -51,6 +51,25 @@ class RequestFields:
             return default
         return check_type(self._values[name], name, kind)
 
+    def leave_out_tools(self) -> int:
+        """How many tools a model was offered that it may do without: none is ever called.
+
+        Raises:
+            APIError: one of them has to be called.
+        """
+        count = 0
+        for name, choice in TOOLS.items():
+            count += len(self.take(name, "a list", []))
+            chosen = self.take(choice, "text or an object", "auto")
+            if _is_free(chosen):
+                continue
+            asked = json.dumps(chosen)[:80]
+            message = (
+                f"{choice} {asked} asks for a call, and no tool is called here; send auto or none, or leave it out."
+            )
+            raise APIError(400, message, choice, "unsupported_parameter")
+        return count
+
     def reject_unknown(self) -> None:
         """Refuse what is left.
 
@@ -68,6 +87,14 @@ class RequestFields:
             raise APIError(400, f"{name[:80]!r} is not a field of this request; {hint}", param, "unknown_parameter")
 
 
+def _is_free(chosen: str | dict) -> bool:
+    """Whether a choice of tools can be met by calling none."""
+    if isinstance(chosen, str):
+        return chosen in FREE_CHOICE
+    allowed = chosen.get("allowed_tools")
+    return chosen.get("type") == "allowed_tools" and isinstance(allowed, dict) and allowed.get("mode") == "auto"
+
+
 def is_integer(value: Any) -> bool:
     """Whether a JSON value is an integer; true and false are none."""
     return isinstance(value, int) and not isinstance(value, bool)
@@ -81,6 +108,7 @@ KINDS: dict[str, Callable[[Any], bool]] = {
     "a list": lambda value: isinstance(value, list),
     "an object": lambda value: isinstance(value, dict),
     "text or a list": lambda value: isinstance(value, str | list),
+    "text or an object": lambda value: isinstance(value, str | dict),
 }
 WORDS = {
     type(None): "null", str: "text", bool: "true or false", int: "an integer", float: "a number", list: "a list",

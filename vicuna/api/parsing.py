@@ -43,7 +43,7 @@ class CompletionRequest:
         model: the name it goes by in the answer; adapter: name of a choice.
         prompts: ids of each, BOS included; n: answers to each.
         chosen: generate()'s arguments; seed: of the first answer, the next ones count on.
-        notices: what the user should know of what was sent.
+        notices: what the user should know of what was sent; left_out: what of it the model is not shown.
     """
 
     model: str
@@ -57,6 +57,7 @@ class CompletionRequest:
     include_usage: bool
     client: str
     notices: tuple[str, ...] = ()
+    left_out: str = ""
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,7 @@ def parse_chat(
     model, adapter = _model(fields, assistant)
     messages = _messages(fields.take("messages", "a list", []))
     chosen, common = _common(fields, assistant, decoding, peer)
+    tools = fields.leave_out_tools()
     fields.reject_unknown()
     try:
         trimmed = trim(
@@ -111,7 +113,8 @@ def parse_chat(
         notices.append(f"the context leaves {trimmed.max_new_tokens} tokens for the answer")
     chosen = {**chosen, "max_new_tokens": trimmed.max_new_tokens}
     _bound(common["n"], "n", assistant)
-    return CompletionRequest(model, adapter, [trimmed.ids], chosen, notices=tuple(notices), **common)
+    left_out = f"{tools} tools were left out: no prompt type shows them to the model" if tools else ""
+    return CompletionRequest(model, adapter, [trimmed.ids], chosen, notices=tuple(notices), left_out=left_out, **common)
 
 
 def parse_completion(
@@ -244,8 +247,9 @@ def _message(given: Any, where: str) -> Message:
     role = given.get("role")
     if not isinstance(role, str) or role not in ROLES:
         raise APIError(400, f"{where}.role is {str(role)[:80]!r}, expected one of {', '.join(ROLES)}.", f"{where}.role")
-    if given.get("tool_calls"):
-        raise APIError(400, f"{where}.tool_calls is not supported here.", f"{where}.tool_calls")
+    for name in ("tool_calls", "function_call"):
+        if given.get(name):
+            raise APIError(400, f"{where}.{name} is not supported here.", f"{where}.{name}")
     return {"role": ROLES[role], "content": _content(given.get("content"), f"{where}.content")}
 
 

@@ -36,6 +36,7 @@ from vicuna.api.error_body import APIError
 from vicuna.api.guard import Guard, api_key, read_json
 from vicuna.api.parsing import CompletionRequest, parse_chat, parse_completion, parse_embedding
 from vicuna.errors import UserError
+from vicuna.log import log
 
 EMBEDDED_AT_ONCE = 8  # rows, behind which other clients have their turn
 ROUTES = ("/chat/completions", "/completions", "/models", "/models/{model:path}", "/embeddings")
@@ -105,6 +106,8 @@ class Routes:
     async def chat(self, request: Request) -> Response:
         """An answer to a conversation."""
         asked = await _parsed(request, parse_chat, self.assistant, self.flags, self.decoding)
+        if asked.left_out:
+            log.info("a request to %s: %s", asked.model, asked.left_out)
         return await self._answer(request, asked, ChatFormat(asked))
 
     async def completion(self, request: Request) -> Response:
@@ -133,13 +136,13 @@ class Routes:
                 # The first update before any status: a full queue can still be said as 429.
                 first = await cancel_on_disconnect(request, anext(growing))
                 if asked.stream:
-                    return EventStream(form.chunks(_from_first(first, growing)), answers.cancel)
+                    return EventStream(form.chunks(_from_first(first, growing)), answers.cancel, form.headers)
                 latest = dict([first])
                 await cancel_on_disconnect(request, _finish(latest, growing))
         except BaseException:
             answers.cancel()
             raise
-        return JSONResponse(form.body([latest[i] for i in sorted(latest)]))
+        return JSONResponse(form.body([latest[i] for i in sorted(latest)]), headers=form.headers)
 
     def _stream(self, asked: CompletionRequest, prompt: list[int], i: int, stop: Event) -> Iterator[Update]:
         seed = derive_seed(asked.seed, i)
