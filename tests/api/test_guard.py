@@ -1,7 +1,5 @@
-"""Who the API answers: keys, hosts, origins, kinds and sizes of bodies; over plain sockets, as an attacker would."""
+"""Who the API answers: keys, kinds and sizes of bodies; over plain sockets, as an attacker would."""
 
-import asyncio
-import http.client
 import json
 import socket
 
@@ -10,17 +8,14 @@ from fastapi import FastAPI
 from openai import APIStatusError, AuthenticationError
 
 from chat import main
+from tests.api.plainly import HELLO, PATHS, send
 from tests.served import Server, assistant_of
 from vicuna.answer.flags import ChatFlags, DecodingFlags, ServeFlags
-from vicuna.api.guard import MAX_BODY_BYTES, Guard, api_key
+from vicuna.api.guard import MAX_BODY_BYTES, api_key
 from vicuna.api.routes import add_routes
 from vicuna.args import parse
 from vicuna.errors import UserError
 from vicuna.model.flags import ModelFlags
-
-JSON = {"Content-Type": "application/json"}
-HELLO = {"messages": [{"role": "user", "content": "你好"}], "max_tokens": 2}
-PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
 
 
 @pytest.fixture(scope="module")
@@ -33,19 +28,6 @@ def locked(assistant):
     server = Server(assistant, ChatFlags(api=True, api_key="sesame-1"))
     yield server
     server.close()
-
-
-def send(server, path=PATHS[0], body=None, method="POST", **headers):
-    """Status, headers and JSON of a reply; `_` in a header's name is `-`."""
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
-    body = json.dumps(HELLO) if body is None and method == "POST" else body
-    headers = {name.replace("_", "-"): value for name, value in headers.items()}
-    connection.request(method, path, body, {**(JSON if method == "POST" else {}), **headers})
-    reply = connection.getresponse()
-    text = reply.read()
-    connection.close()
-    assert not [name for name, _ in reply.getheaders() if name.lower().startswith("access-control-")]
-    return reply.status, dict(reply.getheaders()), json.loads(text)
 
 
 # --- keys ---------------------------------------------------------------------------------------------------------
@@ -123,74 +105,6 @@ def test_a_key_that_fits_no_header_is_refused(key):
     with pytest.raises(UserError, match="--api_key must consist of ASCII") as error:
         api_key(ChatFlags(api_key=key), ServeFlags())
     assert key not in str(error.value)
-
-
-# --- hosts and origins --------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "host",
-    ["evil.example", "evil.example:{port}", "localhost.evil.example:{port}", "127.0.0.1.evil.example", "192.168.7.7",
-     "", "[::1", "127.1", "2130706433", "127.0.0.1@evil.example", "evil.example@127.0.0.1"],
-)  # fmt: skip
-@pytest.mark.parametrize("path", [PATHS[0], "/v1/models"])
-def test_a_foreign_host_is_refused(server, path, host):
-    method = "GET" if "models" in path else "POST"
-    status, _, reply = send(server, path, method=method, Host=host.format(port=server.port))
-    assert status == 403
-    assert reply["error"]["code"] == "foreign_host"
-
-
-@pytest.mark.parametrize(
-    "host", ["127.0.0.1", "127.0.0.1:{port}", "localhost", "LOCALHOST:{port}", "[::1]:{port}", socket.gethostname()]
-)
-def test_the_servers_own_names_are_taken(server, host):
-    assert send(server, Host=host.format(port=server.port))[0] == 200
-
-
-@pytest.mark.parametrize(
-    ("bound", "host", "address", "taken"),
-    [
-        ("0.0.0.0", "192.168.7.7:7860", "172.17.0.2", True),
-        ("::", "[2001:db8::1]:7860", "2001:db8::2", True),
-        ("0.0.0.0", "evil.example:7860", "172.17.0.2", False),
-        ("192.168.7.7", "192.168.7.7:7860", "192.168.7.7", True),
-        ("192.168.7.7", "192.168.7.8:7860", "192.168.7.7", False),
-        ("vicuna.lan", "vicuna.lan:7860", "192.168.7.7", True),
-        ("vicuna.lan", "192.168.7.7:7860", "192.168.7.7", True),
-        ("vicuna.lan", "other.lan:7860", "192.168.7.7", False),
-        ("2001:db8::1", "[2001:DB8::1]:7860", "2001:db8::1", True),
-    ],
-)
-def test_a_host_is_what_the_server_listens_on(bound, host, address, taken):
-    seen, replies = [], []
-
-    async def app(scope, receive, send):
-        seen.append(scope)
-
-    async def note(message):
-        replies.append(message)
-
-    scope = {
-        "type": "http", "method": "GET", "path": "/v1/models", "query_string": b"", "server": (address, 7860),
-        "headers": [(b"host", host.encode())],
-    }  # fmt: skip
-    asyncio.run(Guard(app, bound, "")(scope, None, note))
-    assert bool(seen) == taken
-    assert bool(replies) != taken
-
-
-@pytest.mark.parametrize("origin", ["http://evil.example", "https://127.0.0.1", "null", "", "http://localhost:1"])
-@pytest.mark.parametrize("method", ["POST", "OPTIONS", "GET"])
-def test_a_foreign_origin_is_refused(server, origin, method):
-    path = "/v1/models" if method == "GET" else PATHS[0]
-    status, _, reply = send(server, path, method=method, Origin=origin, Access_Control_Request_Method="POST")
-    assert status == 403
-    assert reply["error"]["code"] == "foreign_origin"
-
-
-def test_the_servers_own_pages_may_ask(server):
-    assert send(server, Origin=f"http://127.0.0.1:{server.port}")[0] == 200
 
 
 # --- bodies -------------------------------------------------------------------------------------------------------

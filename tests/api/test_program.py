@@ -3,7 +3,6 @@
 import contextlib
 import http.client
 import io
-import json
 import os
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from vicuna.pages.strings import STRINGS
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 KEY = "sesame-1"
+SITE = "http://192.168.7.9:3000"
 DRAWN = ["--preset", "balanced", "--temperature", "0.8", "--seed", "3", "--max_new_tokens", "10"]
 QUESTION = "春天的花有哪些？"
 
@@ -39,6 +39,7 @@ def port(tiny_base, adapter):
     """Where chat.py listens, with a login for the page and a key for the routes."""
     port = free_port()
     argv = ["chat.py", "--api", "--model_path", tiny_base, "--bits", "32", "--lora_path", adapter, "--port", port]
+    argv += ["--allow_origin", SITE]
     server = subprocess.Popen(
         [sys.executable, *map(str, argv)],
         cwd=ROOT, stderr=subprocess.PIPE, text=True,
@@ -111,8 +112,22 @@ def test_a_body_that_is_too_large_is_a_413_however_it_comes(port, size, chunked)
 
 def test_requests_of_foreign_pages_reach_no_route(port):
     for headers in ({"Host": "evil.example"}, {"Origin": "http://evil.example"}):
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-        connection.request("GET", "/v1/models", headers={"Authorization": f"Bearer {KEY}", **headers})
-        reply = connection.getresponse()
-        assert reply.status == 403
-        assert json.loads(reply.read())["error"]["code"].startswith("foreign_")
+        for key, status in ((KEY, 200), ("sesame-2", 401)):  # which no page can know
+            reply = requested(port, "/v1/models", Authorization=f"Bearer {key}", **headers)
+            assert reply.status == status
+            assert reply.getheader("access-control-allow-origin") is None
+
+
+def test_pages_of_the_site_that_was_named_read_the_routes_and_nothing_else(port):
+    assert requested(port, "/v1/models", Origin=SITE, Authorization=f"Bearer {KEY}").status == 200
+    for path, readable in (("/v1/models", SITE), ("/config", None), ("/", None), ("/gradio_api/info", None)):
+        assert requested(port, path, Origin=SITE).getheader("access-control-allow-origin") == readable
+
+
+def requested(port, path, **headers) -> http.client.HTTPResponse:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection.request("GET", path, headers=headers)
+    reply = connection.getresponse()
+    reply.read()
+    connection.close()
+    return reply

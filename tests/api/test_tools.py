@@ -12,7 +12,7 @@ from tests.api.questions import HELLO, joined, message_of
 FUNCTION = {"name": "search_web", "parameters": {"type": "object", "properties": {"query": {"type": "string"}}}}
 TOOLS = [{"type": "function", "function": FUNCTION}] * 28
 NAMED = {"type": "function", "function": {"name": "search_web"}}
-NOTICE = "28 tools were left out: no prompt type shows them to the model"
+NOTICE = "tools were left out (28): no prompt type shows them to the model"
 FREE = [
     {"tools": TOOLS},
     {"tools": TOOLS, "tool_choice": "auto"},

@@ -1,7 +1,9 @@
 """Flags of what answers: one question or a conversation, who may ask, and how tokens are chosen."""
 
+import contextlib
 import ipaddress
 import os
+import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -45,12 +47,49 @@ class ChatFlags:
     cli: bool = flag(False, "chat in the terminal instead of opening the page")
     api: bool = flag(False, "serve the OpenAI routes under /v1 beside the page")
     api_key: str = flag("", "key that the routes ask for; better given as VICUNA_API_KEY")
+    allow_host: list[str] = flag(
+        [], "further names that clients may call this server by without a key, such as host.docker.internal"
+    )
+    allow_origin: list[str] = flag(
+        [],
+        "other sites whose pages may use the routes, such as http://192.168.1.5:3000; the key is still asked for",
+    )
 
     def __post_init__(self) -> None:
         at_least("--max_memory", self.max_memory, 0)
         self.api_key = self.api_key or os.environ.get("VICUNA_API_KEY", "")
         if self.cli and self.api:
             raise UserError("--cli is a chat in the terminal, --api a server; give one of them.")
+        for name in ("allow_host", "allow_origin"):
+            if getattr(self, name) and not self.api:
+                raise UserError(f"--{name} is for the routes of --api, which is not given: give it, or drop --{name}.")
+        self.allow_host = [_host(name) for name in self.allow_host]
+        self.allow_origin = [_origin(site) for site in self.allow_origin]
+
+
+def _host(name: str) -> str:
+    """A host as it stands in a request, in small letters, without port and brackets."""
+    plain = name.strip().lower().removeprefix("[").removesuffix("]")
+    with contextlib.suppress(ValueError):
+        return str(ipaddress.ip_address(plain))
+    if not re.fullmatch(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?", plain):
+        raise UserError(
+            f"--allow_host {name} is not a host: expected a name or an address without http:// and port, such as "
+            "host.docker.internal. Whoever has the right --api_key needs none."
+        )
+    return plain
+
+
+def _origin(site: str) -> str:
+    """An origin as browsers send it."""
+    plain = site.strip().lower().removesuffix("/")
+    if not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/?#@*\s]+", plain):
+        raise UserError(
+            f"--allow_origin {site} is not an origin: expected scheme://host:port, such as http://192.168.1.5:3000, "
+            "one for each site."
+        )
+    scheme = plain.partition("://")[0]
+    return plain.removesuffix({"http": ":80", "https": ":443"}.get(scheme, "/"))
 
 
 @dataclass

@@ -4,6 +4,9 @@ from typing import Any
 
 from starlette.responses import JSONResponse
 
+# Slow bodies and a full queue: the same request can succeed later. OpenAI's client would send those with 500 again too.
+WORTH_ANOTHER_TRY = (408, 429)
+
 
 class APIError(Exception):
     """What is wrong with a request, as an error body of OpenAI's shape.
@@ -26,4 +29,5 @@ class APIError(Exception):
 
     @property
     def response(self) -> JSONResponse:
-        return JSONResponse(self.body, self.status, self.headers)
+        again = {} if self.status in WORTH_ANOTHER_TRY else {"x-should-retry": "false"}
+        return JSONResponse(self.body, self.status, self.headers | again)

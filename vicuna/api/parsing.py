@@ -113,7 +113,7 @@ def parse_chat(
         notices.append(f"the context leaves {trimmed.max_new_tokens} tokens for the answer")
     chosen = {**chosen, "max_new_tokens": trimmed.max_new_tokens}
     _bound(common["n"], "n", assistant)
-    left_out = f"{tools} tools were left out: no prompt type shows them to the model" if tools else ""
+    left_out = f"tools were left out ({tools}): no prompt type shows them to the model" if tools else ""
     return CompletionRequest(model, adapter, [trimmed.ids], chosen, notices=tuple(notices), left_out=left_out, **common)
 
 

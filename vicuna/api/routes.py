@@ -20,7 +20,6 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
@@ -49,6 +48,7 @@ def add_routes(app: FastAPI, assistant: Assistant, chat: ChatFlags, serve: Serve
         UserError: a server that strangers can reach has no key; see `vicuna.api.guard.api_key`.
     """
     routes = Routes(assistant, chat, decoding)
+    guard = {"host": serve.host, "hosts": chat.allow_host, "origins": chat.allow_origin, "key": api_key(chat, serve)}
     inner = Starlette(
         routes=[
             Route(ROUTES[0], routes.chat, methods=["POST"]),
@@ -57,7 +57,6 @@ def add_routes(app: FastAPI, assistant: Assistant, chat: ChatFlags, serve: Serve
             Route(ROUTES[3], routes.model, methods=["GET"]),
             Route(ROUTES[4], routes.embeddings, methods=["POST"]),
         ],
-        middleware=[Middleware(Guard, host=serve.host, key=api_key(chat, serve))],
         exception_handlers={
             APIError: lambda request, error: error.response,
             HTTPException: _no_route,
@@ -65,7 +64,7 @@ def add_routes(app: FastAPI, assistant: Assistant, chat: ChatFlags, serve: Serve
             Exception: lambda request, error: APIError(500, BROKEN).response,
         },
     )
-    app.router.routes.insert(0, Mount("/v1", inner))
+    app.router.routes.insert(0, Mount("/v1", Guard(inner, **guard)))
 
 
 def _no_route(request: Request, error: Exception) -> Response:
@@ -171,8 +170,7 @@ def _errors_answered() -> Iterator[None]:
     except QueueFull as error:
         raise APIError(429, str(error), code="rate_limit_exceeded", Retry_After=str(error.retry_s)) from error
     except UserError as error:
-        # The request was in order, so asking again as it is helps as little as it did now.
-        raise APIError(500, str(error), x_should_retry="false") from error
+        raise APIError(500, str(error)) from error
 
 
 async def _from_first(first: Any, rest: AsyncIterator[Any]) -> AsyncIterator[Any]:

@@ -10,13 +10,14 @@ import hmac
 import logging
 import secrets
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import gradio as gr
 import uvicorn
 from fastapi import FastAPI
 from starlette.responses import PlainTextResponse
+from starlette.routing import Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vicuna.answer.flags import ServeFlags
@@ -56,10 +57,14 @@ class Page:
 
 
 class SecurityMiddleware:
-    """Stands before the whole application; see the module's docstring."""
+    """Stands before the whole application; see the module's docstring.
 
-    def __init__(self, app: ASGIApp):
-        self.app = app
+    Args:
+        routes: paths beside the page, which say themselves who may read their answers.
+    """
+
+    def __init__(self, app: ASGIApp, routes: Sequence[str] = ()):
+        self.app, self.routes = app, tuple(f"{path}/" for path in routes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or answer it."""
@@ -69,7 +74,8 @@ class SecurityMiddleware:
         if _is_blocked(scope["path"]):
             await PlainTextResponse("Not Found", 404, _HEADERS)(scope, receive, send)
             return
-        await self.app(scope, receive, lambda message: send(_with_headers(message)))
+        kept = scope["path"].startswith(self.routes)
+        await self.app(scope, receive, lambda message: send(_with_headers(message, kept)))
 
 
 def _is_blocked(path: str) -> bool:
@@ -78,11 +84,12 @@ def _is_blocked(path: str) -> bool:
     return path.startswith(_BLOCKED)
 
 
-def _with_headers(message: Message) -> Message:
-    """No page elsewhere may read an answer, and none of ours fetches from elsewhere."""
+def _with_headers(message: Message, readable: bool) -> Message:
+    """No page elsewhere may read an answer that does not say so itself, and none of ours fetches from elsewhere."""
     if message["type"] != "http.response.start":
         return message
-    kept = [(name, value) for name, value in message.get("headers", []) if not name.startswith(b"access-control-")]
+    headers = message.get("headers", [])
+    kept = [(name, value) for name, value in headers if readable or not name.startswith(b"access-control-")]
     return {**message, "headers": kept + [(name.encode(), value.encode()) for name, value in _HEADERS.items()]}
 
 
@@ -134,6 +141,7 @@ def application(page: Page, flags: ServeFlags, add_routes: Callable[[FastAPI], N
     app = FastAPI(openapi_url=None, max_body_size=MAX_BODY_BYTES)
     if add_routes:
         add_routes(app)
+    beside = [route.path for route in app.routes if isinstance(route, Mount)]
     page.blocks.queue(max_size=flags.max_queue, api_open=False, default_concurrency_limit=MAX_ANSWERS)
     gr.mount_gradio_app(
         app,
@@ -154,7 +162,7 @@ def application(page: Page, flags: ServeFlags, add_routes: Callable[[FastAPI], N
         ssr_mode=False,
         mcp_server=False,
     )
-    app.add_middleware(SecurityMiddleware)
+    app.add_middleware(SecurityMiddleware, routes=beside)
     return app
 
 
