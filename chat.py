@@ -40,12 +40,21 @@ def main(model_flags: ModelFlags, chat: ChatFlags, serve: ServeFlags, decoding: 
 
         terminal.chat(assistant, chat, decoding)
         return
-    from vicuna.pages import chat_events, server
+    from vicuna.files.proxies import proxy_of_clients, without_proxies
+
+    with without_proxies():  # Gradio makes clients while it is imported
+        from vicuna.pages import chat_events, server
 
     routes = None
     if chat.api:
         from vicuna.api.routes import add_routes
 
+        if variable := proxy_of_clients():
+            log.log.info(
+                "%s is set: clients that are started with it ask that proxy for 127.0.0.1 too, unless no_proxy names "
+                "127.0.0.1.",
+                variable,
+            )
         routes = partial(add_routes, assistant=assistant, chat=chat, serve=serve, decoding=decoding)
     server.serve(chat_events.build_page(assistant, chat, serve, decoding), serve, routes)
 

@@ -44,7 +44,10 @@ def main(model_flags: ModelFlags, ask: AskFlags, serve: ServeFlags, decoding: De
         )
         print(last.text)
         return
-    from vicuna.pages import server
+    from vicuna.files.proxies import without_proxies
+
+    with without_proxies():  # Gradio makes clients while it is imported
+        from vicuna.pages import server
 
     server.serve(build_page(assistant, ask, serve, decoding), serve)
 

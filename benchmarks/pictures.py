@@ -22,6 +22,7 @@ from pathlib import Path
 
 from vicuna.args import flag, parse
 from vicuna.errors import UserError, run
+from vicuna.files.proxies import without_proxies
 from vicuna.model.flags import ModelFlags
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -124,4 +125,5 @@ def photograph(address: str, file: Path) -> None:
 
 
 if __name__ == "__main__":
-    run(lambda: main(*parse(__doc__, ModelFlags, PictureFlags)))
+    with without_proxies():  # the server is asked, and nobody between
+        run(lambda: main(*parse(__doc__, ModelFlags, PictureFlags)))

@@ -30,6 +30,7 @@ from provenance import commit  # benchmarks/provenance.py
 from vicuna.answer.flags import ChatFlags, DecodingFlags, ServeFlags
 from vicuna.args import flag, parse
 from vicuna.errors import UserError, run
+from vicuna.files.proxies import without_proxies
 from vicuna.model.flags import ModelFlags
 
 QUESTIONS = (
@@ -250,4 +251,5 @@ def table(found: SoakResult) -> str:
 
 
 if __name__ == "__main__":
-    run(lambda: main(*parse(__doc__, SoakFlags, ModelFlags, bits=32)))
+    with without_proxies():  # the server is asked, and nobody between
+        run(lambda: main(*parse(__doc__, SoakFlags, ModelFlags, bits=32)))

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path, PurePosixPath
 
 from vicuna.errors import UserError, first_line, run
+from vicuna.files.proxies import check_proxies
 
 # In the order in which they are preferred; what a training run leaves beside them, such as training_args.bin, is none.
 WEIGHTS = (("*.safetensors",), ("pytorch_model*.bin", "adapter_model*.bin"), ("consolidated.*.pth",))
@@ -77,6 +78,7 @@ def list_files(name: str, folder: Path, revision: str) -> list:
     from huggingface_hub.errors import DryRunError, GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled
     from huggingface_hub.utils import disable_progress_bars
 
+    check_proxies()
     disable_progress_bars()
     try:
         return snapshot_download(name, revision=revision, local_dir=folder, dry_run=True)

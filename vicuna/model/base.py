@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig, PreTrainedModel
 
 from vicuna.errors import UserError, first_line, listing
+from vicuna.files.proxies import check_proxies
 from vicuna.files.tensors import weight_paths
 from vicuna.log import log
 from vicuna.model.config import meta_model, read_config
@@ -52,6 +53,7 @@ def local_folder(name: str, flag: str, allow_patterns: list[str]) -> Path:
         )
     if name.startswith((".", "/", "~")) or name.count("/") != 1 or path.parent.is_dir():
         raise UserError(f"{flag} {name} does not exist: no such folder here, and no hub id of the form owner/name.")
+    check_proxies()
     try:
         return Path(snapshot_download(name, allow_patterns=allow_patterns))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
