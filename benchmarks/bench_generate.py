@@ -29,6 +29,7 @@ from vicuna import log
 from vicuna.answer.flags import ServeFlags
 from vicuna.args import flag, parse
 from vicuna.errors import UserError, run
+from vicuna.foreign import NEVER_RUN
 from vicuna.model.flags import ModelFlags
 
 if TYPE_CHECKING:
@@ -212,6 +213,7 @@ def time_generate(assistant: "Assistant", ids: list[int], asked: dict[str, Any])
             num_return_sequences=asked["num_beams"],
             pad_token_id=2,
             **asked,
+            **NEVER_RUN,
         )
     answers = rows[:, len(ids) :].tolist()
     for answer in answers:

@@ -21,6 +21,8 @@ from peft import LoraConfig, get_peft_model
 from sentencepiece import sentencepiece_model_pb2
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from vicuna.foreign import NEVER_RUN
+
 ROOT = Path(__file__).resolve().parent.parent
 SEVEN = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 DTYPES = ("float32", "float16", "bfloat16")
@@ -65,7 +67,7 @@ def strong_adapter(
 ) -> Path:
     """An adapter of random values that changes a good deal; with rows for `grown` tokens in all where that is given."""
     torch.manual_seed(seed)
-    model = LlamaForCausalLM.from_pretrained(base, dtype=torch.float32)
+    model = LlamaForCausalLM.from_pretrained(base, dtype=torch.float32, **NEVER_RUN)
     if grown:
         model.resize_token_embeddings(grown, mean_resizing=False)
         scale = 1 / 12

@@ -55,7 +55,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 base, adapter, out = sys.argv[1:]
-model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float16)
+model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float16, trust_remote_code=False)
 PeftModel.from_pretrained(model, adapter).merge_and_unload().save_pretrained(out)
 """
 

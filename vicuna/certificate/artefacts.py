@@ -28,6 +28,7 @@ from vicuna.export.meta_params import NORM_EPS, ROPE_THETA, LlamaShape
 from vicuna.export.updates import AdapterUpdate
 from vicuna.files.json_files import read_json
 from vicuna.files.tensors import dtype_name, main_dtype, read_tensor_files, weight_paths
+from vicuna.foreign import NEVER_RUN
 from vicuna.gguf import reader
 from vicuna.model.adapter_files import ADAPTER_CONFIG
 from vicuna.model.base import Base, check_base, device, holds_adapter, load_base
@@ -155,7 +156,9 @@ class MetaFolder(Artefact):
         rope = config.rope_parameters or {"rope_type": "default"}
         config.rope_parameters = {**rope, "rope_theta": float(params.get("rope_theta", ROPE_THETA))}
         tensors = {name: parts[0 : parts.shape[0]] for name, parts in self.meta.tensors().items()}
-        model = LlamaForCausalLM.from_pretrained(None, config=config, state_dict=tensors, dtype=torch.float32)
+        model = LlamaForCausalLM.from_pretrained(
+            None, config=config, state_dict=tensors, dtype=torch.float32, **NEVER_RUN
+        )
         return HFRunner(model.to(device()))
 
     def control(self, setup: Setup) -> HFRunner:

@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationCon
 from vicuna.errors import UserError, first_line, listing
 from vicuna.files.proxies import check_proxies
 from vicuna.files.tensors import weight_paths
+from vicuna.foreign import NEVER_RUN
 from vicuna.log import log
 from vicuna.model.config import meta_model, read_config
 from vicuna.model.flags import ModelFlags
@@ -30,6 +31,8 @@ EMBEDDED_BASE = ModelFlags.model_path
 # Today's name first, then the two that the original wrote.
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin", "pytorch_model.bin")
 ADAPTER_CONFIG = "adapter_config.json"
+# Settings of generation_config.json for ways of decoding that transformers no longer has itself.
+CODE_OF_THE_HUB = ("penalty_alpha", "dola_layers", "num_beam_groups", "constraints", "force_words_ids")
 # Of from_pretrained: an adapter is looked for where there is none, else one beside the weights is loaded with them.
 BASE_ALONE = {"adapter_kwargs": {"subfolder": "none"}}
 
@@ -115,9 +118,13 @@ def _generation_config(path: Path, config: Any) -> GenerationConfig:
     if not (path / "generation_config.json").is_file():
         return GenerationConfig.from_model_config(config)
     try:
-        return GenerationConfig.from_pretrained(path)
+        found = GenerationConfig.from_pretrained(path)
     except (ValueError, OSError) as error:
         raise UserError(f"{path / 'generation_config.json'} can not be read ({first_line(error)}).") from error
+    if named := [name for name in CODE_OF_THE_HUB if getattr(found, name, None) not in (None, 1)]:
+        log.info("%s: %s is left out, whose code would come from the hub", path / "generation_config.json", named[0])
+        found.update(**dict.fromkeys(named))
+    return found
 
 
 def _check_ids(path: Path, config: Any, generation_config: GenerationConfig, tokenizer: TextTokenizer) -> None:
@@ -249,6 +256,7 @@ def load_base(base: Base, bits: int, placed: bool = True, spread: bool = False) 
             ignore_mismatched_sizes=True,  # they are refused below, by name
             **load_kwargs(bits, dtype),
             **BASE_ALONE,
+            **NEVER_RUN,
         )
     except torch.OutOfMemoryError as error:
         raise UserError(

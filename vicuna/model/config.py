@@ -7,18 +7,42 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from vicuna.errors import UserError, first_line
+from vicuna.files.json_files import read_json
+from vicuna.foreign import NEVER_RUN, names_own_code
 
 
 def read_config(folder: Path) -> Any:
     """The config of a folder in Hugging Face format.
 
     Raises:
-        UserError: it can not be read.
+        UserError: it can not be read, or would have code run that is not transformers' own.
     """
+    file = folder / "config.json"
     try:
-        return AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder, **NEVER_RUN)
     except (ValueError, OSError, KeyError) as error:
-        raise UserError(f"{folder / 'config.json'} can not be read ({first_line(error)}).") from error
+        if names_own_code(file):
+            raise UserError(
+                f"{file} is of a kind of model that transformers does not know, and names Python code of its own "
+                "(auto_map), which is never run; expected a kind like LLaMA. Some models have a copy in its format."
+            ) from error
+        raise UserError(f"{file} can not be read ({first_line(error)}).") from error
+    if kernel := _hub_kernel(read_json(file)):
+        raise UserError(
+            f"{file} has parts of the model computed by {kernel}, compiled code of the hub, which is never fetched: "
+            "remove that line, and transformers computes them itself."
+        )
+    return config
+
+
+def _hub_kernel(settings: dict[str, Any]) -> str:
+    """The first repository of compiled code that a config names for attention or experts, "" for none."""
+    for key, value in settings.items():
+        if isinstance(value, dict) and (found := _hub_kernel(value)):
+            return found
+        if key.removesuffix("_internal").endswith("_implementation") and "/" in str(value):
+            return str(value)
+    return ""
 
 
 def meta_model(config: Any) -> PreTrainedModel:
@@ -29,7 +53,7 @@ def meta_model(config: Any) -> PreTrainedModel:
     """
     try:
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config)
+            return AutoModelForCausalLM.from_config(config, **NEVER_RUN)
     except ValueError as error:
         kind = type(config).__name__.removesuffix("Config")
         raise UserError(

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from vicuna.errors import UserError, listing
+from vicuna.foreign import NEVER_RUN, names_own_code
 
 # Begins every decoding, and is cut off again: decoders treat the first piece of a text specially.
 _ANCHOR = "a"
@@ -79,7 +80,7 @@ class TextTokenizer:
         from transformers import AutoTokenizer
 
         try:
-            hf = AutoTokenizer.from_pretrained(self.source.parent)
+            hf = AutoTokenizer.from_pretrained(self.source.parent, **NEVER_RUN)
             beginning = hf.backend_tokenizer
             self.bos_id, self.eos_id, self.unk_id = hf.bos_token_id, hf.eos_token_id, hf.unk_token_id
         except RecursionError as error:  # what transformers ends in where a name is "", as in conversions of 2023
@@ -88,6 +89,12 @@ class TextTokenizer:
                 'eos_token (""). Write their names there, for LLaMA <s> and </s>.'
             ) from error
         except (ValueError, OSError, AttributeError, KeyError, TypeError) as error:
+            if names_own_code(self.source.parent / "tokenizer_config.json"):
+                raise UserError(
+                    f"{self.source.parent} has a tokenizer with Python code of its own (auto_map in "
+                    "tokenizer_config.json), which is never run: copy the model's tokenizer.model into the folder, if "
+                    "it has one, or take a base whose tokenizer transformers knows."
+                ) from error
             raise UserError(f"{self.source} cannot be read as a tokenizer ({error}).") from error
         beginning.encode_special_tokens = True
         continuation = Tokenizer.from_str(_without_prefix(beginning.to_str()))

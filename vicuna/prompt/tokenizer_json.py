@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from vicuna.foreign import NEVER_RUN
 from vicuna.prompt.tokenizer import TextTokenizer
 
 # What a chat template may put behind BOS. Some conversions put no space before it, as SentencePiece does, and merge
@@ -105,7 +106,7 @@ def _auto_tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(folder)
+        return AutoTokenizer.from_pretrained(folder, **NEVER_RUN)
     except Exception:  # on settings of every age it raises whatever they make it stumble over, RecursionError too
         return None
 
