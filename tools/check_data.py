@@ -1,4 +1,4 @@
-"""Look at data files before training on them: formats, malformed rows, duplicates, and what becomes of them in tokens.
+"""Look at data files before training on them: formats, malformed and suspicious rows, duplicates, lengths in tokens.
 
     python tools/check_data.py sample/chat/data_sample.jsonl my.jsonl
     python tools/check_data.py my.jsonl --model_path models/tiny-llama-zh --prompt_type chat --cutoff_len 512 --show 3
@@ -46,12 +46,14 @@ class Report:
 
     Attributes:
         formats: format -> rows; bad: reason -> each place and what is wrong there.
+        suspicious: kind -> each place and its beginning, of rows that are good.
         repeated: which line holds the same dialogue as which earlier one, of any file.
     """
 
     source: Source
     formats: Counter = field(default_factory=Counter)
     bad: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    suspicious: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     repeated: list[str] = field(default_factory=list)
 
 
@@ -93,18 +95,22 @@ def read(source: Source, data: DataFlags, records: Records, seen: dict[str, str]
         place = f"{source.path} line {line}"
         if (first := seen.setdefault(repr(messages), place)) is not place:
             report.repeated.append(f"line {line} is {first} again")
-        records.add(messages, line)
+        for kind, where in records.add(messages, line).items():
+            report.suspicious[kind].append(f"line {line}: {where!r}")
     return report
 
 
 def print_report(report: Report) -> None:
-    """One file: encoding, formats, malformed rows by reason with their places, and exact duplicates."""
+    """One file: encoding, formats, rows malformed by reason or suspicious by kind with their places, and duplicates."""
     source, bad = report.source, sum(map(len, report.bad.values()))
     kinds = ", ".join(f"{name} {count}" for name, count in report.formats.most_common()) or "none"
     print(f"{source.path}\n  encoding    {source.encoding}\n  formats     {kinds}")
     print(f"  rows        {source.rows + bad}: {source.rows} good, {bad} malformed")
     for reason, places in sorted(report.bad.items(), key=lambda item: -len(item[1])):
         print(f"  malformed   {len(places)} ({reason})")
+        print_some(places)
+    for kind, places in sorted(report.suspicious.items(), key=lambda item: -len(item[1])):
+        print(f"  suspicious  {len(places)} ({kind})")
         print_some(places)
     print(f"  duplicates  {len(report.repeated)}")
     print_some(report.repeated)

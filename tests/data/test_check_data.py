@@ -140,4 +140,15 @@ def test_real_broken_files_are_reported_and_not_stumbled_over(check, shared):
     for report, (name, (good, bad)) in zip(reports, counts.items(), strict=True):
         assert report.startswith(f"{shared / name}\n")
         assert f"rows        {good + bad}: {good} good, {bad} malformed" in report
-        assert len(re.findall(r"^    line \d+: ", report, re.MULTILINE)) == min(bad, 10)
+        malformed = report.split("\n  suspicious")[0]
+        assert len(re.findall(r"^    line \d+: ", malformed, re.MULTILINE)) == min(bad, 10)
+
+
+def test_suspicious_rows_are_good_and_named_with_their_places(check, tmp_path):
+    rows = [GOOD, {**GOOD, "output": "我是{{name}}。"}, {**GOOD, "instruction": "Human:你好\nAssistant:"}]
+    done = check(write(tmp_path / "a.jsonl", rows))
+
+    assert done.returncode == 0
+    assert "rows        3: 3 good, 0 malformed" in done.stdout
+    assert "suspicious  1 (placeholders that were not filled in)\n    line 2: '{{name}}'" in done.stdout
+    assert "suspicious  1 (a dialogue within one text)\n    line 3: 'Human:你好\\nAssistant:'" in done.stdout

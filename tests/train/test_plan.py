@@ -32,3 +32,15 @@ def test_no_evaluation_holds_nothing_out(program, tiny_base, records):
     argv = ["--model_path", tiny_base, "--data_path", records, "--plan_only", "--eval_steps", 0]
     done = program("finetune.py", *argv)
     assert "41 rows (utf-8): 41 train, 0 eval" in done.stdout
+
+
+def test_what_is_suspicious_in_the_records_is_warned_of_with_counts_also_from_the_cache(program, tiny_base, tmp_path):
+    rows = [{"instruction": "你是谁？", "output": "我是{{name}}。"}] * 3 + [
+        {"instruction": "<p>一</p>", "output": "一"}
+    ]
+    data = tmp_path / "a.jsonl"
+    data.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")
+    argv = ["--model_path", tiny_base, "--data_path", data, "--plan_only", "--cache_path", tmp_path / "cache"]
+    for _ in range(2):
+        done = program("finetune.py", *argv)
+        assert "WARNING   of the records, 1 hold HTML, 3 hold placeholders that were not filled in: all" in done.stdout

@@ -38,16 +38,9 @@ OPTIONS = (
 )
 # The modules whose code decides what the rows of a file become.
 ROW_MODULES = (
-    *("vicuna.data.bad_row", "vicuna.data.encodings", "vicuna.data.parsing", "vicuna.data.formats"),
-    *(
-        "vicuna.data.files",
-        "vicuna.data.fields",
-        "vicuna.data.values",
-        "vicuna.data.marks",
-        "vicuna.data.readers",
-        "vicuna.data.records",
-        "vicuna.data.examples",
-    ),
+    *("vicuna.data.bad_row", "vicuna.data.encodings", "vicuna.data.parsing", "vicuna.data.files"),
+    *("vicuna.data.fields", "vicuna.data.suspicions", "vicuna.data.values", "vicuna.data.marks"),
+    *("vicuna.data.readers", "vicuna.data.formats", "vicuna.data.records", "vicuna.data.examples"),
     *("vicuna.prompt.templates", "vicuna.prompt.tokenizer"),
 )
 
@@ -206,7 +199,14 @@ def _read(entry: Path, sources: Sequence[Source]) -> TrainingData:
 
     facts = json.loads((entry / MANIFEST).read_text(encoding="utf-8"))
     known = [
-        Source(**{**found, "path": source.path, "bad": Counter(found["bad"])})
+        Source(
+            **{
+                **found,
+                "path": source.path,
+                "bad": Counter(found["bad"]),
+                "suspicious": Counter(found["suspicious"]),
+            }
+        )
         for found, source in zip(facts["sources"], sources, strict=True)
     ]
     parts = {

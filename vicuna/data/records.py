@@ -16,6 +16,7 @@ from typing import Any
 from vicuna.data.bad_row import BadRow
 from vicuna.data.files import EXPECTED, file_kind, read_rows
 from vicuna.data.formats import to_messages
+from vicuna.data.suspicions import suspicions
 from vicuna.errors import UserError
 from vicuna.prompt.templates import Message
 
@@ -31,6 +32,7 @@ class Source:
     Attributes:
         weight: how often its training records come in an epoch.
         rows: usable records; bad: reason -> how many malformed rows were left out for it.
+        suspicious: kind -> how many usable records hold something of it, see `vicuna.data.suspicions`.
         encoding: how the file's bytes became text.
         sha256: of the file's bytes.
     """
@@ -39,12 +41,13 @@ class Source:
     weight: float = 1
     rows: int = 0
     bad: Counter = field(default_factory=Counter)
+    suspicious: Counter = field(default_factory=Counter)
     encoding: str = ""
     sha256: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """The same in types that JSON has."""
-        return {**vars(self), "path": str(self.path), "bad": dict(self.bad)}
+        return {**vars(self), "path": str(self.path), "bad": dict(self.bad), "suspicious": dict(self.suspicious)}
 
 
 @dataclass
@@ -62,17 +65,25 @@ class Records:
     lines: list[int] = field(default_factory=list)
     source_ids: list[int] = field(default_factory=list)
 
-    def add(self, messages: list[Message], line: int) -> None:
-        """Add a record of the last of the sources."""
+    def add(self, messages: list[Message], line: int) -> dict[str, str]:
+        """Add a record of the last of the sources; what is suspicious in it."""
         self.dialogues.append(messages)
         self.lines.append(line)
         self.source_ids.append(len(self.sources) - 1)
         self.sources[-1].rows += 1
+        found = suspicions(messages)
+        self.sources[-1].suspicious.update(found.keys())
+        return found
 
     @property
     def bad(self) -> Counter:
         """Reason -> how many malformed rows were left out for it."""
         return sum((source.bad for source in self.sources), Counter())
+
+    @property
+    def suspicious(self) -> Counter:
+        """Kind -> how many usable records hold something of it."""
+        return sum((source.suspicious for source in self.sources), Counter())
 
     @property
     def encoding(self) -> str:

@@ -91,6 +91,7 @@ def _data_facts(data: TrainingData) -> dict[str, Any]:
         "rows": sum(source.rows for source in records.sources) + records.bad.total(),
         "rows_train": len(lengths), "rows_eval": len(data.held_out.lengths) if data.held_out else 0,
         "rows_left_out": sum(part.left_out for part in parts), "rows_bad": dict(records.bad),
+        "rows_suspicious": dict(records.suspicious),
         "rows_cut": sum(part.cut for part in parts), "rows_shortened": sum(part.shortened for part in parts),
         "encoding": records.encoding, "files": [source.as_json() for source in records.sources],
         "tokens_train": sum(lengths), "tokens_supervised": train.supervised, "longest": lengths[-1],
@@ -211,6 +212,9 @@ def _warnings(facts: dict[str, Any], flags: TrainFlags, base: Base) -> list[str]
             f"{share:.0%} of the tokens are unknown to this base's tokenizer: it does not know the language of the "
             "data."
         )
+    if facts["rows_suspicious"]:
+        kinds = ", ".join(f"{count} hold {kind}" for kind, count in sorted(facts["rows_suspicious"].items()))
+        found.append(f"of the records, {kinds}: all of it is learnt as it stands; tools/check_data.py shows where.")
     return found
 
 
