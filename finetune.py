@@ -10,7 +10,6 @@ session.log and checkpoint-N/ to --output_path. `python finetune.py --help` list
 import atexit
 import os
 import sys
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 from vicuna import log
 from vicuna.args import parse
 from vicuna.data.flags import DataFlags
-from vicuna.errors import UserError, run
+from vicuna.errors import ended_by_signals, run
+from vicuna.files.folder_lock import output_folder
 from vicuna.model.flags import LoraFlags, ModelFlags
 from vicuna.train.flags import RunFlags, TrainFlags
 from vicuna.train.gpus import one_gpu_per_process
@@ -44,7 +44,8 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
     gpus = one_gpu_per_process(os.environ)
 
     log.set_up(rank)
-    with output_folder(run_flags):
+    folder = output_folder(run_flags.output_path, "--output_path", os.environ, looks_only=run_flags.plan_only)
+    with ended_by_signals(), folder, log.ending_in_file():
         # 1. data, as far as it can be checked without torch and the base's tokenizer
         sources = open_data(flags, gpus)
 
@@ -61,12 +62,12 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
 
         # 4. settings: before the model, which ZeRO-3 cuts in parts while it is loaded
         arguments = training_arguments(setup, planned)
+        facts = run_facts(setup, planned.plan)
 
         # 5. model: each process loads its own copy onto its own device, or its part
-        model = load_model(setup, rank)
+        model = load_model(setup)
 
         # 6. train
-        facts = run_facts(setup, planned.plan)
         trainer = make_trainer(setup, planned, arguments, model, facts)
         train(setup, planned, trainer, model)
 
@@ -109,23 +110,6 @@ class Planned:
     plan: "Plan"
 
 
-def output_folder(run_flags: RunFlags) -> AbstractContextManager[None]:
-    """Hold --output_path for this run alone, by one process of each host; a plan only sees that it could be made."""
-    from vicuna.files.folder_lock import held_folder, holder
-    from vicuna.files.outputs import made_folder
-
-    folder, flag = Path(run_flags.output_path), "--output_path"
-    if os.path.isfile(folder):  # a path that is too long is no file, and no error yet
-        raise UserError(f"{flag} {folder} is a file; expected a folder, new or old.")
-    if int(os.environ.get("LOCAL_RANK", 0)):
-        return nullcontext()
-    if not run_flags.plan_only:
-        return held_folder(folder, flag, os.environ)
-    if other := holder(folder):
-        log.log.warning("WARNING   %s %s is in use by %s: a run would be refused now.", flag, folder, other)
-    return made_folder(folder, flag)
-
-
 def open_data(flags: TrainFlags, gpus: int) -> "list[Source]":
     """Find and hash the data files; no row is read yet."""
     from vicuna.data.records import open_sources
@@ -144,11 +128,13 @@ def check_setup(flags: TrainFlags, sources: "list[Source]", world_size: int) -> 
     from vicuna.data.records import Records
     from vicuna.model.base import check_base, compute_dtype, device, fingerprint
     from vicuna.train.plan import library_versions
+    from vicuna.train.reporting import check_reporter
     from vicuna.train.resume import starting_point
     from vicuna.train.sharding import check_sharding
     from vicuna.train.trainable import check_train_flag, plan_trainable
 
     flags = flags._replace(data=replace(flags.data, test_size=flags.data.test_size if flags.run.eval_steps else 0))
+    check_reporter(flags.run)
     base = check_base(flags.model.model_path)
     dtype, _ = compute_dtype(flags.model.bits)
     where = device()
@@ -194,14 +180,16 @@ def training_arguments(setup: Setup, planned: Planned) -> "TrainingArguments":
 
     from vicuna.model.base import checkpointing_kwargs, meta_model
     from vicuna.train.process_group import leave_process_group, prepare_process_group
+    from vicuna.train.reporting import PROJECT
     from vicuna.train.sharding import fsdp_config
+    from vicuna.train.work_folder import open_work_folder
 
     run_flags, batches = setup.flags.run, planned.batches
     prepare_process_group(run_flags, os.environ)
     atexit.register(leave_process_group)
     on_cpu = setup.device.type == "cpu"
-    return TrainingArguments(
-        output_dir=setup.output,
+    arguments = TrainingArguments(
+        output_dir=setup.output,  # or beside an earlier run's adapter, below
         max_steps=batches.steps,
         per_device_train_batch_size=run_flags.micro_batch,
         per_device_eval_batch_size=run_flags.micro_batch,
@@ -224,7 +212,10 @@ def training_arguments(setup: Setup, planned: Planned) -> "TrainingArguments":
         save_steps=run_flags.save_steps or 1,
         logging_steps=1,  # ProgressBarCallback shows the mean of --log_steps of them
         logging_nan_inf_filter=False,
-        report_to=["wandb"] if run_flags.wandb else [],
+        report_to=[run_flags.report_to] if run_flags.report_to != "none" else [],
+        run_name=setup.output.name,
+        project=PROJECT,
+        trackio_static_space_id=False,  # nothing is published that was not asked for
         ignore_data_skip=True,  # StepBatchSampler itself begins where the run goes on
         deepspeed=run_flags.deepspeed,
         fsdp=run_flags.fsdp,
@@ -235,9 +226,12 @@ def training_arguments(setup: Setup, planned: Planned) -> "TrainingArguments":
         ddp_find_unused_parameters=False,
         use_cpu=on_cpu,
     )
+    first_of_its_host = int(os.environ.get("LOCAL_RANK", 0)) == 0
+    arguments.output_dir = str(open_work_folder(setup.output, setup.start.resume, first_of_its_host))
+    return arguments
 
 
-def load_model(setup: Setup, rank: int) -> "torch.nn.Module":
+def load_model(setup: Setup) -> "torch.nn.Module":
     """The base with its weights, and what is trained of it or on top of it."""
     from peft import prepare_model_for_kbit_training
     from transformers import set_seed
@@ -245,11 +239,8 @@ def load_model(setup: Setup, rank: int) -> "torch.nn.Module":
     from vicuna.model.base import checkpointing_kwargs, load_base
     from vicuna.train.sharding import prepare_sharded_loading
     from vicuna.train.trainable import base_to_load, make_trainable, weight_bits
-    from vicuna.train.trainer import start_wandb
 
     flags, start = setup.flags, setup.start
-    if flags.run.wandb and rank == 0:
-        start_wandb(setup.output)
     set_seed(flags.run.seed)  # before the adapter draws its first values
     model = load_base(
         base_to_load(setup.base, setup.lora, start.adapter),
@@ -264,12 +255,15 @@ def load_model(setup: Setup, rank: int) -> "torch.nn.Module":
 
 
 def run_facts(setup: Setup, plan: "Plan") -> dict[str, Any]:
-    """What run_args.json says of the run, in its folder and in those of its checkpoints."""
+    """What run_args.json says of the run, everywhere it stands; what the run is reported to is made ready with it."""
+    from vicuna.train.reporting import start_reporter
     from vicuna.train.resume import run_id
 
-    start = setup.start
+    start, name = setup.start, run_id(setup.start)
+    if int(os.environ.get("RANK", 0)) == 0:
+        start_reporter(setup.flags.run, name, os.environ)
     return {
-        "run_id": run_id(start),
+        "run_id": name,
         "flags": setup.flags.by_name(),
         "prompt_type": setup.flags.data.prompt_type,
         "plan": plan.facts,
@@ -292,22 +286,24 @@ def make_trainer(
     from transformers import PrinterCallback
 
     from vicuna.train.callbacks import CheckpointCallback, ProgressBarCallback, StepLog
+    from vicuna.train.early_stopping import EarlyStoppingCallback
     from vicuna.train.resume import best_loss
     from vicuna.train.signals import GracefulStopCallback
     from vicuna.train.trainer import AdapterTrainer
 
-    output, start, run_flags = setup.output, setup.start, setup.flags.run
-    stopper = GracefulStopCallback(output, start.step, start.resume)
+    work, start, run_flags = Path(arguments.output_dir), setup.start, setup.flags.run
+    stopper = GracefulStopCallback(work, start.step, start.resume)
     trainer = AdapterTrainer(
         model=model,
         args=arguments,
         batches=planned.batches,
         data=planned.data,
         stopper=stopper,
-        step_log=StepLog(output, start.resume, start.step) if planned.batches.rank == 0 else None,
+        step_log=StepLog(work, start.resume, start.step) if planned.batches.rank == 0 else None,
         callbacks=[
             ProgressBarCallback(planned.plan.facts["tokens_train"], run_flags.log_steps),
-            CheckpointCallback(output, facts, best_loss(output, start), run_flags.save_total_limit, setup.base.path),
+            CheckpointCallback(work, facts, best_loss(work, start), run_flags.save_total_limit, setup.base.path),
+            EarlyStoppingCallback(run_flags.early_stopping, stopper),
             stopper,
         ],
     )
@@ -329,18 +325,15 @@ def train(setup: Setup, planned: Planned, trainer: "AdapterTrainer", model: "tor
 def save(setup: Setup, trainer: "AdapterTrainer", model: "torch.nn.Module", facts: dict[str, Any]) -> None:
     """The adapter or the model, what is known of the run, and its losses, all written by the first process."""
     from vicuna.model.adapter import gather_tensors
-    from vicuna.train.callbacks import plot_losses
-    from vicuna.train.checkpoint import write_run_args
-    from vicuna.train.trainable import closing_message, save_trained
+    from vicuna.train.result import Result
+    from vicuna.train.trainable import closing_message
 
-    output, base_path = setup.output, setup.base.path
     tensors = gather_tensors(model, keep=trainer.is_world_process_zero())
     if trainer.is_world_process_zero():
-        save_trained(model, output, tensors, base_path)
-        write_run_args(output, facts, step=trainer.state.global_step)
-        trainer.save_state()  # trainer_state.json: every logged loss
-        plot_losses(trainer.state.log_history, output / "loss.png")
-        log.log.info("%s", closing_message(model, output, base_path))
+        result = Result(model, tensors, setup.base.path, facts, trainer.state, Path(trainer.args.output_dir))
+        result.check()
+        result.save(setup.output, trainer.stopper.go_on())
+        log.log.info("%s", closing_message(model, setup.output, setup.base.path))
 
 
 if __name__ == "__main__":

@@ -300,7 +300,8 @@ def test_every_flag_that_a_page_names_exists(page):
     known |= {f"no_{name}" for name in ("gradient_checkpointing", "use_typewriter", "show_beam")}
     known |= set(re.findall(r"^    (\w+): \w+ = flag\(", read("benchmarks/gpu.py"), re.MULTILINE))
     known |= set(re.findall(r'add_argument\("--(\w+)"', read("benchmarks/certificate_bounds.py")))
-    others = {"help", "standalone", "nproc_per_node", "deepspeed"}  # argparse's, torchrun's, the original's
+    others = {"help", "standalone", "nproc_per_node", "signals_to_handle"}  # argparse's, torchrun's
+    others |= {"deepspeed", "logdir"}  # the original's, tensorboard's
     others |= {"max_model_len", "enable_lora", "api_key"}  # vLLM's
     text = re.sub(r"--lora_…", "", read(page))
     named = {name.replace("-", "_") for name in re.findall(r"(?<![\w-])--([a-z][\w-]*)", text)}

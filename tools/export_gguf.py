@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 
 from vicuna import log
 from vicuna.args import flag, parse
-from vicuna.errors import UserError, run
+from vicuna.errors import UserError, ended_by_signals, run
+from vicuna.files import outputs
 from vicuna.gguf.reader import PLAIN_TYPES, QUANTISED_TYPES
 from vicuna.prompt.templates import PROMPT_TYPES
 
@@ -66,10 +67,10 @@ def main(flags: ExportFlags) -> None:
     # Imported here so that --help and a mistyped flag answer at once.
     import torch
 
-    from vicuna.files import outputs
     from vicuna.gguf import library, lora, modelfile, reader, writer
     from vicuna.model.adapter_files import adapter_folder, model_run_args, run_args
     from vicuna.model.base import check_base
+    from vicuna.model.model_card import export_card, write_card
     from vicuna.train import checkpoint
 
     refuse_existing(Path(flags.out_path), flags.overwrite)
@@ -96,7 +97,7 @@ def main(flags: ExportFlags) -> None:
         out.name, prompt_type, base.config.max_position_embeddings, suppressed, bool(flags.lora_path)
     )
     out.parent.mkdir(parents=True, exist_ok=True)
-    with outputs.clean_up_on_sigterm(), tempfile.TemporaryDirectory(prefix=".exporting-", dir=out.parent) as name:
+    with ended_by_signals(), tempfile.TemporaryDirectory(prefix=".exporting-", dir=out.parent) as name:
         aside = Path(name) / "model.gguf"
         if flags.lora_path:
             lora.write_gguf_adapter(base, folder, aside, flags.type, prompt_type)
@@ -113,6 +114,11 @@ def main(flags: ExportFlags) -> None:
             os.replace(aside, out)
     beside = modelfile.modelfile_path(out)
     beside.write_text(text, encoding="utf-8")
+    made_of = {"base" if flags.lora_path else "model": base.path.name, "type": flags.type}
+    made_of |= {"adapter": folder.name} if flags.lora_path else {}
+    made_of |= {"prompt type": prompt_type or "not known"}
+    what = "an adapter as a GGUF file" if flags.lora_path else "a model as a GGUF file"
+    write_card(out.parent, export_card(out.name, what, base.path, made_of))
     if suppressed:
         log.log.info(
             "the base never generates the ids %s: this toolkit's programs keep to that, other programs do not.",

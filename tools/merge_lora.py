@@ -142,6 +142,7 @@ def write_pth(
 def describe(folder: Path, tokenizer: Path, base: "Base", updates: list["AdapterUpdate"], flags: MergeFlags) -> None:
     """The tokenizer, run_args.json, and the template that the model was trained with."""
     from vicuna.model.adapter_files import RUN_ARGS
+    from vicuna.model.model_card import export_card, write_card
     from vicuna.prompt.tokenizer_json import match_training_ids
     from vicuna.train.trainable import copy_tokenizer
 
@@ -168,6 +169,11 @@ def describe(folder: Path, tokenizer: Path, base: "Base", updates: list["Adapter
         (folder / CHAT_TEMPLATE).write_text(chat_template(prompt_type), encoding="utf-8")
         drop_own_template(folder / "tokenizer_config.json")
     (folder / RUN_ARGS).write_text(json.dumps(facts, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    made_of = {"base": base.path.name, **{f"adapter {i}": one.folder.name for i, one in enumerate(updates, 1)}}
+    made_of |= {"prompt type": prompt_type or "not known", "dtype": flags.dtype}
+    write_card(
+        folder, export_card(Path(flags.output_dir).name, "a base with adapters merged into it", base.path, made_of)
+    )
 
 
 def drop_own_template(file: Path) -> None:

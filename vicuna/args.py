@@ -12,8 +12,6 @@ from dataclasses import field, fields
 from difflib import get_close_matches
 from typing import Any
 
-from transformers import HfArgumentParser
-
 from vicuna.errors import UserError
 
 
@@ -66,6 +64,8 @@ def parse(description: str, *groups: type, argv: list[str] | None = None, **defa
     A flag that does not exist, a value of the wrong kind and a contradiction end the program with status 2 and
     a sentence. `defaults` replace the groups' own; one of them gives way to a flag that says the same differently.
     """
+    from transformers import HfArgumentParser  # not before `run` stands, for it takes its time
+
     parser = HfArgumentParser(
         groups,
         description=description,

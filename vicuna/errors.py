@@ -7,12 +7,20 @@ expected and what to do; `run` prints it as a sentence. Everything else is a bug
 import errno
 import io
 import os
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 # What the machine refuses: no room, no right to write, a read-only disk.
 REFUSED_BY_THE_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
+# What asks a program to end, beside Ctrl-C; SIGHUP comes from a terminal that was closed, and not on Windows.
+ENDING_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+_last_acts: list[Callable[[], None]] = []
 
 
 class UserError(Exception):
@@ -36,6 +44,8 @@ def run(program: Callable[[], None]) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, end_on_signal)
         program()
     except UserError as error:
         _end(f"error: {error}", 1)
@@ -52,6 +62,56 @@ def run(program: Callable[[], None]) -> None:
         _end("stopped by Ctrl-C", 130)
 
 
+def end_on_signal(number: int, frame: FrameType | None) -> NoReturn:
+    """A handler that ends the program, by an exception where one can pass.
+
+    Through a library that is being read it can not: from its C++ initialisers it ends the process with SIGABRT.
+
+    Raises:
+        KeyboardInterrupt: on Ctrl-C.
+        Stopped: on another signal.
+    """
+    while frame:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            _end_at_once(number)
+        frame = frame.f_back
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    raise Stopped(f"stopped by {signal.Signals(number).name}", 128 + number)
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Let SIGTERM and a closed terminal end the block as Ctrl-C does, so that what it holds or wrote aside is removed.
+
+    A signal that was ignored (`nohup`) or has a handler is left as it is.
+
+    Raises:
+        Stopped: on a signal.
+    """
+    # Python hands signals to the main thread alone.
+    main = threading.current_thread() is threading.main_thread()
+    mine = [number for number in ENDING_SIGNALS if main and signal.getsignal(number) is signal.SIG_DFL]
+    for number in mine:
+        signal.signal(number, end_on_signal)
+    try:
+        yield
+    finally:
+        for number in mine:
+            signal.signal(number, signal.SIG_DFL)
+
+
+@contextmanager
+def at_the_end(act: Callable[[], None]) -> Iterator[None]:
+    """Do `act` when the block ends, also where a signal ends the program at once."""
+    _last_acts.append(act)
+    try:
+        yield
+    finally:
+        _last_acts.remove(act)
+        act()
+
+
 def first_line(error: BaseException) -> str:
     """What an exception says, in a line; its type where it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -62,7 +122,22 @@ def listing(folder: Path) -> str:
     return ", ".join(sorted(file.name for file in folder.iterdir())[:12]) or "nothing"
 
 
-def _end(text: str, status: int) -> None:
+def _said(text: str) -> str:
     rank = f"rank {os.environ['RANK']}: " if int(os.environ.get("WORLD_SIZE", 1)) > 1 else ""
-    print(f"{rank}{Path(sys.argv[0]).name}: {text}", file=sys.stderr)
+    return f"{rank}{Path(sys.argv[0]).name}: {text}"
+
+
+def _end(text: str, status: int) -> NoReturn:
+    with suppress(OSError):  # the terminal is gone
+        print(_said(text), file=sys.stderr)
     sys.exit(status)
+
+
+def _end_at_once(number: int) -> NoReturn:
+    for act in reversed(_last_acts):
+        with suppress(OSError):
+            act()
+    name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+    with suppress(OSError):
+        os.write(2, f"{_said(f'stopped by {name}')}\n".encode())
+    os._exit(128 + number)

@@ -6,7 +6,11 @@ Standard output belongs to answers and tables.
 import logging
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from vicuna.errors import Stopped, UserError
 
 log = logging.getLogger("vicuna")
 
@@ -34,6 +38,27 @@ def to_file(folder: Path, rank: int) -> None:
     if rank:
         return
     folder.mkdir(parents=True, exist_ok=True)
-    file = logging.FileHandler(folder / "session.log", encoding="utf-8")
+    file = _LogFile(folder / "session.log", encoding="utf-8")
     file.setFormatter(logging.Formatter("%(asctime)s | %(levelname)s %(message)s"))
     log.addHandler(file)
+
+
+class _LogFile(logging.FileHandler):
+    """A full disk costs lines of it, not a traceback for each."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+
+@contextmanager
+def ending_in_file() -> Iterator[None]:
+    """Write how the block was ended to session.log too: a closed terminal does not show it."""
+    try:
+        yield
+    except (Stopped, UserError) as ending:
+        record = log.makeRecord(log.name, logging.ERROR, "", 0, str(ending), (), None)
+        for handler in log.handlers:
+            if isinstance(handler, logging.FileHandler):
+                handler.handle(record)
+        raise

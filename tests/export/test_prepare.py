@@ -34,7 +34,7 @@ def test_a_base_and_its_adapter_become_a_file_that_answers_as_they_do(tiny_base,
 
     assert made.returncode == 0, made.stderr
     assert made.stdout.splitlines()[-1] == f"chat with it: bash scripts/chat_cpu.sh {out}"
-    assert sorted(path.name for path in out.parent.iterdir()) == ["Modelfile", "moon.gguf"]
+    assert sorted(path.name for path in out.parent.iterdir()) == ["Modelfile", "README.md", "moon.gguf"]
 
     decoding = ("--preset", "precise", "--max_new_tokens", "24", "--repetition_penalty", "1")
     said = bash("scripts/chat_cpu.sh", out, "--cli", *decoding, text=f"{QUESTION}\n")

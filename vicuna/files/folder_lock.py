@@ -9,11 +9,11 @@ import os
 import socket
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from vicuna.errors import UserError
+from vicuna.errors import UserError, at_the_end
 from vicuna.files.outputs import made_folder
 from vicuna.log import log
 
@@ -26,6 +26,29 @@ LOCK = ".lock"
 NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 # A holder writes its name right behind its lock; who comes in between asks again.
 LOOKS, LOOK_S = 100, 0.05
+
+
+def output_folder(
+    name: str, flag: str, environ: Mapping[str, str], looks_only: bool = False
+) -> AbstractContextManager[None]:
+    """Hold the folder `name` for this run alone, by the first process of each host.
+
+    Args:
+        looks_only: only see that it could be made, and say so if another run holds it.
+
+    Raises:
+        UserError: it is a file; or as `held_folder`.
+    """
+    folder = Path(name)
+    if os.path.isfile(folder):  # a path that is too long is no file, and no error yet
+        raise UserError(f"{flag} {folder} is a file; expected a folder, new or old.")
+    if int(environ.get("LOCAL_RANK", 0)):
+        return nullcontext()
+    if not looks_only:
+        return held_folder(folder, flag, environ)
+    if other := holder(folder):
+        log.warning("WARNING   %s %s is in use by %s: a run would be refused now.", flag, folder, other)
+    return made_folder(folder, flag)
 
 
 @contextmanager
@@ -44,12 +67,14 @@ def held_folder(folder: Path, flag: str, environ: Mapping[str, str]) -> Iterator
     me = _name_of_this_process(environ)
     with made_folder(folder, flag):
         lock = _take(folder, flag, me)
-        try:
-            yield
-        finally:
+
+        def give_back() -> None:
             if lock is not None:
                 (folder / LOCK).unlink(missing_ok=True)  # before the lock is given back: what is removed is ours
                 os.close(lock)
+
+        with at_the_end(give_back):
+            yield
 
 
 def holder(folder: Path) -> str:

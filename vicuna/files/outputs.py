@@ -5,15 +5,12 @@ and never thrown away once it is complete.
 import itertools
 import os
 import shutil
-import signal
 import tempfile
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
-from vicuna.errors import Stopped, UserError, first_line
+from vicuna.errors import UserError, at_the_end, ended_by_signals, first_line
 
 
 @contextmanager
@@ -34,7 +31,7 @@ def atomic_folder(name: str, flag: str) -> Iterator[Path]:
         said = f"{flag} {name} exists" if name else f"{flag} is empty"
         raise UserError(f"{said}; nothing is ever written over: name a new folder.")
     output.parent.mkdir(parents=True, exist_ok=True)
-    with clean_up_on_sigterm(), tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as aside:
+    with ended_by_signals(), tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as aside:
         folder = Path(aside) / output.name
         folder.mkdir()
         yield folder
@@ -82,7 +79,13 @@ def made_folder(folder: Path, flag: str) -> Iterator[None]:
         UserError: the system does not allow it.
     """
     new = [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
-    try:
+
+    def remove_empty() -> None:
+        for path in new:
+            with suppress(OSError):  # it holds something, or was never made
+                path.rmdir()
+
+    with at_the_end(remove_empty):
         try:
             folder.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=folder).close()
@@ -92,32 +95,6 @@ def made_folder(folder: Path, flag: str) -> Iterator[None]:
                 f"{flag} {folder} is no folder that can be written to: {error.strerror}{at}. Name another one."
             ) from error
         yield
-    finally:
-        for path in new:
-            with suppress(OSError):  # it holds something, or was never made
-                path.rmdir()
-
-
-@contextmanager
-def clean_up_on_sigterm() -> Iterator[None]:
-    """Let SIGTERM end the block as Ctrl-C does, so that what was written aside is removed.
-
-    Raises:
-        Stopped: on SIGTERM.
-    """
-
-    def stop(*_: Any) -> None:
-        raise Stopped("stopped by SIGTERM", 143)
-
-    # Python hands signals to the main thread alone; and a handler that is there already has its own way to end.
-    mine = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    if mine:
-        signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        if mine:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def check_disk_space(folder: Path, size: int) -> None:

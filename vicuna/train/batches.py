@@ -62,6 +62,11 @@ class StepBatchSampler(Sampler[list[int]]):
         self.first, self.data_start = start.step, start.data_start
         self.steps = max(math.ceil(run.num_epoch * self.steps_per_epoch), start.min_steps)
         self._epoch, self._order = -1, []
+        self._ended = False
+
+    def end(self) -> None:
+        """Give no rows any more."""
+        self._ended = True
 
     @property
     def accumulation(self) -> int:
@@ -87,7 +92,7 @@ class StepBatchSampler(Sampler[list[int]]):
         return self.steps * self.accumulation
 
     def __iter__(self) -> Iterator[list[int]]:
-        for step in range(self.first, self.steps):
+        for step in range(self.first, self.first if self._ended else self.steps):
             batches = rank_batches(self.rows(step), self.run.micro_batch, self.world_size, self.rank)
             for slot in range(self.accumulation):
                 yield (batches[slot] if slot < len(batches) else []) or [NO_ROW]

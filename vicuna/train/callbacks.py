@@ -13,6 +13,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from vicuna.log import log
 from vicuna.model.adapter import gather_tensors
+from vicuna.model.model_card import CARD, training_card
 from vicuna.train.checkpoint import (
     BEST,
     remove_partial_saves,
@@ -114,6 +115,7 @@ class CheckpointCallback(TrainerCallback):
         if state.is_world_process_zero:
             folder = self.output / f"checkpoint-{state.global_step}"
             write_run_args(folder, self.facts, step=state.global_step)
+            self._write_card(folder, state)  # in place of PEFT's, which names the base by its path
             if self.facts["flags"]["train"] == "full":
                 copy_tokenizer(self.base_path, folder)
             seal_checkpoint(folder)
@@ -135,6 +137,10 @@ class CheckpointCallback(TrainerCallback):
             if state.is_world_process_zero:
                 save_trained(model, self.output / BEST, weights, self.base_path)
                 write_run_args(self.output / BEST, self.facts, step=state.global_step, eval_loss=loss)
+                self._write_card(self.output / BEST, state)
+
+    def _write_card(self, folder: Path, state: TrainerState) -> None:
+        write_text(folder / CARD, training_card(self.facts, self.base_path, state.log_history, state.global_step))
 
 
 class StepLog:

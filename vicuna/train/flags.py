@@ -15,6 +15,7 @@ OPTIMIZER_BYTES = {
     **{"adamw_torch": 8, "adamw_torch_fused": 8, "adamw_8bit": 2, "paged_adamw_8bit": 2, "paged_adamw_32bit": 8},
     **{"adafactor": 0, "lion_8bit": 1, "paged_lion_8bit": 1, "sgd": 0},
 }
+SMALLEST_RATE = 1e-37  # what float32 holds
 DEEPSPEED_CONFIG = "config-sample/ds_zero3.json"
 
 
@@ -63,18 +64,26 @@ class RunFlags:
         f"DeepSpeed config file for bases that outgrow one card; bare: {DEEPSPEED_CONFIG}", DEEPSPEED_CONFIG
     )
     fsdp: bool = flag(False, "cut the base in parts over several GPUs by PyTorch itself (FSDP2), at --bits 16 or 32")
-    wandb: bool = flag(False, "report to Weights & Biases")
+    early_stopping: int = flag(
+        0, "end after this many evaluations without a better loss than the best before them; 0 to go on to the end"
+    )
+    report_to: Literal["none", "wandb", "tensorboard", "trackio", "swanlab"] = flag(
+        "none", "report losses there too; its package has to be installed"
+    )
+    wandb: bool = flag(False, "another spelling of --report_to wandb")
     plan_only: bool = flag(False, "check flags, records and base, print the plan and stop")
     local_rank: int | None = flag(None, "accepted and unused: torchrun sets the environment")
 
     def __post_init__(self) -> None:
         for name in ("total_batch", "micro_batch", "log_steps", "save_total_limit"):
             at_least(f"--{name}", getattr(self, name), 1)
-        for name in ("eval_steps", "save_steps", "seed", "weight_decay", "max_grad_norm"):
+        for name in ("eval_steps", "early_stopping", "save_steps", "seed", "weight_decay", "max_grad_norm"):
             at_least(f"--{name}", getattr(self, name), 0)
         for name in ("num_epoch", "learning_rate"):
             if not 0 < getattr(self, name) < math.inf:
                 raise UserError(f"--{name} {getattr(self, name)} must be above 0, and finite.")
+        if self.learning_rate < SMALLEST_RATE:
+            raise UserError(f"--learning_rate {self.learning_rate} is zero in float32: expected 1e-37 or more.")
         check_seed(self.seed)
         self._check_warmup()
         self._check_pairs()
@@ -85,6 +94,11 @@ class RunFlags:
         return "--deepspeed" if self.deepspeed else "--fsdp" if self.fsdp else ""
 
     def _check_pairs(self) -> None:
+        if self.wandb and self.report_to not in ("none", "wandb"):
+            raise UserError(f"--wandb means --report_to wandb, but --report_to {self.report_to} was given; drop one.")
+        self.report_to = "wandb" if self.wandb else self.report_to
+        if self.early_stopping and not self.eval_steps:
+            raise UserError("--early_stopping looks at evaluations, and --eval_steps 0 makes none: raise one of them.")
         if self.continue_schedule and (self.resume_from_checkpoint or self.lora_remote_checkpoint):
             raise UserError(
                 "--continue_schedule goes on with other data, --resume_from_checkpoint with the same; give one of them."

@@ -1,9 +1,11 @@
 """The plan: what a run is going to do, in numbers, before the first step; the same facts go into run_args.json."""
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from vicuna import __version__
@@ -15,12 +17,16 @@ from vicuna.model.base import Base, compute_dtype, device
 from vicuna.model.flags import LoraFlags
 from vicuna.model.parameters import ParameterCounts
 from vicuna.train.batches import StepBatchSampler
+from vicuna.train.checkpoint import list_checkpoints
 from vicuna.train.flags import OPTIMIZER_BYTES, RunFlags, TrainFlags
+from vicuna.train.full_disk import free_bytes, in_words
+from vicuna.train.reporting import where_reported
 from vicuna.train.resume import StartingPoint
 from vicuna.train.schedule import describe_rates, learning_rate_at
 
 FEW_STEPS = 50  # fewer optimizer steps than this rarely change a model visibly
 MUCH_UNKNOWN = 0.05
+CHECKPOINT_EXTRA = 64 << 10  # bytes of a checkpoint's random states, configs and manifest
 SHOWN_FILES = 5  # run_args.json has all of them
 
 
@@ -59,8 +65,10 @@ def make_plan(
         parameters: counted on the model without weights.
 
     Raises:
-        UserError: the schedule to go on with is over.
+        UserError: the schedule to go on with is over, or nothing is held out for --early_stopping.
     """
+    if flags.run.early_stopping and not data.held_out:
+        raise UserError("--early_stopping needs records to evaluate on: raise --test_size above 0.")
     warmup = _warmup_steps(flags.run, batches.steps)
     next_rate, start_text = _next_rate(start, flags.run, warmup, batches.steps)
     dtype, reason = compute_dtype(flags.model.bits)
@@ -71,12 +79,16 @@ def make_plan(
         "steps": batches.steps, "steps_per_epoch": batches.steps_per_epoch, "warmup_steps": warmup,
         "compute_dtype": str(dtype).removeprefix("torch."), "compute_dtype_reason": reason,
         "device": str(device()), "start": start_text,
+        **_disk_facts(flags, parameters, batches, bool(data.held_out), start),
     }  # fmt: skip
     lines = _lines(facts, base, data, batches, parameters, flags)
     return Plan(next_rate, facts, lines, _warnings(facts, flags, base))
 
 
 def _warmup_steps(run: RunFlags, steps: int) -> int:
+    """As the flags say; a warm-up begins with a step of rate 0, which a run of one step has no room for."""
+    if steps == 1:
+        return 0
     if run.warmup_ratio is not None:
         return math.ceil(run.warmup_ratio * steps)
     return 100 if run.warmup_steps is None else run.warmup_steps
@@ -129,11 +141,12 @@ def _lines(
         "batch": f"{flags.run.total_batch} a step, exactly: {flags.run.micro_batch} a device x {batches.world_size} "
         f"{'device' if batches.world_size == 1 else 'devices'} x {batches.accumulation} accumulated",
         "steps": f"{_steps(batches, flags.run)}; learning rate {flags.run.learning_rate:g}, {flags.run.lr_scheduler}, "
-        f"{facts['warmup_steps']} warm-up steps",
+        f"{facts['warmup_steps']} warm-up steps{' in a run of one step' * (batches.steps == 1)}",
         "memory": _memory(flags, parameters, batches.world_size),
-        "saves": _saves(flags.run, facts["rows_eval"]),
+        "saves": _saves(flags.run, facts),
         "example": _example(base, data.train),
         "start": facts["start"],
+        **({"reports": where_reported(flags.run, os.environ)} if flags.run.report_to != "none" else {}),
     }
 
 
@@ -155,11 +168,13 @@ def _next_rate(start: StartingPoint, run: RunFlags, warmup: int, steps: int) -> 
 
 
 def _steps(batches: StepBatchSampler, run: RunFlags) -> str:
+    early = f", or up to {run.early_stopping} evaluations without a better loss" if run.early_stopping else ""
     if not batches.data_start:
-        return f"{batches.steps} = {run.num_epoch:g} epochs x {batches.steps_per_epoch}"
+        return f"{batches.steps} = {run.num_epoch:g} epochs x {batches.steps_per_epoch}{early}"
     epochs = batches.epochs(batches.steps)
     return (
-        f"{batches.steps}, of which {batches.data_start} are done and the others pass {epochs:.1f} times over this data"
+        f"{batches.steps}, of which {batches.data_start} are done and the others pass {epochs:.1f} times over this "
+        f"data{early}"
     )
 
 
@@ -177,11 +192,11 @@ def _trained(lora: LoraFlags, parameters: ParameterCounts) -> str:
 def _memory(flags: TrainFlags, parameters: ParameterCounts, world_size: int) -> str:
     model, lora, run = flags.model, flags.lora, flags.run
     # float32 weights, their gradients, and the optimizer's state
-    trained_gib = parameters.trainable * (8 + OPTIMIZER_BYTES[run.optim]) / 2**30
-    weights_gib = parameters.weight_bytes(model.bits, compute_dtype(model.bits)[0]) / 2**30
-    what = "weights" if lora.train == "full" else f"weights {_size(weights_gib)}, adapter"
+    trained = parameters.trainable * (8 + OPTIMIZER_BYTES[run.optim])
+    weights = parameters.weight_bytes(model.bits, compute_dtype(model.bits)[0])
+    what = "weights" if lora.train == "full" else f"weights {in_words(weights)}, adapter"
     parts = f", in parts on {world_size} devices" if run.sharding_flag and world_size > 1 else ""
-    return f"{what} with gradients and optimizer {_size(trained_gib)}{parts}; activations on top"
+    return f"{what} with gradients and optimizer {in_words(trained)}{parts}; activations on top"
 
 
 def library_versions() -> dict[str, str]:
@@ -192,6 +207,12 @@ def library_versions() -> dict[str, str]:
 
 def _warnings(facts: dict[str, Any], flags: TrainFlags, base: Base) -> list[str]:
     data, run, found = flags.data, flags.run, []
+    if facts["bytes_written"] > facts["bytes_free"]:
+        found.append(
+            f"what is kept of this run takes {in_words(facts['bytes_written'])}, but the disk of {run.output_path} has "
+            f"{in_words(facts['bytes_free'])} free: make room, name a folder on another disk, or lower "
+            f"--save_total_limit from {run.save_total_limit}."
+        )
     if facts["steps"] < FEW_STEPS:
         found.append(
             f"{facts['steps']} optimizer steps are few (under {FEW_STEPS}): lower --total_batch from "
@@ -218,10 +239,29 @@ def _warnings(facts: dict[str, Any], flags: TrainFlags, base: Base) -> list[str]
     return found
 
 
-def _saves(run: RunFlags, held: int) -> str:
+def _saves(run: RunFlags, facts: dict[str, Any]) -> str:
     steps = f"every {run.save_steps} steps and " if run.save_steps else ""
-    best = "; best/ by evaluation loss" if held and run.eval_steps else ""
-    return f"{steps}at the end, to {run.output_path}{best}"
+    best = "; best/ by evaluation loss" if facts["rows_eval"] and run.eval_steps else ""
+    sizes = f"{in_words(facts['bytes_checkpoint'])} a checkpoint, {in_words(facts['bytes_written'])} in all"
+    return f"{steps}at the end, to {run.output_path}{best}; {sizes}, {in_words(facts['bytes_free'])} free"
+
+
+def _disk_facts(
+    flags: TrainFlags, parameters: ParameterCounts, batches: StepBatchSampler, held: bool, start: StartingPoint
+) -> dict[str, int]:
+    """What a checkpoint takes, what all that is kept takes at most beside what is there, and what the disk has free."""
+    run, output = flags.run, Path(flags.run.output_path)
+    weights = parameters.trainable * 4
+    state = OPTIMIZER_BYTES[run.optim] + (4 if run.deepspeed else 0)  # DeepSpeed keeps its float32 copy there
+    checkpoint = weights + parameters.trainable * state + CHECKPOINT_EXTRA
+    left = batches.steps - start.step
+    made = math.ceil(left / run.save_steps) if run.save_steps else 0
+    there = len(list_checkpoints(start.resume.parent)) if start.resume else 0
+    # The oldest goes once the newest is whole.
+    kept = min(made, max(1, run.save_total_limit + 1 - there))
+    results = 1 + bool(held and run.eval_steps)
+    written = kept * checkpoint + results * weights
+    return {"bytes_checkpoint": checkpoint, "bytes_written": written, "bytes_free": free_bytes(output)}
 
 
 def _example(base: Base, train: Examples) -> str:
@@ -253,10 +293,6 @@ def _short(text: str, width: int) -> str:
     if len(text) <= abs(width):
         return text
     return f"{text[:width]}…" if width > 0 else f"…{text[width:]}"
-
-
-def _size(gib: float) -> str:
-    return f"{gib:.2f} GiB" if gib >= 0.1 else f"{gib * 1024:.1f} MiB"
 
 
 def _millions(count: int) -> str:

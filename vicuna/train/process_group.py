@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import MutableMapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -34,6 +35,15 @@ def prepare_process_group(run: RunFlags, environ: MutableMapping[str, str]) -> N
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+
+
+def from_all_ranks(parts: list[Any]) -> list[Any]:
+    """The lists of all ranks, one after the other; every rank must call it together."""
+    if not torch.distributed.is_initialized():
+        return parts
+    gathered: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(gathered, parts)
+    return [part for parts in gathered for part in parts]
 
 
 def leave_process_group() -> None:

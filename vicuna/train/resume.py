@@ -12,7 +12,7 @@ from typing import Any
 
 from vicuna.errors import UserError
 from vicuna.log import log
-from vicuna.model.adapter_files import ADAPTER_FILES, HUB_FILES, RUN_ARGS, run_args
+from vicuna.model.adapter_files import HUB_FILES, RUN_ARGS, run_args
 from vicuna.model.base import local_folder
 from vicuna.train.checkpoint import BEST, CHECKPOINT_NAME, MANIFEST, list_checkpoints, torn_reason
 from vicuna.train.flags import RunFlags
@@ -25,12 +25,13 @@ from vicuna.train.schedule import (
     check_complete,
     read_schedule,
 )
+from vicuna.train.work_folder import holds_result, unfinished_folders, work_folder
 
 # Flags that change no result of a run, or not that of one already begun.
 NO_EFFECT = {
     *("model_path", "data_path", "output_path", "resume_from_checkpoint", "lora_remote_checkpoint", "ignore_data_skip"),
     *("log_steps", "save_steps", "save_total_limit", "eval_steps", "gradient_checkpointing", "int8", "elastic"),
-    *("continue_schedule", "wandb", "plan_only", "local_rank", "skip_bad_rows", "encoding", "cache_path"),
+    *("continue_schedule", "wandb", "report_to", "plan_only", "local_rank", "skip_bad_rows", "encoding", "cache_path"),
     "deepspeed",  # what its file says is compared, not where it lies
 }
 # What --elastic lets change: dropout draws and rounding differ, the rows of a step do not.
@@ -158,12 +159,21 @@ def _from_schedule(schedule: Schedule, run: RunFlags, flag: str, data_start: int
 
 def _resume_latest(run: RunFlags, facts: dict[str, Any]) -> StartingPoint:
     """The latest whole checkpoint in the output folder, or a new run where there is none."""
-    skipped = ""
-    for folder in list_checkpoints(Path(run.output_path)):
-        if not (problem := torn_reason(folder)):
-            start = _resume(folder, run, facts)
+    skipped, refusal = "", None
+    output = Path(run.output_path)
+    for home in (*unfinished_folders(output), output):
+        for folder in list_checkpoints(home):
+            if problem := torn_reason(folder):
+                skipped += f"; {folder.name} is passed over, {problem}"
+                continue
+            try:
+                start = _resume(folder, run, facts)
+            except UserError as error:  # of another run; one of this run may lie beside it
+                refusal = refusal or error
+                break
             return replace(start, text=start.text + skipped)
-        skipped += f"; {folder.name} is passed over, {problem}"
+    if refusal:
+        raise refusal
     return replace(NEW_RUN, text=f"{NEW_RUN.text}: {run.output_path} has no whole checkpoint to resume{skipped}")
 
 
@@ -181,9 +191,10 @@ def _resume(folder: Path, run: RunFlags, facts: dict[str, Any]) -> StartingPoint
 
 def _earlier_run(output: Path) -> str:
     """What a new run finds in its output folder."""
-    if (output / ADAPTER_FILES[0]).is_file():
-        return f"; {output} holds an earlier one, whose adapter is replaced at the end"
-    return f"; {output} holds checkpoints of an earlier one" if any(output.glob("checkpoint-*")) else ""
+    if (work := work_folder(output)) == output:
+        return ""
+    what = "a result" if holds_result(output) else "checkpoints"
+    return f"; {output} holds {what} of an earlier one, which stays as it is until this one ends: it works in {work}"
 
 
 def run_id(start: StartingPoint) -> str:
@@ -191,9 +202,9 @@ def run_id(start: StartingPoint) -> str:
     return (run_args(start.resume).get("run_id") if start.resume else None) or uuid.uuid4().hex
 
 
-def best_loss(output: Path, start: StartingPoint) -> float:
-    """The evaluation loss that `best/` in the output folder stands for when a run is resumed, else infinity."""
-    known = run_args(output / BEST) if start.resume and (output / BEST).is_dir() else {}
+def best_loss(work: Path, start: StartingPoint) -> float:
+    """The evaluation loss that `best/` in the work folder stands for when a run is resumed, else infinity."""
+    known = run_args(work / BEST) if start.resume and (work / BEST).is_dir() else {}
     return known.get("eval_loss", math.inf)
 
 
@@ -201,6 +212,7 @@ def _check_same_run(old: dict[str, Any], facts: dict[str, Any], run: RunFlags, f
     """Refuse to resume what was begun with other flags, data, base or versions: the result would be neither run's."""
     before = {**old.get("flags", {}), **old.get("exact", {})}
     allowed = NO_EFFECT | set(old.get("inherited", {}))
+    allowed -= {"eval_steps"} if run.early_stopping else set()  # which then says when the run ends
     allowed |= ELASTIC if run.elastic else set()
     allowed |= DATA if run.ignore_data_skip else set()
     for name, value in facts.items():

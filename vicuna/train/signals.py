@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C while training: save, and end with the command that resumes.
+"""SIGTERM, a closed terminal (SIGHUP) and Ctrl-C while training: save, and end with the command that resumes.
 
 A signal is only noted. At the next micro batch all ranks agree to stop; unfinished accumulation is dropped, and the
 random state is put back to what it was at the beginning of the step, so that the resumed run goes on bit by bit.
@@ -18,10 +18,9 @@ import numpy as np
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from vicuna.errors import Stopped
+from vicuna.errors import ENDING_SIGNALS, Stopped
 from vicuna.log import log
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # What --resume_from_checkpoint stands in place of in the command that goes on with a stopped run.
 REPLACED_FLAGS = ("--resume_from_checkpoint", "--lora_remote_checkpoint", "--continue_schedule", "--ignore_data_skip")
 
@@ -42,8 +41,10 @@ class GracefulStopCallback(TrainerCallback):
 
     @contextmanager
     def catch_signals(self) -> Iterator[None]:
-        """Note signals instead of dying by them."""
-        before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        """Note signals instead of dying by them; `nohup`, which has SIGHUP ignored, is respected."""
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        numbers += [one for one in ENDING_SIGNALS if signal.getsignal(one) is not signal.SIG_IGN]
+        before = {number: signal.signal(number, self._note) for number in dict.fromkeys(numbers)}
         try:
             yield
         finally:
@@ -77,8 +78,16 @@ class GracefulStopCallback(TrainerCallback):
         text = f"stopped by {signal.Signals(self.signal).name} after step {step} of {steps}"
         if self.checkpoint is None:
             raise Stopped(f"{text}, before there was anything to save", 128 + self.signal)
-        command = resume_command(sys.argv, os.environ, self.checkpoint)
-        raise Stopped(f"{text}; go on with:\n  {command}", 128 + self.signal)
+        raise Stopped(f"{text}; go on with:\n  {self._command()}", 128 + self.signal)
+
+    def go_on(self) -> str:
+        """Which checkpoint stands, and the command that goes on from it."""
+        if self.checkpoint is None:
+            return "There is no checkpoint yet to go on from."
+        return f"{self.checkpoint} stands; go on with:\n  {self._command()}"
+
+    def _command(self) -> str:
+        return resume_command(sys.argv, os.environ, self.checkpoint)
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

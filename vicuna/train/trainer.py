@@ -4,19 +4,27 @@ Whatever ends or refuses a run does so on every rank at the same step, so that n
 """
 
 import math
-import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from vicuna.data.cache import TrainingData
 from vicuna.errors import UserError
+from vicuna.log import log
 from vicuna.train.batches import NO_ROW, RowDataset, StepBatchSampler, collate
 from vicuna.train.callbacks import StepLog
+from vicuna.train.checkpoint import MANIFEST
+from vicuna.train.early_stopping import is_over
+from vicuna.train.full_disk import failed_for_room
 from vicuna.train.loss import mean_token_loss, step_loss, token_losses
+from vicuna.train.process_group import from_all_ranks
 from vicuna.train.signals import GracefulStopCallback
 
 SHOWN_RECORDS = 10
@@ -81,7 +89,7 @@ class AdapterTrainer(Trainer):
         records: list[int] = []
         if "loss" in logs:
             self._check_step(logs)
-            records = sorted(_from_all_ranks([record for part, _ in self.fed for record in part]))
+            records = sorted(from_all_ranks([record for part, _ in self.fed for record in part]))
             self.fed = []
         if "eval_loss" in logs and not math.isfinite(logs["eval_loss"]):
             if self.stopper.stopping:
@@ -103,7 +111,7 @@ class AdapterTrainer(Trainer):
                 f"the loss scaler skipped {MOST_SKIPS} steps in a row, up to step {self.state.global_step}: the "
                 f"gradients overflow float16 at any scale. {DIVERGED}"
             )
-        fed = _from_all_ranks([(records, bool(loss.isfinite())) for records, loss in self.fed])
+        fed = from_all_ranks([(records, bool(loss.isfinite())) for records, loss in self.fed])
         broken = [records for records, finite in fed if not finite] or [records for records, _ in fed]
         places = [self.data.location(record) for records in broken for record in records]
         more = f" and {len(places) - SHOWN_RECORDS} more" if len(places) > SHOWN_RECORDS else ""
@@ -156,35 +164,11 @@ class DataPositionCallback(TrainerCallback):
         done = any(entry["step"] == step and "eval_loss" in entry for entry in state.log_history)
         if due and not done and step > self.batches.data_start:
             self.trainer.evaluate()
+        if is_over(state.log_history, self.batches.run.early_stopping):
+            self.batches.end()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         state.epoch = self.batches.epochs(state.global_step)
-
-
-def _from_all_ranks(parts: list[Any]) -> list[Any]:
-    """The lists of all ranks, one after the other."""
-    if not torch.distributed.is_initialized():
-        return parts
-    gathered: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(gathered, parts)
-    return [part for parts in gathered for part in parts]
-
-
-def start_wandb(output: Path) -> None:
-    """Begin the Weights & Biases run, before any time is spent; the Trainer goes on with it.
-
-    Raises:
-        UserError: no login, or no way to reach the service.
-    """
-    import wandb
-
-    try:
-        wandb.init(project=os.environ.get("WANDB_PROJECT", "chinese-vicuna"), name=output.name, dir=output)
-    except wandb.Error as error:
-        raise UserError(
-            f"--wandb: {str(error).strip().splitlines()[0]}. Log in with `wandb login`, or record without network: "
-            "WANDB_MODE=offline."
-        ) from error
 
 
 def check_same_on_all_ranks(facts: dict[str, str]) -> None:
@@ -193,7 +177,7 @@ def check_same_on_all_ranks(facts: dict[str, str]) -> None:
     Raises:
         UserError: what differs, on every rank.
     """
-    everywhere = _from_all_ranks([facts])
+    everywhere = from_all_ranks([facts])
     for name, value in everywhere[0].items():
         others = [rank for rank, found in enumerate(everywhere) if found[name] != value]
         if others:
@@ -201,6 +185,32 @@ def check_same_on_all_ranks(facts: dict[str, str]) -> None:
                 f"rank {others[0]} has another {name} than rank 0 ({everywhere[others[0]][name][:12]}…, "
                 f"{value[:12]}…): copy the same files and versions to every host."
             )
+
+
+@contextmanager
+def _room_for_checkpoints(trainer: AdapterTrainer) -> Iterator[None]:
+    """End in a sentence where the disk has no room for a checkpoint. After the last step there is still a result to
+    save: then only warn, unless that takes all ranks together.
+
+    Raises:
+        UserError: which checkpoint stands, and the command that goes on from it.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if not failed_for_room(error):
+            raise
+        state, output = trainer.state, Path(trainer.args.output_dir)
+        torn = output / f"checkpoint-{state.global_step}"
+        if trainer.is_world_process_zero() and not (torn / MANIFEST).is_file():
+            shutil.rmtree(torn, ignore_errors=True)  # it is in the way of what is still to be written
+        text = f"the disk of {output} is full, at step {state.global_step} of {state.max_steps}"
+        together = trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled
+        early = is_over(state.log_history, trainer.batches.run.early_stopping)
+        at_the_end = (state.global_step >= state.max_steps or early) and not trainer.stopper.stopping
+        if not at_the_end or together:
+            raise UserError(f"{text}. Make room. {trainer.stopper.go_on()}") from error
+        log.warning("%s: its checkpoint is left out.", text)
 
 
 def run_training(trainer: AdapterTrainer, resume: Path | None) -> None:
@@ -212,7 +222,7 @@ def run_training(trainer: AdapterTrainer, resume: Path | None) -> None:
     """
     trainer.add_callback(DataPositionCallback(trainer))
     try:
-        with trainer.stopper.catch_signals():
+        with trainer.stopper.catch_signals(), _room_for_checkpoints(trainer):
             trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     except torch.OutOfMemoryError as error:
         remedy = "--cutoff_len, or take fewer --bits or a smaller base"
