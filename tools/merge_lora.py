@@ -172,7 +172,7 @@ def describe(folder: Path, tokenizer: Path, base: "Base", updates: list["Adapter
     made_of = {"base": base.path.name, **{f"adapter {i}": one.folder.name for i, one in enumerate(updates, 1)}}
     made_of |= {"prompt type": prompt_type or "not known", "dtype": flags.dtype}
     write_card(
-        folder, export_card(Path(flags.output_dir).name, "a base with adapters merged into it", base.path, made_of)
+        folder, export_card(Path(flags.out_path).name, "a base with adapters merged into it", base.path, made_of)
     )
 
 
