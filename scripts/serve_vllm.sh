@@ -5,7 +5,10 @@
 #   BASE_MODEL=/data/llama-7b LORA_PATH="lora-A lora-B" bash scripts/serve_vllm.sh
 #   TOT_CUDA=0,1 bash scripts/serve_vllm.sh --max-model-len 2048                # whatever follows goes to vLLM
 #
-# Also PORT, PROMPT_TYPE, VICUNA_API_KEY, and VLLM for the program itself, if it lives in another environment.
+# vLLM goes into an environment of its own: in this one it would replace torch, transformers, fastapi and numpy.
+#   python -m venv ~/vllm-env && ~/vllm-env/bin/pip install vllm
+#   VLLM=~/vllm-env/bin/vllm BASE_MODEL=merged bash scripts/serve_vllm.sh
+# Also PORT, PROMPT_TYPE, VICUNA_API_KEY.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/environment.sh

@@ -19,13 +19,9 @@ from vicuna.errors import UserError, run
 from vicuna.prompt.templates import PROMPT_TYPES
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
     from vicuna.model.base import Base
 
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what --max-lora-rank takes
-WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")  # what vLLM reads of an adapter
-UNKNOWN_TO_VLLM = ("modules_to_save", "use_dora", "rank_pattern", "alpha_pattern", "trainable_token_indices")
 
 
 @dataclass
@@ -52,8 +48,9 @@ def main(flags: VllmFlags, further: list[str]) -> None:
     program = shutil.which(name)
     if program is None:
         raise UserError(
-            f"{name} is not installed: vLLM needs an NVIDIA GPU and `python -m pip install vllm`; VLLM=/path/to/vllm "
-            "names the program of another environment."
+            f"{name} is not installed: vLLM needs an NVIDIA GPU, and an environment of its own, since it brings other "
+            "versions of torch and transformers: python -m venv vllm-env && vllm-env/bin/pip install vllm. Name its "
+            "program by VLLM=$PWD/vllm-env/bin/vllm."
         )
     key = os.environ.get("VICUNA_API_KEY") or os.environ.get("VLLM_API_KEY", "")
     host = _given(further, "--host")
@@ -111,6 +108,7 @@ def _refuse_adapter_beside(folder: Path) -> None:
     Raises:
         UserError: see above.
     """
+    from vicuna.api.vllm_adapters import WEIGHTS
     from vicuna.files.tensors import weight_paths
 
     # vLLM 0.33 reads every file of weights in a folder, but where model.safetensors.index.json names them.
@@ -181,6 +179,7 @@ def _template_file(prompt_type: str) -> Path:
 def _adapters(base: "Base", folders: list[Path]) -> list[str]:
     if not folders:
         return []
+    from vicuna.api.vllm_adapters import served_rank
     from vicuna.model.config import meta_model
 
     names = [folder.name for folder in folders]
@@ -188,7 +187,7 @@ def _adapters(base: "Base", folders: list[Path]) -> list[str]:
     if taken:
         raise UserError(f"clients could not tell {taken[0]} from another of that name: give the folder another one.")
     model = meta_model(base.config)
-    rank = max(_rank(folder, model, base.path.name) for folder in folders)
+    rank = max(served_rank(base, model, folder) for folder in folders)
     if rank > RANKS[-1]:
         raise UserError(f"rank {rank} is more than the {RANKS[-1]} that vLLM takes: merge the adapter into the base.")
     most = next(allowed for allowed in RANKS if allowed >= rank)
@@ -196,37 +195,6 @@ def _adapters(base: "Base", folders: list[Path]) -> list[str]:
         *("--enable-lora", "--max-loras", str(len(folders)), "--max-lora-rank", str(most), "--lora-modules"),
         *(_module(folder) for folder in folders),
     ]
-
-
-def _rank(folder: Path, model: "PreTrainedModel", base_name: str) -> int:
-    """The rank of an adapter that vLLM can serve.
-
-    Raises:
-        UserError: it can not, or the adapter does not fit the base.
-    """
-    from vicuna.model.adapter_files import (
-        ADAPTER_CONFIG,
-        adapter_file,
-        check_compatible,
-        read_adapter_config,
-        read_adapter_tensors,
-        saved_modules,
-    )
-
-    weights = adapter_file(folder)
-    if weights.name not in WEIGHTS or not (folder / ADAPTER_CONFIG).is_file():
-        raise UserError(
-            f"{folder} is of an age that vLLM does not read: it wants {ADAPTER_CONFIG} beside one of "
-            f"{', '.join(WEIGHTS)}. Merge the adapter into the base."
-        )
-    tensors = read_adapter_tensors(weights)
-    config, _ = read_adapter_config(folder, tensors)
-    check_compatible(tensors, model, base_name)
-    odd = [name for name in UNKNOWN_TO_VLLM if getattr(config, name, None)]
-    odd += ["bias"] * (config.bias != "none") + ["whole modules"] * bool(saved_modules(tensors))
-    if odd:
-        raise UserError(f"{folder} uses {odd[0]}, which vLLM does not serve: merge the adapter into the base.")
-    return config.r
 
 
 def _module(folder: Path) -> str:
