@@ -9,10 +9,12 @@ cd "$(dirname "$0")/.."
 . scripts/environment.sh
 
 if [ -n "${TOT_CUDA:-}" ]; then export CUDA_VISIBLE_DEVICES=$TOT_CUDA; fi
-flags=(--model_path "${BASE_MODEL:-models/tiny-llama-zh}")
-read -r -a adapters <<<"${LORA_PATH-lora-Vicuna}"
-# A flag that is given twice has the values of both, and this one is only what is taken where none is given.
-if [ -z "${LORA_PATH+x}" ] && [[ " $* " == *" --lora_path"[\ =]* ]]; then adapters=(); fi
+model=$(here_or_id "${BASE_MODEL:-}")
+if [ -z "$model" ]; then model=models/tiny-llama-zh; fi
+flags=(--model_path "$model")
+adapters=("${LORA_PATH-lora-Vicuna}")
+if [ -n "${LORA_PATH+given}" ]; then here_all "$LORA_PATH"; fi
+if given --lora_path "$@"; then adapters=(); fi
 if [ "${#adapters[@]}" -gt 0 ]; then flags+=(--lora_path "${adapters[@]}"); fi
 if [ -n "${PROMPT_TYPE:-}" ]; then flags+=(--prompt_type "$PROMPT_TYPE"); fi
 if [ -n "${INT8:-}" ]; then flags+=(--int8 "$INT8"); fi

@@ -7,17 +7,17 @@
 #
 # bash scripts/install_cpp.sh installs llama.cpp; python tools/export_gguf.py makes GGUF files.
 set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/environment.sh
+
 if [ $# -gt 0 ] && [ "${1#--}" = "$1" ]; then BASE_MODEL=$1 && shift; fi
 if [ -z "${BASE_MODEL:-}" ]; then
     echo "name a GGUF file: bash scripts/chat_cpu.sh model.gguf" >&2
     exit 2
 fi
-here() { case $1 in /*) echo "$1" ;; *) echo "$PWD/$1" ;; esac; }
 flags=(--model_path "$(here "$BASE_MODEL")")
-if [ -n "${LORA_PATH:-}" ]; then
+if [ -n "${LORA_PATH:-}" ] && ! given --lora_path "$@"; then
     flags+=(--lora_path)
     for file in $LORA_PATH; do flags+=("$(here "$file")"); done
 fi
-cd "$(dirname "$0")/.."
-. scripts/environment.sh
 exec "$PYTHON" chat.py "${flags[@]}" "$@"

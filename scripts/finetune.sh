@@ -11,12 +11,15 @@ cd "$(dirname "$0")/.."
 PROGRAM=${PROGRAM:-finetune.py}
 flags=()
 add() { if [ -n "$2" ]; then flags+=("$1" "$2"); fi; }
-add --data_path "${DATA_PATH:-}"
-add --output_path "${OUTPUT_PATH:-}"
-add --model_path "${MODEL_PATH:-}"
+if ! given --data_path "$@"; then add --data_path "$(here "${DATA_PATH:-}")"; fi
+add --output_path "$(here "${OUTPUT_PATH:-}")"
+add --model_path "$(here_or_id "${MODEL_PATH:-}")"
 add --test_size "${TEST_SIZE:-}"
-add --resume_from_checkpoint "${lora_checkpoint:-}"
-add --lora_remote_checkpoint "${lora_remote_checkpoint:-}"
+case ${lora_checkpoint:-} in
+    auto) add --resume_from_checkpoint auto ;;
+    *) add --resume_from_checkpoint "$(here_or_id "${lora_checkpoint:-}")" ;;
+esac
+add --lora_remote_checkpoint "$(here_or_id "${lora_remote_checkpoint:-}")"
 add --ignore_data_skip "${from_data_beginning:-}"
 
 if [ -n "${TOT_CUDA:-}" ]; then export CUDA_VISIBLE_DEVICES=$TOT_CUDA; fi

@@ -4,5 +4,7 @@
 #
 #   lora_checkpoint=outs/instruct_chat/checkpoint-4800 DATA_PATH=legal.jsonl bash scripts/finetune_chat_continue.sh
 set -euo pipefail
-export PROGRAM=finetune_chat.py OUTPUT_PATH=${OUTPUT_PATH:-outs/instruct_chat_continued}
-exec bash "$(dirname "$0")/finetune_others_continue.sh" --micro_batch 6 --total_batch 32 "$@"
+export PROGRAM=finetune_chat.py
+output=()
+if [ -z "${OUTPUT_PATH:-}" ]; then output=(--output_path outs/instruct_chat_continued); fi
+exec bash "$(dirname "$0")/finetune_others_continue.sh" "${output[@]}" --micro_batch 6 --total_batch 32 "$@"

@@ -6,7 +6,11 @@
 #   lora_remote_checkpoint=owner/name DATA_PATH=medical.jsonl bash scripts/finetune_others_continue.sh
 set -euo pipefail
 checkpoint=${lora_checkpoint:-}
-if [ ! -d "$checkpoint" ]; then checkpoint=${lora_remote_checkpoint:-$checkpoint}; fi
+if [ -n "$checkpoint" ] && [ -d "$checkpoint" ]; then
+    checkpoint=$(cd "$checkpoint" && pwd)
+else
+    checkpoint=${lora_remote_checkpoint:-$checkpoint}
+fi
 if [ -z "$checkpoint" ]; then
     echo "$(basename "$0"): name what to go on with, lora_checkpoint=FOLDER or lora_remote_checkpoint=owner/name" >&2
     exit 2

@@ -8,7 +8,11 @@ cd "$(dirname "$0")/.."
 . scripts/environment.sh
 
 if [ -n "${TOT_CUDA:-}" ]; then export CUDA_VISIBLE_DEVICES=$TOT_CUDA; fi
-flags=(--model_path "${BASE_MODEL:-models/tiny-llama-zh}" --lora_path "${LORA_PATH-lora-Vicuna}")
+model=$(here_or_id "${BASE_MODEL:-}")
+if [ -z "$model" ]; then model=models/tiny-llama-zh; fi
+adapter=${LORA_PATH-lora-Vicuna}
+if [ -n "${LORA_PATH+given}" ]; then adapter=$(here_or_id "$LORA_PATH"); fi
+flags=(--model_path "$model" --lora_path "$adapter")
 if [ -n "${USE_LOCAL:-}" ]; then flags+=(--use_local "$USE_LOCAL"); fi
 if [ -n "${TYPE_WRITER:-}" ]; then flags+=(--use_typewriter "$TYPE_WRITER"); fi
 exec "$PYTHON" generate.py "${flags[@]}" "$@"

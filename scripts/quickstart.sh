@@ -9,8 +9,10 @@ cd "$(dirname "$0")/.."
 bash scripts/install.sh requirements.txt
 . scripts/environment.sh
 export HF_HUB_OFFLINE=1 # everything needed is here
-base=${MODEL_PATH:-models/tiny-llama-zh}
-adapter=${OUTPUT_PATH:-lora-Vicuna}
+base=$(here "${MODEL_PATH:-}")
+if [ -z "$base" ]; then base=models/tiny-llama-zh; fi
+adapter=$(here "${OUTPUT_PATH:-}")
+if [ -z "$adapter" ]; then adapter=lora-Vicuna; fi
 
 if [ ! -d "$base" ]; then "$PYTHON" tools/make_tiny_llama.py --output_path "$base"; fi
 if [ ! -f "$adapter/adapter_model.safetensors" ]; then

@@ -13,7 +13,9 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/environment.sh
 
-flags=(--model_path "${BASE_MODEL:-models/tiny-llama-zh}")
+model=$(here_or_id "${BASE_MODEL:-}")
+if [ -z "$model" ]; then model=models/tiny-llama-zh; fi
+flags=(--model_path "$model")
 add() { if [ -n "$2" ]; then flags+=("$1" "$2"); fi; }
 add --prompt_type "${PROMPT_TYPE:-}"
 add --port "${PORT:-}"
@@ -21,6 +23,7 @@ if [ -n "${TOT_CUDA:-}" ]; then
     export CUDA_VISIBLE_DEVICES=$TOT_CUDA
     add --gpus "$(printf %s "$TOT_CUDA" | tr , '\n' | grep -c .)"
 fi
-read -r -a adapters <<<"${LORA_PATH:-}"
+here_all "${LORA_PATH:-}"
 if [ ${#adapters[@]} -gt 0 ]; then flags+=(--lora_path "${adapters[@]}"); fi
+if [[ -n ${VLLM+given} && $VLLM == */* ]]; then VLLM=$(here "$VLLM") && export VLLM; fi
 exec "$PYTHON" -m vicuna.api.vllm_server "${flags[@]}" -- "$@"

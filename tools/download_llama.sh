@@ -16,7 +16,9 @@ refuse() { echo "download_llama.sh: $1" >&2 && exit 1; }
 if [ $# -gt 0 ] && [ "${1#-}" = "$1" ]; then MODEL_ID=$1 && shift; fi
 model=${MODEL_ID:-}
 if [ -z "$model" ]; then refuse "name a model: bash tools/download_llama.sh owner/name"; fi
-out=${OUT_PATH:-models/${model##*/}}
+out=$(here "${OUT_PATH:-}")
+if [ -z "$out" ]; then out=models/${model##*/}; fi
+MANIFEST=$(here "${MANIFEST:-}")
 out=${out%/}
 if [ -e "$out" ]; then refuse "$out exists; nothing is ever written over: name a new folder by OUT_PATH."; fi
 if [ -n "${MANIFEST:-}" ] && [ ! -f "$MANIFEST" ]; then refuse "MANIFEST $MANIFEST is no file."; fi

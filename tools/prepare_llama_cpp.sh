@@ -11,12 +11,16 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/environment.sh
 
+MODEL_PATH=$(here_or_id "${MODEL_PATH:-}")
 MODEL_PATH=${MODEL_PATH:-models/tiny-llama-zh}
-read -r -a adapters <<<"${LORA_PATH-lora-Vicuna}"
+adapters=("${LORA_PATH-lora-Vicuna}")
+if [ -n "${LORA_PATH+given}" ]; then here_all "$LORA_PATH"; fi
 name=${adapters[*]:-$MODEL_PATH}
 name=$(basename "${name##* }")
 TYPE=${TYPE:-q4_k_m}
+OUT_PATH=$(here "${OUT_PATH:-}")
 OUT_PATH=${OUT_PATH:-$name-$TYPE.gguf}
+KEEP=$(here "${KEEP:-}")
 
 refuse() { echo "prepare_llama_cpp.sh: $1" >&2 && exit 1; }
 if [ -n "${KEEP:-}" ] && [ -e "$KEEP" ]; then

@@ -87,10 +87,10 @@ def test_an_adapter_that_follows_takes_the_place_of_the_quickstarts(launch):
     assert argv == ["chat.py", "--model_path", "models/tiny-llama-zh", "--lora_path", "mine"]
 
 
-def test_an_adapter_that_follows_stands_beside_those_of_the_variable(launch):
-    _, *argv = launch("chat_7B.sh", "--lora_path", "mine", LORA_PATH="a b").only.argv
+def test_adapters_that_follow_take_the_place_of_those_of_the_variable(launch):
+    _, *argv = launch("chat_7B.sh", "--lora-path=mine", "--lora_path", "other", LORA_PATH="a b").only.argv
 
-    assert flags(CHAT, argv)["lora_path"] == ["a", "b", "mine"]
+    assert flags(CHAT, argv)["lora_path"] == ["mine", "other"]
 
 
 def test_what_follows_goes_to_chat_on_the_cards_that_are_named(launch):

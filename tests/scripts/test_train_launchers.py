@@ -43,7 +43,7 @@ def test_an_empty_variable_is_no_variable(launch):
 def test_what_follows_goes_to_finetune_behind_the_variables_flags(launch):
     argv = launch("finetune.sh", "--data_path", "b c", "--num_epoch", "1", DATA_PATH="a").only.argv
 
-    assert argv == ["finetune.py", "--data_path", "a", "--data_path", "b c", "--num_epoch", "1"]
+    assert argv == ["finetune.py", "--data_path", "b c", "--num_epoch", "1"]
     assert flags(TRAIN, argv[1:])["data_path"] == ["b c"]
 
 
