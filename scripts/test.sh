@@ -33,15 +33,14 @@ else
 fi
 took linting "$began"
 
-# Three files at a time, each in one thread, for many tests wait for a process or a page; then what needs the machine
-# for itself. A worker that a library crashed is not started again: pytest-xdist can wait for ever for what it was to
-# run.
+# Two files at a time, each in one thread; then what needs the machine for itself, such as a browser and its server.
+# A worker that a library crashed is not started again: pytest-xdist can wait for ever for what it was to run.
 began=$SECONDS
-"$PYTHON" -m pytest -m "not gpu and not alone" -n 3 --dist loadfile --no-loadscope-reorder \
+"$PYTHON" -m pytest -m "not gpu and not browser and not alone" -n 2 --dist loadfile --no-loadscope-reorder \
     --max-worker-restart 0 --durations=30 "$@" || status=$?
 took "tests side by side" "$began"
 began=$SECONDS
-"$PYTHON" -m pytest -m "alone and not gpu" --durations=20 "$@" || alone=$?
+"$PYTHON" -m pytest -m "(browser or alone) and not gpu" --durations=20 "$@" || alone=$?
 took "tests alone" "$began"
 # 5: nothing of that part was asked for
 for one in "${status:-0}" "${alone:-0}"; do if [ "$one" -ne 0 ] && [ "$one" -ne 5 ]; then exit "$one"; fi; done
