@@ -14,7 +14,7 @@ REFUSALS = [
     (["--int8", "1", "--bits", "4"], 2, "--int8 1 means --bits 8, but --bits 4 was given"),
     (["--warmup_steps", "1", "--warmup_ratio", "0.1"], 2, "give one of them"),
     (["--data_path", "nosuch.json"], 1, "--data_path nosuch.json does not exist"),
-    (["--data_path", "README.md"], 1, "expected a .json, .jsonl or .txt file"),
+    (["--data_path", "README.md"], 1, "expected a .json, .jsonl, .txt, .csv, .tsv or .parquet file"),
     (["--model_path", "./nosuch"], 1, "--model_path ./nosuch does not exist"),
     (["--model_path", "vicuna"], 1, "has no config.json"),
     (["--test_size", "41"], 1, "--test_size 41 leaves nothing to train on: there are 41 records"),

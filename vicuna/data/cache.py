@@ -41,7 +41,7 @@ ROW_MODULES = (
     *("vicuna.data.bad_row", "vicuna.data.encodings", "vicuna.data.parsing", "vicuna.data.files"),
     *("vicuna.data.fields", "vicuna.data.suspicions", "vicuna.data.values", "vicuna.data.marks"),
     *("vicuna.data.readers", "vicuna.data.formats", "vicuna.data.records", "vicuna.data.examples"),
-    *("vicuna.prompt.templates", "vicuna.prompt.tokenizer"),
+    *("vicuna.prompt.templates", "vicuna.prompt.tokenizer", "vicuna.foreign"),
 )
 
 
