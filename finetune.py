@@ -150,7 +150,7 @@ def check_setup(flags: TrainFlags, sources: "list[Source]", world_size: int) -> 
         **sharded,
     }
     start = starting_point(flags.run, {**flags.by_name(), **exact})
-    lora, lora_flags, warning = plan_trainable(base, start.inherit(flags.lora), start.adapter)
+    lora, lora_flags, warning = plan_trainable(base, start.inherit(flags.lora), start.adapter, flags.model.bits)
     if warning:
         log.log.warning(warning)
     flags = flags._replace(lora=lora_flags, run=start.inherit(flags.run))

@@ -80,6 +80,20 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tied_base(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base like the tiny one that uses its embeddings as its head; do not write to it."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder = shutil.copytree(tiny_base, tmp_path_factory.mktemp("base") / "tied")
+    config = LlamaConfig.from_pretrained(tiny_base)
+    config.tie_word_embeddings = True
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real models, adapters and records beside the checkout."""
     if not SHARED.is_dir():

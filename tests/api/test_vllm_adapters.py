@@ -104,7 +104,7 @@ def test_a_config_alone_is_enough_to_refuse(rank_of, made, config, says):
         rank_of(folder)
 
 
-@pytest.mark.parametrize("init", ["eva", "mica", "lora_ga", "Gaussian"])
+@pytest.mark.parametrize("init", ["eva", "mica", "Gaussian"])
 def test_an_init_that_leaves_the_base_alone_is_none_to_refuse(rank_of, made, init):
     folder = made()
     file = folder / "adapter_config.json"

@@ -95,8 +95,11 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda at: rewritten(at, lambda one: {k: v for k, v in one.items() if "layers.1" not in k}),
         r"do not describe the same adapter: 14 tensors differ, such as .*layers\.1",
     ),
-    "DoRA": (lambda at: edited(at, use_dora=True), r"says use_dora, which does more to a weight than add B A"),
-    "PiSSA": (lambda at: edited(at, init_lora_weights="pissa"), r"begun with init_lora_weights pissa, which changes"),
+    "DoRA without magnitudes": (lambda at: edited(at, use_dora=True), r"do not describe the same adapter: 14 tensors"),
+    "CorDA": (
+        lambda at: edited(at, init_lora_weights="corda"),
+        r"says init_lora_weights corda, which changes the base",
+    ),
     "another kind": (lambda at: edited(at, peft_type="IA3"), r"adapter_config\.json"),
     "untrained": (
         lambda at: rewritten(at, lambda one: {k: v * 0 if "lora_B" in k else v for k, v in one.items()}),

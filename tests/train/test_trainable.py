@@ -231,7 +231,7 @@ def test_what_can_not_be_started_from_is_refused(tiny_base, runs, tmp_path):
 
     def refused(message: str, train: str, folder: Path) -> None:
         with pytest.raises(UserError, match=message):
-            trainable.plan_trainable(base, LoraFlags(train=train), folder)
+            trainable.plan_trainable(base, LoraFlags(train=train), folder, 32)
 
     refused("was made by --train embeddings, this run has --train lora: pass --train emb", "lora", runs("embeddings"))
     refused(r"holds an adapter.*pass --train lora\+embeddings, or", "full", runs("lora+embeddings"))

@@ -18,16 +18,10 @@ from vicuna.answer.stream import POLL_S, Update, to_user_error
 from vicuna.answer.worker import Worker
 from vicuna.errors import UserError
 from vicuna.gguf import reader
-from vicuna.model.adapter import load_adapter
-from vicuna.model.adapter_files import (
-    adapter_file,
-    adapter_folder,
-    check_compatible,
-    model_run_args,
-    read_adapter_tensors,
-    run_args,
-    trained_modules,
-)
+from vicuna.model.adapter import load_adapter, read_plain_adapter, vocabulary_modules
+from vicuna.model.adapter_files import adapter_folder, check_compatible, model_run_args, read_adapter, run_args
+from vicuna.model.adapter_kinds import uses_at
+from vicuna.model.adapters_together import Arrangement, arrange, replacing
 from vicuna.model.base import Base, check_base, compute_dtype, device, load_base
 from vicuna.model.config import meta_model
 from vicuna.model.flags import ModelFlags
@@ -186,18 +180,20 @@ def load_assistant(model_flags: ModelFlags, serve: ServeFlags, lora_paths: Seque
     base = check_base(model_flags.model_path)
     folders = [adapter_folder(path, serve.use_local) for path in lora_paths]
     names = _names(lora_paths, folders)
-    _check_adapters(base, model_flags.model_path, names, folders)
+    arrangement, read = _read_adapters(base, model_flags, names, folders)
     warnings: list[str] = []
     prompt_types = [_prompt_type(folder, "adapter", serve, warnings) for folder in folders]
     of_base, trained_as = _prompt_type(base.path, "model", serve, warnings)
     if prompt_types and not trained_as:  # the base alone, beside adapters, is asked as the first of them is
         of_base = prompt_types[0][0]
     model = load_base(base, model_flags.bits, spread=True)
-    choices, inside = {}, {}
-    for name, folder, (prompt_type, adapter_trained_as) in zip(names, folders, prompt_types, strict=True):
-        inside[name] = f"adapter{len(inside)}"  # PEFT takes no full stop
-        model, warning = load_adapter(model, folder, model_flags.model_path, name=inside[name])
+    inside = {name: f"adapter{number}" for number, name in enumerate(names)}  # PEFT takes no full stop
+    for number in arrangement.order:
+        settings = {"name": inside[names[number]], "whole": arrangement.whole, "read": read[number]}
+        model, warning = load_adapter(model, folders[number], model_flags.model_path, **settings)
         warnings += [warning] if warning else []
+    choices = {}
+    for name, folder, (prompt_type, adapter_trained_as) in zip(names, folders, prompt_types, strict=True):
         step = run_args(folder).get("step")
         rank = model.peft_config[inside[name]].r
         choices[name] = Choice(name, prompt_type, adapter_trained_as, f"step {step}, r {rank}" if step else f"r {rank}")
@@ -237,19 +233,28 @@ def _load_gguf(model_path: str, serve: ServeFlags, lora_paths: Sequence[str]) ->
     )
 
 
-def _check_adapters(base: Base, base_name: str, names: Sequence[str], folders: Sequence[Path]) -> None:
-    """Refuse, before the model is loaded, adapters that do not fit the base, or do not fit on it together."""
-    bare, own_embeddings = meta_model(base.config), []
-    for name, folder in zip(names, folders, strict=True):
-        tensors = read_adapter_tensors(adapter_file(folder))
-        check_compatible(tensors, bare, base_name)
-        own_embeddings += [name] if trained_modules(tensors) else []
-    # PEFT 0.21 ties the head to the embeddings of one adapter only.
-    if base.config.tie_word_embeddings and len(own_embeddings) > 1:
+def _read_adapters(
+    base: Base, flags: ModelFlags, names: Sequence[str], folders: Sequence[Path]
+) -> tuple[Arrangement, list[tuple]]:
+    """How adapters go onto the base together, and each as `read_plain_adapter` gives it.
+
+    Raises:
+        UserError: before the model is loaded, what does not fit the base, or not beside the others, or at these bits.
+    """
+    bare = meta_model(base.config)
+    uses = uses_at(flags.bits, device().type, several=len(folders) > 1)
+    for folder in folders:  # all of them, before one is converted, which takes longer
+        check_compatible(read_adapter(folder, *uses)[0], bare, flags.model_path)
+    read = [read_plain_adapter(folder, bare, base.path, flags.model_path) for folder in folders]
+    found = [tensors for tensors, _, _ in read]
+    arrangement = arrange(found)
+    if base.config.tie_word_embeddings and len(own := replacing(found, arrangement, vocabulary_modules(bare))) > 1:
         raise UserError(
-            f"the adapters {' and '.join(own_embeddings)} each have embeddings of their own, and {base.path.name} uses "
-            "its embeddings as its head too: they can not share it. Give one of them with --lora_path."
+            f"the adapters {' and '.join(names[number] for number in own)} each have embeddings of their own, and "
+            f"{base.path.name} uses its embeddings as its head too: they can not share it. Give one of them with "
+            "--lora_path."
         )
+    return arrangement, read
 
 
 def _names(paths: Sequence[str], folders: Sequence[Path]) -> list[str]:

@@ -14,15 +14,17 @@ import torch
 from torch import nn
 
 from vicuna.errors import UserError
+from vicuna.files.tensors import read_tensor_file
 from vicuna.model.adapter_files import (
     ADAPTER_CONFIG,
-    PEFT_PREFIX,
     adapter_file,
     check_compatible,
     drop_frozen_copies,
     read_adapter_config,
     read_adapter_tensors,
 )
+from vicuna.model.adapter_kinds import Use
+from vicuna.model.adapter_names import PEFT_PREFIX
 from vicuna.model.base import Base
 from vicuna.model.base_tensors import read_base_tensors
 
@@ -35,7 +37,7 @@ _REFUSED = (
 )
 _UNREAD = ("trainable_token_indices", "target_parameters", "arrow_config", "kasa_config")
 # Words of init_lora_weights after which the base's weights are what they were.
-_PLAIN_INITS = ("gaussian", "eva", "orthogonal", "mica", "lora_ga")
+_PLAIN_INITS = ("gaussian", "eva", "orthogonal", "mica")
 _READ = (".lora_A.weight", ".lora_B.weight", ".lora_embedding_A", ".lora_embedding_B")
 _EMBEDDING = ".lora_embedding_"
 
@@ -63,7 +65,12 @@ def served_rank(base: Base, model: nn.Module, folder: Path) -> int:
     tensors = read_adapter_tensors(weights)
     if odd := _not_served(_as_vllm_reads_it(folder), tensors, base):
         raise UserError(f"{folder} uses {odd}, which vLLM does not serve: merge the adapter into the base.")
-    config, _ = read_adapter_config(folder, tensors)
+    config, _ = read_adapter_config(folder, tensors, Use.VLLM)
+    if wrapped := sorted(read_tensor_file(weights).keys() - tensors.keys()):
+        raise UserError(
+            f"{weights} has names of a wrapped model, such as {wrapped[0]}, which vLLM does not read: merge the "
+            "adapter into the base."
+        )
     check_compatible({name: one for name, one in tensors.items() if _EMBEDDING not in name}, model, base.path.name)
     _check_embeddings(tensors, model, base.path.name)
 

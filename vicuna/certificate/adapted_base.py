@@ -13,8 +13,10 @@ from vicuna.export.meta_layout import EMBEDDING, HEAD
 from vicuna.export.updates import AdapterUpdate
 from vicuna.files.json_files import read_json
 from vicuna.files.tensors import write_model
-from vicuna.model.adapter_files import PEFT_PREFIX, read_adapter
-from vicuna.model.base import Base, check_base, load_base
+from vicuna.model.adapter_files import own_module, read_adapter
+from vicuna.model.adapter_kinds import Use, uses_at
+from vicuna.model.adapter_names import PEFT_PREFIX
+from vicuna.model.base import Base, check_base, device, load_base
 from vicuna.model.base_tensors import read_base_tensors
 from vicuna.train.checkpoint import write_text
 from vicuna.train.trainable import copy_tokenizer
@@ -24,31 +26,34 @@ def load_with_adapters(base: Base, updates: Sequence[AdapterUpdate], bits: int) 
     """The base with the adapters by PEFT, each but the last merged into the weights before the next is put on.
 
     Raises:
-        UserError: see `vicuna.model.base.load_base`.
+        UserError: see `vicuna.model.base.load_base`; an adapter that can not be put on a base at these bits.
     """
+    for update in updates:
+        read_adapter(update.folder, *uses_at(bits, device().type))
     model = load_base(base, bits)
     for number, update in enumerate(updates):
         if update.grows:
             model.resize_token_embeddings(update.vocab, mean_resizing=False)
-        model = _put_on(model, update.folder)
+        model = _put_on(model, update)
         if number < len(updates) - 1:
             model = model.merge_and_unload()
     return model
 
 
-def _put_on(model: Any, folder: Path) -> Any:
+def _put_on(model: Any, update: AdapterUpdate) -> Any:
     """An adapter on a model; embeddings that lie beside it untrained, as PEFT saves them, go into the model."""
-    tensors, config, _ = read_adapter(folder)
+    tensors, config = update.converted or read_adapter(update.folder, Use.MERGE)[:2]
+    tensors = dict(tensors)
     config.base_model_name_or_path = model.name_or_path
-    named = set(config.modules_to_save or ())
-    beside = {name for name in tensors if "lora_" not in name and name.split(".")[-2] not in named}
-    beside |= {name for name in tensors if ".base_layer." in name}
-    weights = model.state_dict()
-    for name in beside:
-        weights[name.removeprefix(PEFT_PREFIX).replace(".base_layer.", ".")].copy_(tensors.pop(name))
     peft = get_peft_model(model, config)
-    if odd := set(get_peft_model_state_dict(peft, save_embedding_layers=False)) ^ set(tensors):
-        raise UserError(f"PEFT does not take the adapter in {folder} as it is: {len(odd)} tensors differ, {min(odd)}.")
+    expected = set(get_peft_model_state_dict(peft, save_embedding_layers=False))
+    for name in [name for name in tensors if name not in expected and name.endswith(".weight")]:
+        module = name.removeprefix(PEFT_PREFIX).removesuffix(".weight").removesuffix(".base_layer")
+        own_module(peft.get_base_model().get_submodule(module)).weight.data.copy_(tensors.pop(name))
+    if odd := expected ^ set(tensors):
+        raise UserError(
+            f"PEFT does not take the adapter in {update.folder} as it is: {len(odd)} tensors differ, {min(odd)}."
+        )
     set_peft_model_state_dict(peft, tensors)
     return peft
 

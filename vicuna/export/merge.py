@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 
 from vicuna.errors import UserError
-from vicuna.export.updates import AdapterUpdate, LowRankUpdate
+from vicuna.export.updates import AdapterUpdate, Update
 from vicuna.files.tensors import LazyTensor, bit_equal, dtype_name
 
 
@@ -24,7 +24,7 @@ class MergedTensor:
     name: str
     source: LazyTensor
     dtype: torch.dtype
-    added: list[LowRankUpdate] = field(default_factory=list)
+    added: list[Update] = field(default_factory=list)
 
     @property
     def shape(self) -> torch.Size:
@@ -36,7 +36,7 @@ class MergedTensor:
             return block
         summed = block.to(torch.float32, copy=True) if self.added else block
         for one in self.added:
-            summed += one[rows]
+            one.apply(summed, rows)
         return self._cast(summed)
 
     def _cast(self, summed: torch.Tensor) -> torch.Tensor:
@@ -69,9 +69,9 @@ def merge(
     for update in updates:
         for name, tensor in update.whole.items():
             merged[name] = MergedTensor(name, tensor, merged[name].dtype)
-        for name, low_rank in update.added.items():
+        for name, change in update.added.items():
             before = merged[name]
-            merged[name] = MergedTensor(name, before.source, before.dtype, [*before.added, low_rank])
+            merged[name] = MergedTensor(name, before.source, before.dtype, [*before.added, change])
     return merged
 
 

@@ -6,7 +6,7 @@ An adapter does two things to a weight: it adds scaling * B A, or it puts anothe
 
 import copy
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,40 +17,31 @@ from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from vicuna.errors import UserError
 from vicuna.log import log
 from vicuna.model.adapter import lora_scalings, vocabulary_modules
-from vicuna.model.adapter_files import (
-    ADAPTER_CONFIG,
-    PEFT_PREFIX,
-    adapter_folder,
-    check_compatible,
-    read_adapter,
-    run_args,
-    saved_modules,
-)
+from vicuna.model.adapter_conversion import as_plain_lora
+from vicuna.model.adapter_files import adapter_folder, check_compatible, read_adapter, run_args, saved_modules
+from vicuna.model.adapter_kinds import Use
+from vicuna.model.adapter_names import PEFT_PREFIX
+from vicuna.model.adapters_together import ROWS, token_rows
 from vicuna.model.base import Base
+from vicuna.model.base_tensors import weight_reader
 from vicuna.model.config import meta_model
 from vicuna.prompt.tokenizer import TextTokenizer
 from vicuna.train.checkpoint import check_adapter_folder
-
-# What LoRA's relatives do with a weight is another thing than adding B A to it.
-_OTHER_MATHS = (
-    *("use_dora", "use_qalora", "use_bdlora", "lora_bias", "kasa_config", "arrow_config", "alora_invocation_tokens"),
-    *("trainable_token_indices", "layer_replication", "target_parameters", "monteclora_config"),
-)
-# Initialisations that change the base's weights too, which a merge into the untouched base would miss.
-_CHANGES_BASE = ("pissa", "olora", "corda", "lora_ga", "loftq")
 
 
 @dataclass(frozen=True)
 class LowRankUpdate:
     """What an adapter adds to a weight of (out, in): scaling * B A, with A (r, in) and B (out, r).
 
-    For embeddings of (vocabulary, hidden), `transposed`, it is the transpose of B A with A (r, vocabulary).
+    For embeddings of (vocabulary, hidden), `transposed`, it is the transpose of B A with A (r, vocabulary). DoRA then
+    gives each row its length: `magnitude`, (out,).
     """
 
     a: torch.Tensor
     b: torch.Tensor
     scaling: float
     transposed: bool = False
+    magnitude: torch.Tensor | None = None
 
     @property
     def shape(self) -> torch.Size:
@@ -63,30 +54,58 @@ class LowRankUpdate:
             return (self.b.float() @ self.a[:, rows].float()).mul_(self.scaling).T
         return (self.b[rows].float() @ self.a.float()).mul_(self.scaling)
 
+    @property
+    def changes(self) -> bool:
+        """Whether it changes anything."""
+        return self.magnitude is not None or bool(self.b.any())
+
+    def apply(self, weight: torch.Tensor, rows: slice) -> None:
+        """Change these rows of a float32 weight."""
+        weight += self[rows]
+        if self.magnitude is not None:
+            weight *= (self.magnitude[rows].float() / weight.norm(dim=1))[:, None]
+
+
+@dataclass(frozen=True)
+class TokenRows:
+    """What an adapter puts in place of some rows of an embedding or a head: `values`, (n, hidden), at `places`."""
+
+    places: torch.Tensor
+    values: torch.Tensor
+    shape: torch.Size
+
+    def apply(self, weight: torch.Tensor, rows: slice) -> None:
+        """Change these rows of a float32 weight."""
+        start, end, _ = rows.indices(self.shape[0])
+        mine = (self.places >= start) & (self.places < end)
+        weight[self.places[mine] - start] = self.values[mine].float()
+
+
+Update = LowRankUpdate | TokenRows
+
 
 @dataclass(frozen=True)
 class AdapterUpdate:
-    """An adapter, every tensor of it: what it adds, and what it puts in place, by the name of the base's weight.
+    """An adapter, every tensor of it: how it changes weights, and what it puts in place, by the name in the base.
 
     Attributes:
+        converted: its tensors and config as plain LoRA, where the adapter itself would change the base; else None.
         vocab: rows of the embeddings once it is merged.
         prompt_type: the template it was trained with, "" where nothing says.
         grows: whether it brings more embeddings than the base has, and the tokenizer for them.
         warning: what the user should know, "" if nothing.
+        count: tensors in its file that are used: all of them.
     """
 
     folder: Path
-    added: dict[str, LowRankUpdate]
+    added: dict[str, Update]
     whole: dict[str, torch.Tensor]
+    converted: tuple[dict[str, torch.Tensor], LoraConfig] | None
+    count: int
     vocab: int
     prompt_type: str
     grows: bool
     warning: str
-
-    @property
-    def count(self) -> int:
-        """Tensors of the adapter that are used: all of them."""
-        return 2 * len(self.added) + len(self.whole)
 
 
 def read_updates(lora_path: Sequence[str], base: Base, ignore_fingerprint: bool) -> list[AdapterUpdate]:
@@ -99,10 +118,21 @@ def read_updates(lora_path: Sequence[str], base: Base, ignore_fingerprint: bool)
         UserError: see `vicuna.train.checkpoint.check_adapter_folder` and `read_update`.
     """
     config, updates = copy.deepcopy(base.config), []
+    stored = weight_reader(base.path)
+
+    def weight_of(module: str) -> torch.Tensor:
+        """As the adapters before leave it."""
+        weight, name = stored(module).float(), f"{module}.weight"
+        for update in updates:
+            weight = update.whole.get(name, weight).float().clone()
+            if name in update.added:
+                update.added[name].apply(weight, slice(0, len(weight)))
+        return weight
+
     for name in lora_path:
         folder = adapter_folder(name)
         check_adapter_folder(folder, base, ignore_fingerprint)
-        update = read_update(folder, config, str(base.path))
+        update = read_update(folder, config, str(base.path), weight_of)
         if update.warning:
             log.warning("%s", update.warning)
         config.vocab_size = update.vocab
@@ -110,24 +140,25 @@ def read_updates(lora_path: Sequence[str], base: Base, ignore_fingerprint: bool)
     return updates
 
 
-def read_update(folder: Path, config: Any, base_name: str) -> AdapterUpdate:
+def read_update(folder: Path, config: Any, base_name: str, weight_of: Callable[[str], torch.Tensor]) -> AdapterUpdate:
     """Read an adapter and check that it fits a base, or a base with the adapters before it.
 
     Args:
         config: of the base, with the vocabulary that the adapters before this one left.
         base_name: as messages show it.
+        weight_of: the weight of a module as they left it, asked for where the adapter itself would change the base.
 
     Raises:
         UserError: what does not fit, or can not be merged.
     """
-    tensors, lora, warning = read_adapter(folder)
-    _check_kind(folder, lora)
-    config, grows = _with_vocabulary(config, tensors, folder, base_name)
+    read, lora, warning = read_adapter(folder, Use.MERGE)
+    config, grows = _with_vocabulary(config, read, folder, base_name)
     model = meta_model(config)
-    check_compatible(tensors, model, base_name)
+    check_compatible(read, model, base_name)
+    tensors, lora, notice = as_plain_lora(read, lora, weight_of, folder)
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
     scalings = _scalings(model, lora, tensors, folder)
-    added, whole = _sorted_out(tensors, scalings, folder)
+    added, whole = _sorted_out(tensors, scalings, lora, shapes, folder)
     if odd := [name for name, one in added.items() if one.shape != shapes.get(name)]:
         raise UserError(
             f"the adapter in {folder} changes {odd[0]} by {tuple(added[odd[0]].shape)}, in {base_name} it is "
@@ -135,27 +166,12 @@ def read_update(folder: Path, config: Any, base_name: str) -> AdapterUpdate:
         )
     if grows and config.tie_word_embeddings:
         whole = {name: whole[embedding] for name, embedding in model.all_tied_weights_keys.items()} | whole
-    if not whole and not any(one.b.any() for one in added.values()):
+    if not whole and not any(isinstance(one, TokenRows) or one.changes for one in added.values()):
         raise UserError(f"{folder} changes nothing: every lora_B is zero. It was never trained, or saved too early.")
     prompt_type = run_args(folder).get("prompt_type", "")
-    warning = "; ".join(filter(None, [warning, _tokenizer_warning(folder, config.vocab_size)]))
-    return AdapterUpdate(folder, added, whole, config.vocab_size, prompt_type, grows, warning)
-
-
-def _check_kind(folder: Path, lora: LoraConfig) -> None:
-    """Refuse what is more than LoRA."""
-    odd = [name for name in _OTHER_MATHS if getattr(lora, name, None)]
-    if odd:
-        raise UserError(
-            f"{folder / ADAPTER_CONFIG} says {odd[0]}, which does more to a weight than add B A to it, and is not "
-            "merged by this program; PEFT's own merge_and_unload does."
-        )
-    begun = str(lora.init_lora_weights).lower()
-    if begun.startswith(_CHANGES_BASE):
-        raise UserError(
-            f"{folder} was begun with init_lora_weights {begun}, which changes the base's weights too: convert it to a "
-            "plain LoRA first, by save_pretrained with path_initial_model_for_weight_conversion."
-        )
+    warning = "; ".join(filter(None, [warning, notice, _tokenizer_warning(folder, config.vocab_size)]))
+    converted = (tensors, lora) if notice else None
+    return AdapterUpdate(folder, added, whole, converted, len(read), config.vocab_size, prompt_type, grows, warning)
 
 
 def _with_vocabulary(config: Any, tensors: Mapping, folder: Path, base_name: str) -> tuple[Any, bool]:
@@ -220,21 +236,28 @@ def _scalings(model: torch.nn.Module, lora: LoraConfig, tensors: Mapping, folder
     return lora_scalings(peft)
 
 
-def _sorted_out(tensors: Mapping, scalings: dict[str, float], folder: Path) -> tuple[dict, dict]:
-    """What is added and what is put in place, by the base's names.
+def _sorted_out(
+    tensors: Mapping, scalings: dict[str, float], lora: LoraConfig, shapes: Mapping[str, torch.Size], folder: Path
+) -> tuple[dict, dict]:
+    """What is changed and what is put in place, by the base's names.
 
     Raises:
         UserError: a tensor that is neither.
     """
     left = {name.removeprefix(PEFT_PREFIX): tensor for name, tensor in tensors.items()}
-    added = {}
+    added: dict[str, Update] = {}
     for module, scaling in scalings.items():
         if f"{module}.lora_embedding_A" in left:
             a, b = (left.pop(f"{module}.lora_embedding_{one}") for one in "AB")
             added[f"{module}.weight"] = LowRankUpdate(a, b, scaling, transposed=True)
         else:
             a, b = (left.pop(f"{module}.lora_{one}.weight") for one in "AB")
-            added[f"{module}.weight"] = LowRankUpdate(a, b, scaling)
+            magnitude = left.pop(f"{module}.lora_magnitude_vector", None)
+            added[f"{module}.weight"] = LowRankUpdate(a, b, scaling, magnitude=magnitude)
+    for name in [name for name in left if name.endswith(ROWS)]:
+        weight = name.replace(ROWS, "weight")
+        places = torch.tensor(token_rows(lora, name.removesuffix(f".{ROWS}")))
+        added[weight] = TokenRows(places, left.pop(name), shapes[weight])
     whole = {name.replace(".base_layer.", "."): left.pop(name) for name in list(left) if "lora_" not in name}
     if left:
         raise UserError(f"the adapter in {folder} holds {min(left)}, which this program does not know how to merge.")

@@ -9,15 +9,11 @@ from peft import get_peft_model
 from vicuna.errors import UserError
 from vicuna.gguf.reader import ARCHITECTURE, STEP, optional_package
 from vicuna.gguf.writer import PLAIN_DTYPES, PlannedTensor, add_vicuna_keys, permute_qk, write_tensors
-from vicuna.model.adapter import lora_scalings
-from vicuna.model.adapter_files import (
-    PEFT_PREFIX,
-    check_compatible,
-    drop_frozen_copies,
-    lora_modules,
-    read_adapter,
-    run_args,
-)
+from vicuna.log import log
+from vicuna.model.adapter import lora_scalings, read_plain_adapter
+from vicuna.model.adapter_files import drop_frozen_copies, lora_modules, run_args
+from vicuna.model.adapter_kinds import Use
+from vicuna.model.adapter_names import PEFT_PREFIX
 from vicuna.model.base import Base
 from vicuna.model.base_tensors import read_base_tensors
 from vicuna.model.config import meta_model
@@ -29,17 +25,19 @@ def write_gguf_adapter(base: Base, folder: Path, file: Path, kind: str, prompt_t
     Raises:
         UserError: an adapter that does not fit, or has what llama.cpp's adapters have no place for.
     """
-    tensors, config, _ = read_adapter(folder)
-    check_compatible(tensors, meta_model(base.config), str(base.path))
+    skeleton = meta_model(base.config)
+    tensors, config, notice = read_plain_adapter(folder, skeleton, base.path, str(base.path), Use.GGUF)
+    if notice:
+        log.info("%s.", notice)
     tensors = drop_frozen_copies(tensors, lambda module: _weight(base, module), folder, str(base.path))
     modules = lora_modules(tensors)
     matrices = {name.removeprefix(PEFT_PREFIX): tensor for name, tensor in tensors.items()}
     odd = sorted(name for name in tensors if not name.endswith((".lora_A.weight", ".lora_B.weight")))
     if tied := [module for module in modules if "lm_head" in module and base.config.tie_word_embeddings]:
         odd.append(tied[0])
-    if odd or config.use_dora:
+    if odd:
         raise UserError(
-            f"{folder} has {odd[0] if odd else 'DoRA magnitudes'}, for which llama.cpp's adapters have no place: merge "
+            f"{folder} has {odd[0]}, for which llama.cpp's adapters have no place: merge "
             "it into its base, and export the whole model."
         )
     gguf = optional_package("gguf")

@@ -5,6 +5,7 @@ What is saved is PEFT's own format; it is written aside, opened again and checke
 
 import os
 import tempfile
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,30 +18,33 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from vicuna.errors import UserError
+from vicuna.model.adapter_conversion import as_plain_lora, with_added_biases
 from vicuna.model.adapter_files import (
-    ADAPTER_CONFIG,
-    ADAPTER_FILES,
-    PEFT_PREFIX,
-    adapter_file,
     check_compatible,
     drop_frozen_copies,
     lora_modules,
+    own_module,
     read_adapter,
-    read_adapter_config,
-    read_adapter_tensors,
     train_kind,
 )
-from vicuna.model.base import Base
+from vicuna.model.adapter_kinds import Use, uses_at
+from vicuna.model.adapter_names import PEFT_PREFIX
+from vicuna.model.adapters_together import with_whole_modules
+from vicuna.model.base import ADAPTER_CONFIG, ADAPTER_FILES, Base, device
+from vicuna.model.base_tensors import weight_reader
 from vicuna.model.config import meta_model
 from vicuna.model.flags import LoraFlags
 
 SAVING = ".saving-"  # begins the name of a folder that an adapter is written to before it is moved into place
 
 
-def plan_adapter(base: Base, flags: LoraFlags, folder: Path | None) -> tuple[LoraConfig, LoraFlags, str]:
+def plan_adapter(
+    base: Base, flags: LoraFlags, folder: Path | None, bits: int = 32
+) -> tuple[LoraConfig, LoraFlags, str]:
     """The config a run will train, the flags that say the same, and a warning, "" if none.
 
     Args:
+        bits: of the base that it is trained on.
         folder: where an adapter to start from lies; its rank, alpha and modules then replace the flags'.
     """
     if folder is None:
@@ -58,14 +62,14 @@ def plan_adapter(base: Base, flags: LoraFlags, folder: Path | None) -> tuple[Lor
             ensure_weight_tying=bool(whole_modules) and base.config.tie_word_embeddings,
         )
         return config, flags, ""
-    tensors = read_adapter_tensors(adapter_file(folder))
+    uses, bare = [Use.TRAIN, *uses_at(bits, device().type)], meta_model(base.config)
+    # Converted here already, if it is: what can not be is refused before the base is loaded.
+    tensors, config, warning = read_plain_adapter(folder, bare, base.path, str(base.path), *uses)
     if train_kind(tensors) != flags.train:
         raise UserError(
             f"the adapter in {folder} was made by --train {train_kind(tensors)}, this run has --train {flags.train}: "
             f"pass --train {train_kind(tensors)}."
         )
-    config, warning = read_adapter_config(folder, tensors)
-    check_compatible(tensors, meta_model(base.config), str(base.path))
     names = sorted({module.rsplit(".", 1)[-1] for module in lora_modules(tensors)})
     config.lora_dropout = flags.lora_dropout
     names = names or flags.lora_target_modules
@@ -97,6 +101,26 @@ def new_adapter(base: nn.Module, config: LoraConfig) -> PeftModel:
     return model
 
 
+def read_plain_adapter(
+    folder: Path, base: nn.Module, base_path: str | Path, base_name: str, *uses: Use
+) -> tuple[dict[str, torch.Tensor], LoraConfig, str]:
+    """Tensors and config of the adapter in `folder`, and a warning, "" if none.
+
+    One that would change the base's own weights is converted to plain LoRA, from the base's files.
+
+    Args:
+        base: the base, or its skeleton without weights.
+        uses: what is going to be done with the adapter.
+
+    Raises:
+        UserError: an adapter that can not be read, does not fit, or can not be used so.
+    """
+    tensors, config, warning = read_adapter(folder, *uses)
+    check_compatible(tensors, base, base_name)
+    tensors, config, notice = as_plain_lora(tensors, config, weight_reader(base_path), folder)
+    return tensors, config, "; ".join(filter(None, [warning, notice]))
+
+
 def load_adapter(
     base: nn.Module,
     folder: Path,
@@ -104,6 +128,8 @@ def load_adapter(
     trainable: bool = False,
     dropout: float | None = None,
     name: str = "default",
+    whole: Collection[str] = (),
+    read: tuple[dict[str, torch.Tensor], LoraConfig, str] | None = None,
 ) -> tuple[PeftModel, str]:
     """The adapter in `folder` on top of `base`, every tensor of it used; and a warning, "" if none.
 
@@ -111,14 +137,18 @@ def load_adapter(
         base: the bare model, or one with other adapters on top.
         dropout: in place of the one it was trained with.
         name: what PEFT knows it by, without a full stop.
+        whole: modules that it replaces as a whole, if it changes them.
+        read: what `read_plain_adapter` gave for it.
 
     Raises:
         UserError: an adapter that can not be read or does not fit.
     """
-    tensors, config, warning = read_adapter(folder)
     bare = base.get_base_model() if isinstance(base, PeftModel) else base
-    check_compatible(tensors, bare, base_name)
+    tensors, config, warning = read or read_plain_adapter(folder, bare, bare.name_or_path, base_name)
+    if not trainable:
+        tensors, config = with_added_biases(tensors, config, bare, folder)
     tensors = drop_frozen_copies(tensors, lambda module: _weight(bare.get_submodule(module)), folder, base_name)
+    tensors, config = with_whole_modules(tensors, config, whole, bare)
     config.inference_mode = not trainable
     config.lora_dropout = config.lora_dropout if dropout is None else dropout
     config.base_model_name_or_path = base_name
@@ -139,7 +169,7 @@ def load_adapter(
 
 def _weight(module: nn.Module) -> torch.Tensor:
     """A module's weight on the CPU, that of the base where an adapter lies on it."""
-    return getattr(module, "base_layer", module).weight.detach().cpu()
+    return own_module(module).weight.detach().cpu()
 
 
 def gather_tensors(model: nn.Module, keep: bool = True) -> dict[str, torch.Tensor]:

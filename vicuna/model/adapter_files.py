@@ -10,19 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftConfig
+from peft import LoraConfig, PeftConfig, PeftType
 from torch import nn
 
 from vicuna.errors import UserError, listing
 from vicuna.files.tensors import read_tensor_file
+from vicuna.model.adapter_kinds import BEGINS_FROM_WEIGHTS, Use, begins_with, check_uses
+from vicuna.model.adapter_names import PEFT_PREFIX, own_names, unwrapped
 from vicuna.model.base import ADAPTER_CONFIG, ADAPTER_FILES, holds_adapter, local_folder
 
 RUN_ARGS = "run_args.json"
 HUB_FILES = [*ADAPTER_FILES, ADAPTER_CONFIG, RUN_ARGS]
 SAMPLE_CONFIG = Path(__file__).parent.parent.parent / "config-sample" / ADAPTER_CONFIG
-PEFT_PREFIX = "base_model.model."  # how PEFT names the base's modules in a file
-_FROZEN = ".base_layer.weight"  # ends the name of a base's own weight, which PEFT saves beside a low-rank head
+FROZEN = ".base_layer.weight"  # ends the name of a base's own weight, which PEFT saves beside a low-rank head
 _ROUNDED = {"rtol": 2**-7, "atol": 2**-24}  # what 16 bits leave of a weight
+_ONLY_FOR_TRAINING = (".lora_velora_embed", ".lora_monteclora_sampler.")
 
 
 def adapter_folder(name: str, use_local: bool | None = None) -> Path:
@@ -65,64 +67,65 @@ def model_run_args(folder: Path) -> dict[str, Any]:
     return found if "merged" in found or not holds_adapter(folder) else {}
 
 
-def read_adapter(folder: Path) -> tuple[dict[str, torch.Tensor], LoraConfig, str]:
+def read_adapter(folder: Path, *uses: Use) -> tuple[dict[str, torch.Tensor], LoraConfig, str]:
     """Tensors and config of the adapter in `folder`, and a warning, "" if none.
 
+    What only its training needed is left out of both: one that was begun or trained in another way than the default is
+    plain LoRA once it is trained.
+
+    Args:
+        uses: what is going to be done with it.
+
     Raises:
-        UserError: see `adapter_file`, `read_adapter_tensors` and `read_adapter_config`.
+        UserError: see `adapter_file`, `read_adapter_tensors`, `read_adapter_config` and `check_uses`.
     """
     tensors = read_adapter_tensors(adapter_file(folder))
-    return tensors, *read_adapter_config(folder, tensors)
+    config, warning = read_adapter_config(folder, tensors, *uses)
+    kept = {name: one for name, one in tensors.items() if not any(part in name for part in _ONLY_FOR_TRAINING)}
+    return kept, config, warning
 
 
 def read_adapter_tensors(file: Path) -> dict[str, torch.Tensor]:
-    """The tensors of an adapter's weight file by PEFT's names; no pickle is executed.
+    """The tensors of an adapter's weight file by PEFT's names, whatever wrapped the model that it was saved from.
+
+    No pickle is executed.
 
     Raises:
         UserError: not a weight file, or one without an adapter's tensors.
     """
-    tensors = read_tensor_file(file)
+    tensors = own_names(read_tensor_file(file), file)
     if not any("lora_" in name or name.startswith(PEFT_PREFIX) for name in tensors):
         raise UserError(f"{file} holds no LoRA tensors; expected names such as …q_proj.lora_A.weight.")
-    # Where the vocabulary was enlarged, PEFT also saves the base's own embeddings, and the trained ones twice.
-    kept = {name: tensor for name, tensor in tensors.items() if ".original_module." not in name}
-    return {name.replace(".modules_to_save.", "."): tensor for name, tensor in kept.items()}
+    return tensors
 
 
-def read_adapter_config(folder: Path, tensors: dict[str, torch.Tensor]) -> tuple[LoraConfig, str]:
+def read_adapter_config(folder: Path, tensors: dict[str, torch.Tensor], *uses: Use) -> tuple[LoraConfig, str]:
     """The adapter's config, and a warning ("" if none) where it had to be inferred.
 
     Without an adapter_config.json, rank and modules are read from the tensors, alpha from config-sample/.
 
+    Args:
+        uses: what is going to be done with the adapter.
+
     Raises:
-        UserError: a config that can not be read, is not LoRA's, or does not describe the tensors.
+        UserError: a config that can not be read, is not LoRA's, or does not describe the tensors; see `check_uses`.
     """
     file = folder / ADAPTER_CONFIG
     modules = lora_modules(tensors)
     names = sorted({module.rsplit(".", 1)[-1] for module in modules})
     ranks = sorted({rank for rank, _, _ in modules.values()})
     if not file.is_file():
-        sample = json.loads(SAMPLE_CONFIG.read_text(encoding="utf-8"))
-        alpha, dropout = sample["lora_alpha"], sample["lora_dropout"]
-        if len(ranks) != 1:
-            raise UserError(
-                f"{folder} has no {ADAPTER_CONFIG}, and its tensors have the ranks {ranks}: add the config it was "
-                "trained with."
-            )
-        config = LoraConfig(
-            r=ranks[0], lora_alpha=alpha, lora_dropout=dropout, target_modules=names, task_type="CAUSAL_LM"
-        )
-        return config, (
-            f"{folder} has no {ADAPTER_CONFIG}: rank {ranks[0]} and modules {', '.join(names)} are read from its "
-            f"tensors, alpha {alpha} is assumed from {SAMPLE_CONFIG.parent.name}/{ADAPTER_CONFIG}. Put the right "
-            "config beside it if alpha differs."
-        )
+        return _inferred_config(folder, ranks, names)
     try:
+        says = json.loads(file.read_text(encoding="utf-8"))
+        if isinstance(says, dict):  # asked before PEFT, which for some kinds wants packages that would be of no use
+            check_uses(folder, says, tensors, uses)
         config = PeftConfig.from_pretrained(folder)
-    except (ValueError, OSError, KeyError, TypeError) as error:
+    except (ValueError, OSError, KeyError, TypeError, AttributeError, ImportError) as error:
         raise UserError(f"{file} can not be read as an adapter config ({str(error)[:160]}).") from error
-    if not isinstance(config, LoraConfig):
+    if config.peft_type != PeftType.LORA:  # AdaLoRA's config is LoRA's too
         raise UserError(f"{file} describes a {config.peft_type} adapter; expected LORA.")
+    config = _as_trained(config)
     declared = {config.r, *config.rank_pattern.values()}
     if not set(ranks) <= declared:
         raise UserError(
@@ -135,6 +138,37 @@ def read_adapter_config(folder: Path, tensors: dict[str, torch.Tensor]) -> tuple
             f"{', '.join(names)}: part of the adapter would be ignored. Put the config it was trained with beside it."
         )
     return config, ""
+
+
+def _inferred_config(folder: Path, ranks: list[int], names: list[str]) -> tuple[LoraConfig, str]:
+    sample = json.loads(SAMPLE_CONFIG.read_text(encoding="utf-8"))
+    alpha, dropout = sample["lora_alpha"], sample["lora_dropout"]
+    if len(ranks) != 1:
+        raise UserError(
+            f"{folder} has no {ADAPTER_CONFIG}, and its tensors have the ranks {ranks}: add the config it was "
+            "trained with."
+        )
+    config = LoraConfig(r=ranks[0], lora_alpha=alpha, lora_dropout=dropout, target_modules=names, task_type="CAUSAL_LM")
+    return config, (
+        f"{folder} has no {ADAPTER_CONFIG}: rank {ranks[0]} and modules {', '.join(names)} are read from its "
+        f"tensors, alpha {alpha} is assumed from {SAMPLE_CONFIG.parent.name}/{ADAPTER_CONFIG}. Put the right "
+        "config beside it if alpha differs."
+    )
+
+
+def _as_trained(config: LoraConfig) -> LoraConfig:
+    """The config without what only the training needed, and for some of which PEFT would want the base's weights; and
+    by the names of modules that are not wrapped."""
+    if not begins_with(vars(config), BEGINS_FROM_WEIGHTS):
+        config.init_lora_weights = True
+    config.eva_config = config.velora_config = config.monteclora_config = None
+    for name in ("target_modules", "exclude_modules", "modules_to_save"):
+        value = getattr(config, name)
+        if value and not isinstance(value, str):
+            setattr(config, name, type(value)(map(unwrapped, value)))
+    config.rank_pattern = {unwrapped(name): rank for name, rank in (config.rank_pattern or {}).items()}
+    config.alpha_pattern = {unwrapped(name): alpha for name, alpha in (config.alpha_pattern or {}).items()}
+    return config
 
 
 def lora_modules(tensors: dict[str, torch.Tensor]) -> dict[str, tuple[int, int, int]]:
@@ -161,7 +195,7 @@ def saved_modules(tensors: dict[str, torch.Tensor]) -> dict[str, tuple[int, ...]
 
 def trained_modules(tensors: dict[str, torch.Tensor]) -> list[str]:
     """Those of `saved_modules` that were trained: not the base's own weight below a low-rank head."""
-    return list(saved_modules({name: one for name, one in tensors.items() if not name.endswith(_FROZEN)}))
+    return list(saved_modules({name: one for name, one in tensors.items() if not name.endswith(FROZEN)}))
 
 
 def train_kind(tensors: dict[str, torch.Tensor]) -> str:
@@ -180,16 +214,28 @@ def drop_frozen_copies(
     Raises:
         UserError: it is not the base's.
     """
-    for name in [name for name in tensors if name.endswith(_FROZEN)]:
-        module = name.removesuffix(_FROZEN).removeprefix(PEFT_PREFIX)
+    for name in [name for name in tensors if name.endswith(FROZEN)]:
+        module = name.removesuffix(FROZEN).removeprefix(PEFT_PREFIX)
         own, copy = weight_of(module), tensors[name]
         # Of a base that ZeRO-3 keeps in parts there is nothing to compare with.
-        if own.shape == copy.shape and not torch.allclose(own.float(), copy.float(), **_ROUNDED):
+        if own.shape == copy.shape and not same_but_rounded(own, copy):
             raise UserError(
                 f"the adapter in {folder} changes a {module} that is not that of {base_name}: use the base it was "
                 "trained on; or merge the adapter, which takes the weight along: python tools/merge_lora.py"
             )
-    return {name: tensor for name, tensor in tensors.items() if not name.endswith(_FROZEN)}
+    return {name: tensor for name, tensor in tensors.items() if not name.endswith(FROZEN)}
+
+
+def own_module(module: nn.Module | None) -> nn.Module | None:
+    """The base's own module, also where adapters lie on it."""
+    while (below := getattr(module, "base_layer", getattr(module, "original_module", None))) is not None:
+        module = below
+    return module
+
+
+def same_but_rounded(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two weights are the same but for what is lost at 16 bits."""
+    return torch.allclose(one.float(), other.float(), **_ROUNDED)
 
 
 def check_compatible(tensors: dict[str, torch.Tensor], base: nn.Module, base_name: str) -> None:
@@ -200,7 +246,7 @@ def check_compatible(tensors: dict[str, torch.Tensor], base: nn.Module, base_nam
     """
     modules = dict(base.named_modules())
     for name, (_, inside, outside) in lora_modules(tensors).items():
-        layer = modules.get(name)
+        layer = own_module(modules.get(name))
         if layer is None:
             raise UserError(
                 f"the adapter changes {name}, which {base_name} does not have: it was trained on another kind of base."
@@ -212,7 +258,7 @@ def check_compatible(tensors: dict[str, torch.Tensor], base: nn.Module, base_nam
                 f"{shape[0]} -> {shape[1]}: use the base it was trained on."
             )
     for name, shape in saved_modules(tensors).items():
-        layer = modules.get(name)
+        layer = own_module(modules.get(name))
         found = tuple(layer.weight.shape) if hasattr(layer, "weight") else None
         if found != shape:
             raise UserError(

@@ -1,7 +1,8 @@
 """The weights of a base in Hugging Face format as rows: mapped, or dequantised when they are asked for."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 
 from vicuna.errors import UserError
 from vicuna.files.tensors import LazyTensor, read_tensor_files, weight_paths
-from vicuna.model.config import meta_model, quantization_method
+from vicuna.model.config import meta_model, quantization_method, read_config
 
 
 @dataclass(frozen=True)
@@ -58,15 +59,7 @@ def read_base_tensors(path: Path, config: Any) -> dict[str, LazyTensor]:
         UserError: tensors that are missing, or of another shape than config.json says; or quantised by other means
             than bitsandbytes.
     """
-    method = quantization_method(config)
-    if method not in ("", "bitsandbytes"):
-        raise UserError(
-            f"{path} is quantised with {method}, whose weights can not be changed without quantising them anew: take "
-            "the model it was made of, and quantise the result."
-        )
-    tensors: dict[str, LazyTensor] = dict(read_tensor_files(weight_paths(path)))
-    if method:
-        tensors = _dequantised(tensors, getattr(config, "dtype", None) or torch.float16)
+    tensors = _stored_tensors(path, config)
     model = meta_model(config)
     tied = dict(getattr(model, "all_tied_weights_keys", {}))
     if config.tie_word_embeddings:  # even where a file of old has a copy of them
@@ -83,6 +76,41 @@ def read_base_tensors(path: Path, config: Any) -> dict[str, LazyTensor]:
                 "config and weights are of different models."
             )
     return {name: tensors[name] for name in expected}
+
+
+def weight_reader(folder: str | Path) -> Callable[[str], torch.Tensor]:
+    """What reads the weight of a module from a base's files, which are opened when the first one is asked for."""
+
+    @cache
+    def stored() -> tuple[Any, dict[str, LazyTensor]]:
+        config = read_config(Path(folder))
+        return config, _stored_tensors(Path(folder), config)
+
+    def weight(module: str) -> torch.Tensor:
+        config, tensors = stored()
+        rows = tensors.get(f"{module}.weight")
+        if rows is None or (config.tie_word_embeddings and module == "lm_head"):
+            raise UserError(
+                f"{folder} has no {module}.weight of its own, or uses it as its embeddings too, and the adapter begins "
+                "by taking something out of it alone: convert the adapter where it was trained."
+            )
+        return rows[0 : rows.shape[0]]
+
+    return weight
+
+
+def _stored_tensors(path: Path, config: Any) -> dict[str, LazyTensor]:
+    """What a base's files hold, dequantised where bitsandbytes quantised it."""
+    method = quantization_method(config)
+    if method not in ("", "bitsandbytes"):
+        raise UserError(
+            f"{path} is quantised with {method}, whose weights can not be changed without quantising them anew: take "
+            "the model it was made of, and quantise the result."
+        )
+    tensors: dict[str, LazyTensor] = dict(read_tensor_files(weight_paths(path)))
+    if method:
+        tensors = _dequantised(tensors, getattr(config, "dtype", None) or torch.float16)
+    return tensors
 
 
 def _dequantised(tensors: Mapping[str, torch.Tensor], dtype: torch.dtype) -> dict[str, LazyTensor]:

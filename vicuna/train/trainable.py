@@ -71,17 +71,20 @@ def weight_bits(train: str, bits: int, deepspeed: str | None) -> int:
     return 32 if train == "full" and not deepspeed else bits
 
 
-def plan_trainable(base: Base, flags: LoraFlags, folder: Path | None) -> tuple[LoraConfig | None, LoraFlags, str]:
+def plan_trainable(
+    base: Base, flags: LoraFlags, folder: Path | None, bits: int
+) -> tuple[LoraConfig | None, LoraFlags, str]:
     """As `vicuna.model.adapter.plan_adapter`, with None for the config where every weight is trained.
 
     Args:
         folder: where the adapter, or the whole model, to start from lies.
+        bits: of the base.
 
     Raises:
         UserError: it holds the other of the two.
     """
     if flags.train != "full":
-        return plan_adapter(base, flags, folder)
+        return plan_adapter(base, flags, folder, bits)
     if folder and any((folder / name).is_file() for name in ADAPTER_FILES[:2]):
         raise UserError(
             f"{folder} holds an adapter, but --train full starts from a whole model: pass --train "
