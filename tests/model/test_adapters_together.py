@@ -24,6 +24,8 @@ SETTINGS = {
     "tokens": {"trainable_token_indices": [5, 500]},
     "more-tokens": {"trainable_token_indices": [7, 300, 500]},
     "head-tokens": {"trainable_token_indices": {"lm_head": [1300, 3]}},
+    "tied": {"target_modules": ["q_proj", "embed_tokens"], "ensure_weight_tying": True},
+    "also-tied": {"target_modules": ["v_proj", "lm_head", "embed_tokens"], "ensure_weight_tying": True},
 }
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from torch import nn
 
 from vicuna.errors import UserError
 from vicuna.export.meta_layout import EMBEDDING, HEAD
@@ -36,7 +37,7 @@ def load_with_adapters(base: Base, updates: Sequence[AdapterUpdate], bits: int) 
             model.resize_token_embeddings(update.vocab, mean_resizing=False)
         model = _put_on(model, update)
         if number < len(updates) - 1:
-            model = model.merge_and_unload()
+            model = _merged(model)
     return model
 
 
@@ -56,6 +57,26 @@ def _put_on(model: Any, update: AdapterUpdate) -> Any:
         )
     set_peft_model_state_dict(peft, tensors)
     return peft
+
+
+def _merged(peft: Any) -> Any:
+    """The model with its adapter in the weights.
+
+    PEFT 0.21 adds the update of a tied head and that of its embeddings to the one weight that they share: both at once
+    would count twice. They are parted before, and are one again if they are still the same.
+    """
+    base = peft.get_base_model()
+    head, embedding = (own_module(one) for one in (base.get_output_embeddings(), base.get_input_embeddings()))
+    tied = head.weight is embedding.weight
+    if tied:
+        head.weight = nn.Parameter(embedding.weight.detach().clone(), requires_grad=False)
+    model = peft.merge_and_unload()
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    if tied and torch.allclose(head.weight, embedding.weight, rtol=0, atol=1e-6 * float(head.weight.abs().max())):
+        head.weight = embedding.weight
+    elif tied:
+        model.config.tie_word_embeddings = False
+    return model
 
 
 def write_resized_base(base: Base, update: AdapterUpdate, folder: Path) -> Base:

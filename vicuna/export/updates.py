@@ -159,6 +159,8 @@ def read_update(folder: Path, config: Any, base_name: str, weight_of: Callable[[
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
     scalings = _scalings(model, lora, tensors, folder)
     added, whole = _sorted_out(tensors, scalings, lora, shapes, folder)
+    if config.tie_word_embeddings:
+        _as_one(added, model.all_tied_weights_keys)
     if odd := [name for name, one in added.items() if one.shape != shapes.get(name)]:
         raise UserError(
             f"the adapter in {folder} changes {odd[0]} by {tuple(added[odd[0]].shape)}, in {base_name} it is "
@@ -262,3 +264,19 @@ def _sorted_out(
     if left:
         raise UserError(f"the adapter in {folder} holds {min(left)}, which this program does not know how to merge.")
     return added, whole
+
+
+def _as_one(added: dict[str, Update], tied: Mapping[str, str]) -> None:
+    """Have tied weights that an adapter changes alike changed by one update, so that they stay the same bit by bit.
+
+    Args:
+        tied: name of a head -> name of the embeddings that it is tied to.
+    """
+    for head, embedding in tied.items():
+        of_head, of_embedding = added.get(head), added.get(embedding)
+        if isinstance(of_embedding, TokenRows) and of_head is None:  # of both, as PEFT has it
+            added[head] = of_embedding
+        elif isinstance(of_head, LowRankUpdate) and isinstance(of_embedding, LowRankUpdate):
+            same = torch.equal(of_head.a, of_embedding.b.T) and torch.equal(of_head.b, of_embedding.a.T)
+            if same and of_head.scaling == of_embedding.scaling and of_head.magnitude is None:
+                added[head] = of_embedding

@@ -29,7 +29,7 @@ from vicuna.model.adapter_files import (
 )
 from vicuna.model.adapter_kinds import Use, uses_at
 from vicuna.model.adapter_names import PEFT_PREFIX
-from vicuna.model.adapters_together import with_whole_modules
+from vicuna.model.adapters_together import as_told_by_names, with_whole_modules
 from vicuna.model.base import ADAPTER_CONFIG, ADAPTER_FILES, Base, device
 from vicuna.model.base_tensors import weight_reader
 from vicuna.model.config import meta_model
@@ -147,6 +147,7 @@ def load_adapter(
     tensors, config, warning = read or read_plain_adapter(folder, bare, bare.name_or_path, base_name)
     if not trainable:
         tensors, config = with_added_biases(tensors, config, bare, folder)
+        config = as_told_by_names(tensors, config)
     tensors = drop_frozen_copies(tensors, lambda module: _weight(bare.get_submodule(module)), folder, base_name)
     tensors, config = with_whole_modules(tensors, config, whole, bare)
     config.inference_mode = not trainable

@@ -132,6 +132,8 @@ def read_adapter_config(folder: Path, tensors: dict[str, torch.Tensor], *uses: U
             f"{file} says r {config.r}, but the tensors beside it have rank {ranks}: it belongs to another adapter."
         )
     targets = config.target_modules
+    if config.ensure_weight_tying:  # PEFT names the embeddings, and changes the head with them
+        names = [name for name in names if name != "lm_head"]
     if isinstance(targets, (set, list)) and not set(names) <= {target.rsplit(".", 1)[-1] for target in targets}:
         raise UserError(
             f"{file} names the modules {', '.join(sorted(targets))}, but the tensors beside it are for "

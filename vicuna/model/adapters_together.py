@@ -83,6 +83,20 @@ def replacing(adapters: Sequence[Collection[str]], arrangement: Arrangement, tie
     return [number for number, found in ways.items() if found - {"matrices"}]
 
 
+def as_told_by_names(tensors: Tensors, config: LoraConfig) -> LoraConfig:
+    """The config of an adapter that is not trained, with the head that it changes along with the embeddings by name.
+
+    What `ensure_weight_tying` has PEFT do lies in the tensors then; PEFT does it for one adapter on a base only.
+    """
+    if not config.ensure_weight_tying or "matrices" not in changed_modules(tensors).values():
+        return config
+    named = copy.deepcopy(config)
+    named.ensure_weight_tying = any(kind != "matrices" for kind in changed_modules(tensors).values())
+    named.target_modules = {module for module, kind in changed_modules(tensors).items() if kind == "matrices"}
+    named.exclude_modules = named.layers_to_transform = named.layers_pattern = None
+    return named
+
+
 def with_whole_modules(
     tensors: Tensors, config: LoraConfig, modules: Collection[str], base: nn.Module
 ) -> tuple[Tensors, LoraConfig]:
