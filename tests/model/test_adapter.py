@@ -32,6 +32,45 @@ def test_saving_replaces_an_older_adapter_and_keeps_other_files(tiny_base, tmp_p
     assert read_adapter_config(tmp_path, load_file(tmp_path / "adapter_model.safetensors"))[0].r == 8
 
 
+SAVED = """
+import sys
+from pathlib import Path
+from tests.model.tiny_adapters import base_model
+from vicuna.model.adapter import load_adapter, new_adapter, plan_adapter, save_adapter
+from vicuna.model.base import check_base
+from vicuna.model.flags import LoraFlags
+base, start, out = map(Path, sys.argv[1:])
+flags = LoraFlags(lora_target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"])
+for model in (
+    new_adapter(base_model(base), plan_adapter(check_base(str(base)), flags, None)[0]),
+    load_adapter(base_model(base), start, "tiny", trainable=True)[0],
+):
+    for name, value in model.named_parameters():
+        if "lora_B" in name:
+            value.data.fill_(1)
+    config = model.peft_config["default"]
+    save_adapter(model, out / str(len(config.target_modules)))
+    config.save_pretrained(out / f"{len(config.target_modules)} by the Trainer")
+"""
+
+
+def test_the_config_is_the_same_whatever_the_order_of_a_set_is(tiny_base, tmp_path, program):
+    """Python draws the order of a set of words anew in each process."""
+    start = new_adapter(tiny_base, target_modules=["v_proj", "up_proj", "o_proj"], exclude_modules=["k_proj", "q_proj"])
+    start.save_pretrained(tmp_path / "start")
+    (tmp_path / "saved.py").write_text(SAVED, encoding="utf-8")
+
+    configs = []
+    for seed in "123":
+        out = tmp_path / seed
+        done = program(tmp_path / "saved.py", tiny_base, tmp_path / "start", out, env={"PYTHONHASHSEED": seed})
+        assert done.returncode == 0, done.stderr
+        configs.append({str(file.relative_to(out)): file.read_bytes() for file in out.rglob("adapter_config.json")})
+
+    assert len(configs[0]) == 4
+    assert configs[0] == configs[1] == configs[2]
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize("where", ["lora_A", "lora_B"])
 def test_an_adapter_with_a_value_that_is_not_finite_is_not_saved(tiny_base, copy, bad, where):

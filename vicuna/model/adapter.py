@@ -98,7 +98,16 @@ def new_adapter(base: nn.Module, config: LoraConfig) -> PeftModel:
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
+    _sort_modules(model)
     return model
+
+
+def _sort_modules(model: PeftModel) -> None:
+    """Have the names of modules written in order: a set's own differs from process to process."""
+    for config in model.peft_config.values():
+        for name in ("target_modules", "exclude_modules"):
+            if isinstance(names := getattr(config, name), set):
+                setattr(config, name, sorted(names))
 
 
 def read_plain_adapter(
