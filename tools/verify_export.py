@@ -80,19 +80,21 @@ def main(flags: CertificateFlags) -> None:
     base = check_base(flags.model_path)
     updates = read_updates(flags.lora_path, base, flags.ignore_fingerprint)
     artefacts = collect_artefacts(flags, len(updates))
+    refuse_other_bits(flags, base)
     prompt_type = flags.prompt_type or updates[-1].prompt_type
     records = read_texts(flags.texts, prompt_type)
     for path in (base.path, *(one.folder for one in updates)):
         check_input(path)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".certifying-", dir=out.parent) as aside:
-        alone = base_alone(base, updates, Path(aside) / "base")
+        plain = base_as_plain(base, Path(aside) / "plain")
+        alone = base_alone(plain, updates, Path(aside) / "base")
         texts, prompts = encode_texts(alone, prompt_type or "text", records, flags.max_new_tokens)
         context = max(map(len, [*texts, *prompts])) + flags.max_new_tokens
         from vicuna.certificate.artefacts import Setup
         from vicuna.certificate.identity import expected_identity
 
-        setup = Setup(base, alone, updates, context, Path(aside))
+        setup = Setup(base, plain, alone, updates, context, Path(aside))
         wanted = expected_identity(alone, updates, prompt_type)
         reference, before = measure_references(setup, texts, prompts, flags.max_new_tokens, wanted.stops)
         said = [message["content"] for dialogue in records.dialogues for message in dialogue]
@@ -130,6 +132,30 @@ def read_texts(paths: list[str], prompt_type: str) -> "Records":
         return read_records(named, prompt_type or "text")
     except UserError as error:
         raise UserError(str(error).replace("--data_path", "--texts")) from error
+
+
+def refuse_other_bits(flags: CertificateFlags, base: "Base") -> None:
+    """Refuse to compare the base at bits that it is not opened in.
+
+    Raises:
+        UserError: it is stored at others.
+    """
+    from vicuna.model.stored import stored_bits, stored_precision
+
+    stored = stored_bits(base.config)
+    if stored and (odd := [one for one in flags.bits if one != stored]):
+        raise UserError(
+            f"--bits {odd[0]}: the weights in {base.path} are {stored_precision(base.path, base.config)}, and are used "
+            f"as they are; expected --bits {stored}, or none."
+        )
+
+
+def base_as_plain(base: "Base", folder: Path) -> "Base":
+    """The base with what its weights stand for, which is made where bitsandbytes quantised them."""
+    from vicuna.certificate.adapted_base import write_dequantised_base
+    from vicuna.model.stored import BITSANDBYTES, stored_method
+
+    return write_dequantised_base(base, folder) if stored_method(base.config) == BITSANDBYTES else base
 
 
 def base_alone(base: "Base", updates: list["AdapterUpdate"], folder: Path) -> "Base":
@@ -179,6 +205,7 @@ def write_certificate(
     """Everything that was found, with the hashes of what was compared, whole or not at all."""
     from vicuna.certificate.verdict import BOUNDS
     from vicuna.export.manifests import model_hashes
+    from vicuna.model.stored import stored_precision
     from vicuna.train.checkpoint import write_text
     from vicuna.train.plan import library_versions
 
@@ -195,7 +222,11 @@ def write_certificate(
     ]  # fmt: skip
     data = {
         "passed": all(one.verdict == "passed" for one in results),
-        "base": {"name": flags.model_path, "sha256": model_hashes(base.path)},
+        "base": {
+            "name": flags.model_path,
+            "stored": stored_precision(base.path, base.config),
+            "sha256": model_hashes(base.path),
+        },
         "adapters": [
             {"name": name, "sha256": model_hashes(one.folder, "adapter")}
             for name, one in zip(flags.lora_path, updates, strict=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from certificate_bounds import add_pieces, merge, strong_adapter, to_gguf, tool
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from tests.certificate.certifying import CPP, WEIGHTS, certify, needs_cpp, one_of, verify
 from tests.certificate.planted import FOLDERS, changed, derive
@@ -235,6 +236,24 @@ def test_an_adapter_beside_the_base_is_not_the_base_and_one_in_the_export_fails_
     ]
     assert found["perplexity"] == plain["perplexity"]
     assert found["base"]["sha256"]["tensors"] == plain["base"]["sha256"]["tensors"]
+
+
+def test_a_base_stored_at_8_bits_is_compared_as_what_its_weights_stand_for(base, adapter, texts, tmp_path):
+    settings = BitsAndBytesConfig(load_in_8bit=True)
+    model = AutoModelForCausalLM.from_pretrained(base, quantization_config=settings, device_map={"": "cpu"})
+    model.save_pretrained(tmp_path / "stored")
+    for file in base.iterdir():
+        if not (tmp_path / "stored" / file.name).exists() and file.suffix != ".safetensors":
+            shutil.copyfile(file, tmp_path / "stored" / file.name)
+    merged = merge(tmp_path / "stored", adapter, tmp_path / "merged")
+    flags = {"texts": [str(texts)], "bits": [8]}
+    status, found = certify(tmp_path / "stored", adapter, [merged], tmp_path / "c.json", **flags)
+
+    assert status == 0, [one["reasons"] for one in found["artefacts"]]
+    assert found["base"]["stored"] == "bitsandbytes 8 bit"
+    flags["bits"] = [4]
+    with pytest.raises(UserError, match=r"--bits 4: the weights in .* are bitsandbytes 8 bit, and are used as"):
+        certify(tmp_path / "stored", adapter, [merged], tmp_path / "d.json", **flags)
 
 
 def test_every_type_that_can_be_exported_has_a_bound():

@@ -62,3 +62,20 @@ def edit_base(base_copy) -> Callable[..., Path]:
         return base_copy
 
     return change
+
+
+@pytest.fixture(scope="session")
+def wide_base(tiny_base, tmp_path_factory) -> Path:
+    """One block of hidden size 64, a whole quantisation block: what bitsandbytes can repack."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("wide") / "base"
+    folder.mkdir()
+    shutil.copy(tiny_base / "tokenizer.model", folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=1800, hidden_size=64, intermediate_size=128, num_hidden_layers=1, num_attention_heads=4,
+        max_position_embeddings=128, initializer_range=0.2, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder

@@ -1,13 +1,10 @@
 """Loading the base at 4, 8, 16 and 32 bits, and the trap that 4 bits hold."""
 
-import shutil
-from pathlib import Path
-
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.model.tiny_adapters import IDS, logits
+from tests.model.tiny_adapters import logits, train_losses
 from vicuna.errors import UserError
 from vicuna.model.base import check_base, load_base
 
@@ -39,16 +36,6 @@ def test_a_loaded_base_keeps_the_generation_config_beside_it(edit_base):
     assert load_base(check_base(str(folder)), 32).generation_config.suppress_tokens == [7]
 
 
-@pytest.mark.parametrize("bits", [4, 8, 32])
-@pytest.mark.parametrize("keep", [0, 7, 1000, -4])
-def test_truncated_weights_are_refused(base_copy, bits, keep):
-    file = base_copy / "model.safetensors"
-    file.write_bytes(file.read_bytes()[:keep])
-
-    with pytest.raises(UserError, match=r"the weights in .* can not be loaded \(.+\)\. Copy the folder again"):
-        load_base(check_base(str(base_copy)), bits)
-
-
 @pytest.mark.parametrize("bits", [8, 32])
 def test_weights_that_lack_a_tensor_are_refused_by_its_name(base_copy, bits):
     tensors = load_file(base_copy / "model.safetensors")
@@ -66,44 +53,6 @@ def test_weights_of_another_shape_are_refused(base_copy):
 
     with pytest.raises(UserError, match=r"the weights in .*lm_head\.weight"):
         load_base(check_base(str(base_copy)), 32)
-
-
-@pytest.fixture(scope="module")
-def wide_base(tiny_base, tmp_path_factory) -> Path:
-    """One block of hidden size 64, a whole quantisation block: what bitsandbytes can repack."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    folder = tmp_path_factory.mktemp("wide") / "base"
-    folder.mkdir()
-    shutil.copy(tiny_base / "tokenizer.model", folder)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=1800, hidden_size=64, intermediate_size=128, num_hidden_layers=1, num_attention_heads=4,
-        max_position_embeddings=128, initializer_range=0.2, bos_token_id=1, eos_token_id=2,
-    )  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
-
-
-def train_losses(folder: Path, bits: int, evaluate: bool) -> list[float]:
-    """Losses of three training steps, with or without an evaluation between them."""
-    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
-
-    model = prepare_model_for_kbit_training(load_base(check_base(str(folder)), bits), False)
-    torch.manual_seed(0)
-    model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj", "gate_proj"]))
-    optimizer = torch.optim.SGD([value for value in model.parameters() if value.requires_grad], lr=0.5)
-    losses = []
-    for _ in range(3):
-        model.train()
-        loss = model(input_ids=IDS.to(model.device), labels=IDS.to(model.device)).loss
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
-        if evaluate:
-            logits(model)
-    return losses
 
 
 @pytest.mark.parametrize("bits", [4, 8])

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 
 from vicuna.model.base import check_base, load_base
 
@@ -35,3 +35,22 @@ def new_adapter(tiny_base: Path, learnt: bool = True, **config: object) -> torch
 def listing(folder: Path) -> dict[str, bytes]:
     """Every file below `folder` with its content."""
     return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def train_losses(folder: Path, bits: int, evaluate: bool) -> list[float]:
+    """Losses of three training steps, with or without an evaluation between them."""
+    model = prepare_model_for_kbit_training(load_base(check_base(str(folder)), bits), False)
+    torch.manual_seed(0)
+    model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj", "gate_proj"]))
+    optimizer = torch.optim.SGD([value for value in model.parameters() if value.requires_grad], lr=0.5)
+    losses = []
+    for _ in range(3):
+        model.train()
+        loss = model(input_ids=IDS.to(model.device), labels=IDS.to(model.device)).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+        if evaluate:
+            logits(model)
+    return losses

@@ -17,14 +17,16 @@ from vicuna.answer.hf_engine import HFEngine
 from vicuna.answer.stream import POLL_S, Update, to_user_error
 from vicuna.answer.worker import Worker
 from vicuna.errors import UserError
+from vicuna.files.tensors import dtype_name
 from vicuna.gguf import reader
 from vicuna.model.adapter import load_adapter, read_plain_adapter, vocabulary_modules
 from vicuna.model.adapter_files import adapter_folder, check_compatible, model_run_args, read_adapter, run_args
 from vicuna.model.adapter_kinds import uses_at
 from vicuna.model.adapters_together import Arrangement, arrange, replacing
-from vicuna.model.base import Base, check_base, compute_dtype, device, load_base
+from vicuna.model.base import Base, check_base, device, load_base
 from vicuna.model.config import meta_model
 from vicuna.model.flags import ModelFlags
+from vicuna.model.stored import loaded_precision, use_as_stored
 from vicuna.prompt.templates import PROMPT_TYPES, Message, prompt_ids, render
 from vicuna.prompt.tokenizer import TextTokenizer
 
@@ -178,6 +180,7 @@ def load_assistant(model_flags: ModelFlags, serve: ServeFlags, lora_paths: Seque
             f"--gpu_layers {serve.gpu_layers} is for a GGUF file, which {model_flags.model_path} is not; leave it out."
         )
     base = check_base(model_flags.model_path)
+    model_flags = use_as_stored(base.path, base.config, model_flags)
     folders = [adapter_folder(path, serve.use_local) for path in lora_paths]
     names = _names(lora_paths, folders)
     arrangement, read = _read_adapters(base, model_flags, names, folders)
@@ -187,6 +190,7 @@ def load_assistant(model_flags: ModelFlags, serve: ServeFlags, lora_paths: Seque
     if prompt_types and not trained_as:  # the base alone, beside adapters, is asked as the first of them is
         of_base = prompt_types[0][0]
     model = load_base(base, model_flags.bits, spread=True)
+    precision = f"{loaded_precision(base.config, model_flags.bits, model.dtype)}, {dtype_name(model.dtype)}"
     inside = {name: f"adapter{number}" for number, name in enumerate(names)}  # PEFT takes no full stop
     for number in arrangement.order:
         settings = {"name": inside[names[number]], "whole": arrangement.whole, "read": read[number]}
@@ -199,9 +203,8 @@ def load_assistant(model_flags: ModelFlags, serve: ServeFlags, lora_paths: Seque
         choices[name] = Choice(name, prompt_type, adapter_trained_as, f"step {step}, r {rank}" if step else f"r {rank}")
     model.eval()
     choices[""] = Choice("", of_base, trained_as)
-    dtype = str(compute_dtype(model_flags.bits)[0]).removeprefix("torch.")
     gpus = len(set(getattr(model, "hf_device_map", {"": 0}).values()))
-    where = f"{model_flags.bits} bit, {dtype} · {f'{gpus} × ' if gpus > 1 else ''}{device().type.upper()}"
+    where = f"{precision} · {f'{gpus} × ' if gpus > 1 else ''}{device().type.upper()}"
     engine = HFEngine(base, model, inside, serve.cache_gib)
     return Assistant(engine, base.path.name, where, choices, warnings, Worker(serve.max_queue))
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from vicuna.errors import UserError
 from vicuna.export.meta_layout import EMBEDDING, HEAD
 from vicuna.export.updates import AdapterUpdate
 from vicuna.files.json_files import read_json
-from vicuna.files.tensors import write_model
+from vicuna.files.tensors import LazyTensor, write_model
 from vicuna.model.adapter_files import own_module, read_adapter
 from vicuna.model.adapter_kinds import Use, uses_at
 from vicuna.model.adapter_names import PEFT_PREFIX
@@ -96,8 +97,43 @@ def write_resized_base(base: Base, update: AdapterUpdate, folder: Path) -> Base:
         tensors[name] = torch.cat([rows, more]).to(tensors[name].dtype)
     if base.config.tie_word_embeddings:
         del tensors[HEAD]
+    return _write_base(base, folder, tensors, config, update.folder)
+
+
+@dataclass(frozen=True)
+class FloatTensor:
+    """Rows of another tensor in float32."""
+
+    of: LazyTensor
+    dtype: torch.dtype = torch.float32
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.of.shape
+
+    def __getitem__(self, rows: slice) -> torch.Tensor:
+        return self.of[rows].float()
+
+
+def write_dequantised_base(base: Base, folder: Path) -> Base:
+    """The base whose weights bitsandbytes quantised with what they stand for in float32, as merges take them."""
+    folder.mkdir()
+    tensors = {name: FloatTensor(tensor) for name, tensor in read_base_tensors(base.path, base.config).items()}
+    if base.config.tie_word_embeddings:
+        del tensors[HEAD]
+    config = read_json(base.path / "config.json")
+    config.pop("quantization_config", None)
+    return _write_base(base, folder, tensors, config, base.path)
+
+
+def _write_base(base: Base, folder: Path, tensors: dict[str, Any], config: dict[str, Any], tokenizer: Path) -> Base:
+    """A base of these tensors.
+
+    Args:
+        tokenizer: the folder that its tokenizer is taken from.
+    """
     write_model(folder, tensors)
     write_text(folder / "config.json", json.dumps(config))
     base.generation_config.save_pretrained(folder)
-    copy_tokenizer(update.folder, folder)
+    copy_tokenizer(tokenizer, folder)
     return check_base(str(folder))

@@ -39,12 +39,14 @@ class Setup:
     """What artefacts are opened beside.
 
     Attributes:
-        base: as it is; alone: with as many embeddings as the adapters bring, for controls.
+        stored: as it is; base: with what its weights stand for, where they are quantised; alone: that with as many
+            embeddings as the adapters bring, for controls.
         updates: the adapters, in order.
         context: longest row, in tokens.
         aside: a folder for files that are made on the way.
     """
 
+    stored: Base
     base: Base
     alone: Base
     updates: list[AdapterUpdate]
@@ -238,10 +240,11 @@ class QuantisedBase(Artefact):
         self.type = f"{bits} bit"
 
     def open(self, setup: Setup) -> HFRunner:
-        return HFRunner(load_with_adapters(setup.base, setup.updates, self.bits))
+        return HFRunner(load_with_adapters(setup.stored, setup.updates, self.bits))
 
     def control(self, setup: Setup) -> HFRunner:
-        return HFRunner(load_base(setup.alone, self.bits))
+        grown = setup.alone is not setup.base
+        return HFRunner(load_base(setup.alone if grown else setup.stored, self.bits))
 
 
 def rounded_base(base: Base, dtype: str) -> HFRunner:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from vicuna.errors import UserError
+from vicuna.foreign import describe_odd_file
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -18,7 +19,8 @@ def read_json(file: Path) -> dict[str, Any]:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UserError(f"{file} is not JSON ({error}). Copy it again.") from error
+        odd = describe_odd_file(file, is_text=True)
+        raise UserError(f"{file} {odd or f'is not JSON ({error}). Copy it again.'}") from error
     if not isinstance(found, dict):
         raise UserError(f"{file} is JSON, but no object with names and values. Copy it again.")
     return found

@@ -24,6 +24,7 @@ from tqdm import tqdm
 from vicuna.errors import UserError, first_line, listing
 from vicuna.files.json_files import read_json
 from vicuna.files.outputs import check_disk_space
+from vicuna.foreign import check_safetensors, describe_odd_file, unfinished
 
 SHARD_BYTES = 2 * 2**30
 INDEX_FILE = "model.safetensors.index.json"
@@ -49,6 +50,7 @@ def weight_paths(folder: Path) -> list[Path]:
     source = next((file for file in sources if file.is_file()), None)
     if source is None:
         refuse_old_llama_cpp(folder)
+        refuse_unfinished(folder)
         raise UserError(
             f"{folder} has no weights: expected one of {', '.join(WEIGHT_SOURCES)}, found {listing(folder)}."
         )
@@ -57,14 +59,31 @@ def weight_paths(folder: Path) -> list[Path]:
     try:
         names = sorted(set(json.loads(source.read_text(encoding="utf-8"))["weight_map"].values()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{source} is no index of weights ({error}). Copy the file again.") from error
+        odd = describe_odd_file(source, is_text=True)
+        raise UserError(f"{source} {odd or f'is no index of weights ({error}). Copy the file again.'}") from error
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
+        refuse_unfinished(folder)
         raise UserError(
             f"{folder} lacks {len(missing)} of the {len(names)} files that {source.name} names, such as {missing[0]}: "
             "download or copy them again."
         )
     return [folder / name for name in names]
+
+
+def refuse_unfinished(folder: Path) -> None:
+    """Refuse a folder with files that lead nowhere, or that a downloader has not finished.
+
+    Raises:
+        UserError: which.
+    """
+    for file in sorted(folder.iterdir()):
+        if file.is_symlink() and not file.exists():
+            raise UserError(f"{file} {describe_odd_file(file)}")
+    if names := unfinished(folder):
+        raise UserError(
+            f"{folder} holds {', '.join(names[:3])}, which a download has not finished: let it go on, or begin again."
+        )
 
 
 def refuse_old_llama_cpp(folder: Path) -> None:
@@ -83,12 +102,33 @@ def refuse_old_llama_cpp(folder: Path) -> None:
                 )
 
 
+def check_weight_file(file: Path) -> None:
+    """Check by its first bytes and its size that a file can hold weights; none of them is read.
+
+    Raises:
+        UserError: what it is instead, or how much of it is missing.
+    """
+    if file.suffix == ".safetensors":
+        check_safetensors(file)
+    elif odd := describe_odd_file(file):
+        raise UserError(f"{file} {odd}")
+    else:
+        with file.open("rb") as opened:
+            archive = opened.read(4) == b"PK\x03\x04"
+        if archive and not zipfile.is_zipfile(file):
+            raise UserError(
+                f"{file} has {file.stat().st_size:,} bytes and no end: the download or the copy was broken off. "
+                "Download or copy it again."
+            )
+
+
 def read_tensor_file(file: Path) -> dict[str, torch.Tensor]:
     """The tensors of one file by their names, mapped; only a .bin of before 2020 is read into memory.
 
     Raises:
         UserError: a file that is broken, or holds anything but named tensors.
     """
+    check_weight_file(file)
     try:
         if file.suffix == ".safetensors":
             with safe_open(file, framework="pt") as opened:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vicuna.errors import UserError
+from vicuna.foreign import describe_odd_file
 from vicuna.gguf.header import MAGIC, read_header
 from vicuna.prompt.tokenizer import TextTokenizer
 
@@ -133,6 +134,8 @@ def read_gguf(name: str, flag: str) -> GGUFFile:
             "again from the model's Hugging Face folder: python tools/export_gguf.py --model_path FOLDER --out_path "
             f"{path.with_suffix('.gguf').name} --type q4_0"
         )
+    if magic != MAGIC and path.suffix == ".gguf" and (odd := describe_odd_file(path)):
+        raise UserError(f"{flag} {name} {odd}")
     if magic != MAGIC:
         raise UserError(f"{flag} {name} is a file, but not a GGUF one; expected a .gguf, or a Hugging Face folder.")
     gguf = optional_package("gguf")

@@ -18,12 +18,13 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationCon
 
 from vicuna.errors import UserError, first_line, listing
 from vicuna.files.proxies import check_proxies
-from vicuna.files.tensors import weight_paths
+from vicuna.files.tensors import check_weight_file, weight_paths
 from vicuna.foreign import NEVER_RUN
 from vicuna.log import log
 from vicuna.model.config import meta_model, read_config
 from vicuna.model.flags import ModelFlags
 from vicuna.model.placement import device_map
+from vicuna.model.stored import BITSANDBYTES, check_marks, check_quantiser, stored_method
 from vicuna.prompt.tokenizer import TextTokenizer
 
 BASE_FILES = ["*.json", "*.safetensors", "tokenizer.model"]
@@ -99,7 +100,8 @@ def check_base(name: str) -> Base:
             f"--model_path {name} has no config.json, found {listing(path)}; expected a model in Hugging Face format."
         )
     config = read_config(path)
-    weight_paths(path)
+    for file in weight_paths(path):
+        check_weight_file(file)
     if holds_adapter(path):
         log.info("%s also holds an adapter, which is no part of the base; --lora_path %s puts it on", path, path)
     meta_model(config)
@@ -248,13 +250,18 @@ def load_base(base: Base, bits: int, placed: bool = True, spread: bool = False) 
     if spread and where.type == "cuda" and torch.cuda.device_count() > 1:
         free = {gpu: torch.cuda.mem_get_info(gpu)[0] for gpu in range(torch.cuda.device_count())}
         place = device_map(base.config, bits, dtype, free)
+    stored = stored_method(base.config)
+    if stored:
+        check_quantiser(base.path, base.config)
+    else:
+        check_marks(base.path, base.config)
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
             base.path,
             device_map=place,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are refused below, by name
-            **load_kwargs(bits, dtype),
+            **({"dtype": dtype} if stored else load_kwargs(bits, dtype)),
             **BASE_ALONE,
             **NEVER_RUN,
         )
@@ -271,17 +278,21 @@ def load_base(base: Base, bits: int, placed: bool = True, spread: bool = False) 
         raise UserError(
             f"the weights in {base.path} lack {len(lacking)} tensors, such as {lacking[0]}. Copy the folder again."
         )
-    if bits == 4:
-        _keep_weights_unpacked(model)
+    if bits == 4 or stored == BITSANDBYTES:
+        _prepare_4_bit(model, dtype)
     model.generation_config = base.generation_config
     return model
 
 
-def _keep_weights_unpacked(model: PreTrainedModel) -> None:
-    """Without this, bitsandbytes 0.50 on an AVX512-BF16 CPU repacks 4-bit weights in place at the first evaluation,
-    and every gradient and every merge after it is silently wrong (tests/model/test_load_base.py shows it)."""
+def _prepare_4_bit(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Compute with 4-bit weights in `dtype`, whatever they were stored with, and leave them as they are.
+
+    Without this, bitsandbytes 0.50 on an AVX512-BF16 CPU repacks 4-bit weights in place at the first evaluation,
+    and every gradient and every merge after it is silently wrong (tests/model/test_load_base.py shows it).
+    """
     import bitsandbytes as bnb
 
     for module in model.modules():
         if isinstance(module, bnb.nn.Linear4bit):
             module.support_avx512bf16_for_cpu = False
+            module.compute_dtype = dtype

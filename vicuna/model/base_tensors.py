@@ -11,6 +11,7 @@ import torch
 from vicuna.errors import UserError
 from vicuna.files.tensors import LazyTensor, read_tensor_files, weight_paths
 from vicuna.model.config import meta_model, quantization_method, read_config
+from vicuna.model.stored import check_marks
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,7 @@ def _stored_tensors(path: Path, config: Any) -> dict[str, LazyTensor]:
             f"{path} is quantised with {method}, whose weights can not be changed without quantising them anew: take "
             "the model it was made of, and quantise the result."
         )
+    check_marks(path, config)
     tensors: dict[str, LazyTensor] = dict(read_tensor_files(weight_paths(path)))
     if method:
         tensors = _dequantised(tensors, getattr(config, "dtype", None) or torch.float16)

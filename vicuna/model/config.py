@@ -8,7 +8,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from vicuna.errors import UserError, first_line
 from vicuna.files.json_files import read_json
-from vicuna.foreign import NEVER_RUN, names_own_code
+from vicuna.foreign import NEVER_RUN, describe_odd_file, names_own_code
 
 
 def read_config(folder: Path) -> Any:
@@ -20,13 +20,20 @@ def read_config(folder: Path) -> Any:
     file = folder / "config.json"
     try:
         config = AutoConfig.from_pretrained(folder, **NEVER_RUN)
-    except (ValueError, OSError, KeyError) as error:
+    except (ValueError, OSError, KeyError, TypeError, AttributeError) as error:
         if names_own_code(file):
             raise UserError(
                 f"{file} is of a kind of model that transformers does not know, and names Python code of its own "
                 "(auto_map), which is never run; expected a kind like LLaMA. Some models have a copy in its format."
             ) from error
+        if odd := describe_odd_file(file, is_text=True):
+            raise UserError(f"{file} {odd}") from error
         raise UserError(f"{file} can not be read ({first_line(error)}).") from error
+    if getattr(config, "quantization_config", None) is not None and not quantization_method(config):
+        raise UserError(
+            f"{file} has a quantization_config that names no quant_method: remove it where the weights are plain, or "
+            "copy the file again."
+        )
     if kernel := _hub_kernel(read_json(file)):
         raise UserError(
             f"{file} has parts of the model computed by {kernel}, compiled code of the hub, which is never fetched: "
@@ -68,5 +75,7 @@ def head_dim(config: Any) -> int:
 
 def quantization_method(config: Any) -> str:
     """What a base's weights were quantised with, "" for a plain one."""
-    settings = getattr(config, "quantization_config", None)
-    return settings.get("quant_method", "an unknown method") if settings else ""
+    settings = getattr(config, "quantization_config", None) or {}
+    if settings.get("load_in_8bit") or settings.get("load_in_4bit"):  # all that configs of 2023 say
+        return "bitsandbytes"
+    return settings.get("quant_method") or ""

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from vicuna.errors import UserError, listing
-from vicuna.foreign import NEVER_RUN, names_own_code
+from vicuna.foreign import NEVER_RUN, describe_odd_file, is_tiktoken, names_own_code
 
 # Begins every decoding, and is cut off again: decoders treat the first piece of a text specially.
 _ANCHOR = "a"
@@ -36,13 +36,15 @@ class TextTokenizer:
     def __init__(self, path: Path, model: bytes | None = None):
         names = ("tokenizer.model", "tokenizer.json")
         self.source = path if model else next((path / name for name in names if (path / name).is_file()), None)
+        if self.source and not model and is_tiktoken(self.source) and (path / "tokenizer.json").is_file():
+            self.source = path / "tokenizer.json"  # Llama 3's, whose tokenizer.model is another thing
         if self.source is None:
             raise UserError(
                 f"{path} has no tokenizer: expected tokenizer.model or tokenizer.json, found {listing(path)}. "
                 "Copy the base's tokenizer.model into the folder."
             )
         if model or self.source.suffix == ".model":
-            self._read_sentencepiece(model or self.source.read_bytes())
+            self._read_sentencepiece(model or self.source.read_bytes(), from_gguf=bool(model))
         else:
             self._read_json()
         if self.bos_id is None or self.eos_id is None:
@@ -53,7 +55,7 @@ class TextTokenizer:
         self._anchor = self.encode(_ANCHOR)
         self._anchor_width = len(self._decode(self._anchor))
 
-    def _read_sentencepiece(self, model: bytes) -> None:
+    def _read_sentencepiece(self, model: bytes, from_gguf: bool) -> None:
         from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
 
         proto = sentencepiece_model_pb2.ModelProto()
@@ -63,6 +65,8 @@ class TextTokenizer:
             proto.normalizer_spec.add_dummy_prefix = False
             continuation = SentencePieceProcessor(model_proto=proto.SerializeToString())
         except Exception as error:  # protobuf's and sentencepiece's own error types share no base class
+            if not from_gguf and (odd := describe_odd_file(self.source)):
+                raise UserError(f"{self.source} {odd}") from error
             raise UserError(f"{self.source} is not a SentencePiece model ({error}). Copy the file again.") from error
         self.encode, self.encode_continuation = beginning.encode, continuation.encode
         self._decode = beginning.decode
@@ -95,6 +99,8 @@ class TextTokenizer:
                     "tokenizer_config.json), which is never run: copy the model's tokenizer.model into the folder, if "
                     "it has one, or take a base whose tokenizer transformers knows."
                 ) from error
+            if odd := describe_odd_file(self.source, is_text=True):
+                raise UserError(f"{self.source} {odd}") from error
             raise UserError(f"{self.source} cannot be read as a tokenizer ({error}).") from error
         beginning.encode_special_tokens = True
         continuation = Tokenizer.from_str(_without_prefix(beginning.to_str()))

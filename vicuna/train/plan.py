@@ -16,6 +16,7 @@ from vicuna.errors import UserError
 from vicuna.model.base import Base, compute_dtype, device
 from vicuna.model.flags import LoraFlags
 from vicuna.model.parameters import ParameterCounts
+from vicuna.model.stored import BITSANDBYTES, loaded_precision, stored_method, stored_precision
 from vicuna.train.batches import StepBatchSampler
 from vicuna.train.checkpoint import list_checkpoints
 from vicuna.train.flags import OPTIMIZER_BYTES, RunFlags, TrainFlags
@@ -78,6 +79,8 @@ def make_plan(
         "total_batch": flags.run.total_batch, "world_size": batches.world_size, "accumulation": batches.accumulation,
         "steps": batches.steps, "steps_per_epoch": batches.steps_per_epoch, "warmup_steps": warmup,
         "compute_dtype": str(dtype).removeprefix("torch."), "compute_dtype_reason": reason,
+        "weights": loaded_precision(base.config, flags.model.bits, dtype),
+        "weights_stored": stored_precision(base.path, base.config),
         "device": str(device()), "start": start_text,
         **_disk_facts(flags, parameters, batches, bool(data.held_out), start),
     }  # fmt: skip
@@ -121,7 +124,6 @@ def _lines(
 ) -> dict[str, str]:
     """The facts in words, by subject."""
     trainable, total = parameters.trainable, parameters.total
-    how = "bitsandbytes, " if flags.model.bits < 16 else ""
     bad = "".join(f"; {count} malformed ({why})" for why, count in sorted(facts["rows_bad"].items()))
     cut = f"{facts['rows_cut']} cut at {flags.data.cutoff_len} tokens"
     cut += " (they get no EOS)" if facts["rows_cut"] else ""
@@ -131,7 +133,7 @@ def _lines(
     return {
         "base": f"{base.path}  {type(base.config).__name__.removesuffix('Config')}  "
         f"{_millions(total - trainable or total)}  "
-        f"{flags.model.bits} bit ({how}{device().type.upper()})   compute {facts['compute_dtype']}: "
+        f"{_precision(facts, base.config, flags.model.bits)}   compute {facts['compute_dtype']}: "
         f"{facts['compute_dtype_reason']}",
         "data": f"{_files(data.records)}: {facts['rows_train']} train, {facts['rows_eval']} eval, "
         f"{facts['rows_left_out']} left out (no answer within the cut), {cut}{bad}",
@@ -293,6 +295,14 @@ def _short(text: str, width: int) -> str:
     if len(text) <= abs(width):
         return text
     return f"{text[:width]}…" if width > 0 else f"…{text[width:]}"
+
+
+def _precision(facts: dict[str, Any], config: Any, bits: int) -> str:
+    """What the base's weights are in memory; and what they were before, where that is less than float32."""
+    how = [stored_method(config) or BITSANDBYTES] if bits < 16 else []
+    lossless = facts["weights_stored"] == "float32" or stored_method(config)
+    before = [] if lossless else [f"from {facts['weights_stored']}"]
+    return f"{facts['weights']} ({', '.join([*how, device().type.upper(), *before])})"
 
 
 def _millions(count: int) -> str:
