@@ -10,8 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.train.runs import ROOT, STEPS, TWO_EPOCHS, losses, train
+from vicuna.model.config import read_config
+from vicuna.model.cpu_rounding import four_bit_warning
 
 # Recorded once on this code; another mask, template or order of records gives other losses.
 PINNED = [8.0043, 8.0361, 8.0926, 7.9407, 7.9071, 7.9742, 7.8188, 8.0847]
@@ -121,7 +124,8 @@ def test_every_precision_trains_on_this_cpu_and_answers(program, tiny_base, reco
     asked = ["--model_path", tiny_base, "--lora_path", output, "--bits", bits, "--max_new_tokens", 12]
     done = program("generate.py", *asked, "--text", "你好")
     assert done.returncode == 0, done.stderr
-    assert "WARNING" not in done.stderr
+    said = four_bit_warning(read_config(tiny_base), bits, torch.device("cpu"))  # of its rows of 32
+    assert [line for line in done.stderr.splitlines() if "WARNING" in line] == [f"WARNING {said}"] * bool(said)
     again = program("generate.py", *asked, "--text", "你好")
     assert done.stdout == again.stdout
     assert "Loading" not in done.stdout

@@ -18,6 +18,7 @@ from vicuna.model.base import checkpointing_kwargs, compute_dtype
 from vicuna.prompt.templates import IGNORE_INDEX
 from vicuna.train.batches import collate
 from vicuna.train.loss import step_loss, supervised_positions, token_losses
+from vicuna.train.trainer import compute_as_trained
 
 CPU = torch.device("cpu")
 SHAPE = {
@@ -177,6 +178,25 @@ def test_a_random_base_is_quantised_as_a_loaded_one(tmp_path, bits):
     assert {name: type(one) for name, one in made.named_modules()} == {
         name: type(one) for name, one in loaded.named_modules()
     }
+
+
+def test_an_evaluation_at_8_bits_computes_what_is_trained():
+    """bitsandbytes on a CPU evaluates by another function, where a row's result depends on those beside it."""
+    model, batch = with_adapter(8), ragged_batch()
+    del batch["labels"], batch["logits_to_keep"]
+    trained = model(**batch).logits
+    model.eval()
+    with torch.no_grad():
+        otherwise = model(**batch).logits
+        compute_as_trained(model)
+        evaluated = model(**batch).logits
+        alone = model(batch["input_ids"][:1], attention_mask=batch["attention_mask"][:1]).logits
+    again = model.train()(**batch).logits
+
+    assert torch.equal(evaluated, trained)
+    assert torch.equal(again, trained)
+    assert torch.allclose(alone, evaluated[:1], rtol=0, atol=1e-5 * trained.abs().max().item())
+    assert not torch.allclose(otherwise, trained, rtol=0, atol=1e-3 * trained.abs().max().item())
 
 
 # --- checkpointing and memory -------------------------------------------------------------------------------------

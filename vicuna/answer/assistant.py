@@ -25,6 +25,7 @@ from vicuna.model.adapter_kinds import uses_at
 from vicuna.model.adapters_together import Arrangement, arrange, replacing
 from vicuna.model.base import Base, check_base, device, load_base
 from vicuna.model.config import meta_model
+from vicuna.model.cpu_rounding import four_bit_warning
 from vicuna.model.flags import ModelFlags
 from vicuna.model.stored import loaded_precision, use_as_stored
 from vicuna.prompt.templates import PROMPT_TYPES, Message, prompt_ids, render
@@ -189,6 +190,7 @@ def load_assistant(model_flags: ModelFlags, serve: ServeFlags, lora_paths: Seque
     of_base, trained_as = _prompt_type(base.path, "model", serve, warnings)
     if prompt_types and not trained_as:  # the base alone, beside adapters, is asked as the first of them is
         of_base = prompt_types[0][0]
+    warnings += filter(None, [four_bit_warning(base.config, model_flags.bits, device())])
     model = load_base(base, model_flags.bits, spread=True)
     precision = f"{loaded_precision(base.config, model_flags.bits, model.dtype)}, {dtype_name(model.dtype)}"
     inside = {name: f"adapter{number}" for number, name in enumerate(names)}  # PEFT takes no full stop

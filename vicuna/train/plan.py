@@ -14,6 +14,7 @@ from vicuna.data.examples import Examples, label_spans
 from vicuna.data.records import Records, Source
 from vicuna.errors import UserError
 from vicuna.model.base import Base, compute_dtype, device
+from vicuna.model.cpu_rounding import four_bit_warning
 from vicuna.model.flags import LoraFlags
 from vicuna.model.parameters import ParameterCounts
 from vicuna.model.stored import BITSANDBYTES, loaded_precision, stored_method, stored_precision
@@ -235,6 +236,8 @@ def _warnings(facts: dict[str, Any], flags: TrainFlags, base: Base) -> list[str]
             f"{share:.0%} of the tokens are unknown to this base's tokenizer: it does not know the language of the "
             "data."
         )
+    if worse := four_bit_warning(base.config, flags.model.bits, device()):
+        found.append(worse)
     if facts["rows_suspicious"]:
         kinds = ", ".join(f"{count} hold {kind}" for kind, count in sorted(facts["rows_suspicious"].items()))
         found.append(f"of the records, {kinds}: all of it is learnt as it stands; tools/check_data.py shows where.")

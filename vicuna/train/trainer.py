@@ -142,11 +142,25 @@ class AdapterTrainer(Trainer):
         sums = torch.zeros(len(labels), 2, device=labels.device)
         if self.stopper.stop_requested(self.args.device):
             return None, sums.fill_(math.nan), sums[:, 0]
+        compute_as_trained(model)
         with torch.no_grad(), self.compute_loss_context_manager():
             losses = token_losses(model(**inputs).logits, labels)
         row = inputs["logits_to_keep"].nonzero()[:, 0]
         sums.index_add_(0, row, torch.stack([losses, torch.ones_like(losses)], dim=1))
         return None, sums, torch.zeros(len(labels), device=labels.device)
+
+
+def compute_as_trained(model: torch.nn.Module) -> None:
+    """Let 8-bit layers on a CPU compute in an evaluation what they compute in training, until the model's next mode.
+
+    bitsandbytes 0.50 trains with the dequantised weight there, and evaluates by LLM.int8, which rounds a row's
+    activations too, and keeps those columns whole that are large in any row of the batch.
+    """
+    from bitsandbytes.nn import Linear8bitLt
+
+    for module in model.modules():
+        if isinstance(module, Linear8bitLt) and module.weight.device.type == "cpu":
+            module.train()
 
 
 class DataPositionCallback(TrainerCallback):
