@@ -21,7 +21,7 @@ CALLS = {"from_pretrained", "from_config", "generate", "load_dataset", "pipeline
 # Those of the same name that take none: they read JSON only, or are ours.
 TAKE_NONE = {
     *("GenerationConfig.from_pretrained", "PeftConfig.from_pretrained", "PeftModel.from_pretrained"),
-    *("LlamaShape.from_config", "cls.from_config", "generate", "llama.generate"),
+    *("LlamaShape.from_config", "cls.from_config", "AutoHfQuantizer.from_config", "generate", "llama.generate"),
 }
 FILES = sorted(file for file in OURS if ROOT / "tests" not in file.parents)
 CLASS = "class OwnModel(LlamaForCausalLM):\n    config_class = OwnConfig\n"

@@ -125,6 +125,9 @@ def test_a_file_from_before_gguf_is_refused_with_the_command_that_makes_it_again
 
 def test_what_is_no_gguf_is_refused(exported, tmp_path):
     (tmp_path / "x.gguf").write_bytes(b"version https://git-lfs.github.com/spec/v1")
+    with pytest.raises(UserError, match=r"x\.gguf is a Git LFS pointer"):
+        opened(tmp_path / "x.gguf")
+    (tmp_path / "x.gguf").write_bytes(b"\x01\x02\x03" * 40)
     with pytest.raises(UserError, match="is a file, but not a GGUF one"):
         opened(tmp_path / "x.gguf")
     with pytest.raises(UserError, match=r"--model_path \S+y\.gguf does not exist"):

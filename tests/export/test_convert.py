@@ -283,7 +283,7 @@ FAULTS = {
         ("one shard short", r"shards are missing, or belong to another model"),
         ("another model", r"differ in norm\.weight: they are not of one model"),
         ("tensor missing", r"consolidated\.00\.pth lacks 1 tensors, such as layers\.1\.attention\.wq\.weight"),
-        ("torn", r"consolidated\.00\.pth can not be read as plain tensors .*broken"),
+        ("torn", r"consolidated\.00\.pth has 50,000 bytes and no end: the download or the copy was broken off"),
         ("no params", r"has no params\.json: copy the one that was published"),
         ("no tokenizer", r"there is no tokenizer\.model beside the shards"),
         ("moe", r"says moe, which is LLaMA 3's or later"),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from tests.answer.adapters import loaded
 from tests.export.tool_models import tool
@@ -156,7 +156,7 @@ def test_what_the_table_says_is_so(made, tmp_path, monkeypatch, which, name):
         return
     # On a base that has no weights: it is refused before one is read.
     empty = shutil.copytree(adapter.base, tmp_path / "empty")
-    (empty / "model.safetensors").write_bytes(b"")
+    save_file({}, empty / "model.safetensors")
     with pytest.raises(UserError, match=r"adapter_config\.json says|which vLLM does not serve"):
         use(which, name, Made(adapter.folder, empty, adapter.expected, adapter.alone), made, tmp_path)
 

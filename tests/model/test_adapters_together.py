@@ -5,6 +5,7 @@ from itertools import permutations
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from tests.answer.adapters import loaded
 from tests.model.kinds_of_lora import Example, make_lora
@@ -96,7 +97,7 @@ def test_adapters_that_can_not_share_a_tied_head_are_refused_before_the_base_is_
 ):
     folders = [lora(tied_base, name)[0] for name in names]
     empty = shutil.copytree(tied_base, tmp_path / "empty")
-    (empty / "model.safetensors").write_bytes(b"")
+    save_file({}, empty / "model.safetensors")
     with pytest.raises(UserError, match=r"the adapters \S+ and \S+ each have embeddings of their own"):
         loaded(empty, folders)
 

@@ -107,7 +107,7 @@ def test_a_folder_without_config_is_refused(base_copy):
 def test_a_broken_config_is_refused(base_copy, content):
     (base_copy / "config.json").write_text(content, encoding="utf-8")
 
-    with pytest.raises(UserError, match=r"config\.json can not be read \("):
+    with pytest.raises(UserError, match=r"config\.json (can not be read \(|is empty)"):
         check_base(str(base_copy))
 
 

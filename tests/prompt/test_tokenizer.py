@@ -226,11 +226,19 @@ def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
         TextTokenizer(tmp_path)
 
 
-@pytest.mark.parametrize("content", [b"", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", b"\x00" * 100])
-def test_a_broken_tokenizer_model_is_refused(tmp_path, content):
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "is empty"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a Git LFS pointer"),
+        (b"\x00" * 100, "begins with nothing but zeros"),
+        (b"\x01\x02\x03" * 40, "is not a SentencePiece model .*Copy the file again"),
+    ],
+)
+def test_a_broken_tokenizer_model_is_refused(tmp_path, content, says):
     (tmp_path / "tokenizer.model").write_bytes(content)
 
-    with pytest.raises(UserError, match=r"tokenizer\.model is not a SentencePiece model .*Copy the file again"):
+    with pytest.raises(UserError, match=rf"tokenizer\.model {says}"):
         TextTokenizer(tmp_path)
 
 
@@ -247,7 +255,7 @@ def test_a_broken_tokenizer_json_is_refused(tmp_path, tiny_base, content):
     shutil.copy(tiny_base / "tokenizer_config.json", tmp_path)
     (tmp_path / "tokenizer.json").write_text(content, encoding="utf-8")
 
-    with pytest.raises(UserError, match=r"tokenizer\.json cannot be read as a tokenizer"):
+    with pytest.raises(UserError, match=r"tokenizer\.json (cannot be read as a tokenizer|is empty)"):
         TextTokenizer(tmp_path)
 
 
