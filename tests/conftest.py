@@ -118,12 +118,12 @@ class Warm:
         env = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
         self.server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
 
-    def run(self, argv: list[str], timeout: float) -> subprocess.CompletedProcess:
+    def run(self, argv: list[str], env: dict[str, str], timeout: float) -> subprocess.CompletedProcess:
         with tempfile.TemporaryDirectory() as folder:
             files = {name: str(Path(folder) / name) for name in ("stdout", "stderr")}
-            print(json.dumps({"argv": argv, "cwd": str(ROOT), **files}), file=self.server.stdin, flush=True)
+            print(json.dumps({"argv": argv, "cwd": str(ROOT), "env": env, **files}), file=self.server.stdin, flush=True)
             child = int(self.server.stdout.readline())
-            over = threading.Timer(timeout, os.kill, (child, signal.SIGKILL))
+            over = threading.Timer(timeout, os.killpg, (child, signal.SIGKILL))
             over.start()
             status = int(self.server.stdout.readline())
             over.cancel()
@@ -135,15 +135,18 @@ class Warm:
 def program() -> Iterator[Callable[..., subprocess.CompletedProcess]]:
     """Run a program of the repository in a process of its own: program("finetune.py", "--bits", 32, timeout=300).
 
-    With `env`, which may change what libraries do when they are read, or `-m`, it is started from nothing.
+    With `env`, which may change what libraries do when they are read, or `-m`, it is started from nothing, unless
+    `warm` says that neither matters.
     """
-    warm: list[Warm] = []
+    servers: list[Warm] = []
 
-    def run(*argv: object, env: dict[str, str] | None = None, timeout: float = 550) -> subprocess.CompletedProcess:
+    def run(
+        *argv: object, env: dict[str, str] | None = None, warm: bool = False, timeout: float = 550
+    ) -> subprocess.CompletedProcess:
         words = [str(word) for word in argv]
-        if env is None and words[0].endswith(".py"):
-            warm.extend([] if warm else [Warm()])
-            return warm[0].run(words, timeout)
+        if warm or (env is None and words[0].endswith(".py")):
+            servers.extend([] if servers else [Warm()])
+            return servers[0].run(words, env or {}, timeout)
         return subprocess.run(
             [sys.executable, *words],
             cwd=ROOT,
@@ -155,7 +158,7 @@ def program() -> Iterator[Callable[..., subprocess.CompletedProcess]]:
         )
 
     yield run
-    for one in warm:
+    for one in servers:
         one.server.stdin.close()
         one.server.wait(timeout=60)
 

@@ -13,7 +13,12 @@ def losses(folder: Path, key: str = "loss") -> list[float]:
     return [entry[key] for entry in history if key in entry]
 
 
-def train(program, base: Path, data: Path, output: Path, *more: object, processes: int = 1) -> Path:
+def train(program, base: Path, data: Path, output: Path, *more: object, processes: int = 1, warm: bool = True) -> Path:
+    """Run finetune.py to its end; its output folder.
+
+    Args:
+        warm: many processes are forked, too; False shows as well that no thread outlives their interpreters.
+    """
     launcher = [
         "-m",
         "vicuna.train.launch",
@@ -23,7 +28,7 @@ def train(program, base: Path, data: Path, output: Path, *more: object, processe
     ]
     launcher = launcher if processes > 1 else []
     argv = ["--model_path", base, "--data_path", data, "--output_path", output, *STEPS, *more]
-    done = program(*launcher, "finetune.py", *argv)
+    done = program(*launcher, "finetune.py", *argv, warm=warm or processes == 1)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "threads left" not in done.stderr
     return output

@@ -81,11 +81,11 @@ def test_many_processes_hold_the_folder_as_one(program, tiny_base, records, tmp_
     output = tmp_path / "out"
     argv = [*LAUNCHER, *words(tiny_base, records, output)]
     with run_held_after_step_1([sys.executable, *argv], output) as (_, pid):
-        second = program(*argv)
+        second = program(*argv, warm=True)
         assert second.returncode == 1
         assert f"is in use by process {pid}" in second.stderr
         assert "Traceback" not in second.stderr
-    resumed = program(*argv, "--resume_from_checkpoint", str(output / "checkpoint-2"))
+    resumed = program(*argv, "--resume_from_checkpoint", str(output / "checkpoint-2"), warm=True)
     assert resumed.returncode == 0, resumed.stderr[-2000:]
 
 

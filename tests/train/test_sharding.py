@@ -165,8 +165,8 @@ def deepspeed(program, tiny_base, records, tmp_path_factory):
     def run(output: Path, config: str, *more: object) -> Path:
         argv = ["--model_path", tiny_base, "--data_path", records, "--output_path", output, *STEPS, *TWO_EPOCHS]
         argv += ["--save_steps", 3, "--deepspeed", ROOT / "config-sample" / config, *more]
-        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-        done = program(*launcher, "finetune.py", *argv, env={"DS_ACCELERATOR": "cpu"}, timeout=500)
+        launcher = ["-m", "vicuna.train.launch", "--standalone", "--nproc_per_node=2"]
+        done = program(*launcher, "finetune.py", *argv, env={"DS_ACCELERATOR": "cpu"}, warm=True, timeout=500)
         assert done.returncode == 0, done.stderr[-3000:]
         return output
 

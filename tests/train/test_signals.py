@@ -101,7 +101,7 @@ def test_two_processes_in_a_step_longer_than_torchruns_patience(program, tiny_ba
     """torchrun repeats the signal to its processes and kills them 30 s later; the second step takes 40 s."""
     whole, output = tmp_path / "whole", tmp_path / "out"
     more = ["--total_batch", "20", "--micro_batch", "1", "--num_epoch", "3", "--test_size", "0"]
-    done = program(*TORCHRUN, "finetune.py", *flags(tiny_base, data, whole), *more)
+    done = program(*TORCHRUN, "finetune.py", *flags(tiny_base, data, whole), *more, warm=True)
     assert done.returncode == 0, done.stderr[-2000:]
 
     command = [*TORCHRUN, "tests/train/stop_at.py", "slow", "2", *flags(tiny_base, data, output), *more]
@@ -121,7 +121,7 @@ def test_two_processes_in_a_step_longer_than_torchruns_patience(program, tiny_ba
     assert "Traceback" not in stderr
     assert (output / "checkpoint-1/manifest.json").is_file()
     more += ["--resume_from_checkpoint", "auto"]
-    done = program(*TORCHRUN, "finetune.py", *flags(tiny_base, data, output), *more)
+    done = program(*TORCHRUN, "finetune.py", *flags(tiny_base, data, output), *more, warm=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert outcome(output) == outcome(whole)
 
