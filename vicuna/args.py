@@ -19,7 +19,7 @@ class Words(list):
     """A list that a help text shows as it is typed."""
 
     def __str__(self) -> str:
-        return " ".join(self)
+        return " ".join(map(str, self))
 
 
 class Gather(Action):
