@@ -1,6 +1,7 @@
 """What streaming costs beside `model.generate`, how soon a long conversation answers, and what a prefix cache changes.
 
     python benchmarks/bench_generate.py
+    python benchmarks/bench_generate.py --model_path base base-gptq base-q4_k_m.gguf --bits 16 --json speeds.json
 
 Makes a LLaMA of random weights in a temporary folder. Cost: both generate the same tokens in turn, in pairs whose order
 alternates; every update's beams are decoded; the median of the pairs' ratios counts, and an interval says how sure it
@@ -9,9 +10,11 @@ kept going until its history is long, against a first turn with the same message
 token's logits are from those without it, and where answers first differ, at each precision. Prints tables for
 benchmarks/RESULTS.md; exit status 1 when streaming costs more than --most_cost or gives other ids, a first token takes
 longer than --most_wait times a first turn's, or logits with the prefix cache are further off than --most_difference.
+With --model_path it measures, in place of these, how fast models of any kind read prompts and answer, by length.
 """
 
 import itertools
+import json
 import math
 import sys
 import tempfile
@@ -22,6 +25,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from generation_speed import bench_speeds  # benchmarks/generation_speed.py
 from provenance import provenance  # benchmarks/provenance.py
 from random_base import make_base  # benchmarks/random_base.py
 
@@ -62,7 +66,7 @@ class GenerateFlags:
     vocab_size: int = flag(2600, "pieces of the tokenizer, all of which are text; fewer make the model faster")
     tokenizer: str = flag("", "folder with a tokenizer.model to use in its place; default: one of the sample texts")
     context: int = flag(2560, "longest sequence in tokens")
-    bits: int = flag(32, "precision of the first two parts")
+    bits: int = flag(32, "precision of the first two parts, and of --model_path where it is not stored quantised")
     prefix_bits: list[int] = flag([16, 8, 4], "precisions of the third part")
     tokens: int = flag(256, "length of an answer in tokens")
     pairs: int = flag(7, "pairs of runs in each mode, and of first tokens")
@@ -75,6 +79,12 @@ class GenerateFlags:
         0.05, "largest difference that the prefix cache makes to a logit, of the largest logit"
     )
 
+    model_path: list[str] = flag([], "measure the speed of these instead: folders, hub ids or .gguf files")
+    lora_path: list[str] = flag([], "an adapter for each --model_path, - for none")
+    lengths: list[int] = flag([2**n for n in range(5, 12)], "tokens of prompts, and of answers, as the context allows")
+    most_new: int = flag(2048, "longest answer in tokens with --model_path")
+    json: str = flag("", "also write the speeds of --model_path to this file")
+
     def __post_init__(self) -> None:
         if unknown := sorted(set(self.only) - set(PARTS)):
             raise UserError(f"--only {' '.join(unknown)}: no such part; there are {', '.join(PARTS)}.")
@@ -83,6 +93,15 @@ class GenerateFlags:
                 raise UserError(f"--{name} {getattr(self, name)} is too small: expected 1 or more.")
         if self.hidden_size % 64:
             raise UserError(f"--hidden_size {self.hidden_size} does not divide into heads of 64.")
+        if len(self.lora_path) not in (0, len(self.model_path)):
+            raise UserError(
+                f"--lora_path names {len(self.lora_path)}, --model_path {len(self.model_path)}: expected one for each, "
+                "- for none."
+            )
+        if self.json and not self.model_path:
+            raise UserError(f"--json {self.json} is for the speeds of --model_path: name models.")
+        if min(self.lengths, default=0) < 1 or self.most_new < 2:
+            raise UserError("--lengths takes numbers of 1 or more, --most_new one of 2 or more.")
         if self.context < self.history + ROOM:
             raise UserError(f"--context {self.context} is too small: --history {self.history} needs {ROOM} more.")
 
@@ -99,6 +118,13 @@ def main(flags: GenerateFlags) -> None:
     computes = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} threads"
     where = f"{facts['machine']}, {computes}"
     print(f"`{facts['command']}` on {where}. {versions}; commit {facts['commit']}, {facts['date']}.")
+    if flags.model_path:
+        adapters = ["" if one == "-" else one for one in flags.lora_path] or [""] * len(flags.model_path)
+        models = [(*pair, flags.bits) for pair in zip(flags.model_path, adapters, strict=True)]
+        found = bench_speeds(models, flags.lengths, flags.most_new)
+        if flags.json:
+            Path(flags.json).write_text(json.dumps({**facts, "models": found}, indent=1) + "\n", encoding="utf-8")
+        return
     wrong: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder) / "base"

@@ -38,7 +38,8 @@ CHANGES, FLOWS, PACKAGES, PROGRAMS_AND_SCRIPTS = range(4)  # the sections of arc
 DOTTED = r"(?<![\w./-])((?:vicuna|tools|benchmarks|finetune|generate|chat)(?:\.(?!(?:py|sh|md)\b)\w+)+)"
 PROGRAMS = (
     *("finetune.py", "generate.py", "chat.py"),
-    *("tools/check_data.py", "tools/compare_answers.py", "tools/convert_llama.py", "tools/export_gguf.py"),
+    *("tools/check_data.py", "tools/compare_answers.py", "tools/convert_llama.py"),
+    *("tools/eval_ppl.py", "tools/export_gguf.py"),
     *("tools/make_tiny_llama.py", "tools/merge_lora.py", "tools/verify_export.py", "tools/verify_sha256.py"),
 )
 
@@ -76,6 +77,7 @@ def program_fields(name: str) -> list[Field]:
         "tools/check_data.py": (tool("check_data", "CheckFlags"), DataFlags),
         "tools/compare_answers.py": (ModelFlags, tool("compare_answers", "CompareFlags")),
         "tools/convert_llama.py": (tool("convert_llama", "ConvertFlags"),),
+        "tools/eval_ppl.py": (tool("eval_ppl", "PplFlags"),),
         "tools/export_gguf.py": (tool("export_gguf", "ExportFlags"),),
         "tools/make_tiny_llama.py": (tool("make_tiny_llama", "MakeFlags"),),
         "tools/merge_lora.py": (tool("merge_lora", "MergeFlags"),),
@@ -98,7 +100,7 @@ def default_text(one: Field, own: dict[str, str]) -> str:
     value = own.get(one.name, value)
     if value in (None, "", []):
         return "–"
-    return f"`{' '.join(value) if isinstance(value, list) else value}`"
+    return f"`{' '.join(map(str, value)) if isinstance(value, list) else value}`"
 
 
 def sections(text: str) -> dict[str, str]:
@@ -299,6 +301,7 @@ def test_every_flag_that_a_page_names_exists(page):
     known = {one.name for program in PROGRAMS for one in program_fields(program)}
     known |= {f"no_{name}" for name in ("gradient_checkpointing", "use_typewriter", "show_beam")}
     known |= set(re.findall(r"^    (\w+): \w+ = flag\(", read("benchmarks/gpu.py"), re.MULTILINE))
+    known |= set(re.findall(r"^    (\w+): [\w\[\]]+ = flag\(", read("benchmarks/bench_generate.py"), re.MULTILINE))
     known |= set(re.findall(r'add_argument\("--(\w+)"', read("benchmarks/certificate_bounds.py")))
     others = {"help", "standalone", "nproc_per_node", "signals_to_handle"}  # argparse's, torchrun's
     others |= {"deepspeed", "logdir"}  # the original's, tensorboard's

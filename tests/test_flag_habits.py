@@ -99,6 +99,7 @@ def test_no_target_module_is_refused(capsys):
         ("tools/check_data.py", ["sample/instruct/data_sample.jsonl", "--show", "1"]),
         ("finetune.py", ["--help"]),
         ("tools/verify_export.py", ["--help"]),
+        ("tools/eval_ppl.py", ["--help"]),  # with lists of numbers among its defaults
     ],
 )
 def test_a_console_in_gbk_ends_no_program(tiny_base, tmp_path, name, argv):

@@ -188,7 +188,8 @@ def measure_references(
     """Run base + adapters, then the base alone, both in float32."""
     from vicuna.certificate.adapted_base import load_with_adapters
     from vicuna.certificate.divergence import build_reference, measure
-    from vicuna.certificate.runners import HFRunner, PeftRunner
+    from vicuna.certificate.runners import PeftRunner
+    from vicuna.evaluation.runners import HFRunner
     from vicuna.model.base import load_base
 
     reference = build_reference(

@@ -1,10 +1,12 @@
 """benchmarks/bench_generate.py on a model of a moment: every table is there, and what is too slow is an error."""
 
+import json
 import random
 
 import pytest
 from bench_generate import MODES, GenerateFlags, main, median_interval
 
+from tests.certificate.certifying import CPP
 from vicuna.errors import UserError
 
 SMALL = {
@@ -48,6 +50,35 @@ def test_at_fewer_bits_the_prefix_cache_changes_logits_by_no_more_than_the_docum
         main(GenerateFlags(**small | {"prefix_bits": [8], "most_difference": -1.0}))
 
 
+def test_the_speed_of_models_of_every_kind_is_measured_by_length(tiny_base, tmp_path, capsys):
+    from certificate_bounds import strong_adapter, to_gguf
+
+    models, adapters = [str(tiny_base), str(tiny_base)], ["-", str(strong_adapter(tiny_base, tmp_path / "adapter"))]
+    if CPP:
+        models.append(str(to_gguf(tiny_base, tmp_path / "base.gguf", "q8_0")))
+        adapters.append("-")
+    out = tmp_path / "speeds.json"
+    lengths = [8, 500, 510, 511, 2048]  # of a context of 512
+    main(GenerateFlags(model_path=models, lora_path=adapters, lengths=lengths, most_new=4, json=str(out)))
+
+    printed = capsys.readouterr().out
+    found = json.loads(out.read_text(encoding="utf-8"))["models"]
+    assert len(found) == len(models)
+    for one in found:
+        assert [(row["prompt_tokens"], row["new_tokens"]) for row in one["speeds"]] == [(8, 4), (500, 4), (510, 2)]
+        assert all(row["prefill_per_s"] > 0 and row["decode_per_s"] > 0 for row in one["speeds"])
+        assert f"| {one['model']} | {one['weights']} | 500 | 4 |" in printed
+    assert "pairs of" not in printed  # none of the other parts
+
+
+def test_a_model_that_is_not_there_is_refused_before_another_is_measured(tiny_base, tmp_path, capsys):
+    with pytest.raises(UserError, match="gone does not exist"):
+        main(GenerateFlags(model_path=[str(tiny_base), str(tmp_path / "gone")], lengths=[8]))
+    assert "| 8 |" not in capsys.readouterr().out
+    with pytest.raises(UserError, match="--lengths 600 leaves no room for an answer in a context of 512 tokens"):
+        main(GenerateFlags(model_path=[str(tiny_base)], lengths=[600]))
+
+
 def test_the_interval_holds_the_median_nine_times_in_ten():
     draw, held = random.Random(1), 0
     for _ in range(2000):
@@ -65,6 +96,9 @@ def test_the_interval_holds_the_median_nine_times_in_ten():
         ({"only": ["cost", "speed"]}, "--only speed: no such part"),
         ({"pairs": 0}, "--pairs 0 is too small"),
         ({"hidden_size": 100}, "--hidden_size 100 does not divide"),
+        ({"model_path": ["a", "b"], "lora_path": ["x"]}, "--lora_path names 1, --model_path 2"),
+        ({"json": "a.json"}, "--json a.json is for the speeds of --model_path"),
+        ({"lengths": [0]}, "--lengths takes numbers of 1 or more"),
         ({"context": 1600}, "--context 1600 is too small: --history 1500 needs 256 more"),
     ],
 )

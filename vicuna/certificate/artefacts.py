@@ -21,8 +21,8 @@ from vicuna.certificate.identity import (
     gguf_identity,
     meta_identity,
 )
-from vicuna.certificate.runners import HFRunner, LlamaCppRunner
 from vicuna.errors import UserError, listing
+from vicuna.evaluation.runners import HFRunner, LlamaCppRunner
 from vicuna.export.meta_layout import MetaModel, is_meta, read_meta
 from vicuna.export.meta_params import NORM_EPS, ROPE_THETA, LlamaShape
 from vicuna.export.updates import AdapterUpdate

@@ -14,6 +14,8 @@ from typing import Protocol
 import torch
 from tqdm import tqdm
 
+from vicuna.evaluation.likelihood import perplexity, token_nll
+
 TOP_TOKENS = 64  # tokens a place, whose logits are looked at for the effect of the adapters
 PART_TOKENS = 400  # of texts, on which parts of the adapters are looked for
 # What is smaller is the rounding of float32 and counts as nothing: nats and shares, and nats of a KL divergence.
@@ -120,7 +122,7 @@ class Reference:
     @property
     def perplexity(self) -> float:
         pairs = zip(self.texts, self.logits, strict=False)
-        return _perplexity([_token_nll(logits.double().log_softmax(1), ids) for ids, logits in pairs])
+        return perplexity([token_nll(logits.double(), ids) for ids, logits in pairs])
 
     def add_ablation(self, part: Part, number: int, without: torch.Tensor) -> None:
         """Take in the logits of text `number` that base + adapters have without a part."""
@@ -170,7 +172,7 @@ class Measurement:
         self.kl.append((expected.exp() * (expected - found)).sum(1))
         chosen = logits.nan_to_num().argmax(1, keepdim=True)
         self.other.append(own.max(1).values - own.gather(1, chosen)[:, 0] > ROUNDING)
-        self.nll.append(_token_nll(found, self.reference.texts[number]))
+        self.nll.append(token_nll(found, self.reference.texts[number]))
         scores = self.reference.top_logits(number, logits)
         for part in self.reference.parts:
             if number < len(part.weights):
@@ -189,7 +191,7 @@ class Measurement:
 
     @property
     def perplexity(self) -> float:
-        return _perplexity(self.nll)
+        return perplexity(self.nll)
 
     def divergence(self, control: "Measurement") -> Divergence:
         """What was found, beside the base alone in the same type."""
@@ -252,12 +254,3 @@ def measure(model: Model, reference: Reference, title: str, is_base: bool = Fals
             reference.add_base(number, logits)
         found.add(number, logits)
     return found
-
-
-def _token_nll(log_probs: torch.Tensor, ids: Sequence[int]) -> torch.Tensor:
-    """(T, V) -> (T - 1,): the negative log likelihood of each token but the first, in nats."""
-    return -log_probs[:-1].gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
-
-
-def _perplexity(nll: Sequence[torch.Tensor]) -> float:
-    return float(torch.cat(list(nll)).mean().exp())

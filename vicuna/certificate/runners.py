@@ -1,4 +1,4 @@
-"""Models that the certificate runs, whatever opened them: ids in, logits out."""
+"""Base + adapters by PEFT as the reference: it answers, and parts of the adapters can be left out."""
 
 import contextlib
 import re
@@ -9,31 +9,7 @@ import torch
 from peft.helpers import rescale_adapter_scale
 from peft.tuners.lora import LoraLayer
 
-from vicuna.gguf.reader import GGUFFile
-
-
-class HFRunner:
-    """A model of transformers."""
-
-    def __init__(self, model: Any):
-        self.model = model.eval()
-
-    @torch.inference_mode()
-    def logits(self, ids: Sequence[int]) -> torch.Tensor:
-        """(T,) ids -> (T, V)."""
-        return self.model(torch.tensor([list(ids)], device=self.model.device)).logits[0].float().cpu()
-
-    @torch.inference_mode()
-    def greedy(self, ids: Sequence[int], count: int, ends: frozenset[int]) -> list[int]:
-        """The `count` ids that follow, each the most likely one; fewer where one of `ends` is among them."""
-        new: list[int] = []
-        step, cache = list(ids), None
-        while len(new) < count and not (new and new[-1] in ends):
-            given = torch.tensor([step], device=self.model.device)
-            out = self.model(given, past_key_values=cache, use_cache=True)
-            step, cache = [int(out.logits[0, -1].argmax())], out.past_key_values
-            new += step
-        return new
+from vicuna.evaluation.runners import HFRunner
 
 
 class PeftRunner(HFRunner):
@@ -61,22 +37,14 @@ class PeftRunner(HFRunner):
                 stack.enter_context(rescale_adapter_scale(layer, 0.0))
             yield
 
-
-class LlamaCppRunner:
-    """A GGUF model in llama.cpp, with one adapter or none; keys and values are not rounded."""
-
-    def __init__(self, file: GGUFFile, context: int, lora: GGUFFile | None = None):
-        from vicuna.answer.llama_cpp_context import LlamaContext
-        from vicuna.gguf.library import load_llama_cpp
-
-        kind = load_llama_cpp().GGML_TYPE_F32
-        adapters = {"adapter": lora} if lora else {}
-        self.loaded = LlamaContext(file, context, adapters, logits_all=True, type_k=kind, type_v=kind)
-        self.adapter = next(iter(adapters), "")
-
-    def logits(self, ids: Sequence[int]) -> torch.Tensor:
-        """(T,) ids -> (T, V)."""
-        with self.loaded.using(self.adapter) as llama:
-            llama.reset()
-            llama.eval(list(ids))
-            return torch.from_numpy(llama.scores[: len(ids)].copy())
+    @torch.inference_mode()
+    def greedy(self, ids: Sequence[int], count: int, ends: frozenset[int]) -> list[int]:
+        """The `count` ids that follow, each the most likely one; fewer where one of `ends` is among them."""
+        new: list[int] = []
+        step, cache = list(ids), None
+        while len(new) < count and not (new and new[-1] in ends):
+            given = torch.tensor([step], device=self.model.device)
+            out = self.model(given, past_key_values=cache, use_cache=True)
+            step, cache = [int(out.logits[0, -1].argmax())], out.past_key_values
+            new += step
+        return new
