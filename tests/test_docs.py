@@ -39,7 +39,7 @@ DOTTED = r"(?<![\w./-])((?:vicuna|tools|benchmarks|finetune|generate|chat)(?:\.(
 PROGRAMS = (
     *("finetune.py", "generate.py", "chat.py"),
     *("tools/check_data.py", "tools/compare_answers.py", "tools/convert_llama.py"),
-    *("tools/eval_ppl.py", "tools/export_gguf.py"),
+    *("tools/crawl_prompt.py", "tools/eval_ppl.py", "tools/export_gguf.py"),
     *("tools/make_tiny_llama.py", "tools/merge_lora.py", "tools/verify_export.py", "tools/verify_sha256.py"),
 )
 
@@ -77,6 +77,7 @@ def program_fields(name: str) -> list[Field]:
         "tools/check_data.py": (tool("check_data", "CheckFlags"), DataFlags),
         "tools/compare_answers.py": (ModelFlags, tool("compare_answers", "CompareFlags")),
         "tools/convert_llama.py": (tool("convert_llama", "ConvertFlags"),),
+        "tools/crawl_prompt.py": (tool("crawl_prompt", "CrawlFlags"),),
         "tools/eval_ppl.py": (tool("eval_ppl", "PplFlags"),),
         "tools/export_gguf.py": (tool("export_gguf", "ExportFlags"),),
         "tools/make_tiny_llama.py": (tool("make_tiny_llama", "MakeFlags"),),
