@@ -33,14 +33,14 @@ else
 fi
 took linting "$began"
 
-# Two files at a time, each in one thread; then what needs the machine for itself, such as a browser and its server.
+# Two files at a time, each in one thread; then what needs the machine for itself.
 # A worker that a library crashed is not started again: pytest-xdist can wait for ever for what it was to run.
 began=$SECONDS
-"$PYTHON" -m pytest -m "not gpu and not browser and not alone" -n 2 --dist loadfile --no-loadscope-reorder \
+"$PYTHON" -m pytest -m "not gpu and not alone" -n 2 --dist loadfile --no-loadscope-reorder \
     --max-worker-restart 0 --durations=30 "$@" || status=$?
 took "tests side by side" "$began"
 began=$SECONDS
-"$PYTHON" -m pytest -m "(browser or alone) and not gpu" --durations=20 "$@" || alone=$?
+"$PYTHON" -m pytest -m "alone and not gpu" "$@" || alone=$?
 took "tests alone" "$began"
 # 5: nothing of that part was asked for
 for one in "${status:-0}" "${alone:-0}"; do if [ "$one" -ne 0 ] && [ "$one" -ne 5 ]; then exit "$one"; fi; done

@@ -36,8 +36,8 @@ VOCAB_SIZE = 1800
 CONTEXT = 512
 # Files that take longest, for workers that take one file at a time: begun last, one of them would run on alone.
 LONGEST = (
-    *("finetune", "signals", "sharding", "resume", "kill_resume", "trainable", "planted_faults", "verify_export"),
-    *("scripts", "real_exports", "program"),
+    *("quickstart", "finetune", "signals", "sharding", "resume", "kill_resume", "trainable", "planted_faults"),
+    *("verify_export", "scripts", "real_exports", "program"),
 )
 
 
