@@ -136,7 +136,7 @@ def check_setup(flags: TrainFlags, sources: "list[Source]", world_size: int) -> 
 
     flags = flags._replace(data=replace(flags.data, test_size=flags.data.test_size if flags.run.eval_steps else 0))
     check_reporter(flags.run)
-    base = check_base(flags.model.model_path)
+    base = check_base(flags.model.model_path, flags.model.context)
     flags = flags._replace(model=use_as_stored(base.path, base.config, flags.model, flags.lora.train))
     dtype, _ = compute_dtype(flags.model.bits)
     where = device()

@@ -93,9 +93,7 @@ def main(flags: ExportFlags) -> None:
         refuse_other_types(base, flags.type)
     suppressed = base.generation_config.suppress_tokens or []
     out = Path(flags.out_path)
-    text = modelfile.modelfile(
-        out.name, prompt_type, base.config.max_position_embeddings, suppressed, bool(flags.lora_path)
-    )
+    text = modelfile.modelfile(out.name, prompt_type, writer.context_of(base), suppressed, bool(flags.lora_path))
     out.parent.mkdir(parents=True, exist_ok=True)
     with ended_by_signals(), tempfile.TemporaryDirectory(prefix=".exporting-", dir=out.parent) as name:
         aside = Path(name) / "model.gguf"

@@ -44,3 +44,15 @@ def test_what_is_suspicious_in_the_records_is_warned_of_with_counts_also_from_th
     for _ in range(2):
         done = program("finetune.py", *argv)
         assert "WARNING   of the records, 1 hold HTML, 3 hold placeholders that were not filled in: all" in done.stdout
+
+
+def test_context_is_the_users_word_for_the_longest_row(program, tiny_base, records):
+    argv = ["--model_path", tiny_base, "--data_path", records, "--plan_only", "--cutoff_len", 600]
+    done = program("finetune.py", *argv)
+    assert "WARNING   --cutoff_len 600 is above the base's context of 512 tokens: lower it, or" in done.stdout
+    done = program("finetune.py", *argv, "--context", 600)
+    assert "above the base's context" not in done.stdout
+    assert "context of 600 tokens (as --context says, where its config comes to 512)" in done.stderr
+    done = program("finetune.py", *argv, "--context", 5)
+    assert done.returncode == 2
+    assert "--context 5" in done.stderr

@@ -175,12 +175,12 @@ def load_assistant(model_flags: ModelFlags, serve: ServeFlags, lora_paths: Seque
     """
     lora_paths = [path for path in lora_paths if path]
     if reader.names_gguf(model_flags.model_path):
-        return _load_gguf(model_flags.model_path, serve, lora_paths)
+        return _load_gguf(model_flags, serve, lora_paths)
     if serve.gpu_layers is not None:
         raise UserError(
             f"--gpu_layers {serve.gpu_layers} is for a GGUF file, which {model_flags.model_path} is not; leave it out."
         )
-    base = check_base(model_flags.model_path)
+    base = check_base(model_flags.model_path, model_flags.context)
     model_flags = use_as_stored(base.path, base.config, model_flags)
     folders = [adapter_folder(path, serve.use_local) for path in lora_paths]
     names = _names(lora_paths, folders)
@@ -211,12 +211,13 @@ def load_assistant(model_flags: ModelFlags, serve: ServeFlags, lora_paths: Seque
     return Assistant(engine, base.path.name, where, choices, warnings, Worker(serve.max_queue))
 
 
-def _load_gguf(model_path: str, serve: ServeFlags, lora_paths: Sequence[str]) -> Assistant:
+def _load_gguf(model_flags: ModelFlags, serve: ServeFlags, lora_paths: Sequence[str]) -> Assistant:
     """The same for a GGUF file, and adapters of that kind, in llama.cpp."""
     from vicuna.answer import llama_cpp_engine
 
     names = _names(lora_paths, [Path(path).expanduser() for path in lora_paths])
-    engine = llama_cpp_engine.load_engine(model_path, dict(zip(names, lora_paths, strict=True)), serve)
+    adapters = dict(zip(names, lora_paths, strict=True))
+    engine = llama_cpp_engine.load_engine(model_flags.model_path, adapters, serve, model_flags.context)
     file, choices = engine.file, {}
     warnings: list[str] = []
     for name, one in engine.adapters.items():

@@ -15,6 +15,7 @@ from vicuna.answer.hf_generation import Generation
 from vicuna.answer.prefix_cache import PrefixCache
 from vicuna.answer.stream import GenerationResult, Streamer, is_out_of_memory
 from vicuna.model.base import Base
+from vicuna.model.context import depends_on_length
 
 GIB = 1 << 30
 EMBEDDED_TOKENS = 4096  # tokens of texts that are embedded at once
@@ -37,12 +38,13 @@ class HFEngine(Engine):
         self._plain = model.get_base_model() if adapters else model  # what generates; adapters lie within its layers
         self.tokenizer = base.tokenizer
         self.context, self.generation_config = base.context, base.generation_config
-        self.prefixes = PrefixCache(int(cache_gib * GIB) if _stays(base.config) else 0)
+        self.at_once = depends_on_length(base.config, base.context)
+        self.prefixes = PrefixCache(0 if self.at_once else int(cache_gib * GIB))
 
     def _generate(self, request: GenerationRequest, streamer: Streamer) -> GenerationResult:
         if request.chosen["do_sample"] and request.seed is None:
             request = replace(request, seed=secrets.randbelow(1 << 32))  # so that a second attempt draws the same
-        generation = Generation(self._plain, request, self.prefixes)
+        generation = Generation(self._plain, request, self.prefixes, self.at_once)
         with self._using(request.adapter):
             return self._with_room(lambda: generation.run(streamer))
 
@@ -67,12 +69,6 @@ class HFEngine(Engine):
             return self.model.disable_adapter()
         self.model.set_adapter(self.adapters[adapter], inference_mode=True)
         return contextlib.nullcontext()
-
-
-def _stays(config: Any) -> bool:
-    """A position's keys do not depend on how long the text becomes, as they do with LongRoPE (2402.13753)."""
-    rope = getattr(config, "rope_parameters", None) or {}
-    return "longrope" not in {rope.get("rope_type"), *(r["rope_type"] for r in rope.values() if isinstance(r, dict))}
 
 
 @torch.inference_mode()

@@ -111,9 +111,11 @@ class Generation:
     Args:
         model: a causal language model, an adapter within it or not; the request's is in use.
         prefixes: what is left of earlier prompts; what an adapter left holds for it alone.
+        at_once: the prompt is left to `generate`, for keys depend on how long the text is.
     """
 
-    def __init__(self, model: nn.Module, request: GenerationRequest, prefixes: PrefixCache):
+    def __init__(self, model: nn.Module, request: GenerationRequest, prefixes: PrefixCache, at_once: bool = False):
+        self.at_once = at_once
         self.model, self.request, self.prefixes = model, request, prefixes
         self.prompt_ids, self.beams = request.prompt_ids, request.chosen["num_beams"]
         eos = model.generation_config.eos_token_id
@@ -136,6 +138,10 @@ class Generation:
 
     def _prefill(self, cache: PreallocatedCache, streamer: Streamer) -> bool:
         """Compute all of the prompt but its last chunk, or last token before a search; False once told to stop."""
+        if self.at_once:
+            # A dynamic RoPE keeps the frequencies of the longest text so far until it sees a short one.
+            self.model.base_model(input_ids=self._tensor(self.prompt_ids[:1]), use_cache=False)
+            return not streamer.stopped
         known = self.prefixes.fill(cache, self.request.adapter, self.prompt_ids[:-1])
         rest = 1 if self.beams > 1 else CHUNK
         until = max(known, len(self.prompt_ids) - rest)
@@ -161,7 +167,8 @@ class Generation:
 
     def _search(self, cache: PreallocatedCache, streamer: Streamer) -> GenerationResult:
         """Beam search or beam sampling."""
-        cache.batch_repeat_interleave(self.beams)
+        if not self.at_once:
+            cache.batch_repeat_interleave(self.beams)
         beams = BeamTracker(streamer, cache, self.beams)
         output = self._generate(
             cache,

@@ -75,18 +75,23 @@ class LlamaCppEngine(Engine):
         adapters: name of a choice -> its file.
         reuse: keep what a prompt has in common with the one before.
         gpu_layers: how many layers the GPU computes, see `resolve_gpu_layers`.
-
-    Attributes:
-        context: the model's, at most `MAX_CONTEXT`.
+        context: tokens of the longest sequence, None for the model's, at most `MAX_CONTEXT`.
     """
 
     max_beams = 1
 
-    def __init__(self, file: GGUFFile, adapters: dict[str, GGUFFile], reuse: bool = True, gpu_layers: int = 0):
+    def __init__(
+        self,
+        file: GGUFFile,
+        adapters: dict[str, GGUFFile],
+        reuse: bool = True,
+        gpu_layers: int = 0,
+        context: int | None = None,
+    ):
         self.gpu_layers = gpu_layers
         self.file, self.adapters, self.reuse = file, adapters, reuse
         self.tokenizer = file.tokenizer()
-        self.context = min(file.context, MAX_CONTEXT)
+        self.context = context or min(file.context, MAX_CONTEXT)
         self.generation_config = GenerationConfig.from_dict(file.generation)
         eos = self.generation_config.eos_token_id
         self.eos_ids = {self.tokenizer.eos_id} if eos is None else set(eos if isinstance(eos, list) else [eos])
@@ -178,11 +183,14 @@ def _ids_as_text() -> Any:
     return IdsAsText()
 
 
-def load_engine(model_path: str, lora_paths: dict[str, str], serve: ServeFlags) -> LlamaCppEngine:
+def load_engine(
+    model_path: str, lora_paths: dict[str, str], serve: ServeFlags, context: int | None = None
+) -> LlamaCppEngine:
     """The engine for `--model_path x.gguf` and adapters of that kind.
 
     Args:
         lora_paths: name of a choice -> its file.
+        context: see `LlamaCppEngine`.
 
     Raises:
         UserError: files that can not be read or do not fit.
@@ -191,7 +199,7 @@ def load_engine(model_path: str, lora_paths: dict[str, str], serve: ServeFlags) 
     file = read_gguf_model(model_path)
     on_gpu = resolve_gpu_layers(file, serve.gpu_layers, api.llama_supports_gpu_offload())
     adapters = {name: read_gguf_adapter(path, file) for name, path in lora_paths.items()}
-    return LlamaCppEngine(file, adapters, serve.cache_gib > 0, on_gpu)
+    return LlamaCppEngine(file, adapters, serve.cache_gib > 0, on_gpu, context)
 
 
 def count_layers(file: GGUFFile) -> int:

@@ -68,6 +68,12 @@ def check_exportable(base: Base) -> None:
         raise UserError(f"{path} has RoPE scaling {rope}, which llama.cpp's LLaMA does not compute.")
 
 
+def context_of(base: Base) -> int:
+    """Longest sequence in tokens for llama.cpp, which does not compute dynamic scaling."""
+    unscaled = base.config.max_position_embeddings
+    return min(base.context, unscaled) if base.config.rope_parameters["rope_type"] == "dynamic" else base.context
+
+
 @dataclass(frozen=True)
 class PlannedTensor:
     """One tensor of the file: what it is called here and there, and its type."""
@@ -186,7 +192,7 @@ def _model_keys(writer: Any, base: Base, kind: str) -> None:
     writer.add_name(base.path.resolve().name)
     writer.add_file_type(gguf.LlamaFileType[names[kind or "f32"]])
     writer.add_vocab_size(config.vocab_size)
-    writer.add_context_length(config.max_position_embeddings)
+    writer.add_context_length(context_of(base))
     writer.add_embedding_length(config.hidden_size)
     writer.add_feed_forward_length(config.intermediate_size)
     writer.add_block_count(config.num_hidden_layers)

@@ -22,6 +22,7 @@ from vicuna.files.tensors import check_weight_file, weight_paths
 from vicuna.foreign import NEVER_RUN
 from vicuna.log import log
 from vicuna.model.config import meta_model, read_config
+from vicuna.model.context import read_context
 from vicuna.model.flags import ModelFlags
 from vicuna.model.placement import device_map
 from vicuna.model.stored import BITSANDBYTES, check_marks, check_quantiser, stored_method
@@ -70,21 +71,24 @@ def local_folder(name: str, flag: str, allow_patterns: list[str]) -> Path:
 
 @dataclass
 class Base:
-    """A base model that passed every check which needs no weights."""
+    """A base model that passed every check which needs no weights.
+
+    Attributes:
+        context: longest sequence in tokens, see `vicuna.model.context`.
+    """
 
     path: Path
     config: Any
     tokenizer: TextTokenizer
     generation_config: GenerationConfig
-
-    @property
-    def context(self) -> int:
-        """Longest sequence the base was made for, in tokens; without end where its config names none."""
-        return getattr(self.config, "max_position_embeddings", sys.maxsize)
+    context: int = sys.maxsize
 
 
-def check_base(name: str) -> Base:
+def check_base(name: str, context: int | None = None) -> Base:
     """Find a base and check its config, tokenizer, ids and files.
+
+    Args:
+        context: what the user says of it, as --context.
 
     Raises:
         UserError: what does not fit, naming both sources.
@@ -108,7 +112,14 @@ def check_base(name: str) -> Base:
     tokenizer = TextTokenizer(path)
     generation_config = _generation_config(path, config)
     _check_ids(path, config, generation_config, tokenizer)
-    return Base(path, config, tokenizer, generation_config)
+    found = read_context(path, config, context)
+    if found.reason:
+        log.info("%s: context of %d tokens (%s)%s", path, found.tokens, found.reason, _other_context(context))
+    return Base(path, config, tokenizer, generation_config, found.tokens)
+
+
+def _other_context(given: int | None) -> str:
+    return "; --context of training and chat sets another" if given is None else ""
 
 
 def holds_adapter(folder: Path) -> bool:

@@ -18,9 +18,14 @@ class ModelFlags:
         None,
         "precision of the base's weights: 8 and 4 through bitsandbytes (4 is NF4, double quantised), 16, 32; default 8",
     )
+    context: int | None = flag(
+        None, "longest sequence of the base in tokens; default: what its config says, RoPE scaling included"
+    )
     int8: bool | None = switch("the original's spelling: 1 is --bits 8, 0 is --bits 16")
 
     def __post_init__(self) -> None:
+        if self.context is not None:
+            at_least("--context", self.context, 8)
         if self.int8 is not None:
             meant = 8 if self.int8 else 16
             if self.bits not in (None, meant):

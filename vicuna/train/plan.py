@@ -229,7 +229,10 @@ def _warnings(facts: dict[str, Any], flags: TrainFlags, base: Base) -> list[str]
     if facts["rows_train"] < run.total_batch:
         found.append(f"a step takes all {facts['rows_train']} records, not {run.total_batch}: lower --total_batch.")
     if data.cutoff_len > base.context:
-        found.append(f"--cutoff_len {data.cutoff_len} is above the base's context of {base.context} tokens: lower it.")
+        found.append(
+            f"--cutoff_len {data.cutoff_len} is above the base's context of {base.context} tokens: lower it, or say by "
+            "--context that the base takes more."
+        )
     if facts["tokens_unknown"] > MUCH_UNKNOWN * facts["tokens_train"]:
         share = facts["tokens_unknown"] / facts["tokens_train"]
         found.append(

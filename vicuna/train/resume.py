@@ -29,6 +29,7 @@ from vicuna.train.work_folder import holds_result, unfinished_folders, work_fold
 
 # Flags that change no result of a run, or not that of one already begun.
 NO_EFFECT = {
+    "context",  # only warned of
     *("model_path", "data_path", "output_path", "resume_from_checkpoint", "lora_remote_checkpoint", "ignore_data_skip"),
     *("log_steps", "save_steps", "save_total_limit", "eval_steps", "gradient_checkpointing", "int8", "elastic"),
     *("continue_schedule", "wandb", "report_to", "plan_only", "local_rank", "skip_bad_rows", "encoding", "cache_path"),
