@@ -22,7 +22,7 @@ SAID = {
     "another base": WEIGHTS,
     "fp16 overflow": "not finite|KL divergence",
     "another template": "has another template|was trained with chat",
-    "a wrong EOS": r"answers would not end|declares EOS \d \(expected 2\)",
+    "a wrong EOS": r"answers would run on|declares EOS \d \(expected 2\)",
 }
 
 

@@ -26,6 +26,7 @@ from vicuna.model.context import read_context
 from vicuna.model.flags import ModelFlags
 from vicuna.model.placement import device_map
 from vicuna.model.stored import BITSANDBYTES, check_marks, check_quantiser, stored_method
+from vicuna.model.token_ids import check_ids
 from vicuna.prompt.tokenizer import TextTokenizer
 
 BASE_FILES = ["*.json", "*.safetensors", "tokenizer.model"]
@@ -111,7 +112,9 @@ def check_base(name: str, context: int | None = None) -> Base:
     meta_model(config)
     tokenizer = TextTokenizer(path)
     generation_config = _generation_config(path, config)
-    _check_ids(path, config, generation_config, tokenizer)
+    check_ids(path, config, generation_config, tokenizer)
+    if generation_config.eos_token_id is None:
+        generation_config.eos_token_id = tokenizer.eos_id  # which answers are trained to end with
     found = read_context(path, config, context)
     if found.reason:
         log.info("%s: context of %d tokens (%s)%s", path, found.tokens, found.reason, _other_context(context))
@@ -138,24 +141,6 @@ def _generation_config(path: Path, config: Any) -> GenerationConfig:
         log.info("%s: %s is left out, whose code would come from the hub", path / "generation_config.json", named[0])
         found.update(**dict.fromkeys(named))
     return found
-
-
-def _check_ids(path: Path, config: Any, generation_config: GenerationConfig, tokenizer: TextTokenizer) -> None:
-    """Early 2023's most common failure: a config with bos 0 and eos 1 beside a tokenizer with 1 and 2."""
-    for source, holder in (("config.json", config), ("generation_config.json", generation_config)):
-        for name, own in (("bos_token_id", tokenizer.bos_id), ("eos_token_id", tokenizer.eos_id)):
-            declared = getattr(holder, name, None)
-            ids = declared if isinstance(declared, list) else [declared]
-            if declared is not None and own not in ids:
-                raise UserError(
-                    f"{path / source} says {name} {declared}, but {tokenizer.source.name} beside it says {own}: "
-                    f"answers would not end. Correct {name} in {source} if the tokenizer is the right one."
-                )
-    if tokenizer.size > config.vocab_size:
-        raise UserError(
-            f"{tokenizer.source} has {tokenizer.size} pieces, but the base's vocab_size is {config.vocab_size}: "
-            "the tokenizer belongs to another base."
-        )
 
 
 def fingerprint(path: Path) -> str:

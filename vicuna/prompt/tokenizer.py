@@ -30,6 +30,7 @@ class TextTokenizer:
     Attributes:
         bos_id, eos_id, unk_id: as the tokenizer itself declares them; `unk_id` is None where it has none.
         size: number of pieces.
+        markers: names of the control and user-defined pieces, by id.
         source: the file the ids come from.
     """
 
@@ -75,6 +76,8 @@ class TextTokenizer:
         )
         self.size = beginning.vocab_size()
         self._control_ids = {i for i in range(self.size) if beginning.is_control(i)}
+        marked = (proto.SentencePiece.CONTROL, proto.SentencePiece.USER_DEFINED)
+        self.markers = {i: one.piece for i, one in enumerate(proto.pieces) if one.type in marked}
         self._bytes = _byte_pieces(
             lambda piece: i if beginning.id_to_piece(i := beginning.piece_to_id(piece)) == piece else None
         )
@@ -109,7 +112,9 @@ class TextTokenizer:
         self.encode_continuation = lambda text: continuation.encode(text, add_special_tokens=False).ids
         self._decode = beginning.decode
         self.size = beginning.get_vocab_size()
-        self._control_ids = {i for i, token in beginning.get_added_tokens_decoder().items() if token.special}
+        added = beginning.get_added_tokens_decoder()
+        self._control_ids = {i for i, token in added.items() if token.special}
+        self.markers = {i: token.content for i, token in added.items()}
         self._bytes = _byte_pieces(beginning.token_to_id)
 
     def decode_continuation(self, ids: list[int]) -> str:
