@@ -109,6 +109,7 @@ def main(flags: ExportFlags) -> None:
             written = reader.read_gguf(str(aside), "--out_path")
             _report(written.types)
             warn_of_other_types(writer.undivided_tensors(written.shapes, flags.type), written.types, flags.type)
+            warn_of_other_ids(aside, base, bool(flags.lora_path))
             os.replace(aside, out)
     beside = modelfile.modelfile_path(out)
     beside.write_text(text, encoding="utf-8")
@@ -179,6 +180,14 @@ def warn_of_other_types(names: list[str], types: dict[str, str], kind: str) -> N
     """Name the tensors that llama.cpp gave another type than was asked for, and the type."""
     if names:
         log.log.warning("WARNING %s.", _undivided([f"{name} {types[name]}" for name in names], kind))
+
+
+def warn_of_other_ids(file: Path, base: "Base", adapter: bool) -> None:
+    """Say where llama.cpp's own tokenizer reads texts otherwise than training did; an adapter's file has none."""
+    from vicuna.gguf.foreign_ids import describe_other_ids
+
+    if not adapter and (differs := describe_other_ids(file, base.tokenizer)):
+        log.log.warning("WARNING %s", differs)
 
 
 def _undivided(names: list[str], kind: str) -> str:

@@ -3,7 +3,7 @@
 import sys
 
 import pytest
-from transformers import GPT2Config
+from transformers import Gemma3TextConfig, GPT2Config
 
 from vicuna.errors import UserError
 from vicuna.model.base import check_base
@@ -97,3 +97,15 @@ def test_positions_that_are_weights_can_not_be_more_than_there_are(tmp_path):
 def test_a_config_without_a_length_has_no_end(tmp_path):
     assert read_context(tmp_path, object()).tokens == sys.maxsize
     assert read_context(tmp_path, object(), 700).reason == "as --context says"
+
+
+def test_layers_of_several_kinds_are_held_to_the_shortest(tmp_path):
+    rope = {
+        "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+    }
+    config = Gemma3TextConfig(max_position_embeddings=1024, num_hidden_layers=6, rope_parameters=rope)
+
+    assert read_context(tmp_path, config).tokens == 1024
+    rope["sliding_attention"] = {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}
+    assert read_context(tmp_path, config).tokens == 2048

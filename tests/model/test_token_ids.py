@@ -3,9 +3,9 @@
 import re
 
 import pytest
-from sentencepiece import sentencepiece_model_pb2
 
 from tests.answer.adapters import GREEDY, PROMPTS, answer, loaded
+from tests.own_pieces import name_pieces
 from vicuna.errors import UserError
 from vicuna.model.base import check_base
 
@@ -18,18 +18,11 @@ def refusal(folder) -> str:
     return str(error.value)
 
 
-def name_piece(folder, number: int, name: str, kind: str) -> None:
-    """Make a piece of the tokenizer.model a control or user-defined one."""
-    proto = sentencepiece_model_pb2.ModelProto.FromString((folder / "tokenizer.model").read_bytes())
-    proto.pieces[number].piece, proto.pieces[number].type = name, getattr(proto.SentencePiece, kind)
-    (folder / "tokenizer.model").write_bytes(proto.SerializeToString())
-
-
 @pytest.mark.parametrize("kind", ["CONTROL", "USER_DEFINED"])
 @pytest.mark.parametrize("file", FILES)
 def test_another_piece_that_ends_turns_is_kept_beside_eos(edit_base, file, kind):
     folder = edit_base(file, eos_token_id=1700)
-    name_piece(folder, 1700, "<|im_end|>", kind)
+    name_pieces(folder, "<|im_end|>", kind=kind)
 
     said = refusal(folder)
 

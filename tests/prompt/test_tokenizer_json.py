@@ -5,10 +5,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+from sentencepiece import sentencepiece_model_pb2
 from transformers import AutoTokenizer
 
+from tests.own_pieces import USER_DEFINED, cut_at_token, name_pieces
+from vicuna.prompt.probes import probe_texts
 from vicuna.prompt.tokenizer import TextTokenizer
-from vicuna.prompt.tokenizer_json import match_training_ids
+from vicuna.prompt.tokenizer_json import match_training_ids, transformers_ids, write_tokenizer_json
 
 TEXTS = [
     "Below is an instruction",
@@ -77,6 +80,58 @@ def test_ids_behind_those_of_sentencepiece_are_kept(folder):
     assert different(folder) == []
     others = AutoTokenizer.from_pretrained(folder)
     assert (others.pad_token, others.pad_token_id, len(others)) == ("[PAD]", 1800, 1801)
+
+
+NORMALIZERS = {
+    "a space in front": {},
+    "none": {"add_dummy_prefix": False},
+    "single": {"remove_extra_whitespaces": True},
+}
+
+
+@pytest.mark.parametrize("normalizer", NORMALIZERS)
+@pytest.mark.parametrize("kind", USER_DEFINED)
+def test_texts_around_user_defined_pieces_get_the_ids_of_training(folder, kind, normalizer):
+    name_pieces(folder, *USER_DEFINED[kind], **NORMALIZERS[normalizer])
+    own = TextTokenizer(folder)
+    probes = probe_texts(own)
+    assert len(probes) >= 8 * len(own.user_defined)
+
+    assert match_training_ids(folder, 512) == ""
+
+    assert transformers_ids(folder, probes) == [own.encode(text) for text in probes]
+    others = AutoTokenizer.from_pretrained(folder)
+    assert all(others.decode(others("x" + text, add_special_tokens=False)["input_ids"]) for text in probes)
+    normal = [others.convert_ids_to_tokens(number).replace("▁", " ") for number in range(300, own.size)]
+    assert transformers_ids(folder, normal) == [own.encode(piece) for piece in normal]
+
+
+def test_a_tokenizer_json_that_cuts_texts_at_user_defined_pieces_is_written_anew(folder):
+    name_pieces(folder, "<ctx>")
+    write_tokenizer_json(folder, 512)
+    cut_at_token(folder, 1700, "<ctx>")
+    assert different(folder) == []
+
+    assert match_training_ids(folder, 512) == ""
+
+    own = TextTokenizer(folder)
+    probes = probe_texts(own)
+    assert transformers_ids(folder, probes) == [own.encode(text) for text in probes]
+
+
+def test_characters_without_a_piece_are_in_no_probe(folder):
+    name_pieces(folder, "<ctx>")
+    file = folder / "tokenizer.model"
+    proto = sentencepiece_model_pb2.ModelProto.FromString(file.read_bytes())
+    for piece in proto.pieces:
+        piece.type = piece.UNUSED if piece.type == piece.BYTE else piece.type
+    proto.trainer_spec.byte_fallback = False
+    file.write_bytes(proto.SerializeToString())
+
+    probes = probe_texts(TextTokenizer(folder))
+
+    assert "a<ctx>b" in probes
+    assert "\n<ctx>\n" not in probes
 
 
 def test_a_tokenizer_json_with_the_right_ids_is_left_as_it_is(tiny_base, tmp_path):

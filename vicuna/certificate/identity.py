@@ -1,7 +1,8 @@
 """What programs take from a model beside its weights: BOS, EOS, stop ids, template; and whether two models agree."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from sentencepiece import SentencePieceProcessor
@@ -10,11 +11,14 @@ from transformers.utils.chat_template_utils import render_jinja_template
 from vicuna.errors import UserError
 from vicuna.export.updates import AdapterUpdate
 from vicuna.files.json_files import read_json
+from vicuna.gguf.foreign_ids import llama_cpp_ids
 from vicuna.gguf.reader import PROMPT_TYPE, GGUFFile
 from vicuna.model.adapter_files import model_run_args
 from vicuna.model.base import Base
 from vicuna.prompt.chat_template import CHAT_TEMPLATE_FILE, chat_template
+from vicuna.prompt.probes import probe_texts
 from vicuna.prompt.tokenizer import TextTokenizer
+from vicuna.prompt.tokenizer_json import transformers_ids
 
 END_OF_TURN = "tokenizer.ggml.eot_token_id"  # a second id that ends answers
 _ASKED = [{"role": "user", "content": "1 < 2？\n"}]
@@ -33,6 +37,7 @@ class Identity:
         bos, eos: an id each, unless its files disagree.
         stops: ids that end an answer; template: the chat template, "" for none. None where the layout holds none.
         prompt_type: what it was trained with, "" where nothing says.
+        read: ids that other programs give texts, None where the tokenizer is all there is.
     """
 
     tokenizer: TextTokenizer
@@ -41,10 +46,11 @@ class Identity:
     stops: frozenset[int] | None
     template: str | None
     prompt_type: str
+    read: Callable[[Sequence[str]], list[list[int]]] | None = None
 
 
 def base_identity(base: Base) -> Identity:
-    """That of a model in Hugging Face format."""
+    """That of a model in Hugging Face format, which transformers and vLLM read by its tokenizer.json."""
     tokenizer, folder = base.tokenizer, base.path
     stops = base.generation_config.eos_token_id
     return Identity(
@@ -54,6 +60,7 @@ def base_identity(base: Base) -> Identity:
         _ids(tokenizer.eos_id if stops is None else stops),
         read_chat_template(folder),
         model_run_args(folder).get("prompt_type", ""),
+        partial(transformers_ids, folder),
     )
 
 
@@ -79,7 +86,8 @@ def gguf_identity(file: GGUFFile) -> Identity:
     ends = _ids(tokenizer.eos_id if stops is None else stops)
     ends |= {file.keys[END_OF_TURN]} if END_OF_TURN in file.keys else set()
     template, prompt_type = (file.keys.get(key, "") for key in ("tokenizer.chat_template", PROMPT_TYPE))
-    return Identity(tokenizer, _ids(tokenizer.bos_id), _ids(tokenizer.eos_id), ends, template, prompt_type)
+    bos, eos = _ids(tokenizer.bos_id), _ids(tokenizer.eos_id)
+    return Identity(tokenizer, bos, eos, ends, template, prompt_type, partial(llama_cpp_ids, file.path))
 
 
 def gguf_adapter_identity(lora: GGUFFile, file: GGUFFile) -> Identity:
@@ -116,7 +124,25 @@ def find_differences(found: Identity, wanted: Identity, texts: Sequence[str]) ->
     other = sum(found.tokenizer.encode(text) != wanted.tokenizer.encode(text) for text in texts)
     if other:
         odd["tokens"] = f"its tokenizer gives {other} of {len(texts)} texts other ids"
+    elif reason := _read_otherwise(found, wanted):
+        odd["tokens"] = reason
     return odd
+
+
+def _read_otherwise(found: Identity, wanted: Identity) -> str:
+    """How programs that open the model read texts that hold the vocabulary's own pieces, "" where that is as wanted."""
+    probes = probe_texts(wanted.tokenizer)
+    if not probes or found.read is None:
+        return ""
+    ids = [wanted.tokenizer.encode(text) for text in probes]
+    other = [(text, one, own) for text, one, own in zip(probes, found.read(probes), ids, strict=True) if one != own]
+    if not other:
+        return ""
+    text, one, own = other[0]
+    return (
+        f"other programs give {len(other)} of {len(probes)} texts around its user-defined pieces other ids, such as "
+        f"{text!r} {one} instead of {own}"
+    )
 
 
 def same_template(found: Identity, wanted: Identity) -> bool:

@@ -234,7 +234,7 @@ def _vocabulary(writer: Any, base: Base) -> None:
     writer.add_tokenizer_model("llama")
     writer.add_tokenizer_pre("default")
     writer.add_token_list(
-        [piece.piece for piece in proto.pieces] + [added.get(row, padding_token(row)) for row in rows]
+        [_name(piece) for piece in proto.pieces] + [added.get(row, padding_token(row)) for row in rows]
     )
     writer.add_token_scores([piece.score for piece in proto.pieces] + [-10000.0] * len(rows))
     # Named rows above the tokenizer are control ids: text never becomes one on our paths, either.
@@ -255,6 +255,15 @@ def _vocabulary(writer: Any, base: Base) -> None:
     writer.add_add_space_prefix(normalizer.add_dummy_prefix)
     writer.add_remove_extra_whitespaces(normalizer.remove_extra_whitespaces)
     writer.add_string(UNKNOWN_TEXT, trainer.unk_surface)
+
+
+def _name(piece: Any) -> str:
+    """A piece as llama.cpp has it: user-defined ones are looked for in the text itself, before its spaces are `▁`.
+
+    Runs of spaces are better left to merging, which does not cut the text.
+    """
+    in_text = piece.type == piece.USER_DEFINED and piece.piece.strip("▁")
+    return piece.piece.replace("▁", " ") if in_text else piece.piece
 
 
 def _added_tokens(folder: Path) -> dict[int, str]:

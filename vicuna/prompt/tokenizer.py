@@ -31,6 +31,7 @@ class TextTokenizer:
         bos_id, eos_id, unk_id: as the tokenizer itself declares them; `unk_id` is None where it has none.
         size: number of pieces.
         markers: names of the control and user-defined pieces, by id.
+        user_defined: the latter as they stand in a text; of a SentencePiece model only.
         source: the file the ids come from.
     """
 
@@ -78,6 +79,8 @@ class TextTokenizer:
         self._control_ids = {i for i in range(self.size) if beginning.is_control(i)}
         marked = (proto.SentencePiece.CONTROL, proto.SentencePiece.USER_DEFINED)
         self.markers = {i: one.piece for i, one in enumerate(proto.pieces) if one.type in marked}
+        defined = [one.piece for one in proto.pieces if one.type == one.USER_DEFINED]
+        self.user_defined = [piece.replace("▁", " ") for piece in defined]
         self._bytes = _byte_pieces(
             lambda piece: i if beginning.id_to_piece(i := beginning.piece_to_id(piece)) == piece else None
         )
@@ -115,6 +118,7 @@ class TextTokenizer:
         added = beginning.get_added_tokens_decoder()
         self._control_ids = {i for i, token in added.items() if token.special}
         self.markers = {i: token.content for i, token in added.items()}
+        self.user_defined: list[str] = []
         self._bytes = _byte_pieces(beginning.token_to_id)
 
     def decode_continuation(self, ids: list[int]) -> str:

@@ -4,12 +4,15 @@ SentencePiece merges the pair whose piece has the highest score; a tokenizer.jso
 the same where no two pieces share a score, which all of LLaMA's do but its runs of spaces.
 """
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from vicuna.errors import UserError
 from vicuna.foreign import NEVER_RUN
+from vicuna.prompt.probes import probe_texts
 from vicuna.prompt.tokenizer import TextTokenizer
 
 # What a chat template may put behind BOS. Some conversions put no space before it, as SentencePiece does, and merge
@@ -28,7 +31,7 @@ def write_tokenizer_json(folder: Path, context: int, further: Sequence[Any] = ()
         A warning, "" if none: where the two can not say the same, or nothing was written (SentencePiece's unigram).
     """
     from sentencepiece import sentencepiece_model_pb2
-    from tokenizers import AddedToken, Tokenizer, decoders, models
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
     from tokenizers.processors import TemplateProcessing
     from transformers import PreTrainedTokenizerFast
 
@@ -39,16 +42,23 @@ def write_tokenizer_json(folder: Path, context: int, further: Sequence[Any] = ()
         proto.pieces[i].piece if 0 <= i < len(proto.pieces) else None
         for i in (proto.trainer_spec.unk_id, proto.trainer_spec.bos_id, proto.trainer_spec.eos_id)
     )
+    # As tokens of the tokenizers library they would cut the text before it is normalised, and each part of it would
+    # begin with a space of its own; cut out of the normalised text they are found as SentencePiece finds them.
+    own = sorted((one.piece for one in proto.pieces if one.type == one.USER_DEFINED), key=len, reverse=True)
     tokenizer = Tokenizer(
         models.BPE(
             {piece.piece: i for i, piece in enumerate(proto.pieces)},
             _merges(proto),
             unk_token=unknown,
             fuse_unk=True,
+            ignore_merges=bool(own),  # nothing merges into them
             byte_fallback=any(piece.type == piece.BYTE for piece in proto.pieces),
         )
     )
     tokenizer.normalizer = _normalizer(proto.normalizer_spec)
+    if own:
+        pattern = Regex("|".join(re.escape(piece) for piece in own))
+        tokenizer.pre_tokenizer = pre_tokenizers.Split(pattern, "isolated")
     steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
     if proto.normalizer_spec.add_dummy_prefix:
         steps.append(decoders.Strip(" ", 1, 0))
@@ -59,8 +69,7 @@ def write_tokenizer_json(folder: Path, context: int, further: Sequence[Any] = ()
         )
     controls = [piece.piece for piece in proto.pieces if piece.type in (piece.UNKNOWN, piece.CONTROL)]
     tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in controls])
-    own = [piece.piece for piece in proto.pieces if piece.type == piece.USER_DEFINED]
-    tokenizer.add_tokens([*(AddedToken(name, normalized=False) for name in own), *further])
+    tokenizer.add_tokens(list(further))
     names = {"unk_token": unknown, "bos_token": begin, "eos_token": end, "pad_token": padding}
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, model_max_length=context, **{name: one for name, one in names.items() if one}
@@ -111,12 +120,24 @@ def _auto_tokenizer(folder: Path) -> Any:
         return None
 
 
+def transformers_ids(folder: Path, texts: Sequence[str]) -> list[list[int]]:
+    """The ids that transformers and vLLM give texts behind BOS, as they stand in a rendered chat template.
+
+    Raises:
+        UserError: transformers can not read the folder's tokenizer.
+    """
+    hf = _auto_tokenizer(folder)
+    if hf is None or not hf.bos_token:
+        raise UserError(f"transformers can not read the tokenizer in {folder}.")
+    return [hf(hf.bos_token + text, add_special_tokens=False)["input_ids"][1:] for text in texts]
+
+
 def _same_ids(hf: Any, own: TextTokenizer) -> bool:
     """Whether the two agree on BOS, EOS and what may follow; one that can not even say so does not."""
     try:
         return (hf.bos_token_id, hf.eos_token_id) == (own.bos_id, own.eos_id) and all(
             hf(hf.bos_token + text, add_special_tokens=False)["input_ids"] == [own.bos_id, *own.encode(text)]
-            for text in _PROBES
+            for text in (*_PROBES, *probe_texts(own))
         )
     except Exception:  # as in _auto_tokenizer: of the names "" the ids are looked for without end
         return False
@@ -140,7 +161,7 @@ def _normalizer(spec):
 
     steps = [normalizers.Precompiled(spec.precompiled_charsmap)] if spec.precompiled_charsmap else []
     if spec.remove_extra_whitespaces:
-        steps += [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
+        steps += [normalizers.Replace(Regex(r"\A +| +\z"), ""), normalizers.Replace(Regex(" {2,}"), " ")]
     if spec.add_dummy_prefix:
         steps.append(normalizers.Prepend("▁"))
     return normalizers.Sequence([*steps, normalizers.Replace(" ", "▁")])
