@@ -8,7 +8,6 @@ knows the language and the facts of the sample, and nothing of instructions: tha
 The same machine and version give the same files.
 """
 
-import io
 import math
 import os
 import random
@@ -21,6 +20,7 @@ from vicuna.data.records import read_records
 from vicuna.errors import UserError, run
 from vicuna.prompt.templates import TEMPLATES, Message
 from vicuna.prompt.tokenizer_json import write_tokenizer_json
+from vicuna.vocabulary.training import train_sentencepiece
 
 WORDED = ("instruct", "chat", "text")  # prompt types whose words become pieces; the others share most of theirs
 ROOT = Path(__file__).resolve().parent.parent
@@ -79,8 +79,6 @@ def plain(messages: list[Message]) -> str:
 
 def train_tokenizer(documents: list[str], vocab_size: int) -> bytes:
     """A SentencePiece model with LLaMA's settings; the templates' words are frequent, so each is one piece."""
-    from sentencepiece import SentencePieceTrainer
-
     parts = [part for name in WORDED for part in vars(TEMPLATES[name]).values() if isinstance(part, str)]
     wording = [line for part in parts for line in part.split("\n")]
     lines = [line for document in documents for line in document.split("\n")]
@@ -89,28 +87,13 @@ def train_tokenizer(documents: list[str], vocab_size: int) -> bytes:
         raise UserError(
             f"--vocab_size {vocab_size} is too small: the text alone needs {least}. Take a few hundred more."
         )
-    model = io.BytesIO()
-    SentencePieceTrainer.train(
-        sentence_iterator=iter(lines + wording * 40),
-        model_writer=model,
-        model_type="bpe",
-        vocab_size=vocab_size,
+    return train_sentencepiece(
+        lines + wording * 40,
+        vocab_size,
         character_coverage=1.0,
-        byte_fallback=True,
-        split_digits=True,
         split_by_whitespace=False,
         max_sentencepiece_length=64,
-        normalization_rule_name="identity",
-        remove_extra_whitespaces=False,
-        allow_whitespace_only_pieces=True,
-        unk_id=0,
-        bos_id=1,
-        eos_id=2,
-        pad_id=-1,
-        num_threads=1,
-        minloglevel=2,
     )
-    return model.getvalue()
 
 
 def train_model(documents: list[str], folder: Path, flags: MakeFlags) -> None:

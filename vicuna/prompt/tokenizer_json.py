@@ -4,6 +4,7 @@ SentencePiece merges the pair whose piece has the highest score; a tokenizer.jso
 the same where no two pieces share a score, which all of LLaMA's do but its runs of spaces.
 """
 
+import json
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -20,11 +21,13 @@ from vicuna.prompt.tokenizer import TextTokenizer
 _PROBES = ("Below is an instruction", "你好 x", "\nUser:", "a\n    return b\n        c")
 
 
-def write_tokenizer_json(folder: Path, context: int, further: Sequence[Any] = (), padding: str | None = None) -> str:
+def write_tokenizer_json(
+    folder: Path, context: int | None = None, further: Sequence[Any] = (), padding: str | None = None
+) -> str:
     """Write tokenizer.json and tokenizer_config.json with the ids of the tokenizer.model in `folder`.
 
     Args:
-        context: longest text in tokens that the model takes.
+        context: longest text in tokens that the model takes; None where it is not known.
         further: `tokenizers.AddedToken` of the ids behind SentencePiece's own, in their order; padding: one of them.
 
     Returns:
@@ -70,10 +73,12 @@ def write_tokenizer_json(folder: Path, context: int, further: Sequence[Any] = ()
     controls = [piece.piece for piece in proto.pieces if piece.type in (piece.UNKNOWN, piece.CONTROL)]
     tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in controls])
     tokenizer.add_tokens(list(further))
-    names = {"unk_token": unknown, "bos_token": begin, "eos_token": end, "pad_token": padding}
+    named = {"unk_token": unknown, "bos_token": begin, "eos_token": end, "pad_token": padding}
+    named["model_max_length"] = context
     PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, model_max_length=context, **{name: one for name, one in names.items() if one}
+        tokenizer_object=tokenizer, **{name: one for name, one in named.items() if one}
     ).save_pretrained(folder)
+    _name_class(folder / "tokenizer_config.json", bool(begin))
     scores = Counter(piece.score for piece in proto.pieces if piece.type == piece.NORMAL and piece.piece.strip("▁"))
     equal = sum(count for count in scores.values() if count > 1)
     if not equal:
@@ -82,6 +87,17 @@ def write_tokenizer_json(folder: Path, context: int, further: Sequence[Any] = ()
         f"{equal} pieces of tokenizer.model share their score, and programs that read tokenizer.json merge them in "
         "another order than SentencePiece: a few texts have other ids there"
     )
+
+
+def _name_class(file: Path, begins: bool) -> None:
+    """Say in tokenizer_config.json what opens tokenizer.json as it is: a class that transformers 4 has, too.
+
+    LlamaTokenizer would build another tokenizer from its pieces, whose merges are in the order of their ids.
+    """
+    settings = json.loads(file.read_text(encoding="utf-8"))
+    settings.pop("backend", None)
+    settings |= {"tokenizer_class": "PreTrainedTokenizerFast", "add_bos_token": begins, "add_eos_token": False}
+    file.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def match_training_ids(folder: Path, context: int) -> str:
