@@ -9,6 +9,7 @@ import codecs
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from vicuna.errors import UserError, listing
 from vicuna.foreign import NEVER_RUN, describe_odd_file, is_tiktoken, names_own_code
@@ -46,7 +47,7 @@ class TextTokenizer:
                 "Copy the base's tokenizer.model into the folder."
             )
         if model or self.source.suffix == ".model":
-            self._read_sentencepiece(model or self.source.read_bytes(), from_gguf=bool(model))
+            self._read_sentencepiece(model)
         else:
             self._read_json()
         if self.bos_id is None or self.eos_id is None:
@@ -57,19 +58,9 @@ class TextTokenizer:
         self._anchor = self.encode(_ANCHOR)
         self._anchor_width = len(self._decode(self._anchor))
 
-    def _read_sentencepiece(self, model: bytes, from_gguf: bool) -> None:
-        from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
-
-        proto = sentencepiece_model_pb2.ModelProto()
-        try:
-            proto.ParseFromString(model)
-            beginning = SentencePieceProcessor(model_proto=proto.SerializeToString())
-            proto.normalizer_spec.add_dummy_prefix = False
-            continuation = SentencePieceProcessor(model_proto=proto.SerializeToString())
-        except Exception as error:  # protobuf's and sentencepiece's own error types share no base class
-            if not from_gguf and (odd := describe_odd_file(self.source)):
-                raise UserError(f"{self.source} {odd}") from error
-            raise UserError(f"{self.source} is not a SentencePiece model ({error}). Copy the file again.") from error
+    def _read_sentencepiece(self, model: bytes | None) -> None:
+        proto, beginning = read_sentencepiece(self.source, model)
+        continuation = without_dummy_prefix(proto)
         self.encode, self.encode_continuation = beginning.encode, continuation.encode
         self._decode = beginning.decode
         self.bos_id, self.eos_id, self.unk_id = (
@@ -157,6 +148,37 @@ class TextTokenizer:
 
     def _is_text(self, i: int) -> bool:
         return i < self.size and i not in self._control_ids
+
+
+def read_sentencepiece(file: Path, model: bytes | None = None) -> tuple[Any, Any]:
+    """A SentencePiece model as its protobuf, and what encodes with it.
+
+    Args:
+        model: the bytes of it, where the file is of another kind that holds it.
+
+    Raises:
+        UserError: it is none.
+    """
+    from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
+
+    proto = sentencepiece_model_pb2.ModelProto()
+    try:
+        proto.ParseFromString(model or file.read_bytes())
+        return proto, SentencePieceProcessor(model_proto=proto.SerializeToString())
+    except Exception as error:  # protobuf's and sentencepiece's own error types share no base class
+        if not model and (odd := describe_odd_file(file)):
+            raise UserError(f"{file} {odd}") from error
+        raise UserError(f"{file} is not a SentencePiece model ({error}). Copy the file again.") from error
+
+
+def without_dummy_prefix(proto: Any) -> Any:
+    """What encodes with a SentencePiece model, and puts no space before the text."""
+    from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
+
+    bare = sentencepiece_model_pb2.ModelProto()
+    bare.CopyFrom(proto)
+    bare.normalizer_spec.add_dummy_prefix = False
+    return SentencePieceProcessor(model_proto=bare.SerializeToString())
 
 
 def _byte_pieces(id_of: Callable[[str], int | None]) -> dict[int, int]:
