@@ -10,14 +10,12 @@ read only this, tokenizer_config.json, and vocabulary.json, which says what was 
 --data_path. tools/expand_vocabulary.py then gives a base the rows for it.
 """
 
-import hashlib
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from vicuna import log
 from vicuna.args import flag, parse, switch
-from vicuna.errors import UserError, listing, run
+from vicuna.errors import UserError, run
 from vicuna.vocabulary.flags import TextFlags
 
 if TYPE_CHECKING:
@@ -58,7 +56,7 @@ def main(flags: MergeFlags, texts: TextFlags) -> None:
     from vicuna.vocabulary.merging import merge_models
     from vicuna.vocabulary.report import measure, unreachable
     from vicuna.vocabulary.texts import Texts
-    from vicuna.vocabulary.writing import TOKENIZER_MODEL, write_facts
+    from vicuna.vocabulary.writing import TOKENIZER_MODEL, model_file, sha256, write_facts
 
     source = Texts(texts)
     source.check()
@@ -83,34 +81,6 @@ def main(flags: MergeFlags, texts: TextFlags) -> None:
             "scores leave the order of merges to the program. This toolkit and llama.cpp go by tokenizer.model. --mode "
             "ranked has no equal scores.", effect.json_differs, effect.lines,
         )  # fmt: skip
-
-
-def model_file(name: str, flag: str) -> Path:
-    """The SentencePiece model that a flag names, or the folder it names holds.
-
-    Raises:
-        UserError: there is none.
-    """
-    path = Path(name).expanduser()
-    if path.is_file():
-        return path
-    if not path.is_dir():
-        raise UserError(f"{flag} {name} does not exist; expected a SentencePiece model, or the folder it is in.")
-    if (path / "tokenizer.model").is_file():
-        return path / "tokenizer.model"
-    if len(found := sorted(path.glob("*.model"))) == 1:
-        return found[0]
-    if (path / "tokenizer.json").is_file():
-        raise UserError(
-            f"{flag} {name} has a tokenizer.json only, which SentencePiece pieces can not be merged into: add words to "
-            "such a base with tools/expand_vocabulary.py --add_tokens."
-        )
-    raise UserError(f"{flag} {name} holds no SentencePiece model: expected tokenizer.model, found {listing(path)}.")
-
-
-def sha256(file: Path) -> str:
-    """The hash of a file as it is published."""
-    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def counts(merge: "Merge") -> dict[str, Any]:

@@ -4,8 +4,14 @@ import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from sentencepiece import sentencepiece_model_pb2
+
+from vicuna.vocabulary.flags import TextFlags
+from vicuna.vocabulary.texts import Texts
+from vicuna.vocabulary.training import train_sentencepiece
 
 MERGE = "tools/merge_tokenizers.py"
 
@@ -44,3 +50,15 @@ def merged(program, shared, tmp_path_factory) -> Callable[[str], tuple[Path, sub
         return made[mode]
 
     return merge
+
+
+@pytest.fixture(scope="session")
+def sample_lines() -> list[str]:
+    """The lines of the sample's texts."""
+    return list(Texts(TextFlags()))
+
+
+@pytest.fixture(scope="session")
+def sample_model(sample_lines) -> Any:
+    """A SentencePiece model of 3,000 pieces from the sample's texts; do not change it."""
+    return sentencepiece_model_pb2.ModelProto.FromString(train_sentencepiece(sample_lines, 3000))

@@ -40,10 +40,9 @@ def real(shared):
 
 
 @pytest.fixture(scope="module")
-def small(tiny_base):
-    """The tiny base's model, and one of 1,500 pieces from the sample's text."""
-    base, _ = read_sentencepiece(tiny_base / "tokenizer.model")
-    return base, type(base).FromString(train_sentencepiece(list(Texts(TextFlags())), 3000))
+def small(tiny_base, sample_model):
+    """The tiny base's model, and one of more pieces from the sample's text."""
+    return read_sentencepiece(tiny_base / "tokenizer.model")[0], sample_model
 
 
 def test_compat_is_the_published_file_byte_by_byte(real, shared):

@@ -20,11 +20,6 @@ TOOL = "tools/train_tokenizer.py"
 MARKS = "，！？（）２"
 
 
-@pytest.fixture(scope="module")
-def lines() -> list[str]:
-    return list(Texts(TextFlags()))
-
-
 def by_sentencepiece(lines: list[str], **settings: object) -> bytes:
     """A model with SentencePiece's own defaults but for `settings`."""
     model = io.BytesIO()
@@ -56,8 +51,8 @@ def test_two_processes_on_other_numbers_of_cores_write_the_same_bytes(program, t
     assert all(file["sha256"] for file in facts["files"])
 
 
-def test_a_model_has_llamas_settings_and_takes_the_text_as_it_is(lines):
-    model = train_sentencepiece(lines, 1800)
+def test_a_model_has_llamas_settings_and_takes_the_text_as_it_is(sample_lines):
+    model = train_sentencepiece(sample_lines, 1800)
     tokenizer = SentencePieceProcessor(model_proto=model)
     text = f"你好{MARKS}  x\u3000y"
 
@@ -69,24 +64,24 @@ def test_a_model_has_llamas_settings_and_takes_the_text_as_it_is(lines):
     assert proto(model).trainer_spec.model_prefix == ""
 
 
-def test_the_default_normaliser_makes_ascii_of_chinese_marks_and_one_of_many_spaces(lines):
-    tokenizer = SentencePieceProcessor(model_proto=by_sentencepiece(lines))
+def test_the_default_normaliser_makes_ascii_of_chinese_marks_and_one_of_many_spaces(sample_lines):
+    tokenizer = SentencePieceProcessor(model_proto=by_sentencepiece(sample_lines))
 
     assert tokenizer.normalize(f"你好{MARKS}  x") == "▁你好,!?()2▁x"
 
 
-def test_a_default_model_opened_as_llamas_loses_every_chinese_mark(lines, tmp_path):
+def test_a_default_model_opened_as_llamas_loses_every_chinese_mark(sample_lines, tmp_path):
     from transformers import LlamaTokenizer
 
-    (tmp_path / "tokenizer.model").write_bytes(by_sentencepiece(lines))
+    (tmp_path / "tokenizer.model").write_bytes(by_sentencepiece(sample_lines))
     theirs = LlamaTokenizer.from_pretrained(tmp_path)
 
     assert theirs.decode(theirs("你好，世界！好吗？", add_special_tokens=False)["input_ids"]) == "你好世界好吗"
 
 
-def test_threads_are_stored_and_change_the_scores_of_a_unigram_model(lines):
-    bpe = [proto(by_sentencepiece(lines, model_type="bpe", num_threads=count)) for count in (1, 4)]
-    unigram = [proto(by_sentencepiece(lines, model_type="unigram", num_threads=count)) for count in (1, 4)]
+def test_threads_are_stored_and_change_the_scores_of_a_unigram_model(sample_lines):
+    bpe = [proto(by_sentencepiece(sample_lines, model_type="bpe", num_threads=count)) for count in (1, 4)]
+    unigram = [proto(by_sentencepiece(sample_lines, model_type="unigram", num_threads=count)) for count in (1, 4)]
 
     assert [one.trainer_spec.num_threads for one in bpe] == [1, 4]
     assert list(bpe[0].pieces) == list(bpe[1].pieces)
@@ -94,8 +89,8 @@ def test_threads_are_stored_and_change_the_scores_of_a_unigram_model(lines):
     assert {p.piece: p.score for p in unigram[0].pieces} != {p.piece: p.score for p in unigram[1].pieces}
 
 
-def test_unigram_is_the_same_each_time(lines):
-    models = [train_sentencepiece(lines, 1800, model_type="unigram", byte_fallback=False) for _ in range(2)]
+def test_unigram_is_the_same_each_time(sample_lines):
+    models = [train_sentencepiece(sample_lines, 1800, model_type="unigram", byte_fallback=False) for _ in range(2)]
 
     assert models[0] == models[1]
     assert proto(models[0]).trainer_spec.model_type == proto(models[0]).trainer_spec.UNIGRAM
@@ -133,12 +128,14 @@ def test_a_sample_is_fixed_by_its_seed_and_keeps_the_order():
     assert draw_lines(iter(every), 0, 42) == (every, 1000)
 
 
-def test_a_line_that_sentencepiece_passes_over_is_cut_and_nothing_of_it_lost(lines):
+def test_a_line_that_sentencepiece_passes_over_is_cut_and_nothing_of_it_lost(sample_lines):
     longest = LONGEST_LINE // 3
     assert longest == 1397
     known = {}
     for count in (longest, longest + 1):
-        model = by_sentencepiece([*lines, "龘" * count], model_type="bpe", character_coverage=1.0, vocab_size=2000)
+        model = by_sentencepiece(
+            [*sample_lines, "龘" * count], model_type="bpe", character_coverage=1.0, vocab_size=2000
+        )
         known[count] = SentencePieceProcessor(model_proto=model).unk_id() not in SentencePieceProcessor(
             model_proto=model
         ).encode("龘")
@@ -150,7 +147,9 @@ def test_a_line_that_sentencepiece_passes_over_is_cut_and_nothing_of_it_lost(lin
     assert "".join(parts) == long
     assert [len(part) for part in parts] == [1396, 204, 1397, 1397, 206]
     assert all(len(part.encode()) <= LONGEST_LINE for part in parts)
-    ours = SentencePieceProcessor(model_proto=train_sentencepiece([*lines, *parts], 2000, character_coverage=1.0))
+    ours = SentencePieceProcessor(
+        model_proto=train_sentencepiece([*sample_lines, *parts], 2000, character_coverage=1.0)
+    )
     assert ours.decode(ours.encode("龘")) == "龘"
     assert all(not ours.is_byte(i) for i in ours.encode("龘"))
 
