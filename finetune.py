@@ -141,7 +141,7 @@ def check_setup(flags: TrainFlags, sources: "list[Source]", world_size: int) -> 
     dtype, _ = compute_dtype(flags.model.bits)
     where = device()
     check_train_flag(base.path, flags.lora.train, flags.model.bits, dtype, flags.run)
-    sharded = check_sharding(flags.run, flags.model.bits, where, world_size)
+    sharded = check_sharding(flags.run, flags.model.bits, where, world_size, flags.lora.train)
     exact = {
         "data_sha256": Records(sources=sources).sha256,
         "base_fingerprint": fingerprint(base.path),

@@ -16,6 +16,7 @@ from vicuna.answer import flags as answer
 from vicuna.data.flags import DataFlags
 from vicuna.model.flags import LoraFlags, ModelFlags
 from vicuna.train.flags import RunFlags
+from vicuna.vocabulary.flags import TextFlags
 
 ROOT = Path(__file__).resolve().parent.parent
 PAIRS = [
@@ -39,8 +40,9 @@ DOTTED = r"(?<![\w./-])((?:vicuna|tools|benchmarks|finetune|generate|chat)(?:\.(
 PROGRAMS = (
     *("finetune.py", "generate.py", "chat.py"),
     *("tools/check_data.py", "tools/compare_answers.py", "tools/convert_llama.py"),
-    *("tools/crawl_prompt.py", "tools/eval_ppl.py", "tools/export_gguf.py"),
-    *("tools/make_tiny_llama.py", "tools/merge_lora.py", "tools/verify_export.py", "tools/verify_sha256.py"),
+    *("tools/crawl_prompt.py", "tools/eval_ppl.py", "tools/expand_vocabulary.py", "tools/export_gguf.py"),
+    *("tools/make_tiny_llama.py", "tools/merge_lora.py", "tools/merge_tokenizers.py", "tools/train_tokenizer.py"),
+    *("tools/verify_export.py", "tools/verify_sha256.py"),
 )
 
 
@@ -79,9 +81,12 @@ def program_fields(name: str) -> list[Field]:
         "tools/convert_llama.py": (tool("convert_llama", "ConvertFlags"),),
         "tools/crawl_prompt.py": (tool("crawl_prompt", "CrawlFlags"),),
         "tools/eval_ppl.py": (tool("eval_ppl", "PplFlags"),),
+        "tools/expand_vocabulary.py": (tool("expand_vocabulary", "ExpandFlags"),),
         "tools/export_gguf.py": (tool("export_gguf", "ExportFlags"),),
         "tools/make_tiny_llama.py": (tool("make_tiny_llama", "MakeFlags"),),
         "tools/merge_lora.py": (tool("merge_lora", "MergeFlags"),),
+        "tools/merge_tokenizers.py": (tool("merge_tokenizers", "MergeFlags"), TextFlags),
+        "tools/train_tokenizer.py": (tool("train_tokenizer", "TrainFlags"), TextFlags),
         "tools/verify_sha256.py": (tool("verify_sha256", "VerifyFlags"),),
         "tools/verify_export.py": (tool("verify_export", "CertificateFlags"),),
     }[name]

@@ -20,8 +20,8 @@ from vicuna.model.adapter import lora_scalings, vocabulary_modules
 from vicuna.model.adapter_conversion import as_plain_lora
 from vicuna.model.adapter_files import adapter_folder, check_compatible, read_adapter, run_args, saved_modules
 from vicuna.model.adapter_kinds import Use
-from vicuna.model.adapter_names import PEFT_PREFIX
-from vicuna.model.adapters_together import ROWS, token_rows
+from vicuna.model.adapter_names import PEFT_PREFIX, ROWS
+from vicuna.model.adapters_together import token_rows
 from vicuna.model.base import Base
 from vicuna.model.base_tensors import weight_reader
 from vicuna.model.config import meta_model

@@ -34,6 +34,7 @@ from vicuna.model.base import ADAPTER_CONFIG, ADAPTER_FILES, Base, device
 from vicuna.model.base_tensors import weight_reader
 from vicuna.model.config import meta_model
 from vicuna.model.flags import LoraFlags
+from vicuna.model.new_rows import read_new_rows
 
 SAVING = ".saving-"  # begins the name of a folder that an adapter is written to before it is moved into place
 
@@ -48,20 +49,7 @@ def plan_adapter(
         folder: where an adapter to start from lies; its rank, alpha and modules then replace the flags'.
     """
     if folder is None:
-        names = vocabulary_modules(meta_model(base.config)) if "embeddings" in flags.train else []
-        # The head of a base that ties it is left to PEFT, which finds it by itself.
-        names = names[:1] if base.config.tie_word_embeddings else names
-        whole_modules = [name.rsplit(".", 1)[-1] for name in names]
-        config = LoraConfig(
-            task_type="CAUSAL_LM",
-            r=flags.lora_r,
-            lora_alpha=flags.lora_alpha,
-            lora_dropout=flags.lora_dropout,
-            target_modules=flags.lora_target_modules if "lora" in flags.train else DUMMY_TARGET_MODULES,
-            modules_to_save=whole_modules or None,
-            ensure_weight_tying=bool(whole_modules) and base.config.tie_word_embeddings,
-        )
-        return config, flags, ""
+        return _new_config(base, flags), flags, ""
     uses, bare = [Use.TRAIN, *uses_at(bits, device().type)], meta_model(base.config)
     # Converted here already, if it is: what can not be is refused before the base is loaded.
     tensors, config, warning = read_plain_adapter(folder, bare, base.path, str(base.path), *uses)
@@ -75,6 +63,25 @@ def plan_adapter(
     names = names or flags.lora_target_modules
     same = replace(flags, lora_r=config.r, lora_alpha=config.lora_alpha, lora_target_modules=names)
     return config, same, warning
+
+
+def _new_config(base: Base, flags: LoraFlags) -> LoraConfig:
+    names = vocabulary_modules(meta_model(base.config))
+    # The head of a base that ties it is left to PEFT, which finds it by itself.
+    names = names[:1] if base.config.tie_word_embeddings else names
+    tables = [name.rsplit(".", 1)[-1] for name in names]
+    whole_modules = tables if "embeddings" in flags.train else []
+    new_rows = read_new_rows(base.path, base.config.vocab_size) if "new_rows" in flags.train else []
+    return LoraConfig(
+        task_type="CAUSAL_LM",
+        r=flags.lora_r,
+        lora_alpha=flags.lora_alpha,
+        lora_dropout=flags.lora_dropout,
+        target_modules=flags.lora_target_modules if "lora" in flags.train else DUMMY_TARGET_MODULES,
+        modules_to_save=whole_modules or None,
+        ensure_weight_tying=bool(whole_modules) and base.config.tie_word_embeddings,
+        trainable_token_indices=dict.fromkeys(tables, new_rows) if new_rows else None,
+    )
 
 
 def vocabulary_modules(model: nn.Module) -> list[str]:

@@ -16,7 +16,7 @@ from torch import nn
 from vicuna.errors import UserError, listing
 from vicuna.files.tensors import read_tensor_file
 from vicuna.model.adapter_kinds import BEGINS_FROM_WEIGHTS, Use, begins_with, check_uses
-from vicuna.model.adapter_names import PEFT_PREFIX, own_names, unwrapped
+from vicuna.model.adapter_names import PEFT_PREFIX, ROWS, own_names, unwrapped
 from vicuna.model.base import ADAPTER_CONFIG, ADAPTER_FILES, holds_adapter, local_folder
 
 RUN_ARGS = "run_args.json"
@@ -202,7 +202,12 @@ def trained_modules(tensors: dict[str, torch.Tensor]) -> list[str]:
 
 def train_kind(tensors: dict[str, torch.Tensor]) -> str:
     """Which --train wrote an adapter."""
-    return "+".join([*["lora"] * bool(lora_modules(tensors)), *["embeddings"] * bool(trained_modules(tensors))])
+    found = {
+        "lora": bool(lora_modules(tensors)),
+        "embeddings": bool(trained_modules(tensors)),
+        "new_rows": any(name.endswith(ROWS) for name in tensors),
+    }
+    return "+".join(kind for kind, there in found.items() if there)
 
 
 def drop_frozen_copies(

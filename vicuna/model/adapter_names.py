@@ -1,12 +1,14 @@
 """Names of an adapter's tensors: PEFT's own, whatever wrapped the model that they were saved from."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from vicuna.errors import UserError
 
 PEFT_PREFIX = "base_model.model."  # how PEFT names the base's modules in a file
+ROWS = "token_adapter.trainable_tokens_delta"  # ends the name of the rows of trainable_token_indices
 # What torch.compile, FSDP, activation checkpointing, Lightning and DDP put into names, before all or at any module.
 _WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module", "module"}
 # Behind these a state dict that was not made for saving one adapter has the adapter's name.
@@ -54,3 +56,9 @@ def own_name(name: str) -> str:
 def unwrapped(name: str) -> str:
     """The name of a module, or of something in it, without what wrapped it or a module around it."""
     return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+
+
+def row_indices(config: Any) -> dict[str, list[int]]:
+    """End of a module's name -> its rows that an adapter with trainable_token_indices puts others in place of."""
+    said = config.trainable_token_indices or {}
+    return said if isinstance(said, dict) else {"embed_tokens": said}

@@ -17,9 +17,8 @@ from torch import nn
 
 from vicuna.model.adapter_conversion import Tensors, lora_alone
 from vicuna.model.adapter_files import own_module
-from vicuna.model.adapter_names import PEFT_PREFIX
+from vicuna.model.adapter_names import PEFT_PREFIX, ROWS, row_indices
 
-ROWS = "token_adapter.trainable_tokens_delta"  # ends the name of the rows of trainable_token_indices
 _MATRICES = (".lora_A.weight", ".lora_embedding_A")
 
 
@@ -104,7 +103,7 @@ def with_whole_modules(
     changes = changed_modules(tensors)
     if not (mine := sorted(module for module in modules if changes.get(module, "whole") != "whole")):
         return tensors, config
-    found, indices = dict(tensors), _indices(config)
+    found, indices = dict(tensors), row_indices(config)
     for module in mine:
         part, own = f"{PEFT_PREFIX}{module}", own_module(base.get_submodule(module))
         weight = own.weight.detach().float().cpu().clone()
@@ -127,10 +126,4 @@ def with_whole_modules(
 
 def token_rows(config: LoraConfig, module: str) -> list[int]:
     """The rows of an embedding or a head that an adapter with trainable_token_indices puts others in place of."""
-    return next((rows for name, rows in _indices(config).items() if module.endswith(name)), [])
-
-
-def _indices(config: LoraConfig) -> dict[str, list[int]]:
-    """End of a module's name -> its rows that are changed."""
-    said = config.trainable_token_indices or {}
-    return said if isinstance(said, dict) else {"embed_tokens": said}
+    return next((rows for name, rows in row_indices(config).items() if module.endswith(name)), [])

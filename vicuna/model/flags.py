@@ -40,10 +40,11 @@ class ModelFlags:
 class LoraFlags:
     """What is trained, and the adapter."""
 
-    train: Literal["lora", "full", "embeddings", "lora+embeddings"] = flag(
+    train: Literal["lora", "full", "embeddings", "lora+embeddings", "new_rows", "lora+new_rows"] = flag(
         "lora",
         "what is trained: the adapter's matrices; every weight, at --bits 16 or 32; the input embeddings and the head; "
-        "the adapter's matrices and these",
+        "the adapter's matrices and these; of embeddings and head only the rows that tools/expand_vocabulary.py added; "
+        "the adapter's matrices and these rows",
     )
     lora_r: int = flag(8, "rank of the adapter")
     lora_alpha: int = flag(16, "scaling: the update is multiplied by alpha / r")

@@ -7,19 +7,23 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from vicuna.errors import UserError
+from vicuna.model.adapter_names import row_indices
 
 
 @dataclass(frozen=True)
 class ParameterCounts:
     """Numbers of parameters: trainable ones, those of the linear layers bitsandbytes quantises, and all.
 
-    `whole_modules` are the names of what is trained beside LoRA's matrices.
+    `whole_modules` are the names of what is trained beside LoRA's matrices; `row_modules` of what some rows are
+    trained of, and `rows` how many of each.
     """
 
     trainable: int
     quantisable: int
     total: int
     whole_modules: tuple[str, ...] = ()
+    row_modules: tuple[str, ...] = ()
+    rows: int = 0
 
     def weight_bytes(self, bits: int, dtype: torch.dtype) -> float:
         """What the frozen weights take. On a quantised base all but the linear layers is float32 while training."""
@@ -49,5 +53,7 @@ def count_parameters(skeleton: nn.Module, config: LoraConfig | None) -> Paramete
     head = skeleton.get_output_embeddings()
     quantisable = sum(layer.weight.numel() for layer in layers.values() if layer is not head)
     whole_modules = tuple(config.modules_to_save or ())  # PEFT adds to the list where the head is tied
+    rows = row_indices(config)
     trainable, total = get_peft_model(skeleton, config).get_nb_trainable_parameters()
-    return ParameterCounts(trainable, quantisable, total, whole_modules)
+    count = max(map(len, rows.values()), default=0)
+    return ParameterCounts(trainable, quantisable, total, whole_modules, tuple(rows), count)

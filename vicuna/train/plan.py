@@ -185,11 +185,14 @@ def _trained(lora: LoraFlags, parameters: ParameterCounts) -> str:
     """What is trained, in words."""
     if lora.train == "full":
         return "none, every weight is trained in float32"
+    if parameters.rows:
+        whole = f"{parameters.rows:,} new rows of {' and '.join(parameters.row_modules)}"
+    else:
+        whole = f"{' '.join(parameters.whole_modules)} whole"
     matrices = f"r {lora.lora_r}, alpha {lora.lora_alpha} on {' '.join(lora.lora_target_modules)}"
     if lora.train == "lora":
         return matrices
-    whole = f"{' '.join(parameters.whole_modules)} whole"
-    return f"{matrices}, and {whole}" if lora.train == "lora+embeddings" else f"{whole}, no LoRA"
+    return f"{matrices}, and {whole}" if lora.train.startswith("lora+") else f"{whole}, no LoRA"
 
 
 def _memory(flags: TrainFlags, parameters: ParameterCounts, world_size: int) -> str:

@@ -13,7 +13,9 @@ from vicuna.errors import UserError
 from vicuna.train.flags import RunFlags
 
 
-def check_sharding(run: RunFlags, bits: int, device: torch.device, world_size: int) -> dict[str, Any]:
+def check_sharding(
+    run: RunFlags, bits: int, device: torch.device, world_size: int, train: str = "lora"
+) -> dict[str, Any]:
     """Refuse what can not be cut in parts, before time is spent; what a resumed run must have the same.
 
     Raises:
@@ -26,7 +28,13 @@ def check_sharding(run: RunFlags, bits: int, device: torch.device, world_size: i
         )
     if run.fsdp:
         _check_fsdp(bits, device, world_size)
-    return _check_deepspeed(run.deepspeed, bits) if run.deepspeed else {"zero_stage": None}
+    found = _check_deepspeed(run.deepspeed, bits) if run.deepspeed else {"zero_stage": None}
+    if "new_rows" in train and (run.fsdp or found["zero_stage"] == 3):
+        raise UserError(
+            f"--train {train} puts rows into whole tables at each step, and {run.sharding_flag} cuts these in parts: "
+            "take DeepSpeed's stage 2 (--deepspeed config-sample/ds_zero2.json), or none."
+        )
+    return found
 
 
 def _check_fsdp(bits: int, device: torch.device, world_size: int) -> None:

@@ -22,10 +22,11 @@ from vicuna.model.adapter import SAVING, load_adapter, new_adapter, plan_adapter
 from vicuna.model.adapter_files import ADAPTER_CONFIG, ADAPTER_FILES, adapter_file, read_adapter_tensors, train_kind
 from vicuna.model.base import Base
 from vicuna.model.flags import LoraFlags
+from vicuna.model.new_rows import NEW_ROWS
 from vicuna.train.flags import RunFlags
 
 SHARD_SIZE = "2GB"
-TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "chat_template*")
+TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "chat_template*", NEW_ROWS)
 
 
 def check_train_flag(base_path: Path, train: str, bits: int, dtype: torch.dtype, run: RunFlags) -> None:
