@@ -1,5 +1,6 @@
 """What the tests of vocabularies share: the published tokenizers merged in both ways, and lines to try them on."""
 
+import importlib.util
 import json
 import subprocess
 from collections.abc import Callable
@@ -9,6 +10,9 @@ from typing import Any
 import pytest
 from sentencepiece import sentencepiece_model_pb2
 
+from tests.conftest import ROOT
+from vicuna.args import parse
+from vicuna.errors import UserError
 from vicuna.vocabulary.flags import TextFlags
 from vicuna.vocabulary.texts import Texts
 from vicuna.vocabulary.training import train_sentencepiece
@@ -62,3 +66,18 @@ def sample_lines() -> list[str]:
 def sample_model(sample_lines) -> Any:
     """A SentencePiece model of 3,000 pieces from the sample's texts; do not change it."""
     return sentencepiece_model_pb2.ModelProto.FromString(train_sentencepiece(sample_lines, 3000))
+
+
+@pytest.fixture
+def refused(capsys) -> Callable[..., str]:
+    """What a tool says when it refuses its flags, run in this process."""
+
+    def run(tool: str, *groups: str, argv: list[object]) -> str:
+        spec = importlib.util.spec_from_file_location(tool, ROOT / f"tools/{tool}.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        with pytest.raises((UserError, SystemExit)) as ended:
+            module.main(*parse("", *(getattr(module, group) for group in groups), argv=[str(word) for word in argv]))
+        return capsys.readouterr().err if isinstance(ended.value, SystemExit) else str(ended.value)
+
+    return run
