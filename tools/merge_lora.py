@@ -11,16 +11,13 @@ chat_template.jinja.
 """
 
 import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from vicuna import log
 from vicuna.args import flag, parse
 from vicuna.errors import UserError, run
-from vicuna.prompt.chat_template import CHAT_TEMPLATE_FILE as CHAT_TEMPLATE
-from vicuna.prompt.chat_template import chat_template
 from vicuna.prompt.templates import PROMPT_TYPES
 
 if TYPE_CHECKING:
@@ -69,6 +66,7 @@ def main(flags: MergeFlags) -> None:
 
     from vicuna.export.manifests import check_input
     from vicuna.export.merge import merge
+    from vicuna.export.merged import describe, write_hf
     from vicuna.export.updates import read_updates
     from vicuna.files.outputs import atomic_folder
     from vicuna.model.base import check_base
@@ -87,40 +85,13 @@ def main(flags: MergeFlags) -> None:
                 "%s is quantised: what that took from its weights is not given back. Merge into the model that it was "
                 "made of, if you have it.", flags.model_path,
             )  # fmt: skip
-        tokenizer = next((one.folder for one in reversed(updates) if one.grows), base.path)
-        describe(folder, tokenizer, base, updates, flags)
+        describe(folder, base, updates, Path(flags.out_path), flags.prompt_type, flags.dtype)
         if flags.format == "pth":
             write_pth(folder, tensors, base, updates, flags.num_shards)
         else:
             write_hf(folder, tensors, base, updates)
     used = ", ".join(f"all {one.count} tensors of {one.folder.name}" for one in updates)
     print(f"merged {used} into {base.path.name}: {flags.out_path}")
-
-
-def write_hf(folder: Path, tensors: dict[str, "MergedTensor"], base: "Base", updates: list["AdapterUpdate"]) -> None:
-    """config.json, generation_config.json, and the weights."""
-    from vicuna.export.merge import stays_tied
-    from vicuna.files.tensors import dtype_name, main_dtype, write_model
-
-    config = json.loads((base.path / "config.json").read_text(encoding="utf-8"))
-    head, embedding = tied_names(base)
-    if head:
-        config["tie_word_embeddings"] = stays_tied(tensors[head], tensors[embedding])
-        if config["tie_word_embeddings"]:
-            del tensors[head]
-        else:
-            log.log.info("the adapters tell the head from the embeddings, which the base ties: both are written")
-    config.pop("quantization_config", None)
-    config.pop("torch_dtype", None)
-    config["vocab_size"] = updates[-1].vocab
-    config["dtype"] = dtype_name(main_dtype(tensors))
-    (folder / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    generation = base.path / "generation_config.json"
-    if generation.is_file():
-        shutil.copyfile(generation, folder / generation.name)
-    else:
-        base.generation_config.save_pretrained(folder)
-    write_model(folder, tensors)
 
 
 def write_pth(
@@ -137,61 +108,6 @@ def write_pth(
     check_shard_count(count, shape, "--num_shards")
     (folder / PARAMS_FILE).write_text(json.dumps(make_params(base.config, shape)), encoding="utf-8")
     write_meta(folder, shape, tensors, count)
-
-
-def describe(folder: Path, tokenizer: Path, base: "Base", updates: list["AdapterUpdate"], flags: MergeFlags) -> None:
-    """The tokenizer, run_args.json, and the template that the model was trained with."""
-    from vicuna.model.adapter_files import RUN_ARGS
-    from vicuna.model.model_card import export_card, write_card
-    from vicuna.prompt.tokenizer_json import match_training_ids
-    from vicuna.train.trainable import copy_tokenizer
-
-    copy_tokenizer(tokenizer, folder)
-    if notice := match_training_ids(folder, base.context):
-        log.log.warning("%s.", notice)
-    recorded = [one.prompt_type for one in updates]
-    prompt_type = flags.prompt_type or recorded[-1]
-    if flags.prompt_type and recorded[-1] not in ("", flags.prompt_type):
-        log.log.warning("the last adapter was trained with --prompt_type %s, not %s", recorded[-1], flags.prompt_type)
-    facts: dict[str, Any] = {"merged": {"base": base.path.name, "adapters": [one.folder.name for one in updates]}}
-    if not prompt_type:
-        log.log.warning(
-            "nothing says which template the last adapter was trained with, so the merged model has none: pass "
-            "--prompt_type, such as instruct or chat."
-        )
-    elif prompt_type not in PROMPT_TYPES:
-        raise UserError(
-            f"{updates[-1].folder} was trained with the prompt type {prompt_type!r}, which this version does not know: "
-            "name one with --prompt_type."
-        )
-    else:
-        facts["prompt_type"] = prompt_type
-        (folder / CHAT_TEMPLATE).write_text(chat_template(prompt_type), encoding="utf-8")
-        drop_own_template(folder / "tokenizer_config.json")
-    (folder / RUN_ARGS).write_text(json.dumps(facts, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-    made_of = {"base": base.path.name, **{f"adapter {i}": one.folder.name for i, one in enumerate(updates, 1)}}
-    made_of |= {"prompt type": prompt_type or "not known", "dtype": flags.dtype}
-    write_card(
-        folder, export_card(Path(flags.out_path).name, "a base with adapters merged into it", base.path, made_of)
-    )
-
-
-def drop_own_template(file: Path) -> None:
-    """A base's own template in tokenizer_config.json would be a second one beside the adapter's."""
-    from vicuna.files.json_files import read_json
-
-    if "chat_template" in (settings := read_json(file)):
-        del settings["chat_template"]
-        file.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def tied_names(base: "Base") -> tuple[str, str]:
-    """The head that a base ties to its embeddings, and these; "" twice where it ties none."""
-    from vicuna.model.config import meta_model
-
-    if not base.config.tie_word_embeddings:
-        return "", ""
-    return next(iter(meta_model(base.config).all_tied_weights_keys.items()), ("", ""))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ A flag means the same in every program, because the programs combine the same sm
 """
 
 import math
+import sys
 from argparse import Action, ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from dataclasses import field, fields
@@ -58,11 +59,16 @@ def check_seed(value: int) -> None:
         raise UserError(f"--seed {value} is out of range: expected 0 to {2**32 - 1}.")
 
 
-def parse(description: str, *groups: type, argv: list[str] | None = None, **defaults: Any) -> tuple:
+def parse(
+    description: str, *groups: type, argv: list[str] | None = None, words: Sequence[str] = (), **defaults: Any
+) -> tuple:
     """The flags of a program, one dataclass instance for each of `groups`.
 
     A flag that does not exist, a value of the wrong kind and a contradiction end the program with status 2 and
     a sentence. `defaults` replace the groups' own; one of them gives way to a flag that says the same differently.
+
+    Args:
+        words: flags that may also be given as bare words, in this order.
     """
     from transformers import HfArgumentParser  # not before `run` stands, for it takes its time
 
@@ -74,7 +80,9 @@ def parse(description: str, *groups: type, argv: list[str] | None = None, **defa
         allow_abbrev=False,
     )
     parser.set_defaults(**{name: Words(one) if isinstance(one, list) else one for name, one in defaults.items()})
+    argv = sys.argv[1:] if argv is None else argv
     try:
+        argv = _named(argv, parser.parse_known_args(argv)[1], words) if words else argv
         if defaults.get("warmup_ratio") is not None and parser.parse_known_args(argv)[0].warmup_steps is not None:
             parser.set_defaults(warmup_ratio=None)
         *flags, unknown = parser.parse_args_into_dataclasses(
@@ -86,6 +94,21 @@ def parse(description: str, *groups: type, argv: list[str] | None = None, **defa
         names = [one.name for group in groups for one in fields(group)]
         parser.error(f"{unknown[0]!r} is not a flag of {parser.prog}; {_hint(unknown[0], names, parser.prog)}")
     return tuple(flags)
+
+
+def _named(argv: list[str], left: Sequence[str], names: Sequence[str]) -> list[str]:
+    """The command line with its bare words behind the flags that they stand for.
+
+    Args:
+        left: what the parser takes for no flag and no value of one.
+    """
+    bare = [word for word in left if not word.startswith("-")][: len(names)]
+    rest, said = list(argv), []
+    for name, word in zip(names, bare, strict=False):
+        at = next(at for at, one in enumerate(rest) if one == word and not (at and rest[at - 1].startswith("-")))
+        del rest[at]
+        said += [f"--{name}", word]
+    return said + rest
 
 
 # What alpaca-lora, LLaMA-Factory, Unsloth, PEFT and transformers call what the flags here are for: the flag, or

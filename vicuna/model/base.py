@@ -3,6 +3,7 @@
 The four precisions are one value, `bits`, which `load_kwargs` turns into arguments of from_pretrained.
 """
 
+import contextlib
 import hashlib
 import os
 import sys
@@ -24,6 +25,7 @@ from vicuna.log import log
 from vicuna.model.config import meta_model, read_config
 from vicuna.model.context import read_context
 from vicuna.model.flags import ModelFlags
+from vicuna.model.gptq import KERNELS, config_for_plain_kernels, silenced
 from vicuna.model.placement import device_map
 from vicuna.model.stored import BITSANDBYTES, check_marks, check_quantiser, stored_method
 from vicuna.model.token_ids import check_ids
@@ -238,7 +240,13 @@ def load_base(base: Base, bits: int, placed: bool = True, spread: bool = False) 
     """
     dtype, _ = compute_dtype(bits)
     where = device()
-    if bits == 8 and where.type == "cuda" and torch.cuda.get_device_capability(where) < (7, 5):
+    stored = stored_method(base.config)
+    if (
+        bits == 8
+        and stored not in KERNELS
+        and where.type == "cuda"
+        and torch.cuda.get_device_capability(where) < (7, 5)
+    ):
         raise UserError(
             "--bits 8 needs a GPU of compute capability 7.5 or above (LLM.int8); use --bits 4 or --bits 16."
         )
@@ -246,21 +254,24 @@ def load_base(base: Base, bits: int, placed: bool = True, spread: bool = False) 
     if spread and where.type == "cuda" and torch.cuda.device_count() > 1:
         free = {gpu: torch.cuda.mem_get_info(gpu)[0] for gpu in range(torch.cuda.device_count())}
         place = device_map(base.config, bits, dtype, free)
-    stored = stored_method(base.config)
+    kwargs = {"dtype": dtype} if stored else load_kwargs(bits, dtype)
     if stored:
         check_quantiser(base.path, base.config)
     else:
         check_marks(base.path, base.config)
+    if stored in KERNELS:
+        kwargs["config"] = config_for_plain_kernels(base.config)
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
-            base.path,
-            device_map=place,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # they are refused below, by name
-            **({"dtype": dtype} if stored else load_kwargs(bits, dtype)),
-            **BASE_ALONE,
-            **NEVER_RUN,
-        )
+        with silenced() if stored in KERNELS else contextlib.nullcontext():
+            model, info = AutoModelForCausalLM.from_pretrained(
+                base.path,
+                device_map=place,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are refused below, by name
+                **kwargs,
+                **BASE_ALONE,
+                **NEVER_RUN,
+            )
     except torch.OutOfMemoryError as error:
         raise UserError(
             f"{base.path} at {bits} bits does not fit {where}. Take fewer --bits, or a smaller base."
@@ -274,7 +285,7 @@ def load_base(base: Base, bits: int, placed: bool = True, spread: bool = False) 
         raise UserError(
             f"the weights in {base.path} lack {len(lacking)} tensors, such as {lacking[0]}. Copy the folder again."
         )
-    if bits == 4 or stored == BITSANDBYTES:
+    if stored == BITSANDBYTES or (bits == 4 and not stored):
         _prepare_4_bit(model, dtype)
     model.generation_config = base.generation_config
     return model

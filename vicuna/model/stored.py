@@ -1,5 +1,6 @@
 """At what precision a base's weights are stored, and what that leaves of --bits: weights are used as they are."""
 
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from vicuna.files.tensors import dtype_name, main_dtype, read_tensor_files, weig
 from vicuna.log import log
 from vicuna.model.config import quantization_method
 from vicuna.model.flags import ModelFlags
+from vicuna.model.gptq import INSTALL, KERNELS, check_packed, read_gptqmodel, silenced
 
 BITSANDBYTES = "bitsandbytes"
 
@@ -41,25 +43,39 @@ def check_quantiser(path: Path, config: Any) -> bool:
         UserError: what its quantiser needs is missing.
     """
     check_marks(path, config)
+    ours = stored_method(config) in KERNELS
     try:
-        quantiser = AutoHfQuantizer.from_config(config.quantization_config, pre_quantized=True)
-        quantiser.validate_environment(device_map=None, weights_only=True)
+        if ours:
+            read_gptqmodel()
+        with silenced() if ours else contextlib.nullcontext():
+            quantiser = AutoHfQuantizer.from_config(config.quantization_config, pre_quantized=True)
+            quantiser.validate_environment(device_map=None, weights_only=True)
     except Exception as error:  # each of some twenty quantisers raises what it likes
         raise UserError(
             f"{path} is quantised with {stored_method(config)}, which can not be read here ({first_line(error)}): "
-            "install what is missing, or take the model that it was made of."
+            f"{f'{INSTALL} installs what it needs' if ours else 'install what is missing'}, or take the model that it "
+            "was made of."
         ) from error
     return bool(getattr(quantiser.quantization_config, "dequantize", False))
 
 
 def check_marks(path: Path, config: Any) -> None:
-    """Check that config and weights agree on whether these are bitsandbytes'; files are mapped for it.
+    """Check that config and weights agree on whether and how these are quantised; files are mapped for it.
 
     Raises:
         UserError: they do not; transformers would then take whole numbers for weights, or fail at the first token.
     """
-    says = stored_method(config) == BITSANDBYTES
+    method = stored_method(config)
     names = read_tensor_files(weight_paths(path))
+    if method in KERNELS:
+        check_packed(path, config, names)
+        return
+    if packed := next((name for name in names if name.endswith(".qweight")), ""):
+        raise UserError(
+            f"the weights in {path} are quantised by GPTQ or AWQ ({packed}), and config.json beside them does not say "
+            "so in quantization_config: copy the config that was saved with them."
+        )
+    says = method == BITSANDBYTES
     marked = next((name for name in names if name.endswith(".SCB") or "bitsandbytes__" in name), "")
     if says and not marked:
         raise UserError(

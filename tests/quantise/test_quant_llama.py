@@ -1,0 +1,107 @@
+"""tools/quant_llama.py: what it writes, that it opens everywhere, and that every flag changes something."""
+
+import json
+import re
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.quantise.quantising import KINDS, loss_of, quant_llama, quantise, rows_of
+from vicuna.files.tensors import dtype_name
+from vicuna.model.base import check_base, load_base
+
+
+def config_of(folder) -> dict:
+    return json.loads((folder / "config.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_folder_is_complete_and_opens(base, quantised, kind):
+    folder = quantised(kind)
+    config, plain = config_of(folder), config_of(base)
+    settings = config.pop("quantization_config")
+    record = json.loads((folder / "quantisation.json").read_text(encoding="utf-8"))
+    library = json.loads((folder / "quantize_config.json").read_text(encoding="utf-8"))
+    model = load_base(check_base(str(folder)), 8)
+
+    assert sorted(file.name for file in folder.iterdir()) == [
+        "README.md", "config.json", "generation_config.json", "model.safetensors", "quantisation.json",
+        "quantize_config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json",
+    ]  # fmt: skip
+    assert (settings["quant_method"], settings["bits"], settings["group_size"]) == (*kind_of(kind), 32)
+    assert {**plain, "dtype": config["dtype"]} == config
+    assert (folder / "generation_config.json").read_bytes() == (base / "generation_config.json").read_bytes()
+    assert (folder / "tokenizer.model").read_bytes() == (base / "tokenizer.model").read_bytes()
+    assert not re.search(r"/tmp|offload_to_disk_path", json.dumps([settings, library]))
+    assert record["calibration"]["rows"] == KINDS[kind].get("nsamples", 8)
+    assert len(record["errors"]) == 14
+    assert (
+        type(model.model.layers[1].mlp.down_proj).__name__
+        == {"gptq": "TorchLinear", "awq": "AwqTorchLinear"}[settings["quant_method"]]
+    )
+
+
+def kind_of(kind: str) -> tuple[str, int]:
+    method, bits = kind.split()
+    return method, int(bits)
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("act_order", True),
+        ("true_sequential", True),
+        ("sym", False),
+        ("percdamp", 0.3),
+        ("groupsize", -1),
+        ("nsamples", 4),
+        ("seqlen", 64),
+        ("seed", 7),
+    ],
+)
+def test_a_flag_changes_the_weights(base, quantised, tmp_path, flag, value):
+    other = quantise(base, tmp_path / "other", **{**KINDS["gptq 4"], flag: value})
+    before, after = (load_file(one / "model.safetensors") for one in (quantised("gptq 4"), other))
+    names = [name for name in before if name.endswith("qweight")]
+
+    assert any(not torch.equal(before[name], after[name]) for name in names)
+    assert check_base(str(other)).config.quantization_config["bits"] == 4
+    assert loss_of(other, rows_of(base, "地球绕着太阳转。")) < 20
+
+
+def test_the_same_command_gives_the_same_weights(base, quantised, tmp_path):
+    again = quantise(base, tmp_path / "again", **KINDS["gptq 4"])
+    before, after = (load_file(one / "model.safetensors") for one in (quantised("gptq 4"), again))
+
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_what_is_not_quantised_keeps_the_dtype_of_the_base(base, tmp_path):
+    half = shutil.copytree(base, tmp_path / "half")
+    model = load_base(check_base(str(base)), 32).to(torch.bfloat16)
+    model.save_pretrained(half)
+    quantised = quantise(half, tmp_path / "out", wbits=8, nsamples=2)
+    tensors = load_file(quantised / "model.safetensors")
+
+    assert dtype_name(tensors["lm_head.weight"].dtype) == config_of(quantised)["dtype"] == "bfloat16"
+    assert {one.dtype for name, one in tensors.items() if name.endswith("scales")} == {torch.float16}
+
+
+def test_the_plan_counts_the_bytes_that_are_written(base, quantised, capsys):
+    for kind, flags in KINDS.items():
+        flags = {name: value for name, value in flags.items() if name != "nsamples"}
+        quant_llama.main(
+            quant_llama.QuantiseFlags(model_path=str(base), dataset="c4", groupsize=32, plan_only=True, **flags)
+        )
+        said = re.search(r"weights ([0-9.]+) GB", capsys.readouterr().out)[1]
+        tensors = load_file(quantised(kind) / "model.safetensors").values()
+        assert float(said) * 1e9 == pytest.approx(sum(one.nbytes for one in tensors), rel=0.01)
+
+
+def test_programs_open_it_without_a_further_flag(quantised, program):
+    for kind in ("gptq 4", "awq 4"):
+        done = program("generate.py", "--model_path", quantised(kind), "--text", "你好", "--max_new_tokens", 5)
+        assert (done.returncode, len(done.stdout.splitlines())) == (0, 1), done.stderr
+        assert "Traceback" not in done.stderr

@@ -1,0 +1,132 @@
+"""Bases in the formats of GPTQ and AWQ, which GPTQModel computes: how it is read, and what is checked before it is.
+
+Of its kernels always the plain ones of PyTorch: the others vary with the processor, refuse some shapes, and train
+nothing where an evaluation came first.
+"""
+
+import contextlib
+import io
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from transformers.utils import logging as verbosity
+
+from vicuna.errors import UserError
+from vicuna.model.config import meta_model, quantization_method
+
+GPTQ, AWQ = "gptq", "awq"
+KERNELS = {GPTQ: "gptq_torch", AWQ: "torch_awq"}  # as transformers names them
+WORD = 32  # bits of an int32 that weights are packed in
+INSTALL = "bash scripts/install_gptq.sh"
+# Before GPTQModel is read: it fails with one worker, as it would take on two cores, and it would compile C++ to pack.
+_SETTINGS = {"GPTQMODEL_CPU_WORKERS": "2", "GPTQMODEL_DISABLE_PACK_EXT": "1"}
+
+
+@contextlib.contextmanager
+def silenced() -> Iterator[io.StringIO]:
+    """What a library prints to standard output in the block, which belongs to answers and tables."""
+    level = verbosity.get_verbosity()
+    with contextlib.redirect_stdout(io.StringIO()) as said, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        verbosity.set_verbosity_error()
+        try:
+            yield said
+        finally:
+            verbosity.set_verbosity(level)
+
+
+def read_gptqmodel() -> ModuleType:
+    """GPTQModel, read without its banner; its kernels are then computed as they stand where a CPU does it.
+
+    Compiled by torch.compile, they need a C++ compiler and some ten seconds, and are no faster there.
+    """
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+    with silenced():
+        import gptqmodel
+        from logbar import LogBar
+    LogBar.shared().setLevel("ERROR")
+    logging.getLogger("tokenicer").setLevel(logging.WARNING)
+    if not torch.cuda.is_available():
+        torch.compiler.set_stance("force_eager")
+    return gptqmodel
+
+
+def config_for_plain_kernels(config: Any) -> Any:
+    """The config of such a base, naming the kernel that it is to be opened with."""
+    config = deepcopy(config)
+    config.quantization_config["backend"] = KERNELS[quantization_method(config)]
+    return config
+
+
+def packed_layers(config: Any) -> dict[str, tuple[int, int]]:
+    """Layers that are quantised -> their columns and rows: every linear one but the head."""
+    model = meta_model(plain_config(config))
+    head = model.get_output_embeddings()
+    return {
+        name: (layer.in_features, layer.out_features)
+        for name, layer in model.named_modules()
+        if isinstance(layer, torch.nn.Linear) and layer is not head
+    }
+
+
+def plain_config(config: Any) -> Any:
+    """A config without what it says of quantisation."""
+    config = deepcopy(config)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    return config
+
+
+def check_packed(path: Path, config: Any, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Check that a folder's weights are what its config says: method, bits, groups, zero points.
+
+    Raises:
+        UserError: they are not, or the head is quantised too, which transformers would fill with random numbers.
+    """
+    method, settings = quantization_method(config), config.quantization_config
+    bits, group = settings.get("bits", 4), settings.get("group_size", 128)
+    file = path / "config.json"
+    if settings.get("lm_head") or any(name.startswith("lm_head.q") for name in tensors):
+        raise UserError(
+            f"the head of {path} is quantised, which transformers does not read: quantise the model that it was made "
+            "of anew, with python tools/quant_llama.py."
+        )
+    if not isinstance(bits, int) or not isinstance(group, int) or group == 0 or group < -1:
+        raise UserError(f"{file} says {bits} bits in groups of {group}: expected numbers, such as 4 and 128.")
+    for name, (columns, rows) in packed_layers(config).items():
+        packed, scales = tensors.get(f"{name}.qweight"), tensors.get(f"{name}.scales")
+        if packed is None or scales is None:
+            raise UserError(f"{file} says that the weights are quantised by {method}, and {name} in {path} is not.")
+        words = packed.shape[0] * WORD / columns if method == GPTQ else packed.shape[1] * WORD / rows
+        if words != bits:
+            raise UserError(f"{file} says {bits} bits, and {name} in {path} has {words:g}: correct the config.")
+        found = len(scales)
+        if found != (1 if group == -1 else -(-columns // group)):
+            raise UserError(
+                f"{file} says group_size {group}, and {name} in {path} has {found} groups of {columns // found} in "
+                f"its rows of {columns}: correct the config."
+            )
+        if method == GPTQ and settings.get("sym") and _shifted(tensors[f"{name}.qzeros"], bits, settings):
+            raise UserError(
+                f"the zero points of {name} in {path} are not where symmetric weights have them: it was saved again "
+                "after it was opened, which ruins it. Copy the folder that it was opened from."
+            )
+
+
+def _shifted(zeros: torch.Tensor, bits: int, settings: Mapping[str, Any]) -> bool:
+    """Whether symmetric zero points are not the middle of the range, from which the first format takes one away."""
+    if bits not in (2, 4, 8):  # three bits lie across words
+        return False
+    first = settings.get("checkpoint_format", settings.get("format", "gptq")) == "gptq"
+    middle = 2 ** (bits - 1) - first
+    word = sum(middle << shift for shift in range(0, WORD, bits))
+    signed = word - (1 << WORD) if word >> (WORD - 1) else word
+    return bool((zeros != signed).any())
