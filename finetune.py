@@ -126,6 +126,7 @@ def check_setup(flags: TrainFlags, sources: "list[Source]", world_size: int) -> 
     import torch
 
     from vicuna.data.records import Records
+    from vicuna.model.adapter import with_named_modules
     from vicuna.model.base import check_base, compute_dtype, device, fingerprint
     from vicuna.model.stored import use_as_stored
     from vicuna.train.plan import library_versions
@@ -137,7 +138,10 @@ def check_setup(flags: TrainFlags, sources: "list[Source]", world_size: int) -> 
     flags = flags._replace(data=replace(flags.data, test_size=flags.data.test_size if flags.run.eval_steps else 0))
     check_reporter(flags.run)
     base = check_base(flags.model.model_path, flags.model.context)
-    flags = flags._replace(model=use_as_stored(base.path, base.config, flags.model, flags.lora.train))
+    flags = flags._replace(
+        model=use_as_stored(base.path, base.config, flags.model, flags.lora.train),
+        lora=with_named_modules(flags.lora, base.config),
+    )
     dtype, _ = compute_dtype(flags.model.bits)
     where = device()
     check_train_flag(base.path, flags.lora.train, flags.model.bits, dtype, flags.run)

@@ -49,6 +49,16 @@ def asked(assistant: Assistant, name: str) -> torch.Tensor:
         return logits(assistant.engine.model)
 
 
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory) -> Callable[[Path], Path]:
+    """A base quantised by GPTQ; each is once."""
+    pytest.importorskip("gptqmodel", reason="bash scripts/install_gptq.sh")
+    from tests.quantise.quantising import quantise
+
+    folder = tmp_path_factory.mktemp("packed")
+    return cache(lambda base: quantise(base, folder / str(len([*folder.iterdir()])), wbits=8, nsamples=2))
+
+
 def answer(adapter: Made, bits: int, tmp_path: Path) -> None:
     assistant = loaded(adapter.base, [adapter.folder], bits)
     found, alone = asked(assistant, adapter.folder.name), asked(assistant, "")
@@ -124,6 +134,11 @@ def serve(adapter: Made) -> None:
     assert argv[-1].endswith(str(adapter.folder))
 
 
+def on_base(adapter: Made, base: Path) -> Made:
+    """An adapter on another base."""
+    return Made(adapter.folder, base, adapter.expected, adapter.alone)
+
+
 def use(which: Use, name: str, adapter: Made, made: Callable[[str], Made], tmp_path: Path) -> None:
     """Do it, and look at what comes of it."""
     if which is Use.FLOAT:
@@ -131,6 +146,8 @@ def use(which: Use, name: str, adapter: Made, made: Callable[[str], Made], tmp_p
         answer(adapter, 16, tmp_path)
     elif which in (Use.EIGHT_BITS, Use.EIGHT_BITS_ON_CPU, Use.FOUR_BITS):
         answer(adapter, 4 if which is Use.FOUR_BITS else 8, tmp_path)
+    elif which is Use.PACKED:
+        answer(adapter, 8, tmp_path)
     elif which is Use.BESIDE:
         beside(adapter, made)
     elif which is Use.TRAIN:
@@ -146,19 +163,22 @@ def use(which: Use, name: str, adapter: Made, made: Callable[[str], Made], tmp_p
 
 @pytest.mark.parametrize("name", EXAMPLES)
 @pytest.mark.parametrize("which", [one for one in Use if one is not Use.EIGHT_BITS], ids=lambda one: one.name.lower())
-def test_what_the_table_says_is_so(made, tmp_path, monkeypatch, which, name):
+def test_what_the_table_says_is_so(made, tmp_path, monkeypatch, request, which, name):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     adapter = made(name)
     uses = {which, Use.EIGHT_BITS} if which is Use.EIGHT_BITS_ON_CPU else {which}
     refusals = [kind for kind in kinds(adapter.folder) if uses & kind.refused.keys()]
+    if which is Use.PACKED:
+        adapter = on_base(adapter, request.getfixturevalue("packed")(adapter.base))
     if not refusals:
         use(which, name, adapter, made, tmp_path)
         return
     # On a base that has no weights: it is refused before one is read.
     empty = shutil.copytree(adapter.base, tmp_path / "empty")
-    save_file({}, empty / "model.safetensors")
+    if which is not Use.PACKED:  # whose weights are looked at first
+        save_file({}, empty / "model.safetensors")
     with pytest.raises(UserError, match=r"adapter_config\.json says|which vLLM does not serve"):
-        use(which, name, Made(adapter.folder, empty, adapter.expected, adapter.alone), made, tmp_path)
+        use(which, name, on_base(adapter, empty), made, tmp_path)
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)

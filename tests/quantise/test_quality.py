@@ -9,7 +9,7 @@ import torch
 
 from tests.quantise.quantising import loss_of, mean_loss, quantise, rows_of
 from vicuna.model.base import check_base, load_base
-from vicuna.model.gptq import packed_layers
+from vicuna.model.config import linear_layers
 
 LENGTH = 96
 
@@ -57,7 +57,7 @@ def rounded_loss(model, rows: list[list[int]], bits: int, group: int) -> float:
     base = check_base(str(model))
     rounded = load_base(base, 32).eval()
     top = 2 ** (bits - 1)
-    for name in packed_layers(base.config):
+    for name in linear_layers(base.config):
         weight = rounded.get_submodule(name).weight
         groups = weight.data.reshape(len(weight), -1, group)
         scale = groups.abs().amax(-1, keepdim=True) * 2 / (2 * top - 1)

@@ -3,14 +3,22 @@
 import json
 import re
 import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
+from certificate_bounds import confident_llama
 from safetensors.torch import load_file
 
-from tests.quantise.quantising import KINDS, loss_of, quant_llama, quantise, rows_of
+from tests.quantise.quantising import KINDS, TEXT, loss_of, quant_llama, quantise, rows_of
 from vicuna.files.tensors import dtype_name
 from vicuna.model.base import check_base, load_base
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def config_of(folder) -> dict:
@@ -105,3 +113,20 @@ def test_programs_open_it_without_a_further_flag(quantised, program):
         done = program("generate.py", "--model_path", quantised(kind), "--text", "你好", "--max_new_tokens", 5)
         assert (done.returncode, len(done.stdout.splitlines())) == (0, 1), done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_an_interrupted_run_says_how_far_it_was_leaves_nothing_and_starts_over(tiny_base, tmp_path):
+    deep = confident_llama(tmp_path / "deep", tiny_base, num_hidden_layers=16, intermediate_size=512)
+    out = tmp_path / "made/out"
+    argv = [deep, TEXT, "--wbits", 4, "--groupsize", 32, "--nsamples", 32, "--seqlen", 256, "--save", out]
+    command = [sys.executable, str(ROOT / "tools/quant_llama.py"), *map(str, argv)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as running:
+        while running.poll() is None and not any(out.parent.glob(".*/.quantising-*/logs/*.log")):
+            time.sleep(0.02)
+        running.send_signal(signal.SIGINT)
+        said = running.communicate(timeout=120)[1]
+
+    assert running.returncode == 130
+    assert re.search(r"stopped with \d+ of 16 blocks quantised; nothing was written, and the same command starts", said)
+    assert "Traceback" not in said
+    assert list(out.parent.iterdir()) == []

@@ -248,7 +248,7 @@ def _read_adapters(
         UserError: before the model is loaded, what does not fit the base, or not beside the others, or at these bits.
     """
     bare = meta_model(base.config)
-    uses = uses_at(flags.bits, device().type, several=len(folders) > 1)
+    uses = uses_at(base.config, flags.bits, device().type, several=len(folders) > 1)
     for folder in folders:  # all of them, before one is converted, which takes longer
         check_compatible(read_adapter(folder, *uses)[0], bare, flags.model_path)
     read = [read_plain_adapter(folder, bare, base.path, flags.model_path) for folder in folders]

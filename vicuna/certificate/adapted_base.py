@@ -31,7 +31,7 @@ def load_with_adapters(base: Base, updates: Sequence[AdapterUpdate], bits: int) 
         UserError: see `vicuna.model.base.load_base`; an adapter that can not be put on a base at these bits.
     """
     for update in updates:
-        read_adapter(update.folder, *uses_at(bits, device().type))
+        read_adapter(update.folder, *uses_at(base.config, bits, device().type))
     model = load_base(base, bits)
     for number, update in enumerate(updates):
         if update.grows:

@@ -74,7 +74,7 @@ class HFCandidate(Candidate):
         files, folder = weight_paths(self.base.path), None
         if lora_path:
             folder = adapter_folder(lora_path)
-            uses = uses_at(self.flags.bits, device().type)
+            uses = uses_at(self.base.config, self.flags.bits, device().type)
             check_compatible(read_adapter(folder, *uses)[0], meta_model(self.base.config), model_path)
             files = [*files, adapter_file(folder)]
         self.lora_path = lora_path

@@ -31,6 +31,7 @@ from vicuna.gguf.reader import (
 from vicuna.model.base import Base
 from vicuna.model.base_tensors import read_base_tensors
 from vicuna.model.config import head_dim, quantization_method
+from vicuna.model.gptq import made_of
 
 PLAIN_DTYPES = dict(zip(PLAIN_TYPES, (torch.float32, torch.float16, torch.bfloat16), strict=True))
 _POLL_S = 0.2
@@ -52,8 +53,7 @@ def check_exportable(base: Base) -> None:
         raise UserError(f"{path} is of type {config.model_type}; GGUF export is for LLaMA's architecture (llama).")
     if (method := quantization_method(config)) not in ("", "bitsandbytes"):
         raise UserError(
-            f"{path} is quantised with {method}, from which a GGUF would only lose more: export the 16-bit or 32-bit "
-            "model it was made of."
+            f"{path} is quantised with {method}, from which a GGUF would only lose more: export {made_of(path)}."
         )
     if base.tokenizer.source.suffix != ".model":
         raise UserError(

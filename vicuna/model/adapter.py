@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
@@ -32,8 +33,8 @@ from vicuna.model.adapter_names import PEFT_PREFIX
 from vicuna.model.adapters_together import as_told_by_names, with_whole_modules
 from vicuna.model.base import ADAPTER_CONFIG, ADAPTER_FILES, Base, device
 from vicuna.model.base_tensors import weight_reader
-from vicuna.model.config import meta_model
-from vicuna.model.flags import LoraFlags
+from vicuna.model.config import linear_layers, meta_model
+from vicuna.model.flags import ALL_LINEAR, LoraFlags
 from vicuna.model.new_rows import read_new_rows
 
 SAVING = ".saving-"  # begins the name of a folder that an adapter is written to before it is moved into place
@@ -50,7 +51,7 @@ def plan_adapter(
     """
     if folder is None:
         return _new_config(base, flags), flags, ""
-    uses, bare = [Use.TRAIN, *uses_at(bits, device().type)], meta_model(base.config)
+    uses, bare = [Use.TRAIN, *uses_at(base.config, bits, device().type)], meta_model(base.config)
     # Converted here already, if it is: what can not be is refused before the base is loaded.
     tensors, config, warning = read_plain_adapter(folder, bare, base.path, str(base.path), *uses)
     if train_kind(tensors) != flags.train:
@@ -82,6 +83,14 @@ def _new_config(base: Base, flags: LoraFlags) -> LoraConfig:
         ensure_weight_tying=bool(whole_modules) and base.config.tie_word_embeddings,
         trainable_token_indices=dict.fromkeys(tables, new_rows) if new_rows else None,
     )
+
+
+def with_named_modules(flags: LoraFlags, config: Any) -> LoraFlags:
+    """The flags with the names that all-linear stands for on a base."""
+    if flags.lora_target_modules != [ALL_LINEAR]:
+        return flags
+    names = sorted({name.rsplit(".", 1)[-1] for name in linear_layers(config)})
+    return replace(flags, lora_target_modules=names)
 
 
 def vocabulary_modules(model: nn.Module) -> list[str]:

@@ -13,6 +13,8 @@ from typing import Any
 
 from vicuna.errors import UserError
 from vicuna.model.base import ADAPTER_CONFIG
+from vicuna.model.config import quantization_method
+from vicuna.model.gptq import KERNELS
 
 EMBEDDINGS_AND_HEAD = ("embed_tokens", "lm_head")
 BEGINS_FROM_WEIGHTS = ("pissa", "olora")  # init_lora_weights that take from the base what they begin with
@@ -27,6 +29,7 @@ class Use(Enum):
     EIGHT_BITS = "8 bits"
     EIGHT_BITS_ON_CPU = "8 bits on a CPU"
     FOUR_BITS = "4 bits"
+    PACKED = "GPTQ, AWQ"
     BESIDE = "beside others"
     TRAIN = "start a run"
     MERGE = "merge, certificate"
@@ -41,6 +44,8 @@ _NOT_SERVED = f"vLLM does not serve that; {_MERGE_FIRST}"
 _MORE_THAN_LORA = {Use.GGUF: _NO_PLACE, Use.VLLM: _NOT_SERVED}
 _ON_QUANTISED = "a base at 8 or 4 bits has no place for that; pass --bits 16 or --bits 32"
 _CONVERTED = frozenset(set(Use) - {Use.VLLM})
+_NOT_PACKED = "PEFT 0.21 can not do that on a base of GPTQ or AWQ; take the base that it was made of"
+_TAKES_WEIGHTS = "it takes weights out of the base, which GPTQ and AWQ do not keep; take the base that it was made of"
 
 
 @dataclass(frozen=True)
@@ -112,7 +117,7 @@ KINDS = (
         "QA-LoRA, which PEFT ignores on a base without GPTQ",
         _field("use_qalora"),
         "use_qalora",
-        {Use.VLLM: _NOT_SERVED},
+        {Use.VLLM: _NOT_SERVED, Use.PACKED: "PEFT would do something else there; take the base without GPTQ"},
     ),
     Kind(
         "LoRA on the embeddings",
@@ -124,14 +129,14 @@ KINDS = (
         "PiSSA, OLoRA",
         lambda config, tensors: begins_with(config, BEGINS_FROM_WEIGHTS),
         "init_lora_weights {init_lora_weights}, which changes the base's weights too",
-        {Use.VLLM: _NOT_SERVED},
+        {Use.VLLM: _NOT_SERVED, Use.PACKED: _TAKES_WEIGHTS},
         _CONVERTED,
     ),
     Kind(
         "KaSA",
         _field("kasa_config"),
         "kasa_config, which changes the base's weights too",
-        {Use.VLLM: _NOT_SERVED},
+        {Use.VLLM: _NOT_SERVED, Use.PACKED: _TAKES_WEIGHTS},
         _CONVERTED,
     ),
     Kind(
@@ -149,6 +154,7 @@ KINDS = (
         "use_dora",
         {
             **_MORE_THAN_LORA,
+            Use.PACKED: _NOT_PACKED,
             Use.EIGHT_BITS_ON_CPU: "PEFT 0.21 can not do that on a base at 8 bits on a CPU; pass --bits 4, 16 or 32",
         },
     ),
@@ -214,6 +220,7 @@ KINDS = (
         {
             **_MORE_THAN_LORA,
             **dict.fromkeys((Use.EIGHT_BITS, Use.EIGHT_BITS_ON_CPU, Use.FOUR_BITS), _ON_QUANTISED),
+            Use.PACKED: _NOT_PACKED,
         },
     ),
     Kind(
@@ -225,8 +232,14 @@ KINDS = (
 )
 
 
-def uses_at(bits: int, device: str, several: bool = False) -> list[Use]:
-    """What answering with an adapter is, on a base at `bits` on a device of this type, beside others or not."""
+def uses_at(config: Any, bits: int, device: str, several: bool = False) -> list[Use]:
+    """What answering with an adapter is, on a base at `bits` on a device of this type, beside others or not.
+
+    Args:
+        config: of the base.
+    """
+    if quantization_method(config) in KERNELS:
+        return [Use.PACKED] + [Use.BESIDE] * several
     at_8 = [Use.EIGHT_BITS, *[Use.EIGHT_BITS_ON_CPU] * (device == "cpu")]
     return {4: [Use.FOUR_BITS], 8: at_8}.get(bits, [Use.FLOAT]) + [Use.BESIDE] * several
 

@@ -11,6 +11,7 @@ import torch
 from vicuna.errors import UserError
 from vicuna.files.tensors import LazyTensor, read_tensor_files, weight_paths
 from vicuna.model.config import meta_model, quantization_method, read_config
+from vicuna.model.gptq import made_of
 from vicuna.model.stored import check_marks
 
 
@@ -105,8 +106,9 @@ def _stored_tensors(path: Path, config: Any) -> dict[str, LazyTensor]:
     method = quantization_method(config)
     if method not in ("", "bitsandbytes"):
         raise UserError(
-            f"{path} is quantised with {method}, whose weights can not be changed without quantising them anew: take "
-            "the model it was made of, and quantise the result."
+            f"{path} is quantised with {method}, whose weights can not be changed without quantising them anew: merge "
+            f"into {made_of(path)} (an adapter that was trained on {path.name} with --ignore_fingerprint), and "
+            "quantise the result."
         )
     check_marks(path, config)
     tensors: dict[str, LazyTensor] = dict(read_tensor_files(weight_paths(path)))

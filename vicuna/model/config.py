@@ -68,6 +68,17 @@ def meta_model(config: Any) -> PreTrainedModel:
         ) from error
 
 
+def linear_layers(config: Any) -> dict[str, tuple[int, int]]:
+    """Every linear layer but the head -> its columns and rows."""
+    model = meta_model(config)
+    head = model.get_output_embeddings()
+    return {
+        name: (layer.in_features, layer.out_features)
+        for name, layer in model.named_modules()
+        if isinstance(layer, torch.nn.Linear) and layer is not head
+    }
+
+
 def head_dim(config: Any) -> int:
     """The width of an attention head."""
     return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads

@@ -6,6 +6,8 @@ from typing import Literal
 from vicuna.args import at_least, flag, switch
 from vicuna.errors import UserError
 
+ALL_LINEAR = "all-linear"  # PEFT's own word, which finds nothing on a base of GPTQ
+
 
 @dataclass
 class ModelFlags:
@@ -49,7 +51,10 @@ class LoraFlags:
     lora_r: int = flag(8, "rank of the adapter")
     lora_alpha: int = flag(16, "scaling: the update is multiplied by alpha / r")
     lora_dropout: float = flag(0.05, "dropout in front of the adapter, 0 to 1")
-    lora_target_modules: list[str] = flag(["q_proj", "v_proj"], "linear layers that get an adapter")
+    lora_target_modules: list[str] = flag(
+        ["q_proj", "v_proj"],
+        "linear layers that get an adapter; all-linear for every one but the head",
+    )
 
     def __post_init__(self) -> None:
         at_least("--lora_r", self.lora_r, 1)
@@ -59,5 +64,7 @@ class LoraFlags:
         # Also "[q_proj,v_proj]" and "q_proj, v_proj", as alpaca-lora and LLaMA-Factory take them.
         names = [name.strip(" []'\"") for words in self.lora_target_modules for name in words.split(",")]
         self.lora_target_modules = [name for name in names if name]
+        if ALL_LINEAR in self.lora_target_modules and len(self.lora_target_modules) > 1:
+            raise UserError(f"--lora_target_modules {ALL_LINEAR} stands for every linear layer: name no other with it.")
         if not self.lora_target_modules:
             raise UserError("--lora_target_modules names no module; expected some such as q_proj v_proj.")

@@ -19,11 +19,13 @@ import torch
 from transformers.utils import logging as verbosity
 
 from vicuna.errors import UserError
-from vicuna.model.config import meta_model, quantization_method
+from vicuna.files.json_files import read_json
+from vicuna.model.config import linear_layers, quantization_method
 
 GPTQ, AWQ = "gptq", "awq"
 KERNELS = {GPTQ: "gptq_torch", AWQ: "torch_awq"}  # as transformers names them
 WORD = 32  # bits of an int32 that weights are packed in
+RECORD = "quantisation.json"  # what tools/quant_llama.py writes beside weights about how it made them
 INSTALL = "bash scripts/install_gptq.sh"
 # Before GPTQModel is read: it fails with one worker, as it would take on two cores, and it would compile C++ to pack.
 _SETTINGS = {"GPTQMODEL_CPU_WORKERS": "2", "GPTQMODEL_DISABLE_PACK_EXT": "1"}
@@ -66,23 +68,11 @@ def config_for_plain_kernels(config: Any) -> Any:
     return config
 
 
-def packed_layers(config: Any) -> dict[str, tuple[int, int]]:
-    """Layers that are quantised -> their columns and rows: every linear one but the head."""
-    model = meta_model(plain_config(config))
-    head = model.get_output_embeddings()
-    return {
-        name: (layer.in_features, layer.out_features)
-        for name, layer in model.named_modules()
-        if isinstance(layer, torch.nn.Linear) and layer is not head
-    }
-
-
-def plain_config(config: Any) -> Any:
-    """A config without what it says of quantisation."""
-    config = deepcopy(config)
-    if hasattr(config, "quantization_config"):
-        del config.quantization_config
-    return config
+def made_of(path: Path) -> str:
+    """The model that quantised weights were made of, in words."""
+    file = path / RECORD
+    name = read_json(file).get("base") if file.is_file() else None
+    return f"{name}, which it was made of" if name else "the model that it was made of"
 
 
 def check_packed(path: Path, config: Any, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -101,7 +91,7 @@ def check_packed(path: Path, config: Any, tensors: Mapping[str, torch.Tensor]) -
         )
     if not isinstance(bits, int) or not isinstance(group, int) or group == 0 or group < -1:
         raise UserError(f"{file} says {bits} bits in groups of {group}: expected numbers, such as 4 and 128.")
-    for name, (columns, rows) in packed_layers(config).items():
+    for name, (columns, rows) in linear_layers(config).items():
         packed, scales = tensors.get(f"{name}.qweight"), tensors.get(f"{name}.scales")
         if packed is None or scales is None:
             raise UserError(f"{file} says that the weights are quantised by {method}, and {name} in {path} is not.")

@@ -16,14 +16,13 @@ from vicuna.files.json_files import read_json
 from vicuna.files.tensors import dtype_name, read_tensor_files, weight_paths
 from vicuna.model.adapter_files import RUN_ARGS
 from vicuna.model.base import Base, check_base, fingerprint
-from vicuna.model.gptq import check_packed
+from vicuna.model.gptq import RECORD, check_packed
 from vicuna.model.model_card import export_card, write_card
 from vicuna.quantise.calibration import Calibration
 from vicuna.quantise.run import LayerError
 from vicuna.quantise.settings import Settings
 from vicuna.train.trainable import TOKENIZER_FILES, copy_tokenizer
 
-RECORD = "quantisation.json"
 LIBRARY_CONFIG = "quantize_config.json"  # read by programs that do not look into config.json
 GENERATION = "generation_config.json"
 _OF_THIS_RUN = ("offload_to_disk_path",)  # settings of GPTQModel that name a folder which is gone

@@ -13,7 +13,8 @@ from tqdm import tqdm
 
 from vicuna.errors import Stopped, UserError, first_line
 from vicuna.model.base import Base, device
-from vicuna.model.gptq import AWQ, packed_layers, read_gptqmodel, silenced
+from vicuna.model.config import linear_layers
+from vicuna.model.gptq import AWQ, read_gptqmodel, silenced
 from vicuna.quantise.calibration import Calibration
 from vicuna.quantise.settings import Settings
 
@@ -116,7 +117,7 @@ def quantise(
     if differences := settings.differences(written):
         raise RuntimeError(f"GPTQModel wrote other settings than it was given: {'; '.join(differences)}")
     errors = [layer_error(entry) for entries in log.values() for entry in entries]
-    order = {name.split(".layers.", 1)[-1]: place for place, name in enumerate(packed_layers(base.config))}
+    order = {name.split(".layers.", 1)[-1]: place for place, name in enumerate(linear_layers(base.config))}
     return sorted(errors, key=lambda one: order.get(f"{one.block}.{one.layer}", len(order)))
 
 

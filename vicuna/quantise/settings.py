@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from vicuna.errors import UserError
-from vicuna.model.gptq import AWQ, GPTQ, INSTALL, WORD, packed_layers
+from vicuna.model.config import linear_layers
+from vicuna.model.gptq import AWQ, GPTQ, INSTALL, WORD
 
 WHOLE_ROW = -1
 GROUPS = (32, 64, 128)
@@ -87,7 +88,7 @@ def check_shapes(settings: Settings, config: Any, path: Path) -> None:
     Raises:
         UserError: they do not, naming the groups that do.
     """
-    layers = packed_layers(config)
+    layers = linear_layers(config)
     works = working_groups([columns for columns, _ in layers.values()], settings.method)
     if settings.method == AWQ and (odd := [rows for _, rows in layers.values() if rows % WORD]):
         raise UserError(f"{path} has layers of {odd[0]} rows, and AWQ packs {WORD} together: take GPTQ, without --awq.")

@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
-from vicuna.model.config import head_dim, meta_model
-from vicuna.model.gptq import AWQ, WORD, packed_layers, plain_config
+from vicuna.model.config import head_dim, linear_layers, meta_model
+from vicuna.model.gptq import AWQ, WORD
 from vicuna.quantise.settings import WHOLE_ROW, Settings
 
 SCALE = 2  # bytes; scales are float16 whatever the base is
@@ -39,10 +39,10 @@ def count_size(config: Any, settings: Settings, before: torch.dtype, after: torc
     Args:
         before, after: dtypes of the base, and of what is not quantised.
     """
-    model = meta_model(plain_config(config))
+    model = meta_model(config)
     total = model.num_parameters()
     quantised = packed = 0
-    for columns, rows in packed_layers(config).values():
+    for columns, rows in linear_layers(config).values():
         groups = 1 if settings.group == WHOLE_ROW else -(-columns // settings.group)
         words = columns * settings.bits // WORD * rows + groups * (rows * settings.bits // WORD)
         packed += words * WORD // 8 + groups * rows * SCALE + (0 if settings.method == AWQ else columns * INDEX)
