@@ -128,8 +128,25 @@ def save_at_bits(model: Path, out: Path, bits: int) -> Path:
     return out
 
 
+def quantise(model: Path, out: Path, **flags: object) -> Path:
+    """tools/quant_llama.py, on the texts of sample/."""
+    made = tool("quant_llama")
+    settings = {"dataset": str(ROOT / "sample/text/knowledge.txt"), "nsamples": 16, "seqlen": 256, **flags}
+    made.main(made.QuantiseFlags(model_path=str(model), save=str(out), **settings))
+    return out
+
+
+def export_packed(merged: Path, folder: Path) -> list[Path]:
+    """A merged model by GPTQ at every number of bits and by AWQ, in the smallest and the largest groups."""
+    ways = {f"gptq-{bits}-{group}": {"wbits": bits, "groupsize": group} for bits in (8, 4, 3, 2) for group in (32, 128)}
+    ways |= {f"awq-4-{group}": {"awq": True, "groupsize": group, "nsamples": 4} for group in (32, 128)}
+    return [quantise(merged, folder / name, **flags) for name, flags in ways.items()]
+
+
 def export_all(base: Path, adapter: Path, folder: Path, kinds: tuple[str, ...], **flags: object) -> list[Path]:
     """The merged model in every format and type."""
+    if not kinds:  # GPTQ and AWQ alone
+        return export_packed(merge(base, adapter, folder / "hf-float32", dtype="float32", **flags), folder)
     made = [merge(base, adapter, folder / f"hf-{dtype}", dtype=dtype, **flags) for dtype in DTYPES]
     made.append(merge(base, adapter, folder / "pth", format="pth", num_shards=2, **flags))
     made += [to_gguf(made[0], folder / kind / "model.gguf", kind) for kind in kinds]
@@ -161,19 +178,24 @@ def few_texts(file: Path) -> Path:
     return file
 
 
-def certify_exports(base: Path, adapter: Path, folder: Path, prompt_type: str | None, texts: list[str]) -> list[dict]:
+def certify_exports(
+    base: Path, adapter: Path, folder: Path, prompt_type: str | None, texts: list[str], packed: bool = False
+) -> list[dict]:
     """Certificates of every clean export of one pair, on `texts` or on all and some of our own.
 
     Adapter GGUFs are among them, on three types of their base.
+
+    Args:
+        packed: those by GPTQ and AWQ, and no other.
     """
-    kinds = tool("export_gguf").TYPES
+    kinds = () if packed else tool("export_gguf").TYPES
     said = {"prompt_type": prompt_type} if prompt_type else {}
     exports = export_all(base, adapter, folder, kinds, **said)
     base_ggufs = []
-    if not (adapter / "tokenizer.model").is_file():
+    if not packed and not (adapter / "tokenizer.model").is_file():
         exports.append(to_gguf(base, folder / "adapter.gguf", "f32", lora_path=str(adapter), **said))
         base_ggufs = [str(to_gguf(base, folder / f"base-{kind}.gguf", kind)) for kind in ("f32", "q8_0", "q4_0")]
-    more = {"base_gguf": base_ggufs, "bits": sound_bits(base), **said}
+    more = {"base_gguf": base_ggufs, "bits": [] if packed else sound_bits(base), **said}
     sets = [texts] if texts else [["sample/instruct/certificate.jsonl"], [str(few_texts(folder / "few.jsonl"))]]
     files = [folder / f"certificate-{number}.json" for number in range(len(sets))]
     return [certify(base, adapter, exports, file, texts=one, **more) for file, one in zip(files, sets, strict=True)]
@@ -218,6 +240,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True, help="new folder for models and exports")
     parser.add_argument("--pair", nargs="+", action="append", default=[], help="base, adapter[, prompt type[, texts]]")
+    parser.add_argument("--packed", action="store_true", help="only what GPTQ and AWQ make (scripts/install_gptq.sh)")
     args = parser.parse_args()
     tokenizer = write_tokenizer(args.folder / "tokenizer")
     plain = confident_llama(args.folder / "base", tokenizer)
@@ -231,7 +254,7 @@ def main() -> None:
         pairs.append((Path(base), Path(adapter), more[0] if more else None, more[1:]))
     largest: dict[str, dict[str, float]] = {}
     for number, (base, adapter, prompt_type, texts) in enumerate(pairs):
-        for certificate in certify_exports(base, adapter, args.folder / str(number), prompt_type, texts):
+        for certificate in certify_exports(base, adapter, args.folder / str(number), prompt_type, texts, args.packed):
             for kind, found in largest_divergences(certificate).items():
                 before = largest.setdefault(kind, found)
                 largest[kind] = {name: max(value, before[name]) for name, value in found.items()}

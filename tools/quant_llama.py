@@ -262,7 +262,8 @@ def quantise_to(
     dtype = weights_dtype(settings, stored_dtype(base))
     errors = quantise(base, settings, calibration, dtype, flags.batch_size, folder)
     for number in sorted({one.block for one in errors}):
-        row = "  ".join(f"{one.layer.split('.')[-1]} {one.error:.2g}" for one in errors if one.block == number)
+        own = [(one.layer.split(".")[-1], one.error) for one in errors if one.block == number]
+        row = "  ".join(f"{name} {'–' if error is None else f'{error:.2g}'}" for name, error in own)
         print(f"block {number:<4} {row}")
     complete(folder, base, settings, calibration, errors, dtype=dtype, seed=flags.seed, name=Path(flags.save).name)
 

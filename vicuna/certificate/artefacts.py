@@ -32,6 +32,7 @@ from vicuna.foreign import NEVER_RUN
 from vicuna.gguf import reader
 from vicuna.model.adapter_files import ADAPTER_CONFIG
 from vicuna.model.base import Base, check_base, device, holds_adapter, load_base
+from vicuna.model.gptq import KERNELS
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,9 @@ class HFFolder(Artefact):
                 "an adapter lies in it, which transformers loads together with it: move adapter_config.json and "
                 "adapter_model.* out of the folder."
             )
-        bits = self.bits or (16 if self.settings else 32)
+        # What GPTQ and AWQ lost is told from what 16 bits would lose on top.
+        exact = not self.settings or self.settings.get("quant_method") in KERNELS
+        bits = self.bits or (32 if exact else 16)
         return HFRunner(load_base(check_base(str(self.path)), bits))
 
     def control(self, setup: Setup) -> HFRunner:

@@ -83,7 +83,7 @@ def check_packed(path: Path, config: Any, tensors: Mapping[str, torch.Tensor]) -
     """
     method, settings = quantization_method(config), config.quantization_config
     bits, group = settings.get("bits", 4), settings.get("group_size", 128)
-    file = path / "config.json"
+    file, taken = path / "config.json", settings.get("checkpoint_format", settings.get("format", "gptq")) == "gptq"
     if settings.get("lm_head") or any(name.startswith("lm_head.q") for name in tensors):
         raise UserError(
             f"the head of {path} is quantised, which transformers does not read: quantise the model that it was made "
@@ -104,19 +104,21 @@ def check_packed(path: Path, config: Any, tensors: Mapping[str, torch.Tensor]) -
                 f"{file} says group_size {group}, and {name} in {path} has {found} groups of {columns // found} in "
                 f"its rows of {columns}: correct the config."
             )
-        if method == GPTQ and settings.get("sym") and _shifted(tensors[f"{name}.qzeros"], bits, settings):
+        if method == GPTQ and settings.get("sym") and not symmetric(tensors[f"{name}.qzeros"], bits, taken):
             raise UserError(
                 f"the zero points of {name} in {path} are not where symmetric weights have them: it was saved again "
                 "after it was opened, which ruins it. Copy the folder that it was opened from."
             )
 
 
-def _shifted(zeros: torch.Tensor, bits: int, settings: Mapping[str, Any]) -> bool:
-    """Whether symmetric zero points are not the middle of the range, from which the first format takes one away."""
-    if bits not in (2, 4, 8):  # three bits lie across words
-        return False
-    first = settings.get("checkpoint_format", settings.get("format", "gptq")) == "gptq"
-    middle = 2 ** (bits - 1) - first
-    word = sum(middle << shift for shift in range(0, WORD, bits))
+def symmetric(zeros: torch.Tensor, bits: int, taken: int) -> bool:
+    """Whether all zero points lie in the middle of the range; of three bits, which lie across words, nothing is told.
+
+    Args:
+        taken: what the format takes away from a zero point, 1 in the first.
+    """
+    if bits not in (2, 4, 8):
+        return True
+    word = sum(2 ** (bits - 1) - taken << shift for shift in range(0, WORD, bits))
     signed = word - (1 << WORD) if word >> (WORD - 1) else word
-    return bool((zeros != signed).any())
+    return bool((zeros == signed).all())

@@ -23,11 +23,11 @@ LAST_WORDS = 600  # characters of what GPTQModel printed that a failure shows
 
 @dataclass(frozen=True)
 class LayerError:
-    """How far a layer is from what it was, on the calibration text: the mean square of what it gives otherwise."""
+    """How far a layer is from what it was, on the calibration text: GPTQModel's own figure, None where it has none."""
 
     block: int
     layer: str
-    error: float
+    error: float | None
 
 
 @dataclass
@@ -50,8 +50,8 @@ class Progress:
         self.shown.add(layer_idx)
         self.done = max(self.done, layer_idx + 1)
         self.bar.update(1)
-        found = [one for one in read_errors(self.log_folder) if one.block == layer_idx]
-        if worst := max(found, key=lambda one: one.error, default=None):
+        found = [one for one in read_errors(self.log_folder) if one.block == layer_idx and one.error is not None]
+        if worst := max(found, key=lambda one: one.error or 0, default=None):
             self.bar.set_postfix_str(f"{worst.layer} {worst.error:.2g}")
 
 
@@ -75,7 +75,7 @@ def layer_error(entry: dict[str, Any]) -> LayerError:
     try:
         error = float(entry["loss"])
     except ValueError:
-        error = float("nan")
+        error = None
     return LayerError(int(entry["layer"]), str(entry["module"]), error)
 
 
