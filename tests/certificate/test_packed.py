@@ -51,9 +51,7 @@ def saved_twice(folder: Path, out: Path) -> Path:
     shutil.copytree(folder, out)
     config = config_for_plain_kernels(check_base(str(folder)).config)
     with silenced():
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, config=config_for_plain_kernels(check_base(str(folder)).config)
-        )
+        model = AutoModelForCausalLM.from_pretrained(folder, config=config)
         model.save_pretrained(out)
     return out
 

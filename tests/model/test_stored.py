@@ -3,7 +3,6 @@
 import json
 import shutil
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -134,12 +133,11 @@ def test_a_config_of_2023_that_names_no_method_is_read(stored, edited, tmp_path)
     assert (merge(old, adapter, tmp_path / "merged") / "model.safetensors").is_file()
 
 
-@pytest.mark.skipif(find_spec("gptqmodel") is not None, reason="GPTQ can be read here")
 @pytest.mark.parametrize("bits", [4, 8, 16, 32])
 def test_a_quantiser_that_is_not_here_is_named_with_what_is_missing(wide_base, edited, bits):
-    folder = edited(wide_base, quantization_config={"quant_method": "gptq", "bits": 4, "group_size": 64})
+    folder = edited(wide_base, quantization_config={"quant_method": "aqlm"})
     base = check_base(str(folder))
-    message = r"is quantised with gptq, which can not be read here \(.*(optimum|gptqmodel).*\): install what is missing"
+    message = r"is quantised with aqlm, which can not be read here \(.*aqlm.*\): install what is missing"
     with pytest.raises(UserError, match=message):
         use_as_stored(base.path, base.config, ModelFlags(str(folder), bits=bits))
     with pytest.raises(UserError, match=message):
