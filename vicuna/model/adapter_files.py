@@ -18,6 +18,7 @@ from vicuna.files.tensors import read_tensor_file
 from vicuna.model.adapter_kinds import BEGINS_FROM_WEIGHTS, Use, begins_with, check_uses
 from vicuna.model.adapter_names import PEFT_PREFIX, ROWS, own_names, unwrapped
 from vicuna.model.base import ADAPTER_CONFIG, ADAPTER_FILES, holds_adapter, local_folder
+from vicuna.model.gptq import keep_peft_silent
 
 RUN_ARGS = "run_args.json"
 HUB_FILES = [*ADAPTER_FILES, ADAPTER_CONFIG, RUN_ARGS]
@@ -81,6 +82,7 @@ def read_adapter(folder: Path, *uses: Use) -> tuple[dict[str, torch.Tensor], Lor
     """
     tensors = read_adapter_tensors(adapter_file(folder))
     config, warning = read_adapter_config(folder, tensors, *uses)
+    keep_peft_silent()
     kept = {name: one for name, one in tensors.items() if not any(part in name for part in _ONLY_FOR_TRAINING)}
     return kept, config, warning
 

@@ -11,6 +11,7 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -59,6 +60,12 @@ def read_gptqmodel() -> ModuleType:
     if not torch.cuda.is_available():
         torch.compiler.set_stance("force_eager")
     return gptqmodel
+
+
+def keep_peft_silent() -> None:
+    """Read GPTQModel, where it is installed, before PEFT does, which it does for a LoRA on any base."""
+    if find_spec("gptqmodel"):
+        read_gptqmodel()
 
 
 def config_for_plain_kernels(config: Any) -> Any:

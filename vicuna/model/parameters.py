@@ -8,6 +8,7 @@ from torch import nn
 
 from vicuna.errors import UserError
 from vicuna.model.adapter_names import row_indices
+from vicuna.model.gptq import keep_peft_silent
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ def count_parameters(skeleton: nn.Module, config: LoraConfig | None) -> Paramete
     Raises:
         UserError: target modules the base does not have.
     """
+    keep_peft_silent()
     layers = {name: layer for name, layer in skeleton.named_modules() if isinstance(layer, nn.Linear)}
     names = {name.rsplit(".", 1)[-1] for name in layers}
     if config is None:
