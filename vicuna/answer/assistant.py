@@ -1,15 +1,14 @@
 """A base with its adapters, ready to answer: what pages, terminal, API and tools hold in common."""
 
-import os
 import threading
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from transformers import GenerationConfig
 
+from vicuna.answer.choices import Choice, adapter_names, choose_type, prompt_type_of
 from vicuna.answer.decoding import generation_kwargs
 from vicuna.answer.engine import Engine, GenerationRequest
 from vicuna.answer.flags import DecodingFlags, ServeFlags
@@ -20,7 +19,7 @@ from vicuna.errors import UserError
 from vicuna.files.tensors import dtype_name
 from vicuna.gguf import reader
 from vicuna.model.adapter import load_adapter, read_plain_adapter, vocabulary_modules
-from vicuna.model.adapter_files import adapter_folder, check_compatible, model_run_args, read_adapter, run_args
+from vicuna.model.adapter_files import adapter_folder, check_compatible, read_adapter, run_args
 from vicuna.model.adapter_kinds import uses_at
 from vicuna.model.adapters_together import Arrangement, arrange, replacing
 from vicuna.model.base import Base, check_base, device, load_base
@@ -28,24 +27,10 @@ from vicuna.model.config import meta_model
 from vicuna.model.cpu_rounding import four_bit_warning
 from vicuna.model.flags import ModelFlags
 from vicuna.model.stored import loaded_precision, use_as_stored
-from vicuna.prompt.templates import PROMPT_TYPES, Message, prompt_ids, render
+from vicuna.prompt.templates import Message, prompt_ids, render
 from vicuna.prompt.tokenizer import TextTokenizer
 
-
-@dataclass(frozen=True)
-class Choice:
-    """What can be talked to: an adapter, or the base alone, whose name is "".
-
-    Attributes:
-        prompt_type: template of its prompts.
-        trained_as: the one it was trained with, "" where nothing says.
-        detail: step and rank, for the status line.
-    """
-
-    name: str
-    prompt_type: str
-    trained_as: str = ""
-    detail: str = ""
+Done = TypeVar("Done")
 
 
 @dataclass
@@ -116,6 +101,16 @@ class Assistant:
         request = GenerationRequest(prompt_ids, chosen, seed, name, stop, stops)
         return self.engine.stream(request, lambda work: self.worker.submit(work, client))
 
+    def answer(self, prompts: Sequence[list[int]], chosen: dict[str, Any], seeds: Sequence[int | None]) -> list[Update]:
+        """Whole answers to several prompts by the first choice, at once where the engine can; see `Engine.answer`.
+
+        Raises:
+            UserError: whatever the model fails with, as a sentence.
+        """
+        stop, name = threading.Event(), self.first.name
+        requests = [GenerationRequest(ids, chosen, seed, name, stop) for ids, seed in zip(prompts, seeds, strict=True)]
+        return self._in_worker(lambda: self.engine.answer(requests), stop=stop)
+
     def embed(
         self,
         rows: Sequence[list[int]],
@@ -132,11 +127,21 @@ class Assistant:
             UserError: an adapter or a text that can not be had, or whatever the model fails with, as a sentence.
         """
         name = self.first.name if adapter is None else adapter
-        done: list[list[list[float]] | BaseException] = []
+        return self._in_worker(lambda: self.engine.embed(rows, name), client, stop) or []
+
+    def _in_worker(
+        self, made: Callable[[], Done], client: str = "", stop: threading.Event | None = None
+    ) -> Done | None:
+        """What `made` returns, in this client's turn; None if it was stopped before that came.
+
+        Args:
+            stop: set, too, when a signal ends the caller; what has begun is then waited for.
+        """
+        done: list[Done | BaseException] = []
 
         def work() -> None:
             try:
-                done.append(self.engine.embed(rows, name))
+                done.append(made())
             except BaseException as error:  # delivered to the caller
                 done.append(error)
 
@@ -144,9 +149,13 @@ class Assistant:
         try:
             while not call.done.wait(None if stop is None else POLL_S):
                 if stop.is_set() and call.cancel():
-                    return []
-        finally:
-            call.cancel()
+                    return None
+        except BaseException:
+            if stop is not None:
+                stop.set()
+            if not call.cancel():
+                call.wait()
+            raise
         if isinstance(done[0], BaseException):
             raise to_user_error(done[0]) from done[0]
         return done[0]
@@ -167,15 +176,46 @@ def check_beams(model_path: str, decoding: DecodingFlags) -> None:
         raise UserError(f"{flag} is beam search, which llama.cpp does not have: take {other} with a GGUF.")
 
 
+@dataclass(frozen=True)
+class Checked:
+    """A base and its adapters that passed every check which needs no weights.
+
+    Attributes:
+        tokenizer, context, generation_config: the base's.
+        prompt_type: template of the first choice's prompts.
+        path, adapters: where they lie.
+        bits: of the base's weights; None where its file says.
+        load: reads the weights.
+    """
+
+    tokenizer: TextTokenizer
+    context: int
+    generation_config: GenerationConfig
+    prompt_type: str
+    path: Path
+    adapters: list[Path]
+    bits: int | None
+    load: Callable[[], Assistant]
+
+
 def load_assistant(model_flags: ModelFlags, serve: ServeFlags, lora_paths: Sequence[str] = ()) -> Assistant:
     """Check everything that needs no weights, then load base and adapters.
 
     Raises:
-        UserError: see `check_base`, `load_base` and `vicuna.model.adapter.load_adapter`.
+        UserError: see `check_assistant`, `load_base` and `vicuna.model.adapter.load_adapter`.
+    """
+    return check_assistant(model_flags, serve, lora_paths).load()
+
+
+def check_assistant(model_flags: ModelFlags, serve: ServeFlags, lora_paths: Sequence[str] = ()) -> Checked:
+    """Check everything that needs no weights.
+
+    Raises:
+        UserError: see `check_base` and `vicuna.model.adapter_files.check_compatible`.
     """
     lora_paths = [path for path in lora_paths if path]
     if reader.names_gguf(model_flags.model_path):
-        return _load_gguf(model_flags, serve, lora_paths)
+        return _check_gguf(model_flags, serve, lora_paths)
     if serve.gpu_layers is not None:
         raise UserError(
             f"--gpu_layers {serve.gpu_layers} is for a GGUF file, which {model_flags.model_path} is not; leave it out."
@@ -183,60 +223,68 @@ def load_assistant(model_flags: ModelFlags, serve: ServeFlags, lora_paths: Seque
     base = check_base(model_flags.model_path, model_flags.context)
     model_flags = use_as_stored(base.path, base.config, model_flags)
     folders = [adapter_folder(path, serve.use_local) for path in lora_paths]
-    names = _names(lora_paths, folders)
+    names = adapter_names(lora_paths, folders)
     arrangement, read = _read_adapters(base, model_flags, names, folders)
     warnings: list[str] = []
-    prompt_types = [_prompt_type(folder, "adapter", serve, warnings) for folder in folders]
-    of_base, trained_as = _prompt_type(base.path, "model", serve, warnings)
+    prompt_types = [prompt_type_of(folder, "adapter", serve, warnings) for folder in folders]
+    of_base, trained_as = prompt_type_of(base.path, "model", serve, warnings)
     if prompt_types and not trained_as:  # the base alone, beside adapters, is asked as the first of them is
         of_base = prompt_types[0][0]
     warnings += filter(None, [four_bit_warning(base.config, model_flags.bits, device())])
-    model = load_base(base, model_flags.bits, spread=True)
-    precision = f"{loaded_precision(base.config, model_flags.bits, model.dtype)}, {dtype_name(model.dtype)}"
-    inside = {name: f"adapter{number}" for number, name in enumerate(names)}  # PEFT takes no full stop
-    for number in arrangement.order:
-        settings = {"name": inside[names[number]], "whole": arrangement.whole, "read": read[number]}
-        model, warning = load_adapter(model, folders[number], model_flags.model_path, **settings)
-        warnings += [warning] if warning else []
-    choices = {}
-    for name, folder, (prompt_type, adapter_trained_as) in zip(names, folders, prompt_types, strict=True):
-        step = run_args(folder).get("step")
-        rank = model.peft_config[inside[name]].r
-        choices[name] = Choice(name, prompt_type, adapter_trained_as, f"step {step}, r {rank}" if step else f"r {rank}")
-    model.eval()
-    choices[""] = Choice("", of_base, trained_as)
-    gpus = len(set(getattr(model, "hf_device_map", {"": 0}).values()))
-    where = f"{precision} · {f'{gpus} × ' if gpus > 1 else ''}{device().type.upper()}"
-    engine = HFEngine(base, model, inside, serve.cache_gib)
-    return Assistant(engine, base.path.name, where, choices, warnings, Worker(serve.max_queue))
+
+    def load() -> Assistant:
+        model = load_base(base, model_flags.bits, spread=True)
+        precision = f"{loaded_precision(base.config, model_flags.bits, model.dtype)}, {dtype_name(model.dtype)}"
+        inside = {name: f"adapter{number}" for number, name in enumerate(names)}  # PEFT takes no full stop
+        for number in arrangement.order:
+            settings = {"name": inside[names[number]], "whole": arrangement.whole, "read": read[number]}
+            model, warning = load_adapter(model, folders[number], model_flags.model_path, **settings)
+            warnings.extend([warning] if warning else [])
+        choices = {}
+        for name, folder, (prompt_type, adapter_trained_as) in zip(names, folders, prompt_types, strict=True):
+            step, rank = run_args(folder).get("step"), model.peft_config[inside[name]].r
+            detail = f"step {step}, r {rank}" if step else f"r {rank}"
+            choices[name] = Choice(name, prompt_type, adapter_trained_as, detail)
+        model.eval()
+        choices[""] = Choice("", of_base, trained_as)
+        gpus = len(set(getattr(model, "hf_device_map", {"": 0}).values()))
+        where = f"{precision} · {f'{gpus} × ' if gpus > 1 else ''}{device().type.upper()}"
+        engine = HFEngine(base, model, inside, serve.cache_gib)
+        return Assistant(engine, base.path.name, where, choices, warnings, Worker(serve.max_queue))
+
+    first = prompt_types[0][0] if prompt_types else of_base
+    known = base.tokenizer, base.context, base.generation_config, first
+    return Checked(*known, base.path, folders, model_flags.bits, load)
 
 
-def _load_gguf(model_flags: ModelFlags, serve: ServeFlags, lora_paths: Sequence[str]) -> Assistant:
+def _check_gguf(model_flags: ModelFlags, serve: ServeFlags, lora_paths: Sequence[str]) -> Checked:
     """The same for a GGUF file, and adapters of that kind, in llama.cpp."""
     from vicuna.answer import llama_cpp_engine
 
-    names = _names(lora_paths, [Path(path).expanduser() for path in lora_paths])
-    adapters = dict(zip(names, lora_paths, strict=True))
-    engine = llama_cpp_engine.load_engine(model_flags.model_path, adapters, serve, model_flags.context)
-    file, choices = engine.file, {}
+    names = adapter_names(lora_paths, [Path(path).expanduser() for path in lora_paths])
+    given = dict(zip(names, lora_paths, strict=True))
+    file, adapters, gpu_layers = llama_cpp_engine.read_files(model_flags.model_path, given, serve)
+    context = llama_cpp_engine.context_of(file, model_flags.context)
+    choices: dict[str, Choice] = {}
     warnings: list[str] = []
-    for name, one in engine.adapters.items():
-        types = _chosen_type(llama_cpp_engine.declared_prompt_type(one), name, "adapter", serve, warnings)
+    for name, one in adapters.items():
+        types = choose_type(llama_cpp_engine.declared_prompt_type(one), name, "adapter", serve, warnings)
         choices[name] = Choice(name, *types, llama_cpp_engine.describe_adapter(one))
-    of_base, trained_as = _chosen_type(
+    of_base, trained_as = choose_type(
         llama_cpp_engine.declared_prompt_type(file), file.path.name, "model", serve, warnings
     )
     if choices and not trained_as:
         of_base = next(iter(choices.values())).prompt_type
     choices[""] = Choice("", of_base, trained_as)
-    return Assistant(
-        engine,
-        file.path.name,
-        llama_cpp_engine.describe_model(file, engine.gpu_layers),
-        choices,
-        warnings,
-        Worker(serve.max_queue),
-    )
+    first = next(iter(choices.values())).prompt_type
+
+    def load() -> Assistant:
+        engine = llama_cpp_engine.LlamaCppEngine(file, adapters, serve.cache_gib > 0, gpu_layers, context)
+        where = llama_cpp_engine.describe_model(file, gpu_layers)
+        return Assistant(engine, file.path.name, where, choices, warnings, Worker(serve.max_queue))
+
+    known = file.tokenizer(), context, GenerationConfig.from_dict(file.generation), first
+    return Checked(*known, file.path, [one.path for one in adapters.values()], None, load)
 
 
 def _read_adapters(
@@ -261,45 +309,3 @@ def _read_adapters(
             "--lora_path."
         )
     return arrangement, read
-
-
-def _names(paths: Sequence[str], folders: Sequence[Path]) -> list[str]:
-    """What the adapters are called: the last part of each path, and as many parts before it as tell them apart.
-
-    Raises:
-        UserError: an adapter that is given twice.
-    """
-    places = [folder.resolve() for folder in folders]
-    if twice := [path for path, place in zip(paths, places, strict=True) if places.count(place) > 1]:
-        raise UserError(f"--lora_path names the adapter {' and '.join(twice)} twice; give each adapter once.")
-    parts = [
-        Path(os.path.abspath(folder)).parts if Path(path).expanduser().is_dir() else tuple(path.split("/"))
-        for path, folder in zip(paths, folders, strict=True)
-    ]
-    depths = [1] * len(parts)
-    while True:
-        names = ["/".join(part[-depth:]) for part, depth in zip(parts, depths, strict=True)]
-        times = Counter(names)
-        if len(times) == len(names):
-            return names
-        depths = [depth + (times[name] > 1) for name, depth in zip(names, depths, strict=True)]
-
-
-def _prompt_type(folder: Path, what: str, serve: ServeFlags, warnings: list[str]) -> tuple[str, str]:
-    """The prompt type of an adapter or a model, and the one it was trained with ("" where nothing says)."""
-    said = model_run_args(folder) if what == "model" else run_args(folder)
-    return _chosen_type(said.get("prompt_type", ""), folder.name, what, serve, warnings)
-
-
-def _chosen_type(trained_as: str, name: str, what: str, serve: ServeFlags, warnings: list[str]) -> tuple[str, str]:
-    prompt_type = serve.prompt_type or trained_as or "instruct"
-    if prompt_type not in PROMPT_TYPES:
-        raise UserError(
-            f"the {what} in {name} was trained with prompt type {prompt_type!r}, which this version does not "
-            "know; name one with --prompt_type."
-        )
-    if trained_as and prompt_type != trained_as:
-        warnings.append(
-            f"the {what} in {name} was trained with --prompt_type {trained_as}; {prompt_type} gives worse answers."
-        )
-    return prompt_type, trained_as

@@ -10,7 +10,8 @@ from transformers import GenerationConfig
 from vicuna.answer.flags import PRESETS, DecodingFlags
 
 DEFAULTS = {"max_new_tokens": 256, "min_new_tokens": 1}
-SAMPLING_ONLY = ("temperature", "top_p", "top_k")  # what only sampling looks at
+SAMPLING_DEFAULTS = {"temperature": 1.0, "top_p": 1.0, "top_k": 50}  # what generate() takes where nothing is said
+SAMPLING_ONLY = tuple(SAMPLING_DEFAULTS)  # what only sampling looks at
 FLOATS = ("temperature", "top_p", "repetition_penalty")  # the other settings are whole
 
 

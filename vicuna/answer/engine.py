@@ -4,12 +4,13 @@
 """
 
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from vicuna.answer.stream import GenerationResult, Streamer, Submit, Update, stream
+from vicuna.answer.stream import GenerationResult, Streamer, Submit, Update, last_update, stream
 from vicuna.errors import UserError
 from vicuna.prompt.tokenizer import TextTokenizer
 
@@ -69,10 +70,31 @@ class Engine(ABC):
         Raises:
             UserError: no such adapter, a prompt that fills the context; see `vicuna.answer.stream.stream`.
         """
-        self._check_adapter(request.adapter)
+        self._check(request)
         request = request.limited_to(self.context)
         streamer = Streamer(self.tokenizer, request.stop, request.stops)
         return stream(lambda: self._generate(request, streamer), streamer, request.chosen["max_new_tokens"], submit)
+
+    def answer(self, requests: Sequence[GenerationRequest]) -> list[Update]:
+        """Whole answers to several prompts under the same adapter and settings. For the worker to call.
+
+        Raises:
+            UserError: no such adapter, a prompt that fills the context.
+        """
+        begin = time.perf_counter()
+        for request in requests:
+            self._check(request)
+        requests = [request.limited_to(self.context) for request in requests]
+        streamers = [Streamer(self.tokenizer, request.stop, request.stops) for request in requests]
+        results = self._generate_all(requests, streamers)
+        return [
+            last_update(result, streamer, request.chosen["max_new_tokens"], begin)
+            for result, streamer, request in zip(results, streamers, requests, strict=True)
+        ]
+
+    def answers_together(self, chosen: dict[str, Any]) -> bool:
+        """Whether several prompts are computed at once, under these settings, rather than one after the other."""
+        return False
 
     def embed(self, rows: Sequence[list[int]], adapter: str) -> list[list[float]]:
         """A vector of length 1 for each text: the mean of its last hidden states. For the worker to call.
@@ -92,6 +114,10 @@ class Engine(ABC):
                 )
         return self._embed(rows, adapter)
 
+    def _check(self, request: GenerationRequest) -> None:
+        """Refuse what this engine can not do."""
+        self._check_adapter(request.adapter)
+
     def _check_adapter(self, name: str) -> None:
         if name and name not in self.adapters:
             raise UserError(f"no adapter {name!r} is loaded; there is {', '.join(self.adapters) or 'none'}.")
@@ -99,6 +125,12 @@ class Engine(ABC):
     @abstractmethod
     def _generate(self, request: GenerationRequest, streamer: Streamer) -> GenerationResult:
         """The answer, every step of it shown to `streamer`; what runs in the worker."""
+
+    def _generate_all(
+        self, requests: Sequence[GenerationRequest], streamers: Sequence[Streamer]
+    ) -> list[GenerationResult]:
+        """The answers to all of them; what runs in the worker."""
+        return [self._generate(*pair) for pair in zip(requests, streamers, strict=True)]
 
     @abstractmethod
     def _embed(self, rows: Sequence[list[int]], adapter: str) -> list[list[float]]:

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.functional import normalize
 
 from vicuna.answer.engine import Engine, GenerationRequest
+from vicuna.answer.hf_batch import can_share_a_batch, generate_batch
 from vicuna.answer.hf_generation import Generation
 from vicuna.answer.prefix_cache import PrefixCache
 from vicuna.answer.stream import GenerationResult, Streamer, is_out_of_memory
@@ -47,6 +48,18 @@ class HFEngine(Engine):
         generation = Generation(self._plain, request, self.prefixes, self.at_once)
         with self._using(request.adapter):
             return self._with_room(lambda: generation.run(streamer))
+
+    def answers_together(self, chosen: dict[str, Any]) -> bool:
+        return not self.at_once and can_share_a_batch(self.generation_config, chosen)
+
+    def _generate_all(
+        self, requests: Sequence[GenerationRequest], streamers: Sequence[Streamer]
+    ) -> list[GenerationResult]:
+        alone = len(requests) == 1 or any(request.stops for request in requests)
+        if alone or not self.answers_together(requests[0].chosen):
+            return super()._generate_all(requests, streamers)
+        with self._using(requests[0].adapter):
+            return self._with_room(lambda: generate_batch(self._plain, requests))
 
     def _embed(self, rows: Sequence[list[int]], adapter: str) -> list[list[float]]:
         with self._using(adapter):

@@ -118,8 +118,7 @@ class Generation:
         self.at_once = at_once
         self.model, self.request, self.prefixes = model, request, prefixes
         self.prompt_ids, self.beams = request.prompt_ids, request.chosen["num_beams"]
-        eos = model.generation_config.eos_token_id
-        self.eos_ids = set(eos if isinstance(eos, list) else [eos])
+        self.eos_ids = eos_ids_of(model)
 
     @torch.inference_mode()
     def run(self, streamer: Streamer) -> GenerationResult:
@@ -178,7 +177,7 @@ class Generation:
             output_scores=True,
         )
         stopped = streamer.stopped
-        answers = [self._until_eos(row) for row in output.sequences[:, len(self.prompt_ids) :].tolist()]
+        answers = [until_eos(row, self.eos_ids) for row in output.sequences[:, len(self.prompt_ids) :].tolist()]
         row, ids = beams.cached(answers[0])
         self.prefixes.keep(self.request.adapter, self.prompt_ids + ids, cache, row)
         return GenerationResult(answers, output.sequences_scores.tolist(), self.eos_ids, stopped)
@@ -199,7 +198,14 @@ class Generation:
             **NEVER_RUN,
         )
 
-    def _until_eos(self, ids: list[int]) -> list[int]:
-        """The ids up to and including the first eos; what follows is padding."""
-        end = next((i for i, token in enumerate(ids) if token in self.eos_ids), len(ids) - 1)
-        return ids[: end + 1]
+
+def eos_ids_of(model: nn.Module) -> set[int]:
+    """The ids that end an answer."""
+    eos = model.generation_config.eos_token_id
+    return set(eos if isinstance(eos, list) else [eos])
+
+
+def until_eos(ids: list[int], eos_ids: set[int]) -> list[int]:
+    """The ids up to and including the first eos; what follows is padding."""
+    end = next((i for i, token in enumerate(ids) if token in eos_ids), len(ids) - 1)
+    return ids[: end + 1]

@@ -9,18 +9,19 @@ before are kept by llama.cpp itself.
 import contextlib
 import json
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from transformers import GenerationConfig
 
+from vicuna.answer.decoding import SAMPLING_DEFAULTS
 from vicuna.answer.detokenize import Detokenizer
 from vicuna.answer.engine import Engine, GenerationRequest
 from vicuna.answer.flags import ServeFlags
 from vicuna.answer.llama_cpp_context import LlamaContext
-from vicuna.answer.stream import EMPTY_RESULT, GenerationResult, Streamer, Submit, Update
+from vicuna.answer.stream import EMPTY_RESULT, GenerationResult, Streamer
 from vicuna.errors import UserError
 from vicuna.gguf.library import load_llama_cpp
 from vicuna.gguf.reader import (
@@ -35,7 +36,6 @@ from vicuna.gguf.reader import (
 )
 
 CHUNK = 256  # tokens of a prompt between two looks at whether the answer is still wanted
-SAMPLING_DEFAULTS = {"temperature": 1.0, "top_k": 50, "top_p": 1.0}  # what generate() takes where nothing is said
 END_OF_TURN = "tokenizer.ggml.eot_token_id"  # a second id that ends answers
 UNQUANTISED = {0, 1, 32}  # general.file_type of f32, f16 and bf16
 
@@ -91,7 +91,7 @@ class LlamaCppEngine(Engine):
         self.gpu_layers = gpu_layers
         self.file, self.adapters, self.reuse = file, adapters, reuse
         self.tokenizer = file.tokenizer()
-        self.context = context or min(file.context, MAX_CONTEXT)
+        self.context = context_of(file, context)
         self.generation_config = GenerationConfig.from_dict(file.generation)
         eos = self.generation_config.eos_token_id
         self.eos_ids = {self.tokenizer.eos_id} if eos is None else set(eos if isinstance(eos, list) else [eos])
@@ -107,15 +107,10 @@ class LlamaCppEngine(Engine):
         )
         self._embedding: LlamaContext | None = None
 
-    def stream(self, request: GenerationRequest, submit: Submit) -> Iterator[Update]:
-        """Growing answers, greedy or drawn; see `Engine.stream`.
-
-        Raises:
-            UserError: beams; see `Engine.stream`.
-        """
+    def _check(self, request: GenerationRequest) -> None:
         if (beams := request.chosen["num_beams"]) > 1:
             raise UserError(f"--num_beams {beams} is beam search, which llama.cpp does not have: take 1 with a GGUF.")
-        return super().stream(request, submit)
+        super()._check(request)
 
     def _generate(self, request: GenerationRequest, streamer: Streamer) -> GenerationResult:
         largest = 2**32 - 1  # which means "any"
@@ -183,14 +178,13 @@ def _ids_as_text() -> Any:
     return IdsAsText()
 
 
-def load_engine(
-    model_path: str, lora_paths: dict[str, str], serve: ServeFlags, context: int | None = None
-) -> LlamaCppEngine:
-    """The engine for `--model_path x.gguf` and adapters of that kind.
+def read_files(
+    model_path: str, lora_paths: dict[str, str], serve: ServeFlags
+) -> tuple[GGUFFile, dict[str, GGUFFile], int]:
+    """What `LlamaCppEngine` takes for `--model_path x.gguf` and adapters of that kind, and the layers for the GPU.
 
     Args:
         lora_paths: name of a choice -> its file.
-        context: see `LlamaCppEngine`.
 
     Raises:
         UserError: files that can not be read or do not fit.
@@ -198,8 +192,12 @@ def load_engine(
     api = load_llama_cpp()
     file = read_gguf_model(model_path)
     on_gpu = resolve_gpu_layers(file, serve.gpu_layers, api.llama_supports_gpu_offload())
-    adapters = {name: read_gguf_adapter(path, file) for name, path in lora_paths.items()}
-    return LlamaCppEngine(file, adapters, serve.cache_gib > 0, on_gpu, context)
+    return file, {name: read_gguf_adapter(path, file) for name, path in lora_paths.items()}, on_gpu
+
+
+def context_of(file: GGUFFile, asked: int | None = None) -> int:
+    """Tokens of the longest sequence that is answered: as asked for, else the model's, at most `MAX_CONTEXT`."""
+    return asked or min(file.context, MAX_CONTEXT)
 
 
 def count_layers(file: GGUFFile) -> int:

@@ -59,6 +59,11 @@ class Update:
         return self.beams[0].text
 
     @property
+    def finish_reason(self) -> str:
+        """Why it ended, as OpenAI says it."""
+        return "length" if self.finish == "length" else "stop"
+
+    @property
     def tokens_per_s(self) -> float:
         """Decoding speed after the first token; 0 before there is a second."""
         rest = self.seconds - self.first_s
@@ -180,7 +185,7 @@ def stream(
             call.wait()
     if isinstance(item, BaseException):
         raise to_user_error(item) from item
-    yield _last(item, streamer, limit, begin)
+    yield last_update(item, streamer, limit, begin)
 
 
 def _next(streamer: Streamer, call: Call) -> Step | GenerationResult | BaseException:
@@ -241,8 +246,12 @@ def to_user_error(error: BaseException) -> BaseException:
     return UserError(f"the model failed while answering ({type(error).__name__}: {reason}); the log has the details.")
 
 
-def _last(done: GenerationResult, streamer: Streamer, limit: int, begin: float) -> Update:
-    """The last update, decoded as a whole."""
+def last_update(done: GenerationResult, streamer: Streamer, limit: int, begin: float) -> Update:
+    """The last update, decoded as a whole.
+
+    Args:
+        limit: most tokens it might have; begin: a perf_counter.
+    """
     now = time.perf_counter()
     beams, finish, cut_character = [], "", False
     for ids, score in zip(done.ids, done.scores, strict=True):

@@ -23,7 +23,6 @@ from vicuna.log import log
 
 BROKEN = "the server failed to answer; its log says why."
 NOTICE_HEADER = "X-Vicuna-Notice"
-FINISH = {"eos": "stop", "stop": "stop", "stopped": "stop", "length": "length"}
 
 
 class ChatFormat:
@@ -39,7 +38,7 @@ class ChatFormat:
 
     def body(self, updates: list[Update]) -> dict[str, Any]:
         """The finished answers."""
-        choices = [_choice(i, self._answer(update.text), FINISH[update.finish]) for i, update in enumerate(updates)]
+        choices = [_choice(i, self._answer(update.text), update.finish_reason) for i, update in enumerate(updates)]
         return {**self._envelope(self.whole), "choices": choices, "usage": self._usage(updates), **self.notices}
 
     async def chunks(self, growing: AsyncIterator[tuple[int, Update]]) -> AsyncIterator[dict[str, Any]]:
@@ -58,7 +57,7 @@ class ChatFormat:
             if new := grown[i].new(update.text, bool(update.finish)):
                 yield {**head, "choices": [_choice(i, self._piece(new), None)]}
             if update.finish:
-                yield {**head, "choices": [_choice(i, self._piece(""), FINISH[update.finish])]}
+                yield {**head, "choices": [_choice(i, self._piece(""), update.finish_reason)]}
         if self.asked.include_usage:
             yield {**head, "choices": [], "usage": self._usage(list(latest.values()))}
 
