@@ -1,9 +1,10 @@
-"""Ask a base model, with or without an adapter, one instruction at a time.
+"""Ask a base model, with or without an adapter, one instruction at a time, or a file of them.
 
     python generate.py --lora_path lora-Vicuna                 # opens a page on 127.0.0.1:7860
     python generate.py --lora_path lora-Vicuna --text "你好"    # prints one answer, and nothing else
+    python generate.py --lora_path lora-Vicuna --data_path questions.jsonl --output_path answers.jsonl
 
-Reads the base and the adapter; writes nothing. `python generate.py --help` lists every flag.
+Reads the base, the adapter and --data_path; writes --output_path alone. `python generate.py --help` lists every flag.
 """
 
 import json
@@ -14,7 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from vicuna import log
-from vicuna.answer.flags import AskFlags, DecodingFlags, ServeFlags
+from vicuna.answer.flags import AskFlags, DecodingFlags, PredictFlags, ServeFlags
 from vicuna.args import parse
 from vicuna.errors import UserError, run
 from vicuna.model.flags import ModelFlags
@@ -22,16 +23,26 @@ from vicuna.model.flags import ModelFlags
 EXAMPLES = Path(__file__).parent / "sample/instruct/quickstart.json"
 
 
-def main(model_flags: ModelFlags, ask: AskFlags, serve: ServeFlags, decoding: DecodingFlags) -> None:
-    """Answer --text in the terminal, or open the page."""
+def main(
+    model_flags: ModelFlags, ask: AskFlags, predict: PredictFlags, serve: ServeFlags, decoding: DecodingFlags
+) -> None:
+    """Answer --text in the terminal or the records of --data_path into a file, or open the page."""
     if ask.text is not None and not ask.text.strip():
         raise UserError("--text is empty; give it a question, or leave it out to open the page.")
+    if predict.data_path and (ask.text is not None or ask.input):
+        given = "--input" if ask.text is None else "--text"
+        raise UserError(f"{given} is one question, --data_path a file of them; give one of them.")
     log.set_up()
     # Imported here so that --help and a mistyped flag answer at once.
     from vicuna.answer.assistant import check_beams, load_assistant
     from vicuna.answer.decoding import generation_kwargs
 
     check_beams(model_flags.model_path, decoding)
+    if predict.data_path:
+        from vicuna.answer.prediction import answer_files
+
+        answer_files(model_flags, ask.lora_path, serve, decoding, predict)
+        return
     assistant = load_assistant(model_flags, serve, [ask.lora_path])
     for warning in assistant.warnings:
         log.log.warning("WARNING %s", warning)
@@ -187,4 +198,4 @@ def _examples() -> list[str]:
 
 
 if __name__ == "__main__":
-    run(lambda: main(*parse(__doc__, ModelFlags, AskFlags, ServeFlags, DecodingFlags)))
+    run(lambda: main(*parse(__doc__, ModelFlags, AskFlags, PredictFlags, ServeFlags, DecodingFlags)))

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from vicuna.answer.flags import AskFlags, DecodingFlags, ServeFlags
+from vicuna.answer.flags import AskFlags, DecodingFlags, PredictFlags, ServeFlags
 from vicuna.args import parse
 from vicuna.data.flags import DataFlags
 from vicuna.errors import run
@@ -14,7 +14,7 @@ from vicuna.model.flags import LoraFlags, ModelFlags
 from vicuna.train.flags import RunFlags
 
 TRAIN = (ModelFlags, DataFlags, LoraFlags, RunFlags)
-SERVE = (ModelFlags, AskFlags, ServeFlags, DecodingFlags)
+SERVE = (ModelFlags, AskFlags, PredictFlags, ServeFlags, DecodingFlags)
 PROGRAMS = [
     *("finetune.py", "finetune_chat.py", "generate.py"),
     *("tools/make_tiny_llama.py", "tools/compare_answers.py", "tools/check_data.py"),
@@ -183,6 +183,14 @@ def test_finetune_refuses_a_mistake_with_status_2_and_a_sentence(capsys, argv, w
         (["--seed", "-1"], ["--seed -1"]),
         (["--seed", "4294967296"], ["--seed 4294967296"]),
         (["--preset", "wild"], ["--preset", "wild", "balanced"]),
+        (["--data_path", "q.jsonl"], ["--data_path q.jsonl is answered into a file: name it with --output_path"]),
+        (["--output_path", "a.jsonl"], ["--output_path is for the records of --data_path, which is not given"]),
+        (["--skip_bad_rows"], ["--skip_bad_rows is for the records of --data_path"]),
+        (["--encoding", "gbk"], ["--encoding is for the records of --data_path"]),
+        (["--fields", "instruction=q"], ["--fields is for the records of --data_path"]),
+        (["--fields", "q"], ["--fields q: 'q' is not a field to fill"]),
+        (["--data_path", "q", "--output_path", "a.csv"], ["--output_path a.csv gets a line of JSON for each record"]),
+        (["--micro_batch", "0"], ["--micro_batch 0 is too small: expected 1 or more"]),
     ],
 )
 def test_generate_refuses_a_contradiction_with_status_2_and_a_sentence(capsys, argv, words):
@@ -234,7 +242,7 @@ def test_a_program_ends_with_status_2_on_an_unknown_flag(program, name):
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("group", [*TRAIN, AskFlags, ServeFlags, DecodingFlags])
+@pytest.mark.parametrize("group", [*TRAIN, *SERVE])
 def test_every_flag_has_a_help_text(group):
     lacking = [name for name, field in group.__dataclass_fields__.items() if not field.metadata.get("help")]
 

@@ -75,7 +75,7 @@ def tool(name: str, flags: str) -> type:
 def program_fields(name: str) -> list[Field]:
     groups = {
         "finetune.py": (ModelFlags, DataFlags, LoraFlags, RunFlags),
-        "generate.py": (ModelFlags, answer.AskFlags, answer.ServeFlags, answer.DecodingFlags),
+        "generate.py": (ModelFlags, answer.AskFlags, answer.PredictFlags, answer.ServeFlags, answer.DecodingFlags),
         "chat.py": (ModelFlags, answer.ChatFlags, answer.ServeFlags, answer.DecodingFlags),
         "tools/check_data.py": (tool("check_data", "CheckFlags"), DataFlags),
         "tools/compare_answers.py": (ModelFlags, tool("compare_answers", "CompareFlags")),

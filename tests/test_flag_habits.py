@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 @pytest.mark.parametrize(
     ("groups", "word", "hint"),
     [
-        (TRAIN, "--batch_size", "here it is --total_batch."),
+        (TRAIN, "--batch_size", "here it is --total_batch or --micro_batch."),
         (TRAIN, "--per-device-train-batch-size=2", "here it is --micro_batch."),
         (TRAIN, "--lora_weights", "here it is --resume_from_checkpoint."),
         (TRAIN, "--lora_rank", "here it is --lora_r."),
@@ -33,6 +33,8 @@ ROOT = Path(__file__).resolve().parent.parent
         (TRAIN, "--output_dir", "here it is --output_path."),
         (TRAIN, "--local_ran", "did you mean --lora_r?"),  # never --local_rank, which does nothing
         (SERVE, "--lora_weights", "here it is --lora_path."),
+        (SERVE, "--batch_size", "here it is --micro_batch."),
+        (SERVE, "--input_file", "here it is --data_path."),
         (SERVE, "--server_name", "here it is --host."),
     ],
 )

@@ -117,12 +117,14 @@ ELSEWHERE = {
     "model_path": "base_model model model_name model_name_or_path base_model_name_or_path pretrained_model",
     "lora_path": "lora_weights adapter adapter_path adapter_name_or_path peft_path peft_model lora_model lora_ckpt",
     "resume_from_checkpoint": "lora_weights adapter_name_or_path resume resume_checkpoint checkpoint",
-    "data_path": "dataset dataset_name dataset_path dataset_dir data data_file data_files train_file train_data",
-    "output_path": "output_dir output out_dir save_dir save_path",
+    "data_path": "dataset dataset_name dataset_path dataset_dir data data_file data_files train_file train_data "
+    "input_file test_file predict_file",
+    "output_path": "output_dir output out_dir save_dir save_path output_file predictions_file",
     "out_path": "output_dir output output_path save_dir export_dir",
     "num_epoch": "num_epochs num_train_epochs epochs epoch n_epochs",
     "total_batch": "batch_size global_batch_size train_batch_size gradient_accumulation_steps accumulation_steps",
-    "micro_batch": "micro_batch_size per_device_train_batch_size per_device_batch_size per_device_eval_batch_size",
+    "micro_batch": "micro_batch_size per_device_train_batch_size per_device_batch_size per_device_eval_batch_size "
+    "batch_size eval_batch_size",
     "learning_rate": "lr",
     "lr_scheduler": "lr_scheduler_type scheduler",
     "cutoff_len": "max_length max_seq_length max_seq_len seq_length model_max_length block_size max_source_length",

@@ -8,7 +8,7 @@ import pytest
 
 import generate
 from tests.served import make_adapter
-from vicuna.answer.flags import AskFlags, DecodingFlags, ServeFlags
+from vicuna.answer.flags import AskFlags, DecodingFlags, PredictFlags, ServeFlags
 from vicuna.args import parse
 from vicuna.model.flags import ModelFlags
 
@@ -39,7 +39,8 @@ def test_a_base_and_its_adapter_become_a_file_that_answers_as_they_do(tiny_base,
     decoding = ("--preset", "precise", "--max_new_tokens", "24", "--repetition_penalty", "1")
     said = bash("scripts/chat_cpu.sh", out, "--cli", *decoding, text=f"{QUESTION}\n")
     asked = ("--model_path", tiny_base, "--lora_path", lora, "--text", QUESTION, "--bits", "32", *decoding)
-    generate.main(*parse("", ModelFlags, AskFlags, ServeFlags, DecodingFlags, argv=list(map(str, asked))))
+    groups = (ModelFlags, AskFlags, PredictFlags, ServeFlags, DecodingFlags)
+    generate.main(*parse("", *groups, argv=list(map(str, asked))))
 
     assert said.returncode == 0, said.stderr
     assert said.stdout == capsys.readouterr().out

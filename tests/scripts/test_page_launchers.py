@@ -3,10 +3,10 @@
 import pytest
 
 from tests.scripts.launchers import flags
-from vicuna.answer.flags import AskFlags, ChatFlags, DecodingFlags, ServeFlags
+from vicuna.answer.flags import AskFlags, ChatFlags, DecodingFlags, PredictFlags, ServeFlags
 from vicuna.model.flags import ModelFlags
 
-SERVE = (ModelFlags, AskFlags, ServeFlags, DecodingFlags)
+SERVE = (ModelFlags, AskFlags, PredictFlags, ServeFlags, DecodingFlags)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from vicuna.args import at_least, check_seed, flag, switch
+from vicuna.data.flags import ReadFlags
 from vicuna.errors import UserError
 from vicuna.prompt.templates import PROMPT_TYPES
 
@@ -21,6 +22,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # The original never sampled; its temperature, top-p and top-k stood at 0.1, 0.75 and 40 without effect.
     "original": {"do_sample": False, "num_beams": 4, "repetition_penalty": 2.0},
 }
+ENDING = ".jsonl"  # of a file of answers
 
 
 @dataclass
@@ -31,6 +33,36 @@ class AskFlags:
     text: str | None = flag(None, "answer this, print the answer and nothing else, and end")
     input: str = flag("", "the record's second field, with --text")
     show_beam: bool = flag(True, "show all beams while they grow")
+
+
+@dataclass
+class PredictFlags(ReadFlags):
+    """Files of questions."""
+
+    data_path: list[str] = flag(
+        [],
+        "answer every record of these files, in any format that --data_path of finetune.py takes, with or without "
+        "responses of its own, and end",
+    )
+    output_path: str = flag("", "the answers, with --data_path: a new .jsonl, or one to go on with")
+    micro_batch: int = flag(8, "records of --data_path that are answered at once; lower it when memory runs out")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least("--micro_batch", self.micro_batch, 1)
+        if self.data_path and not self.output_path:
+            raise UserError(
+                f"--data_path {' '.join(self.data_path)} is answered into a file: name it with --output_path, such as "
+                "answers.jsonl."
+            )
+        if self.output_path and not self.output_path.endswith(ENDING):
+            raise UserError(
+                f"--output_path {self.output_path} gets a line of JSON for each record; expected a name in {ENDING}."
+            )
+        given = {"output_path": self.output_path, "fields": self.fields, "encoding": self.encoding}
+        for name, value in {**given, "skip_bad_rows": self.skip_bad_rows}.items():
+            if value and not self.data_path:
+                raise UserError(f"--{name} is for the records of --data_path, which is not given: give it, or drop it.")
 
 
 @dataclass

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from vicuna.data.bad_row import BadRow
-from vicuna.data.marks import check_row
+from vicuna.data.marks import check_row, unmarked
 from vicuna.errors import UserError
 
 NAMES = ("instruction", "input", "output", "system", "history", "messages", "conversations", "text")
 OPTIONAL = ("input", "system", "history")
+ANSWER = "output"  # which a row that is only asked can do without too
 # A name, or a place in a list: [0] is the first, [-1] the last, [] all of them.
 STEP = re.compile(r"(?:^|\.)(?P<name>[^.\[\]]+)|\[(?P<place>-?\d+)?\]")
 
@@ -36,10 +37,13 @@ def parse_fields(given: Sequence[str]) -> dict[str, str]:
     return paths
 
 
-def pick(row: Any, paths: dict[str, str]) -> Any:
+def pick(row: Any, paths: dict[str, str], asked: bool = False) -> Any:
     """The row as a known format, made of what stands at the paths; a row that is none as it is.
 
     A field that is not there is a `BadRow`, unless a format can do without it.
+
+    Args:
+        asked: the row is to be answered, and nothing of it learnt.
     """
     if not paths or isinstance(row, BadRow):
         return row
@@ -47,10 +51,11 @@ def pick(row: Any, paths: dict[str, str]) -> Any:
     try:
         if isinstance(row, dict):
             used = {path if path in row else STEP.match(path).group("name") for path in paths.values()}
-            check_row({name: value for name, value in row.items() if name not in used}, chosen=True)
+            others = {name: value for name, value in row.items() if name not in used}
+            check_row(unmarked(others) if asked else others, chosen=True)
         for name, path in paths.items():
             value = _at(row, path)
-            if value is None and name not in OPTIONAL:
+            if value is None and name not in OPTIONAL and not (asked and name == ANSWER):
                 has = ", ".join(map(repr, row)) if isinstance(row, dict) else f"a {type(row).__name__}"
                 raise BadRow(f"has nothing at {path}, where --fields looks for {name}; it has {has}", "fields missing")
             found[name] = value

@@ -10,7 +10,26 @@ from vicuna.prompt.templates import PROMPT_TYPES, TRAIN_TURNS
 
 
 @dataclass
-class DataFlags:
+class ReadFlags:
+    """Files of records, and how they are read."""
+
+    data_path: list[str] = flag([], "records: files of any format that is known")
+    fields: list[str] = flag(
+        [],
+        "where a file with names of its own has the fields of a known format: instruction=query output=response, or "
+        "with paths, instruction=turns[].q output=turns[].a",
+    )
+    skip_bad_rows: bool = flag(False, "leave malformed records out, and count them, instead of stopping")
+    encoding: str | None = flag(
+        None, "text encoding of the data file; default: found out among UTF-8, UTF-16 and GB18030"
+    )
+
+    def __post_init__(self) -> None:
+        parse_fields(self.fields)
+
+
+@dataclass
+class DataFlags(ReadFlags):
     """What is learnt, and how it becomes tokens."""
 
     data_path: list[str] = flag(
@@ -19,11 +38,6 @@ class DataFlags:
         "field text; or a .txt of documents separated by blank lines; all but .parquet also as .gz or .zst. Several "
         "files are mixed; my.jsonl:2 takes each training record of that "
         "file twice an epoch, :0.5 half of them",
-    )
-    fields: list[str] = flag(
-        [],
-        "where a file with names of its own has the fields of a known format: instruction=query output=response, or "
-        "with paths, instruction=turns[].q output=turns[].a",
     )
     prompt_type: Literal[PROMPT_TYPES] = flag("instruct", "template around a record; text adds nothing")
     cutoff_len: int = flag(
@@ -38,17 +52,13 @@ class DataFlags:
         "records held out for evaluation, the same ones for every seed; 0 for none; default 5 %% of the records, at "
         "most 200",
     )
-    skip_bad_rows: bool = flag(False, "leave malformed records out, and count them, instead of stopping")
-    encoding: str | None = flag(
-        None, "text encoding of the data file; default: found out among UTF-8, UTF-16 and GB18030"
-    )
     cache_path: str = flag(
         "",
         "folder for tokenised records, which later runs use again; default: chinese-vicuna in the user's cache folder",
     )
 
     def __post_init__(self) -> None:
-        parse_fields(self.fields)
+        super().__post_init__()
         at_least("--cutoff_len", self.cutoff_len, 8)
         if self.train_turns == "all":
             if self.prompt_type not in ("chat", "chat_eos"):

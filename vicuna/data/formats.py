@@ -89,6 +89,17 @@ def detect_format(row: Any) -> Format:
 
 
 def _check_order(messages: Sequence[Message]) -> None:
+    others = check_alternation(messages)
+    if len(others) % 2:
+        raise BadRow(f"ends with the user's message of turn {len(others) // 2 + 1}; expected an answer", "no answer")
+
+
+def check_alternation(messages: Sequence[Message]) -> Sequence[Message]:
+    """The messages of user and assistant, who take turns.
+
+    Raises:
+        BadRow: they do not, or there are none.
+    """
     _, others = split_system(messages)
     for i, one in enumerate(others):
         expected = ("user", "assistant")[i % 2]
@@ -99,8 +110,7 @@ def _check_order(messages: Sequence[Message]) -> None:
             )
     if not others:
         raise BadRow("has no messages; expected at least a question and its answer", "no messages")
-    if len(others) % 2:
-        raise BadRow(f"ends with the user's message of turn {len(others) // 2 + 1}; expected an answer", "no answer")
+    return others
 
 
 def _up_to_last_learnt(messages: list[Message]) -> list[Message]:

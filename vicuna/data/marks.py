@@ -5,6 +5,7 @@ from the answer, pictures, and answers that are left out of the loss. Each is ho
 """
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 from vicuna.data.bad_row import BadRow
@@ -28,6 +29,8 @@ MEDIA = ("image", "images", "video", "videos", "audio", "audios")
 MEDIA_PLACES = ("<image>", "<video>", "<audio>")
 TRAINED = ("loss", "train", "training")  # true or false: Swift, XTuner, axolotl
 TRAINED_PARTS = ("train_detail", "training_detail")
+# What says how answers are learnt, and nothing of what is asked.
+OF_LEARNING = {*BAD_EXAMPLE, *chain(*PREFERENCES), *REASONING, *TRAINED, *TRAINED_PARTS, "weight", "mask"}
 
 
 def check_row(row: dict, chosen: bool = False) -> None:
@@ -62,6 +65,24 @@ def check_row(row: dict, chosen: bool = False) -> None:
         raise BadRow("is about a picture, a video or a sound; expected text alone", "not text alone")
     if not _nothing(row.get(REASONING[0])):
         raise BadRow(_reasoning(REASONING[0]), "reasoning apart from the answer")
+
+
+def unmarked(row: Any) -> Any:
+    """A row, or its messages, without what says how answers are learnt, for who only asks what it asks."""
+    if isinstance(row, list):
+        return [_without_marks(item) for item in row]
+    if not isinstance(row, dict):
+        return row
+    return {
+        name: [_without_marks(item) for item in value] if isinstance(value, list) else value
+        for name, value in _without_marks(row).items()
+    }
+
+
+def _without_marks(item: Any) -> Any:
+    if not isinstance(item, dict):
+        return item
+    return {name: value for name, value in item.items() if name not in OF_LEARNING}
 
 
 def check_message(item: dict, name: str, speaker: str) -> None:

@@ -138,19 +138,33 @@ def read_records(
             except BadRow as problem:
                 problems.append(f"{source.path} line {line}: {problem}")
                 source.bad[problem.reason] += 1
-    if problems and not skip_bad_rows:
-        shown = "\n  ".join(problems[:SHOWN_BAD_ROWS])
-        more = f"\n  … and {len(problems) - SHOWN_BAD_ROWS} more" if len(problems) > SHOWN_BAD_ROWS else ""
-        files = records.sources[0].path if len(records.sources) == 1 else f"{len(records.sources)} files"
-        raise UserError(
-            f"{len(problems)} of {len(problems) + len(records.lines)} rows of {files} can not be used:\n  "
-            f"{shown}{more}\n"
-            "Mend them, or leave them out with --skip_bad_rows."
-        )
+    if not skip_bad_rows:
+        check_problems(problems, len(problems) + len(records.lines), records.sources)
     for source in records.sources:
         if not source.rows:
             raise UserError(f"--data_path {source.path} has no usable rows; expected at least one record.")
     return records
+
+
+def check_problems(problems: Sequence[str], rows: int, sources: Sequence[Source]) -> None:
+    """Refuse files some of whose rows can not be used.
+
+    Args:
+        problems: place and reason of each such row.
+        rows: how many there are together.
+
+    Raises:
+        UserError: with the first ten.
+    """
+    if not problems:
+        return
+    shown = "\n  ".join(problems[:SHOWN_BAD_ROWS])
+    more = f"\n  … and {len(problems) - SHOWN_BAD_ROWS} more" if len(problems) > SHOWN_BAD_ROWS else ""
+    files = sources[0].path if len(sources) == 1 else f"{len(sources)} files"
+    raise UserError(
+        f"{len(problems)} of {rows} rows of {files} can not be used:\n  {shown}{more}\n"
+        "Mend them, or leave them out with --skip_bad_rows."
+    )
 
 
 def open_sources(paths: str | Path | Sequence[str]) -> list[Source]:

@@ -1,4 +1,4 @@
-"""One run at a time in a folder, by a lock that the system takes back when its process ends, however it ends.
+"""One run at a time in a folder, or at a file, by a lock that the system takes back however its process ends.
 
 The file beside the lock only says who holds it: a file that a kill left behind locks nothing.
 """
@@ -66,15 +66,40 @@ def held_folder(folder: Path, flag: str, environ: Mapping[str, str]) -> Iterator
     """
     me = _name_of_this_process(environ)
     with made_folder(folder, flag):
-        lock = _take(folder, flag, me)
-
-        def give_back() -> None:
-            if lock is not None:
-                (folder / LOCK).unlink(missing_ok=True)  # before the lock is given back: what is removed is ours
-                os.close(lock)
-
-        with at_the_end(give_back):
+        then = "which writes its checkpoints there: wait until it has ended, or name another folder."
+        with _held(folder / LOCK, f"{flag} {folder}", me, then):
             yield
+
+
+@contextmanager
+def held_file(file: Path, flag: str) -> Iterator[None]:
+    """Hold `file`, which need not be there yet, by a lock beside it until the block ends.
+
+    Raises:
+        UserError: another process holds it, or its folder can not be made.
+    """
+    with made_folder(file.parent, flag):
+        lock, me = file.with_name(f".{file.name}{LOCK}"), _name_of_this_process({})
+        with _held(lock, f"{flag} {file}", me, "which writes it: wait until it has ended, or name another file."):
+            yield
+
+
+@contextmanager
+def _held(lock_file: Path, held: str, me: dict[str, Any], then: str) -> Iterator[None]:
+    """Hold a lock until the block ends.
+
+    Args:
+        held: what it is for, as the user typed it; then: what is said behind the name of another holder.
+    """
+    lock = _take(lock_file, held, me, then)
+
+    def give_back() -> None:
+        if lock is not None:
+            lock_file.unlink(missing_ok=True)  # before the lock is given back: what is removed is ours
+            os.close(lock)
+
+    with at_the_end(give_back):
+        yield
 
 
 def holder(folder: Path) -> str:
@@ -86,46 +111,41 @@ def holder(folder: Path) -> str:
     try:
         if fcntl is None or _locked(lock, fcntl.LOCK_SH) is not False:
             return ""
-        return _in_words(_read(folder))
+        return _in_words(_read(folder / LOCK))
     finally:
         os.close(lock)
 
 
-def _take(folder: Path, flag: str, me: dict[str, Any]) -> int | None:
+def _take(lock_file: Path, held: str, me: dict[str, Any], then: str) -> int | None:
     """The open lock; None where the file system has none, or another process of this run holds it."""
     for _ in range(LOOKS):
-        lock = _open(folder, flag)
+        lock = _open(lock_file, held)
         got = None if fcntl is None else _locked(lock, fcntl.LOCK_EX)
         if got is None:
             os.close(lock)
-            (folder / LOCK).unlink(missing_ok=True)
-            log.warning(
-                "WARNING   the file system of %s %s has no locks: nothing keeps a second run out of it.", flag, folder
-            )
+            lock_file.unlink(missing_ok=True)
+            log.warning("WARNING   the file system of %s has no locks: nothing keeps a second run out of it.", held)
             return None
-        if got and _still_there(lock, folder):
+        if got and _still_there(lock, lock_file):
             os.ftruncate(lock, 0)
             os.write(lock, json.dumps(me).encode())
             return lock
         os.close(lock)
         if not got:
-            other = _read(folder)
+            other = _read(lock_file)
             if me["run"] and other.get("run") == me["run"] and other.get("rank") != me["rank"]:
                 return None
             if _lives(other):
                 break
         time.sleep(LOOK_S)
-    raise UserError(
-        f"{flag} {folder} is in use by {_in_words(_read(folder))}, which writes its checkpoints there: wait until it "
-        "has ended, or name another folder."
-    )
+    raise UserError(f"{held} is in use by {_in_words(_read(lock_file))}, {then}")
 
 
-def _open(folder: Path, flag: str) -> int:
+def _open(lock_file: Path, held: str) -> int:
     try:
-        return os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        return os.open(lock_file, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
-        raise UserError(f"{flag} {folder} can not be written to: {error.strerror}. Name another folder.") from error
+        raise UserError(f"{held} can not be written to: {error.strerror}. Name another one.") from error
 
 
 def _locked(lock: int, kind: int) -> bool | None:
@@ -141,10 +161,10 @@ def _locked(lock: int, kind: int) -> bool | None:
     return True
 
 
-def _still_there(lock: int, folder: Path) -> bool:
+def _still_there(lock: int, lock_file: Path) -> bool:
     """Whether the file that was opened has not been removed by who held it before."""
     try:
-        return os.path.samestat(os.fstat(lock), os.stat(folder / LOCK))
+        return os.path.samestat(os.fstat(lock), os.stat(lock_file))
     except FileNotFoundError:
         return False
 
@@ -156,9 +176,9 @@ def _name_of_this_process(environ: Mapping[str, str]) -> dict[str, Any]:
     return {"pid": os.getpid(), "host": socket.gethostname(), "run": run, "rank": int(environ.get("RANK", 0))}
 
 
-def _read(folder: Path) -> dict[str, Any]:
+def _read(lock_file: Path) -> dict[str, Any]:
     try:
-        return json.loads((folder / LOCK).read_text(encoding="utf-8"))
+        return json.loads(lock_file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
 

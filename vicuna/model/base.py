@@ -148,7 +148,7 @@ def _generation_config(path: Path, config: Any) -> GenerationConfig:
 def fingerprint(path: Path) -> str:
     """SHA-256 over a base's config, tokenizer and weight files: their names, sizes, first and last MiB.
 
-    An adapter beside them is no part of the base.
+    An adapter beside them is no part of the base. The same of a file that is a base of its own.
     """
     digest = hashlib.sha256()
     others = ADAPTER_FILES[:2] if holds_adapter(path) else ()
@@ -158,7 +158,7 @@ def fingerprint(path: Path) -> str:
         for file in sorted(path.glob(pattern))
         if file.name not in others
     ]
-    for file in files:
+    for file in [path] if path.is_file() else files:
         size = file.stat().st_size
         digest.update(f"{file.name} {size}\n".encode())
         with file.open("rb") as opened:
