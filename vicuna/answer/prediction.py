@@ -82,13 +82,13 @@ def answer_files(
     """
     sources = _open(flags.data_path)
     with held_lines(Path(flags.output_path).expanduser(), "--output_path") as lines:
+        lines.read()
         checked = check_assistant(model_flags, replace(serve, cache_gib=0), [lora_path])
         measure = Measure(checked)
         questions = read_questions(
             sources, checked.prompt_type, measure, flags.encoding, flags.fields, flags.skip_bad_rows
         )
         chosen = generation_kwargs(decoding, checked.generation_config)
-        lines.read()
         for one in questions.asked:
             measure.digest.update(to_json_line([one.row, one.record, one.reference]))
         compared = _compared(checked, questions, chosen, decoding.seed, flags.fields, lines)
@@ -270,7 +270,7 @@ def _answer(
                     f"the {len(lines.done)} that are answered in {lines.file} stay."
                 ) from error
             answers = zip(batch, prompts, updates, strict=True)
-            lines.append([_line(one, ids, update, sources) for one, ids, update in answers if one in new])
+            lines.append([_line(one, ids, update, sources) for one, ids, update in answers if one.row not in lines])
             bar.update(len(new))
 
 

@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,8 @@ class RowLines:
         self.facts: dict[str, Any] = {}
         self._known: set[int] = set()
         self._whole = 0  # bytes of whole lines
-        self._descriptor: int | None = None
+        self._ended = True  # the last of them has its newline
+        self._opened: FileIO | None = None
 
     def __contains__(self, row: int) -> bool:
         return row in self._known
@@ -66,25 +68,24 @@ class RowLines:
                 )
             self._note(row)
             self._whole += len(line)
+            self._ended = line.endswith(b"\n")
 
     def begin(self, facts: dict[str, Any]) -> None:
         """Open the file to go on with, without what a kill left of a line; a new one gets its `facts` first."""
         if not self.done:
             self.facts = {KIND: 1, **facts}
             _replace(self.facts_file, json.dumps(self.facts, ensure_ascii=False, indent=2).encode() + b"\n")
-        self._descriptor = os.open(self.file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
-        os.ftruncate(self._descriptor, self._whole)
-        if self._whole and os.pread(self._descriptor, 1, self._whole - 1) != b"\n":
-            os.write(self._descriptor, b"\n")  # an editor took it away
+        self._opened = self.file.open("ab", buffering=0)
+        self._opened.truncate(self._whole)
+        if not self._ended:  # an editor took the newline away, or a kill came before it
+            self._write(b"\n")
 
     def append(self, lines: Sequence[dict[str, Any]]) -> None:
         """Write lines, each at once."""
         for line in lines:
-            rest = to_json_line(line)
-            while rest:
-                rest = rest[os.write(self._descriptor, rest) :]
+            self._write(to_json_line(line))
             self._note(line[ROW])
-        os.fsync(self._descriptor)
+        os.fsync(self._opened.fileno())
 
     def sort(self) -> None:
         """Put the lines into the order of the rows; a machine that refuses leaves them in that of the answers."""
@@ -97,9 +98,12 @@ class RowLines:
             log.warning("WARNING %s stays in the order of the answers: %s", self.file, error.strerror)
 
     def close(self) -> None:
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+        if self._opened is not None:
+            self._opened.close()
+
+    def _write(self, rest: bytes) -> None:
+        while rest:
+            rest = rest[self._opened.write(rest) :]
 
     def _note(self, row: int) -> None:
         self.done.append(row)
