@@ -10,6 +10,7 @@ import torch
 from tests.answer.adapters import loaded
 from tests.answer.modes import BARE
 from tests.answer.predicting import COUNT, SHORT, facts_of, lines_of, predict, questions
+from vicuna.answer import assistant
 from vicuna.answer.decoding import derive_seed, generation_kwargs
 from vicuna.answer.flags import DecodingFlags
 from vicuna.errors import UserError
@@ -35,13 +36,13 @@ def test_a_record_gets_the_answer_that_it_gets_alone(tiny_base, adapters, asked,
     lora = [] if kind == "base" else [adapters[kind]]
     found = predict(tiny_base, asked, tmp_path / "a.jsonl", *lora, **MODES[mode])
 
-    assistant = loaded(tiny_base, lora, cache_gib=0)
+    model = loaded(tiny_base, lora, cache_gib=0)
     chosen = generation_kwargs(DecodingFlags(**SHORT, **MODES[mode]), BARE)
     assert [line["row"] for line in found] == [line["line"] for line in found] == list(range(1, COUNT + 1))
     assert [line["record"] for line in found] == lines_of(asked)
     for line in found:
-        ids = assistant.prompt_ids([{"role": "user", "content": line["record"]["instruction"]}])
-        *_, last = assistant.stream(ids, chosen, derive_seed(MODES[mode].get("seed"), line["row"] - 1))
+        ids = model.prompt_ids([{"role": "user", "content": line["record"]["instruction"]}])
+        *_, last = model.stream(ids, chosen, derive_seed(MODES[mode].get("seed"), line["row"] - 1))
         assert line["answer"] == last.text
         assert (line["prompt_tokens"], line["completion_tokens"]) == (len(ids), last.tokens)
         assert line["finish_reason"] == ("length" if last.finish == "length" else "stop")
@@ -65,9 +66,9 @@ def test_dialogues_are_answered_behind_their_earlier_turns(tiny_base, adapters, 
 
     found = predict(tiny_base, file, tmp_path / "a.jsonl", adapters["lora.v1.0"])  # trained with chat
 
-    assistant = loaded(tiny_base, [adapters["lora.v1.0"]], cache_gib=0)
-    ids = assistant.prompt_ids(talk[:3])
-    *_, last = assistant.stream(ids, generation_kwargs(DecodingFlags(**SHORT), BARE))
+    model = loaded(tiny_base, [adapters["lora.v1.0"]], cache_gib=0)
+    ids = model.prompt_ids(talk[:3])
+    *_, last = model.stream(ids, generation_kwargs(DecodingFlags(**SHORT), BARE))
     assert [line["reference"] for line in found] == [None, "再见！", None]
     assert found[0]["answer"] == found[1]["answer"] == last.text != found[2]["answer"]
     assert found[0]["prompt_tokens"] == len(ids)
@@ -139,6 +140,7 @@ def test_what_is_answered_is_not_answered_again(tiny_base, asked, tmp_path):
         ({"bits": 16}, "--bits was 32, now 16. Go on as it was begun, or name a new file"),
         ({"prompt_type": "chat"}, "--prompt_type was instruct, now chat"),
         ({"max_new_tokens": 11}, r"--max_new_tokens was 10, now 11"),
+        ({"context": 400}, "--context was 512, now 400"),
         ({"preset": "balanced"}, "--do_sample was False, now True; --temperature was none, now 0.7"),
         ({"lora": "all"}, "--lora_path is another one"),
         ({"lora": ""}, "--lora_path is another one"),
@@ -180,15 +182,13 @@ def test_another_seed_base_or_data_is_named(tiny_base, tied_base, asked, tmp_pat
     assert len(lines_of(output)) == COUNT
 
 
-def test_a_prompt_that_is_too_long_is_refused_by_its_line_before_weights_are_read(tiny_base, tmp_path):
-    base = shutil.copytree(tiny_base, tmp_path / "base")
+def test_a_prompt_that_is_too_long_is_refused_by_its_line_before_weights_are_read(tiny_base, tmp_path, monkeypatch):
     file, output = tmp_path / "q.jsonl", tmp_path / "a.jsonl"
     rows = [{"instruction": word} for word in ("你好", "问" * 600, "问" * 470, "再见")]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    weights = (base / "model.safetensors").read_bytes()
-    (base / "model.safetensors").write_bytes(weights[: len(weights) // 2])
-
-    refused(r"1 of 4 rows .*\n.*line 2: has a prompt of \d+ tokens, the base's context is 512", base, file, output)
+    with monkeypatch.context() as without:
+        without.setattr(assistant, "load_base", None)
+        refused(r"1 of 4 .*\n.*line 2: has a prompt of \d+ tokens, the base's context is 512", tiny_base, file, output)
     assert not output.exists()
 
     found = predict(tiny_base, file, output, skip_bad_rows=True, max_new_tokens=100)

@@ -34,7 +34,7 @@ from vicuna.prompt.templates import Message, prompt_ids
 COMPARED = {
     "model": "--model_path",
     "bits": "--bits",
-    "context": "the base's context",
+    "context": "--context",
     "adapter": "--lora_path",
     "prompt_type": "--prompt_type",
     "declared": "the base's generation_config.json",
