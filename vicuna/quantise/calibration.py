@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from vicuna.errors import UserError, first_line
 from vicuna.evaluation.windows import Text, cut_windows, read_text
 from vicuna.files.proxies import check_proxies
+from vicuna.foreign import NEVER_RUN
 from vicuna.prompt.tokenizer import TextTokenizer
 
 SHORTEST = 11  # tokens; GPTQModel drops shorter rows, whatever its settings say
@@ -137,7 +138,7 @@ def _named(name: str, both: bool) -> list[Text]:
     for part in chosen.parts[: 1 + both]:
         files = {"data_files": {part: chosen.files[part]}} if chosen.files else {}
         try:
-            found = load_dataset(chosen.repo, chosen.config, split=part, revision=chosen.revision, **files)
+            found = load_dataset(chosen.repo, chosen.config, split=part, revision=chosen.revision, **files, **NEVER_RUN)
         except Exception as error:  # a dozen libraries' own, from the network to a broken file
             raise UserError(
                 f"DATASET {name} is {chosen.repo} on the hub, which did not give it ({first_line(error)}). Name a "
