@@ -52,6 +52,7 @@ def main(
             assistant.prompt_ids(messages),
             generation_kwargs(decoding, assistant.engine.generation_config),
             decoding.seed,
+            prompt_type=assistant.first.prompt_type,
         )
         print(last.text)
         return
@@ -135,7 +136,9 @@ def make_handlers(assistant: Any, serve: ServeFlags, decoding: DecodingFlags) ->
             yield [gr.skip(), strings["empty"], gr.skip(), gr.skip(), [], gr.skip()]
             return
         messages = [{"role": "user", "content": question, "input": extra or ""}]
-        detokenize = assistant.tokenizer.decode_continuation
+        # What a limit cut is gone on with as text: it has its beginning.
+        said = assistant.shown(assistant.tokenizer.decode_continuation(before))
+        prompt_type = "" if before else assistant.first.prompt_type
         stop(request)
         ended = stops[session] = threading.Event()
         try:
@@ -143,12 +146,14 @@ def make_handlers(assistant: Any, serve: ServeFlags, decoding: DecodingFlags) ->
             sent = f"{strings['tokens'].format(tokens=len(prompt_ids))}\n\n{assistant.prompt_text(messages)}"
             yield [rendering.CURSOR, "", sent, gr.update(visible=False), [], ""]
             generation = kwargs_from_controls(values)
-            updates = assistant.stream(prompt_ids + before, generation, decoding.seed, ended, client=session)
+            updates = assistant.stream(
+                prompt_ids + before, generation, decoding.seed, ended, client=session, prompt_type=prompt_type
+            )
             for update in throttle(updates, serve.use_typewriter):
                 if stops.get(session) is not ended:
                     return  # the tab has asked something else, or is closed
-                shown = rendering.answer_markdown(strings, update, detokenize(before), all_beams)
-                plain = detokenize(before) + update.text if update.finish else gr.skip()
+                shown = rendering.answer_markdown(strings, update, said, all_beams)
+                plain = said + update.text if update.finish else gr.skip()
                 ids = [*before, *update.beams[0].ids] if update.finish == "length" else []
                 yield [shown, rendering.stats_line(strings, update), sent, gr.update(visible=bool(ids)), ids, plain]
         except UserError as error:

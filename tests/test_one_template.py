@@ -1,6 +1,6 @@
 """One template everywhere: 10,000 random dialogues have the same prompt ids in training and on every path that serves.
 
-Compared, id by id, for each of the seven prompt types (a seventh of the dialogues each):
+Compared, id by id, for each of the eight prompt types (an eighth of the dialogues each):
 
     training      what `vicuna.prompt.templates.encode` puts in front of the answer that is learnt
     chat page     `ChatController.trim`, on transformers and on the GGUF that tools/export_gguf.py makes of the merged
@@ -20,8 +20,8 @@ dummy space: there its ids are compared without these spaces, and only where the
 Every trained answer ends in the id that stops generation: of the tokenizer, of both engines, of the merged folder.
 
 The tiny tokenizer takes all 10,000. Where ../shared/data is there, LLaMA's own tokenizer and that of Chinese-LLaMA-2,
-as folders of 2023 have them, and the one of poem-zh-750k take 100 of `instruct` or `chat`; the last has no byte
-pieces, for want of which llama.cpp's tokenizer ends the process, so that path is left out there.
+as folders of 2023 have them, and the one of poem-zh-750k take 100 of `instruct`, `chat` or `chinese_alpaca`; the last
+has no byte pieces, for want of which llama.cpp's tokenizer ends the process, so that path is left out there.
 """
 
 import json
@@ -195,7 +195,9 @@ def same_everywhere(found: Paths, messages: list[dict], which: str) -> None:
         assert ids == prompt, (which, where)
     learnt = example.input_ids[len(prompt) :]
     eos = found.trained.eos_id
-    assert learnt == [*found.trained.encode_continuation(answer["content"]), eos], which
+    apart = TEMPLATES[found.prompt_type].answer_apart
+    as_text = found.trained.encode if apart else found.trained.encode_continuation
+    assert learnt == [*as_text(answer["content"]), eos], which
     assert eos not in learnt[:-1], which
     assert prompt.count(eos) == (turns if found.prompt_type == "chat_eos" else 0), which
 
@@ -257,7 +259,12 @@ def test_every_trained_answer_ends_in_the_id_that_stops_generation(everywhere):
 
 @pytest.mark.parametrize(
     ("name", "prompt_type"),
-    [("tokenizers/llama", "instruct"), ("tokenizers/chinese-llama-2", "chat"), ("models/poem-zh-750k-hf", "instruct")],
+    [
+        ("tokenizers/llama", "instruct"),
+        ("tokenizers/chinese-llama-2", "chat"),
+        ("tokenizers/chinese-llama-2", "chinese_alpaca"),
+        ("models/poem-zh-750k-hf", "instruct"),
+    ],
 )
 def test_real_tokenizers_have_the_same_ids_too(shared, tmp_path, name, prompt_type):
     size = TextTokenizer(shared / name).size

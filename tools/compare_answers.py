@@ -51,7 +51,7 @@ def main(model_flags: ModelFlags, flags: CompareFlags) -> None:
         prompt_ids = assistant.prompt_ids(question)
         row = {"question": question[0]["content"], "expected": expected["content"]}
         for who, adapter in (("base", ""), ("adapter", None)):
-            *_, last = assistant.stream(prompt_ids, chosen, adapter=adapter)
+            *_, last = assistant.stream(prompt_ids, chosen, adapter=adapter, prompt_type=assistant.first.prompt_type)
             row[who] = last.text
             row[f"{who}_right"] = last.text.startswith(expected["content"][:BEGINNING])
         rows.append(row)

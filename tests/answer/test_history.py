@@ -22,7 +22,7 @@ TEXTS = (
     "The quick brown fox jumps over the lazy dog. ",
     "$\\frac{a}{b}$ | a | b |\n|---|---|",
 )
-PROMPT_TYPES = ("chat", "chat_eos", "instruct", "instruct_v0", "interaction", "bot")
+PROMPT_TYPES = ("chat", "chat_eos", "chinese_alpaca", "instruct", "instruct_v0", "interaction", "bot")
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def conversation(chance: random.Random, longest: int = 6) -> list[dict]:
 def test_a_random_conversation_fits_whole_turns_or_is_refused_in_a_sentence(tokenizer, seed):
     chance = random.Random(seed)
     messages = conversation(chance)
-    prompt_type = chance.choice(PROMPT_TYPES if messages[0]["role"] != "system" else PROMPT_TYPES[:2])
+    prompt_type = chance.choice(PROMPT_TYPES if messages[0]["role"] != "system" else PROMPT_TYPES[:3])
     new, most = chance.choice([1, 16, 128, 256, 600]), chance.choice([None, 0, 64, 200, 2048])
     before = copy.deepcopy(messages)
     system, others = (messages[:1], messages[1:]) if messages[0]["role"] == "system" else ([], messages)

@@ -257,7 +257,7 @@ def test_a_prompt_type_without_turns_forgets_them_all_and_a_system_prompt_goes_o
     assert controller.trim(asked, controller.read_settings(values())).messages == asked
     for prompt_type in PROMPT_TYPES:
         system = controller.read_settings(values(prompt_type=prompt_type, system=" 简短 ")).system
-        assert system == ("简短" if prompt_type in ("chat", "chat_eos") else "")
+        assert system == ("简短" if prompt_type in ("chat", "chat_eos", "chinese_alpaca") else "")
     changes = say(controller, "三", asked[:-1], system="")
     assert after(changes)[0]["role"] == "user"
     assert after(say(controller, "三", TALK, system="详细"))[0] == {"role": "system", "content": "详细"}

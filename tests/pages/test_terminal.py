@@ -49,6 +49,12 @@ def test_a_message_of_several_lines_and_one_that_begins_with_a_slash(typed, expe
     assert typed("//new")[0] == expected("/new") + "\n"
 
 
+def test_a_line_that_ends_in_a_backslash_goes_on(typed, expected):
+    assert typed("一\\", "二 \\", "三")[0] == expected("一\n二 \n三") + "\n"
+    assert typed("一\\")[0] == expected("一\n") + "\n"  # the end of the input ends it too
+    assert typed('"""', "一\\", "二", '"""')[0] == expected("一\\\n二") + "\n"
+
+
 def test_history_is_fitted_as_on_the_page_and_said(typed, terminal_assistant):
     lines = [f"{i} " + "长城的历史" * 8 for i in range(12)]
     out, err = typed(*lines)

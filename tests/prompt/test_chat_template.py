@@ -30,7 +30,7 @@ PIECES = [
     *("```cpp\nvector<int> x; a<b\n```", "User:", "Assistant:", "### Response:", "\\n", '"', "'", "$x^2$", "{content}"),
 ]
 TURNLESS = ("text",)
-SYSTEM = ("chat", "chat_eos")
+SYSTEM = ("chat", "chat_eos", "chinese_alpaca")
 
 
 @pytest.fixture(scope="module")

@@ -73,6 +73,10 @@ def answer_ids(example: Encoded) -> list[int]:
         ("interaction", "interaction", [user("你好")]),
         ("interaction_input", "interaction", [user("找出文中的人名。", "小明和小红昨天一起去了公园。")]),
         ("interaction_history", "interaction", [*HELLO, user("What is a llama?")]),
+        ("chinese_alpaca", "chinese_alpaca", [user("你好")]),
+        ("chinese_alpaca_input", "chinese_alpaca", [user("找出文中的人名。", "小明和小红昨天一起去了公园。")]),
+        ("chinese_alpaca_history", "chinese_alpaca", [*HELLO, user("What is a llama?")]),
+        ("chinese_alpaca_system", "chinese_alpaca", [{**SYSTEM, "content": "请用古文回答。"}, user("你好")]),
         ("bot", "bot", [user("你好")]),
         ("bot_history", "bot", [*HELLO, user("What is a llama?")]),
     ],
@@ -126,7 +130,9 @@ def test_labels_are_exactly_the_answer_and_eos(tokenizer, prompt_type):
     example = encode(tokenizer, prompt_type, [*QUESTION, assistant("春风吹来。")], 256)
 
     assert not example.cut
-    assert answer_ids(example) == [*tokenizer.encode_continuation("春风吹来。"), tokenizer.eos_id]
+    apart = TEMPLATES[prompt_type].answer_apart
+    as_text = tokenizer.encode if apart else tokenizer.encode_continuation
+    assert answer_ids(example) == [*as_text("春风吹来。"), tokenizer.eos_id]
     assert len(example.labels) == len(example.input_ids)
     first = example.labels.index(answer_ids(example)[0])
     assert example.labels[:first] == [IGNORE_INDEX] * first
@@ -140,8 +146,11 @@ def test_ids_decode_to_exactly_prompt_and_answer(tokenizer, plain, prompt_type, 
 
     assert example.input_ids[0] == tokenizer.bos_id
     assert example.input_ids[-1] == tokenizer.eos_id
-    assert plain.decode(example.input_ids[1:-1]) == render(prompt_type, QUESTION) + answer
-    assert tokenizer.decode_continuation(answer_ids(example)) == answer
+    space = " " * TEMPLATES[prompt_type].answer_apart
+    assert plain.decode(example.input_ids[1:-1]) == render(prompt_type, QUESTION) + space + answer
+    text = tokenizer.decode_continuation(answer_ids(example))
+    assert text == space + answer
+    assert tokenizer.without_dummy(text) == answer or not space
 
 
 @pytest.mark.parametrize("answer", ANSWERS)
@@ -254,7 +263,8 @@ def test_training_prompt_is_the_inference_prompt_behind_earlier_turns(tiny_base,
     trained = encode(tokenizer, prompt_type, dialogue, 1024)
 
     assert served.prompt_ids(dialogue[:-1]) == trained.input_ids[: -len(answer_ids(trained))]
-    assert answer_ids(trained) == [*tokenizer.encode_continuation(dialogue[-1]["content"]), tokenizer.eos_id]
+    as_text = tokenizer.encode if TEMPLATES[prompt_type].answer_apart else tokenizer.encode_continuation
+    assert answer_ids(trained) == [*as_text(dialogue[-1]["content"]), tokenizer.eos_id]
 
 
 @pytest.mark.parametrize(("prompt_type", "turns"), [*((name, "last") for name in WITH_TURNS), ("chat_eos", "all")])
@@ -263,7 +273,8 @@ def test_a_dialogue_decodes_to_exactly_its_text(tokenizer, plain, prompt_type, t
     dialogue = with_system(prompt_type, dialogue)
     example = encode(tokenizer, prompt_type, dialogue, 1024, train_turns=turns)
 
-    assert plain.decode(example.input_ids[1:]) == render(prompt_type, dialogue[:-1]) + dialogue[-1]["content"]
+    space = " " * TEMPLATES[prompt_type].answer_apart
+    assert plain.decode(example.input_ids[1:]) == render(prompt_type, dialogue[:-1]) + space + dialogue[-1]["content"]
 
 
 @pytest.mark.parametrize("dialogue", DIALOGUES)

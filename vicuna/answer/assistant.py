@@ -27,7 +27,7 @@ from vicuna.model.config import meta_model
 from vicuna.model.cpu_rounding import four_bit_warning
 from vicuna.model.flags import ModelFlags
 from vicuna.model.stored import loaded_precision, use_as_stored
-from vicuna.prompt.templates import Message, prompt_ids, render
+from vicuna.prompt.templates import TEMPLATES, Message, prompt_ids, render
 from vicuna.prompt.tokenizer import TextTokenizer
 
 Done = TypeVar("Done")
@@ -81,6 +81,11 @@ class Assistant:
         """Ids of the prompt for the last message, BOS included: the same that training saw."""
         return prompt_ids(self.tokenizer, prompt_type or self.first.prompt_type, messages)
 
+    def shown(self, text: str, prompt_type: str | None = None) -> str:
+        """What of the text of an answer's ids is the answer."""
+        apart = TEMPLATES[prompt_type or self.first.prompt_type].answer_apart
+        return self.tokenizer.without_dummy(text) if apart else text
+
     def stream(
         self,
         prompt_ids: list[int],
@@ -90,15 +95,18 @@ class Assistant:
         adapter: str | None = None,
         client: str = "",
         stops: Sequence[str] = (),
+        prompt_type: str = "",
     ) -> Iterator[Update]:
         """Growing answers; see `GenerationRequest` and `Engine.stream`.
 
         Args:
             adapter: name of a choice, "" for the base alone, None for the first choice.
             client: who asks; clients take turns.
+            prompt_type: what the prompt was made with, "" for a text that is continued.
         """
         name = self.first.name if adapter is None else adapter
-        request = GenerationRequest(prompt_ids, chosen, seed, name, stop, stops)
+        apart = bool(prompt_type) and TEMPLATES[prompt_type].answer_apart
+        request = GenerationRequest(prompt_ids, chosen, seed, name, stop, stops, apart)
         return self.engine.stream(request, lambda work: self.worker.submit(work, client))
 
     def answer(self, prompts: Sequence[list[int]], chosen: dict[str, Any], seeds: Sequence[int | None]) -> list[Update]:
@@ -108,7 +116,11 @@ class Assistant:
             UserError: whatever the model fails with, as a sentence.
         """
         stop, name = threading.Event(), self.first.name
-        requests = [GenerationRequest(ids, chosen, seed, name, stop) for ids, seed in zip(prompts, seeds, strict=True)]
+        apart = TEMPLATES[self.first.prompt_type].answer_apart
+        requests = [
+            GenerationRequest(ids, chosen, seed, name, stop, apart=apart)
+            for ids, seed in zip(prompts, seeds, strict=True)
+        ]
         return self._in_worker(lambda: self.engine.answer(requests), stop=stop)
 
     def embed(

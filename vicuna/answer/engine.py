@@ -26,6 +26,7 @@ class GenerationRequest:
         adapter: name of a choice, "" for the base alone.
         stop: set it to end the answer at the next token; the last update then says "stopped".
         stops: texts that end the answer, and are no part of it.
+        apart: the answer is a text of its own, see `vicuna.prompt.templates.Template`.
     """
 
     prompt_ids: list[int]
@@ -34,6 +35,7 @@ class GenerationRequest:
     adapter: str = ""
     stop: threading.Event | None = None
     stops: Sequence[str] = ()
+    apart: bool = False
 
     def limited_to(self, context: int) -> "GenerationRequest":
         """The same, with as many new tokens as the context leaves.
@@ -72,7 +74,7 @@ class Engine(ABC):
         """
         self._check(request)
         request = request.limited_to(self.context)
-        streamer = Streamer(self.tokenizer, request.stop, request.stops)
+        streamer = Streamer(self.tokenizer, request.stop, request.stops, request.apart)
         return stream(lambda: self._generate(request, streamer), streamer, request.chosen["max_new_tokens"], submit)
 
     def answer(self, requests: Sequence[GenerationRequest]) -> list[Update]:

@@ -19,6 +19,15 @@ PRESETS: dict[str, dict[str, Any]] = {
     "balanced": {**_SAMPLED, "temperature": 0.7, "top_p": 0.9, "top_k": 40},
     "creative": {**_SAMPLED, "temperature": 1.0, "top_p": 0.95, "top_k": 60},
     "beam": {"do_sample": False, "num_beams": 4, "repetition_penalty": 1.1},
+    # Chinese-LLaMA-Alpaca's; its context of 2,048 is the base's own, and what --max_memory is set to.
+    "chinese_alpaca": {
+        **_SAMPLED,
+        "temperature": 0.2,
+        "top_p": 0.9,
+        "top_k": 40,
+        "repetition_penalty": 1.3,
+        "max_new_tokens": 256,
+    },
     # The original never sampled; its temperature, top-p and top-k stood at 0.1, 0.75 and 40 without effect.
     "original": {"do_sample": False, "num_beams": 4, "repetition_penalty": 2.0},
 }

@@ -100,7 +100,7 @@ class BeamStoppingCriteria(StoppingCriteria):
         if self.streamer.stops and not self.streamer.stopped:
             self.texts = self.texts or Detokenizer(self.streamer.tokenizer, 2 * len(input_ids))
             rows = input_ids[:, self.prompt_len :].tolist()
-            ended = [self.streamer.stops.find(self.texts.decode(row)) >= 0 for row in rows]
+            ended = [self.streamer.ends_in(row, self.texts) for row in rows]
             return torch.tensor(ended, device=input_ids.device)
         return torch.full((len(input_ids),), self.streamer.stopped, dtype=torch.bool, device=input_ids.device)
 

@@ -101,10 +101,17 @@ class Streamer:
     Args:
         stop: its owner sets it to end the answer; nobody else does.
         stops: texts that end the answer.
+        apart: the answer is a text of its own, without the space that its ids begin with.
     """
 
-    def __init__(self, tokenizer: TextTokenizer, stop: threading.Event | None = None, stops: Sequence[str] = ()):
-        self.tokenizer, self.stops = tokenizer, StopStrings(stops)
+    def __init__(
+        self,
+        tokenizer: TextTokenizer,
+        stop: threading.Event | None = None,
+        stops: Sequence[str] = (),
+        apart: bool = False,
+    ):
+        self.tokenizer, self.stops, self.apart = tokenizer, StopStrings(stops), apart
         self.begun = False
         self.first_at: float | None = None
         self._stop, self._closed = stop, False
@@ -117,9 +124,17 @@ class Streamer:
         """The answer is to end at the next token."""
         return self._closed or (self._stop is not None and self._stop.is_set())
 
+    def shown(self, text: str) -> str:
+        """What of the text of an answer's ids is the answer."""
+        return self.tokenizer.without_dummy(text) if self.apart else text
+
+    def ends_in(self, ids: list[int], texts: Detokenizer) -> bool:
+        """A text that ends answers is in that of `ids`."""
+        return bool(self.stops and self.stops.find(self.shown(texts.decode(ids))) >= 0)
+
     def ends(self, ids: list[int], texts: Detokenizer) -> bool:
         """The answer is to end, or a text that ends answers is in that of `ids`."""
-        return self.stopped or bool(self.stops and self.stops.find(texts.decode(ids)) >= 0)
+        return self.stopped or self.ends_in(ids, texts)
 
     def close(self) -> None:
         """Nobody reads on."""
@@ -177,7 +192,7 @@ def stream(
     try:
         while isinstance(item := _next(streamer, call), Step):
             texts = texts or Detokenizer(streamer.tokenizer, 2 * len(item.ids))
-            beams = _GrowingBeams(item, streamer.stops, texts)
+            beams = _GrowingBeams(item, streamer, texts)
             yield Update(beams, len(item.ids[0]), item.at - begin, streamer.first_at - begin)
     finally:
         streamer.close()
@@ -201,8 +216,8 @@ def _next(streamer: Streamer, call: Call) -> Step | GenerationResult | BaseExcep
 class _GrowingBeams(Sequence[Beam]):
     """The beams of a step; a beam that nobody looks at costs no decoding."""
 
-    def __init__(self, step: Step, stops: StopStrings, texts: Detokenizer):
-        self._step, self._stops, self._texts = step, stops, texts
+    def __init__(self, step: Step, streamer: Streamer, texts: Detokenizer):
+        self._step, self._streamer, self._texts = step, streamer, texts
         self._made: dict[int, Beam] = {}
 
     def __len__(self) -> int:
@@ -220,7 +235,7 @@ class _GrowingBeams(Sequence[Beam]):
         index = range(len(self))[index]
         if index not in self._made:
             ids = self._step.ids[index]
-            text = self._stops.visible(self._texts.decode(ids))
+            text = self._streamer.stops.visible(self._streamer.shown(self._texts.decode(ids)))
             self._made[index] = Beam(ids, text, self._step.scores[index])
         return self._made[index]
 
@@ -257,7 +272,7 @@ def last_update(done: GenerationResult, streamer: Streamer, limit: int, begin: f
     for ids, score in zip(done.ids, done.scores, strict=True):
         kept = [i for i in ids if i not in done.eos_ids]
         whole = streamer.tokenizer.drop_partial_character(kept)
-        text = streamer.tokenizer.decode_continuation(whole)
+        text = streamer.shown(streamer.tokenizer.decode_continuation(whole))
         shown = streamer.stops.cut(text)
         ended_by_text = len(shown) < len(text)
         # What follows the end of such an answer in a beam search is padding.

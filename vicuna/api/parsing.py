@@ -42,6 +42,7 @@ class CompletionRequest:
     Attributes:
         model: the name it goes by in the answer; adapter: name of a choice.
         prompts: ids of each, BOS included; n: answers to each.
+        prompt_type: that of a chat, "" of a text that is continued.
         chosen: generate()'s arguments; seed: of the first answer, the next ones count on.
         notices: what the user should know of what was sent; left_out: what of it the model is not shown.
     """
@@ -56,6 +57,7 @@ class CompletionRequest:
     stream: bool
     include_usage: bool
     client: str
+    prompt_type: str = ""
     notices: tuple[str, ...] = ()
     left_out: str = ""
 
@@ -97,10 +99,11 @@ def parse_chat(
     chosen, common = _common(fields, assistant, decoding, peer)
     tools = fields.leave_out_tools()
     fields.reject_unknown()
+    prompt_type = assistant.choices[adapter].prompt_type
     try:
         trimmed = trim(
-            assistant.tokenizer, assistant.choices[adapter].prompt_type, messages, assistant.engine.context,
-            chosen["max_new_tokens"], flags.max_memory,
+            assistant.tokenizer, prompt_type, messages, assistant.engine.context, chosen["max_new_tokens"],
+            flags.max_memory,
         )  # fmt: skip
     except MessageTooLong as error:
         raise APIError(400, str(error), "messages", "context_length_exceeded") from error
@@ -114,7 +117,8 @@ def parse_chat(
     chosen = {**chosen, "max_new_tokens": trimmed.max_new_tokens}
     _bound(common["n"], "n", assistant)
     left_out = f"tools were left out ({tools}): no prompt type shows them to the model" if tools else ""
-    return CompletionRequest(model, adapter, [trimmed.ids], chosen, notices=tuple(notices), left_out=left_out, **common)
+    said = {"notices": tuple(notices), "left_out": left_out}
+    return CompletionRequest(model, adapter, [trimmed.ids], chosen, prompt_type=prompt_type, **said, **common)
 
 
 def parse_completion(

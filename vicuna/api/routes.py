@@ -145,7 +145,8 @@ class Routes:
 
     def _stream(self, asked: CompletionRequest, prompt: list[int], i: int, stop: Event) -> Iterator[Update]:
         seed = derive_seed(asked.seed, i)
-        return self.assistant.stream(prompt, asked.chosen, seed, stop, asked.adapter, asked.client, asked.stops)
+        how = (asked.adapter, asked.client, asked.stops, asked.prompt_type)
+        return self.assistant.stream(prompt, asked.chosen, seed, stop, *how)
 
 
 async def _parsed(request: Request, parse: Callable[..., Any], *more: Any) -> Any:

@@ -1,5 +1,6 @@
 """A prompt type as an Ollama Modelfile, which stands beside a GGUF and names it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from vicuna.gguf.reader import MAX_CONTEXT
@@ -28,6 +29,8 @@ def modelfile(gguf: str, prompt_type: str, context: int, suppressed: list[int], 
     lines = [_LIMITS]
     if prompt_type and TEMPLATES[prompt_type].eos_after_turns:
         lines.append("# And behind each </s> of an earlier turn it puts a space, which training did not.")
+    if prompt_type and TEMPLATES[prompt_type].answer_apart:
+        lines.append("# And it shows the space that answers begin with, which is their tokens' and no part of them.")
     if suppressed:
         lines.append(f"# Nor does it know suppressed tokens; here those are the ids {', '.join(map(str, suppressed))}.")
     if adapter:
@@ -57,6 +60,10 @@ def go_template(template: Template) -> str:
     Whole conversations where the last question looks like the earlier ones; where it does not, as in `instruct`, the
     last question alone.
     """
+    if template.turn_last == "{content}" and template.turn_end.endswith(template.user.split("{content}")[0]):
+        form = template.user + template.answer
+        end = template.turn_end.removesuffix(template.user.split("{content}")[0])
+        template = replace(template, turn_last=form, turn_end=end, user="", answer="")
     if template.user or not template.turn:
         asked = (template.user or "{content}").replace("{content}", template.turn_only or "{content}")
         asked = asked.replace("{content}", "{{ .Prompt }}")
@@ -77,7 +84,7 @@ def stop_strings(template: Template) -> list[str]:
     """What begins the next turn, were the model not to end its answer."""
     words = ["</s>"]
     if template.turn:
-        words.append(template.turn.split("{content}")[0])
+        words += filter(None, [template.turn.split("{content}")[0]])
     if template.user.startswith("###"):
         words.append(template.user.split("\n")[0])
     return words

@@ -153,6 +153,7 @@ class ChatController:
                 active.stop,
                 settings.adapter,
                 active.session,
+                prompt_type=settings.prompt_type,
             )
             for update in throttle(updates, self.typewriter):
                 if active.abandoned:

@@ -19,6 +19,7 @@ PRESET_CHOICES = [
     ("Balanced 均衡", "balanced"),
     ("Creative 创意", "creative"),
     ("Beam 束搜索", "beam"),
+    ("Chinese-Alpaca", "chinese_alpaca"),
     ("Original 原版", "original"),
     ("Custom 自定", "custom"),
 ]

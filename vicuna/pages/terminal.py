@@ -19,7 +19,7 @@ from vicuna.pages.strings import STRINGS
 from vicuna.pages.terminal_commands import Commands
 from vicuna.pages.terminal_session import TerminalSession
 
-PROMPT, CONTINUATION, BLOCK = "> ", "… ", '"""'
+PROMPT, CONTINUATION, BLOCK, GOES_ON = "> ", "… ", '"""', "\\"
 
 
 def chat(assistant: Assistant, flags: ChatFlags, decoding: DecodingFlags) -> None:
@@ -102,11 +102,16 @@ class Repl:
             interrupted = self._evaluate(text)
 
     def _read(self) -> str:
-        """A message: a line, or the lines between two that hold nothing but BLOCK."""
+        """A message: a line, and what follows where it ends in GOES_ON; or the lines between two that are BLOCK."""
         line = self._read_line(PROMPT)
-        if line.strip() != BLOCK:
-            return line
         lines: list[str] = []
+        if line.strip() != BLOCK:
+            with contextlib.suppress(EOFError):
+                while line.endswith(GOES_ON):
+                    lines.append(line.removesuffix(GOES_ON))
+                    line = ""
+                    line = self._read_line(CONTINUATION)
+            return "\n".join([*lines, line])
         with contextlib.suppress(EOFError):  # the end of the input ends the message too
             while (line := self._read_line(CONTINUATION)).strip() != BLOCK:
                 lines.append(line)

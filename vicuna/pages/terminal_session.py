@@ -84,7 +84,9 @@ class TerminalSession:
         seed = derive_seed(self.decoding.seed, self.draw)
         delta = TextDelta(steady=generation["num_beams"] == 1)
         last = None
-        updates = assistant.stream(trimmed.ids, generation, seed, self.stop, self.adapter, "terminal")
+        updates = assistant.stream(
+            trimmed.ids, generation, seed, self.stop, self.adapter, "terminal", prompt_type=self.prompt_type
+        )
         try:
             for last in updates:
                 if new := delta.new(last.text, bool(last.finish)):

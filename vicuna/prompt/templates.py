@@ -55,6 +55,7 @@ class Template:
     answer: str = ""  # what the answer follows
     takes_system: bool = False  # a system message replaces `system`
     eos_after_turns: bool = False
+    answer_apart: bool = False  # an answer's ids are those of a text of its own, which begins with a dummy space
 
 
 _INSTRUCT = (
@@ -108,6 +109,19 @@ TEMPLATES = {
         _INTERACTION,
         system="The following is a conversation between an AI assistant called Bot and a human user called User.\n\n",
         turn="User:{content}\nBot:{answer}",
+    ),
+    # Chinese-LLaMA-Alpaca's: earlier turns look like the last, and its program for chats lets a system message replace
+    # the sentence.
+    "chinese_alpaca": Template(
+        system=_INSTRUCT,
+        user="### Instruction:\n{content}\n\n",
+        user_with_input="### Instruction:\n{content}\n{input}\n\n",
+        turn="{content}\n\n### Response: {answer}",
+        turn_end="\n\n### Instruction:\n",
+        turn_last="{content}",
+        answer="### Response: ",
+        takes_system=True,
+        answer_apart=True,
     ),
     "text": Template(user="{content}", user_with_input="{content}\n{input}"),
 }
@@ -261,9 +275,12 @@ def encode(
 def _last_answer(
     tokenizer: Tokenizer, prompt_type: str, messages: Sequence[Message]
 ) -> list[tuple[list[int], list[int]]]:
-    """Prompt and answer, EOS included. No dummy prefix at the seam: the ids decode to exactly prompt + answer."""
+    """Prompt and answer, EOS included. The ids decode to exactly prompt + answer: no dummy prefix is at the seam, but
+    for answers that are texts of their own.
+    """
     *prompt, answer = messages
-    as_text = tokenizer.encode_continuation if prompt else tokenizer.encode
+    apart = not prompt or TEMPLATES[prompt_type].answer_apart
+    as_text = tokenizer.encode if apart else tokenizer.encode_continuation
     return [(prompt_ids(tokenizer, prompt_type, prompt), [*as_text(answer["content"]), tokenizer.eos_id])]
 
 

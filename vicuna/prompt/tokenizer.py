@@ -57,6 +57,7 @@ class TextTokenizer:
             )
         self._anchor = self.encode(_ANCHOR)
         self._anchor_width = len(self._decode(self._anchor))
+        self._dummy = self.decode_continuation(self._anchor).removesuffix(_ANCHOR)
 
     def _read_sentencepiece(self, model: bytes | None) -> None:
         proto, beginning = read_sentencepiece(self.source, model)
@@ -116,6 +117,10 @@ class TextTokenizer:
         """The text of `ids` that follow other text: a leading space is kept, control ids are not text."""
         text_ids = [i for i in ids if self._is_text(i)]
         return self._decode(self._anchor + text_ids)[self._anchor_width :]
+
+    def without_dummy(self, text: str) -> str:
+        """A text from `decode_continuation`, were its ids those of a beginning: without the space these begin with."""
+        return text.removeprefix(self._dummy)
 
     def drop_partial_character(self, ids: list[int]) -> list[int]:
         """`ids` without a last character of which only some bytes are there yet."""
