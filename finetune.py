@@ -272,6 +272,7 @@ def run_facts(setup: Setup, plan: "Plan") -> dict[str, Any]:
         "run_id": name,
         "flags": setup.flags.by_name(),
         "prompt_type": setup.flags.data.prompt_type,
+        "trains": setup.flags.lora.trains,  # --train, as the spellings are meant since the embeddings can be alone
         "plan": plan.facts,
         "exact": setup.exact,  # what a resumed run is compared with, beside the flags
         # what this run has from elsewhere, and a resumed one has to take over

@@ -121,6 +121,7 @@ ELSEWHERE = {
     "input_file test_file predict_file",
     "output_path": "output_dir output out_dir save_dir save_path output_file predictions_file",
     "out_path": "output_dir output output_path save_dir export_dir",
+    "max_steps": "max_iters num_steps train_steps max_train_steps",
     "num_epoch": "num_epochs num_train_epochs epochs epoch n_epochs",
     "total_batch": "batch_size global_batch_size train_batch_size gradient_accumulation_steps accumulation_steps",
     "micro_batch": "micro_batch_size per_device_train_batch_size per_device_batch_size per_device_eval_batch_size "

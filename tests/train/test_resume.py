@@ -52,6 +52,24 @@ def test_resuming_on_other_data_is_refused_unless_the_data_begins_anew(program, 
     assert "checkpoint-8 is at step 8, and the run ends at step 8: raise --num_epoch above 2" in done.stderr
 
 
+def test_a_run_of_so_many_steps_is_one_of_as_many_epochs_and_is_resumed(program, tiny_base, records, tmp_path):
+    argv = ["--total_batch", 11, "--micro_batch", 2, "--test_size", 5, "--eval_steps", 0, "--save_steps", 2]
+    expected = train(program, tiny_base, records, tmp_path / "epochs", *argv, "--num_epoch", 1.5)
+    output = train(program, tiny_base, records, tmp_path / "steps", *argv, "--max_steps", 6)
+    assert "6, which pass 1.5 times over the data; learning rate" in (output / "session.log").read_text("utf-8")
+    weights = (expected / "adapter_model.safetensors").read_bytes()
+    assert (output / "adapter_model.safetensors").read_bytes() == weights
+    card = (output / "README.md").read_text("utf-8")
+    assert ("| max_steps | 6 |" in card, "num_epoch" in card) == (True, False)
+
+    good = ["--model_path", tiny_base, "--data_path", records, "--output_path", tmp_path / "out", *STEPS, *argv]
+    resume = ["--resume_from_checkpoint", output / "checkpoint-4"]
+    done = program("finetune.py", *good, "--max_steps", 8, *resume)
+    assert "was begun with --max_steps 6, this run has 8: a resumed run must keep it" in done.stderr
+    again = train(program, tiny_base, records, tmp_path / "again", *argv, "--max_steps", 6, *resume)
+    assert (again / "adapter_model.safetensors").read_bytes() == weights
+
+
 def test_an_elastic_resumption_takes_the_same_rows_per_step(program, tiny_base, records, straight, tmp_path):
     more = [*TWO_EPOCHS, "--resume_from_checkpoint", straight / "checkpoint-3", "--micro_batch", 3]
     good = ["--model_path", tiny_base, "--data_path", records, "--output_path", tmp_path / "refused", *STEPS, *more]

@@ -87,7 +87,7 @@ class Engine(ABC):
         for request in requests:
             self._check(request)
         requests = [request.limited_to(self.context) for request in requests]
-        streamers = [Streamer(self.tokenizer, request.stop, request.stops) for request in requests]
+        streamers = [Streamer(self.tokenizer, one.stop, one.stops, one.apart) for one in requests]
         results = self._generate_all(requests, streamers)
         return [
             last_update(result, streamer, request.chosen["max_new_tokens"], begin)

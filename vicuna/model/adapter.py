@@ -3,6 +3,7 @@
 What is saved is PEFT's own format; it is written aside, opened again and checked, then moved into place.
 """
 
+import copy
 import os
 import tempfile
 from collections.abc import Collection
@@ -25,6 +26,7 @@ from vicuna.model.adapter_files import (
     drop_frozen_copies,
     lora_modules,
     own_module,
+    part_of,
     read_adapter,
     train_kind,
 )
@@ -47,23 +49,58 @@ def plan_adapter(
 
     Args:
         bits: of the base that it is trained on.
-        folder: where an adapter to start from lies; its rank, alpha and modules then replace the flags'.
+        folder: where an adapter to start from lies; its rank, alpha and modules then replace the flags'. What it does
+            not hold of that which the flags train begins anew.
+
+    Raises:
+        UserError: an adapter that can not be read, or of something else than the flags train.
     """
     if folder is None:
         return _new_config(base, flags), flags, ""
     uses, bare = [Use.TRAIN, *uses_at(base.config, bits, device().type)], meta_model(base.config)
     # Converted here already, if it is: what can not be is refused before the base is loaded.
     tensors, config, warning = read_plain_adapter(folder, bare, base.path, str(base.path), *uses)
-    if train_kind(tensors) != flags.train:
-        raise UserError(
-            f"the adapter in {folder} was made by --train {train_kind(tensors)}, this run has --train {flags.train}: "
-            f"pass --train {train_kind(tensors)}."
+    kind = train_kind(tensors)
+    # Where the head is tied, both spellings train one tensor.
+    one = {"head"} if base.config.tie_word_embeddings else set()
+    if lacks := set(flags.trains) - set(kind.split("+")) - one:
+        config = _with_more(config, _new_config(base, flags), tensors, folder)
+        warning = "; ".join(
+            filter(None, [warning, f"the adapter in {folder} holds {kind}: {' and '.join(sorted(lacks))} begin anew"])
         )
+    if set(kind.split("+")) - set(flags.trains) - one:
+        raise UserError(
+            f"the adapter in {folder} was made by --train {kind}, this run has --train {flags.train}: "
+            f"pass --train {kind}."
+        )
+    if "lora" not in kind:
+        return config, flags, warning
     names = sorted({module.rsplit(".", 1)[-1] for module in lora_modules(tensors)})
     config.lora_dropout = flags.lora_dropout
-    names = names or flags.lora_target_modules
     same = replace(flags, lora_r=config.r, lora_alpha=config.lora_alpha, lora_target_modules=names)
     return config, same, warning
+
+
+def _with_more(config: LoraConfig, new: LoraConfig, tensors: dict[str, torch.Tensor], folder: Path) -> LoraConfig:
+    """The config of a run that trains more than the adapter it starts from holds.
+
+    Args:
+        config: of that adapter, which has these tensors; new: of the run, were it begun without one.
+
+    Raises:
+        UserError: the run would train a table both by matrices and as a whole.
+    """
+    if not lora_modules(tensors):
+        return new
+    whole = [*(new.modules_to_save or ()), *(new.trainable_token_indices or ())]
+    if twice := [table for table in whole if any(f".{table}.lora_" in name for name in tensors)]:
+        raise UserError(
+            f"the adapter in {folder} has matrices on {' and '.join(twice)}, which this run trains as a whole: "
+            "merge it first (tools/merge_lora.py), or pass --train lora."
+        )
+    for name in ("modules_to_save", "ensure_weight_tying", "trainable_token_indices"):
+        setattr(config, name, getattr(new, name))
+    return config
 
 
 def _new_config(base: Base, flags: LoraFlags) -> LoraConfig:
@@ -71,14 +108,14 @@ def _new_config(base: Base, flags: LoraFlags) -> LoraConfig:
     # The head of a base that ties it is left to PEFT, which finds it by itself.
     names = names[:1] if base.config.tie_word_embeddings else names
     tables = [name.rsplit(".", 1)[-1] for name in names]
-    whole_modules = tables if "embeddings" in flags.train else []
-    new_rows = read_new_rows(base.path, base.config.vocab_size) if "new_rows" in flags.train else []
+    whole_modules = [name for name, part in zip(tables, ("embeddings", "head"), strict=False) if part in flags.trains]
+    new_rows = read_new_rows(base.path, base.config.vocab_size) if "new_rows" in flags.trains else []
     return LoraConfig(
         task_type="CAUSAL_LM",
         r=flags.lora_r,
         lora_alpha=flags.lora_alpha,
         lora_dropout=flags.lora_dropout,
-        target_modules=flags.lora_target_modules if "lora" in flags.train else DUMMY_TARGET_MODULES,
+        target_modules=flags.lora_target_modules if "lora" in flags.trains else DUMMY_TARGET_MODULES,
         modules_to_save=whole_modules or None,
         ensure_weight_tying=bool(whole_modules) and base.config.tie_word_embeddings,
         trainable_token_indices=dict.fromkeys(tables, new_rows) if new_rows else None,
@@ -155,6 +192,7 @@ def load_adapter(
     name: str = "default",
     whole: Collection[str] = (),
     read: tuple[dict[str, torch.Tensor], LoraConfig, str] | None = None,
+    within: LoraConfig | None = None,
 ) -> tuple[PeftModel, str]:
     """The adapter in `folder` on top of `base`, every tensor of it used; and a warning, "" if none.
 
@@ -164,6 +202,7 @@ def load_adapter(
         name: what PEFT knows it by, without a full stop.
         whole: modules that it replaces as a whole, if it changes them.
         read: what `read_plain_adapter` gave for it.
+        within: of an adapter to train that it is a part of; the rest of that begins anew.
 
     Raises:
         UserError: an adapter that can not be read or does not fit.
@@ -175,6 +214,7 @@ def load_adapter(
         config = as_told_by_names(tensors, config)
     tensors = drop_frozen_copies(tensors, lambda module: _weight(bare.get_submodule(module)), folder, base_name)
     tensors, config = with_whole_modules(tensors, config, whole, bare)
+    config = copy.deepcopy(within or config)
     config.inference_mode = not trainable
     config.lora_dropout = config.lora_dropout if dropout is None else dropout
     config.base_model_name_or_path = base_name
@@ -183,13 +223,13 @@ def load_adapter(
         model = base
     else:
         model = new_adapter(base, config) if trainable else get_peft_model(base, config, adapter_name=name)
-    expected = set(get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False))
-    if expected != set(tensors):
-        odd = sorted(expected ^ set(tensors))
+    own, kind = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False), train_kind(tensors)
+    anew = {tensor: value for tensor, value in own.items() if within and part_of(tensor) not in kind.split("+")}
+    if odd := sorted(own.keys() ^ (anew | tensors).keys()):
         raise UserError(
             f"{folder} and its config do not describe the same adapter: {len(odd)} tensors differ, such as {odd[0]}."
         )
-    set_peft_model_state_dict(model, tensors, adapter_name=name)
+    set_peft_model_state_dict(model, anew | tensors, adapter_name=name)
     return model, warning
 
 

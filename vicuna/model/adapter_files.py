@@ -197,19 +197,20 @@ def saved_modules(tensors: dict[str, torch.Tensor]) -> dict[str, tuple[int, ...]
     }
 
 
-def trained_modules(tensors: dict[str, torch.Tensor]) -> list[str]:
-    """Those of `saved_modules` that were trained: not the base's own weight below a low-rank head."""
-    return list(saved_modules({name: one for name, one in tensors.items() if not name.endswith(FROZEN)}))
-
-
 def train_kind(tensors: dict[str, torch.Tensor]) -> str:
     """Which --train wrote an adapter."""
-    found = {
-        "lora": bool(lora_modules(tensors)),
-        "embeddings": bool(trained_modules(tensors)),
-        "new_rows": any(name.endswith(ROWS) for name in tensors),
-    }
-    return "+".join(kind for kind, there in found.items() if there)
+    found = {part_of(name) for name in tensors if not name.endswith(FROZEN)}
+    found |= {"embeddings"} if "head" in found else set()
+    return "+".join(part for part in ("lora", "embeddings", "head", "new_rows") if part in found)
+
+
+def part_of(name: str) -> str:
+    """Which part of an adapter a tensor belongs to, as --train names them; what else is whole counts as the head."""
+    if name.endswith(ROWS):
+        return "new_rows"
+    if "lora_" in name or not name.endswith(".weight"):
+        return "lora"
+    return "embeddings" if name.endswith("embed_tokens.weight") else "head"
 
 
 def drop_frozen_copies(

@@ -7,6 +7,11 @@ from vicuna.args import at_least, flag, switch
 from vicuna.errors import UserError
 
 ALL_LINEAR = "all-linear"  # PEFT's own word, which finds nothing on a base of GPTQ
+BOTH = "lora+embeddings+head"
+SHORT = {"lora+embeddings": BOTH}  # another spelling -> what it stands for
+# What they stood for before the input embeddings could be trained alone; run_args.json of then has no "trains".
+BEFORE = {"embeddings": "embeddings+head", **SHORT}
+TRAIN = ("lora", "full", "embeddings", "embeddings+head", BOTH, *SHORT, "new_rows", "lora+new_rows")
 
 
 @dataclass
@@ -42,11 +47,11 @@ class ModelFlags:
 class LoraFlags:
     """What is trained, and the adapter."""
 
-    train: Literal["lora", "full", "embeddings", "lora+embeddings", "new_rows", "lora+new_rows"] = flag(
+    train: Literal[TRAIN] = flag(
         "lora",
-        "what is trained: the adapter's matrices; every weight, at --bits 16 or 32; the input embeddings and the head; "
-        "the adapter's matrices and these; of embeddings and head only the rows that tools/expand_vocabulary.py added; "
-        "the adapter's matrices and these rows",
+        "what is trained: the adapter's matrices; every weight, at --bits 16 or 32; the input embeddings; these and "
+        "the head; the adapter's matrices and these two, which lora+embeddings is short for; of embeddings and head "
+        "only the rows that tools/expand_vocabulary.py added; the adapter's matrices and these rows",
     )
     lora_r: int = flag(8, "rank of the adapter")
     lora_alpha: int = flag(16, "scaling: the update is multiplied by alpha / r")
@@ -55,6 +60,11 @@ class LoraFlags:
         ["q_proj", "v_proj"],
         "linear layers that get an adapter; all-linear for every one but the head",
     )
+
+    @property
+    def trains(self) -> tuple[str, ...]:
+        """The parts that --train names."""
+        return tuple(SHORT.get(self.train, self.train).split("+"))
 
     def __post_init__(self) -> None:
         at_least("--lora_r", self.lora_r, 1)

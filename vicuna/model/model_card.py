@@ -16,8 +16,17 @@ MARK = "<!-- Written by chinese-vicuna; without this line it is never written ov
 LICENCE_FIELDS = ("license", "license_name", "license_link")
 # Flags that make the result what it is, in this order.
 RECIPE = (
-    *("prompt_type", "train", "train_turns", "train_on_inputs", "bits", "cutoff_len", "num_epoch", "total_batch"),
-    *("learning_rate", "lr_scheduler", "optim", "weight_decay", "max_grad_norm", "seed", "early_stopping"),
+    *("prompt_type", "train", "train_turns", "train_on_inputs", "bits", "cutoff_len", "num_epoch", "max_steps"),
+    *(
+        "total_batch",
+        "learning_rate",
+        "lr_scheduler",
+        "optim",
+        "weight_decay",
+        "max_grad_norm",
+        "seed",
+        "early_stopping",
+    ),
     *("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules"),
 )
 
@@ -31,7 +40,8 @@ def training_card(facts: dict[str, Any], base: Path, history: Sequence[dict[str,
     flags, exact, plan = facts["flags"], facts["exact"], facts["plan"]
     what = "a model with every weight trained" if flags["train"] == "full" else f"an adapter ({flags['train']})"
     name = Path(flags["output_path"]).absolute().name
-    recipe = {key: flags[key] for key in RECIPE if key in flags}
+    unused = "max_steps" if flags.get("max_steps") is None else "num_epoch"
+    recipe = {key: flags[key] for key in RECIPE if key in flags and key != unused}
     recipe |= {key: plan[key] for key in ("steps", "warmup_steps", "compute_dtype") if key in plan}
     rows = [["step", step], ["base", base.name], ["base fingerprint", exact["base_fingerprint"]]]
     rows += [[key, " ".join(map(str, value)) if isinstance(value, list) else value] for key, value in recipe.items()]

@@ -13,7 +13,8 @@ from vicuna.model.gptq import keep_peft_silent
 
 @dataclass(frozen=True)
 class ParameterCounts:
-    """Numbers of parameters: trainable ones, those of the linear layers bitsandbytes quantises, and all.
+    """Numbers of parameters: trainable ones, those of the linear layers bitsandbytes quantises, those of the base that
+    stay as they are, and all: of a table that is trained, the base's own is not counted.
 
     `whole_modules` are the names of what is trained beside LoRA's matrices; `row_modules` of what some rows are
     trained of, and `rows` how many of each.
@@ -21,6 +22,7 @@ class ParameterCounts:
 
     trainable: int
     quantisable: int
+    frozen: int
     total: int
     whole_modules: tuple[str, ...] = ()
     row_modules: tuple[str, ...] = ()
@@ -28,10 +30,9 @@ class ParameterCounts:
 
     def weight_bytes(self, bits: int, dtype: torch.dtype) -> float:
         """What the frozen weights take. On a quantised base all but the linear layers is float32 while training."""
-        frozen = self.total - self.trainable
         if bits >= 16:
-            return frozen * dtype.itemsize
-        return self.quantisable * bits / 8 + (frozen - self.quantisable) * torch.float32.itemsize
+            return self.frozen * dtype.itemsize
+        return self.quantisable * bits / 8 + (self.frozen - self.quantisable) * torch.float32.itemsize
 
 
 def count_parameters(skeleton: nn.Module, config: LoraConfig | None) -> ParameterCounts:
@@ -45,7 +46,7 @@ def count_parameters(skeleton: nn.Module, config: LoraConfig | None) -> Paramete
     names = {name.rsplit(".", 1)[-1] for name in layers}
     if config is None:
         total = skeleton.num_parameters()
-        return ParameterCounts(total, 0, total)
+        return ParameterCounts(total, 0, 0, total)
     unknown = sorted(set(config.target_modules) - names) if not isinstance(config.target_modules, str) else []
     if unknown:
         raise UserError(
@@ -56,6 +57,10 @@ def count_parameters(skeleton: nn.Module, config: LoraConfig | None) -> Paramete
     quantisable = sum(layer.weight.numel() for layer in layers.values() if layer is not head)
     whole_modules = tuple(config.modules_to_save or ())  # PEFT adds to the list where the head is tied
     rows = row_indices(config)
-    trainable, total = get_peft_model(skeleton, config).get_nb_trainable_parameters()
+    frozen = skeleton.num_parameters()
+    model = get_peft_model(skeleton, config)
+    trainable, _ = model.get_nb_trainable_parameters()
+    # PEFT keeps the base's own table below a trained copy of it.
+    matrices = sum(one.numel() for name, one in model.named_parameters() if ".lora_" in name)
     count = max(map(len, rows.values()), default=0)
-    return ParameterCounts(trainable, quantisable, total, whole_modules, tuple(rows), count)
+    return ParameterCounts(trainable, quantisable, frozen, frozen + matrices, whole_modules, tuple(rows), count)

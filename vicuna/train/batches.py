@@ -60,7 +60,7 @@ class StepBatchSampler(Sampler[list[int]]):
     ):
         self.lengths, self.run, self.world_size, self.rank = lengths, run, world_size, rank
         self.first, self.data_start = start.step, start.data_start
-        self.steps = max(math.ceil(run.num_epoch * self.steps_per_epoch), start.min_steps)
+        self.steps = max(run.max_steps or math.ceil(run.num_epoch * self.steps_per_epoch), start.min_steps)
         self._epoch, self._order = -1, []
         self._ended = False
 

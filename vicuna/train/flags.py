@@ -27,6 +27,9 @@ class RunFlags:
         "lora-Vicuna", "folder for the adapter, run_args.json, loss.png, session.log and checkpoint-N/"
     )
     num_epoch: float = flag(3, "passes over the training records")
+    max_steps: int | None = flag(
+        None, "optimizer steps of the run, with as many passes over the records as they take; in place of --num_epoch"
+    )
     total_batch: int = flag(128, "records per optimizer step over all devices together")
     micro_batch: int = flag(4, "records a device takes at once; lower it when memory runs out, nothing else changes")
     learning_rate: float = flag(3e-4, "peak learning rate")
@@ -79,6 +82,8 @@ class RunFlags:
             at_least(f"--{name}", getattr(self, name), 1)
         for name in ("eval_steps", "early_stopping", "save_steps", "seed", "weight_decay", "max_grad_norm"):
             at_least(f"--{name}", getattr(self, name), 0)
+        if self.max_steps is not None:
+            at_least("--max_steps", self.max_steps, 1)
         for name in ("num_epoch", "learning_rate"):
             if not 0 < getattr(self, name) < math.inf:
                 raise UserError(f"--{name} {getattr(self, name)} must be above 0, and finite.")
@@ -87,6 +92,13 @@ class RunFlags:
         check_seed(self.seed)
         self._check_warmup()
         self._check_pairs()
+
+    @property
+    def length_flag(self) -> str:
+        """The flag that says how long the run is, and its value."""
+        return (
+            f"--num_epoch above {self.num_epoch:g}" if self.max_steps is None else f"--max_steps above {self.max_steps}"
+        )
 
     @property
     def sharding_flag(self) -> str:

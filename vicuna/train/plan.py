@@ -15,7 +15,7 @@ from vicuna.data.records import Records, Source
 from vicuna.errors import UserError
 from vicuna.model.base import Base, compute_dtype, device
 from vicuna.model.cpu_rounding import four_bit_warning
-from vicuna.model.flags import LoraFlags
+from vicuna.model.flags import SHORT, LoraFlags
 from vicuna.model.parameters import ParameterCounts
 from vicuna.model.stored import BITSANDBYTES, loaded_precision, stored_method, stored_precision
 from vicuna.train.batches import StepBatchSampler
@@ -133,7 +133,7 @@ def _lines(
     turns = ", every answer" if flags.data.train_turns == "all" else ""
     return {
         "base": f"{base.path}  {type(base.config).__name__.removesuffix('Config')}  "
-        f"{_millions(total - trainable or total)}  "
+        f"{_millions(parameters.frozen or total)}  "
         f"{_precision(facts, base.config, flags.model.bits)}   compute {facts['compute_dtype']}: "
         f"{facts['compute_dtype_reason']}",
         "data": f"{_files(data.records)}: {facts['rows_train']} train, {facts['rows_eval']} eval, "
@@ -157,14 +157,14 @@ def _next_rate(start: StartingPoint, run: RunFlags, warmup: int, steps: int) -> 
     if start.schedule is None:
         if start.data_start and steps <= start.step:
             raise UserError(
-                f"{start.resume} is at step {start.step}, and the run ends at step {steps}: raise --num_epoch above "
-                f"{run.num_epoch:g} to train on the data once more."
+                f"{start.resume} is at step {start.step}, and the run ends at step {steps}: raise "
+                f"{run.length_flag} to train on the data once more."
             )
         return 0.0, start.text
     if steps <= start.step:
         raise UserError(
             f"the schedule of {start.schedule.folder} ends at step {steps}, and {start.step} are done: raise "
-            f"--num_epoch above {run.num_epoch:g}, or start from its adapter with a new schedule."
+            f"{run.length_flag}, or start from its adapter with a new schedule."
         )
     rate = learning_rate_at(run, warmup, steps, start.schedule.scheduled)
     return rate, f"{start.text}; {describe_rates(start.schedule, rate)}"
@@ -172,6 +172,8 @@ def _next_rate(start: StartingPoint, run: RunFlags, warmup: int, steps: int) -> 
 
 def _steps(batches: StepBatchSampler, run: RunFlags) -> str:
     early = f", or up to {run.early_stopping} evaluations without a better loss" if run.early_stopping else ""
+    if not batches.data_start and batches.steps == run.max_steps:
+        return f"{batches.steps}, which pass {batches.epochs(batches.steps):.1f} times over the data{early}"
     if not batches.data_start:
         return f"{batches.steps} = {run.num_epoch:g} epochs x {batches.steps_per_epoch}{early}"
     epochs = batches.epochs(batches.steps)
@@ -192,7 +194,9 @@ def _trained(lora: LoraFlags, parameters: ParameterCounts) -> str:
     matrices = f"r {lora.lora_r}, alpha {lora.lora_alpha} on {' '.join(lora.lora_target_modules)}"
     if lora.train == "lora":
         return matrices
-    return f"{matrices}, and {whole}" if lora.train.startswith("lora+") else f"{whole}, no LoRA"
+    if lora.train in SHORT:
+        whole = f"{whole} (--train {lora.train} is short for {SHORT[lora.train]})"
+    return f"{matrices}, and {whole}" if "lora" in lora.trains else f"{whole}, no LoRA"
 
 
 def _memory(flags: TrainFlags, parameters: ParameterCounts, world_size: int) -> str:
@@ -222,7 +226,7 @@ def _warnings(facts: dict[str, Any], flags: TrainFlags, base: Base) -> list[str]
     if facts["steps"] < FEW_STEPS:
         found.append(
             f"{facts['steps']} optimizer steps are few (under {FEW_STEPS}): lower --total_batch from "
-            f"{run.total_batch}, or raise --num_epoch."
+            f"{run.total_batch}, or raise {run.length_flag.split()[0]}."
         )
     if facts["warmup_steps"] >= facts["steps"]:
         found.append(

@@ -14,6 +14,7 @@ from vicuna.errors import UserError
 from vicuna.log import log
 from vicuna.model.adapter_files import HUB_FILES, RUN_ARGS, run_args
 from vicuna.model.base import local_folder
+from vicuna.model.flags import BEFORE, SHORT
 from vicuna.train.checkpoint import BEST, CHECKPOINT_NAME, MANIFEST, list_checkpoints, torn_reason
 from vicuna.train.flags import RunFlags
 from vicuna.train.schedule import (
@@ -212,6 +213,9 @@ def best_loss(work: Path, start: StartingPoint) -> float:
 def _check_same_run(old: dict[str, Any], facts: dict[str, Any], run: RunFlags, folder: Path) -> None:
     """Refuse to resume what was begun with other flags, data, base or versions: the result would be neither run's."""
     before = {**old.get("flags", {}), **old.get("exact", {})}
+    facts = {**facts, "train": SHORT.get(facts["train"], facts["train"])}
+    before.setdefault("max_steps", None)  # there was no such flag
+    before["train"] = (SHORT if "trains" in old else BEFORE).get(before.get("train"), before.get("train"))
     allowed = NO_EFFECT | set(old.get("inherited", {}))
     allowed -= {"eval_steps"} if run.early_stopping else set()  # which then says when the run ends
     allowed |= ELASTIC if run.elastic else set()

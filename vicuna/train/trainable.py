@@ -106,7 +106,7 @@ def make_trainable(loaded: Any, lora: LoraConfig | None, folder: Path | None, ba
     if lora is None:
         return loaded
     if folder:
-        return load_adapter(loaded, folder, base_name, trainable=True, dropout=lora.lora_dropout)[0]
+        return load_adapter(loaded, folder, base_name, trainable=True, dropout=lora.lora_dropout, within=lora)[0]
     return new_adapter(loaded, lora)
 
 
