@@ -168,7 +168,44 @@ def test_a_launcher_of_dialogues_has_the_originals_values(launch, name, meant):
     assert flags(TRAIN, launch(name, "--total_batch", "8").only.argv[1:], **DEFAULTS)["total_batch"] == 8
 
 
-@pytest.mark.parametrize("name", ["finetune_chat.sh", "finetune_chat_single.sh"])
+STAGES = {
+    "pretrain_stage1.sh": {
+        "train": "embeddings", "prompt_type": "text", "pack": True, "total_batch": 1024, "max_steps": 3000,
+        "learning_rate": 2e-4, "warmup_ratio": 0.05, "weight_decay": 0.01,
+    },
+    "pretrain_stage2.sh": {
+        "train": "lora+embeddings+head", "prompt_type": "text", "pack": True, "total_batch": 1024, "max_steps": 6000,
+        "learning_rate": 1e-4, "warmup_ratio": 0.05, "weight_decay": 0.01, "lora_r": 8, "lora_alpha": 32,
+        "lora_dropout": 0.05, "lora_target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"],
+        "resume_from_checkpoint": "outs/pretrain_stage1",
+    },
+    "finetune_alpaca.sh": {
+        "train": "lora+embeddings+head", "prompt_type": "chinese_alpaca", "pack": False, "total_batch": 512,
+        "max_steps": 6000, "learning_rate": 1e-4, "warmup_ratio": 0.03, "weight_decay": 0.0, "lora_r": 8,
+        "lora_alpha": 32, "lora_dropout": 0.05, "lora_target_modules": DEFAULTS["lora_target_modules"],
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stage_of_chinese_llama_alpaca_has_the_published_settings(launch, name):
+    program, *argv = launch(name).only.argv
+    found = flags(TRAIN, argv)
+
+    meant = STAGES[name] | {"cutoff_len": 512, "bits": 16, "lr_scheduler": "cosine"}
+    assert program == "finetune.py"
+    assert {key: found[key] for key in meant} == meant
+    assert found["output_path"] == f"outs/{name.removesuffix('.sh')}"
+    assert len(found["data_path"]) == (1 if name == "finetune_alpaca.sh" else 2)
+
+    typed = ["--data_path", "a.txt", "--lora-target-modules", "v_proj", "--max_steps", "7"]
+    found = flags(TRAIN, launch(name, *typed, lora_checkpoint="auto").only.argv[1:])
+    assert [found[key] for key in ("data_path", "lora_target_modules", "max_steps", "resume_from_checkpoint")] == [
+        *(["a.txt"], ["v_proj"], 7, "auto")
+    ]
+
+
+@pytest.mark.parametrize("name", ["finetune_chat.sh", "finetune_chat_single.sh", *STAGES])
 def test_the_variables_of_finetune_reach_the_flags_of_dialogues(launch, name):
     variables = {"DATA_PATH": "my.jsonl", "MODEL_PATH": "/data/llama", "OUTPUT_PATH": "out", "TEST_SIZE": "5"}
     found = flags(TRAIN, launch(name, **variables).only.argv[1:], **DEFAULTS)

@@ -34,14 +34,14 @@ HEARTBEAT_S = 5
 # What an entry depends on, beside the files and the tokenizer.
 OPTIONS = (
     *("prompt_type", "cutoff_len", "train_turns", "train_on_inputs", "test_size", "skip_bad_rows", "encoding"),
-    "fields",
+    *("fields", "pack"),
 )
 # The modules whose code decides what the rows of a file become.
 ROW_MODULES = (
     *("vicuna.data.bad_row", "vicuna.data.encodings", "vicuna.data.parsing", "vicuna.data.files"),
     *("vicuna.data.fields", "vicuna.data.suspicions", "vicuna.data.values", "vicuna.data.marks"),
-    *("vicuna.data.readers", "vicuna.data.formats", "vicuna.data.records", "vicuna.data.examples"),
-    *("vicuna.prompt.templates", "vicuna.prompt.tokenizer", "vicuna.foreign"),
+    *("vicuna.data.readers", "vicuna.data.formats", "vicuna.data.records", "vicuna.data.packing"),
+    *("vicuna.data.examples", "vicuna.prompt.templates", "vicuna.prompt.tokenizer", "vicuna.foreign"),
 )
 
 
@@ -66,8 +66,8 @@ class TrainingData:
 
     def location(self, record: int) -> str:
         """Where a training record stands, as messages name it."""
-        row = self.train.rows[self.train.rows["record"][:].index(record)]
-        return f"{self.records.sources[row['source']].path} line {row['line']}"
+        source, line = self.train.place(record)
+        return f"{self.records.sources[source].path} line {line}"
 
 
 def load_or_tokenise(
@@ -129,7 +129,7 @@ def _write(flags: DataFlags, text_tokenizer: TextTokenizer, entry: Path) -> None
     with _heartbeat(entry), tempfile.TemporaryDirectory(prefix=f".{entry.name}-", dir=entry.parent) as aside:
         records = read_records(flags.data_path, flags.prompt_type, flags.skip_bad_rows, flags.encoding, flags.fields)
         train_ids, held_ids = hold_out(len(records.dialogues), flags.test_size)
-        options = (flags.prompt_type, flags.cutoff_len, flags.train_on_inputs, flags.train_turns)
+        options = (flags.prompt_type, flags.cutoff_len, flags.train_on_inputs, flags.train_turns, flags.pack)
         train = tokenise(text_tokenizer, records, records.resample(train_ids), *options)
         held_out = tokenise(text_tokenizer, records, held_ids, *options) if held_ids else None
         facts: dict[str, Any] = {"sources": [source.as_json() | {"path": ""} for source in records.sources]}

@@ -43,6 +43,11 @@ class DataFlags(ReadFlags):
     cutoff_len: int = flag(
         256, "longest example in tokens; a longer dialogue loses its oldest turns, a longer answer its end"
     )
+    pack: bool = flag(
+        False,
+        "with --prompt_type text: documents behind each other in rows of --cutoff_len tokens, without losing one; "
+        "attention stays within a document",
+    )
     train_turns: Literal[TRAIN_TURNS] = flag(
         "last", "answers of a dialogue to learn; all takes --prompt_type chat, and puts EOS behind each (chat_eos)"
     )
@@ -60,6 +65,11 @@ class DataFlags(ReadFlags):
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least("--cutoff_len", self.cutoff_len, 8)
+        if self.pack and self.prompt_type != "text":
+            raise UserError(
+                f"--pack puts documents behind each other, which records of --prompt_type {self.prompt_type} are not; "
+                "use --prompt_type text, or leave it out."
+            )
         if self.train_turns == "all":
             if self.prompt_type not in ("chat", "chat_eos"):
                 raise UserError(

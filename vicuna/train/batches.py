@@ -115,15 +115,31 @@ def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
     """Pad rows on the right to the longest, (B, T) each.
 
     `logits_to_keep` is True at the positions whose next token is supervised: the head is computed there alone.
-    `record`, (B,), names each row's record, where the rows do; the model does not take it.
+    `record` names the records in the rows, where these do; the model does not take it. Rows of packed documents have
+    `position_ids` in place of `attention_mask`: they begin anew with each document and with the padding, by which the
+    model tells that these are apart.
     """
     ids, labels = ([torch.as_tensor(row[name], dtype=torch.long) for row in rows] for name in ("input_ids", "labels"))
     batch = {
         "input_ids": pad_sequence(ids, batch_first=True),
-        "attention_mask": pad_sequence([torch.ones_like(row) for row in ids], batch_first=True),
         "labels": pad_sequence(labels, batch_first=True, padding_value=IGNORE_INDEX),
     }
+    if "starts" in rows[0]:
+        batch["position_ids"] = _position_ids(rows, batch["input_ids"].shape[1])
+    else:
+        batch["attention_mask"] = pad_sequence([torch.ones_like(row) for row in ids], batch_first=True)
     batch["logits_to_keep"] = supervised_positions(batch["labels"])
     if "record" in rows[0]:
-        batch["record"] = torch.tensor([row["record"] for row in rows])
+        found = [row["record"] for row in rows]
+        batch["record"] = torch.tensor([one for row in found for one in (row if isinstance(row, list) else [row])])
     return batch
+
+
+def _position_ids(rows: list[dict[str, Any]], width: int) -> torch.Tensor:
+    """(B, T): the place of each token in its part of a document, or in the padding."""
+    found = []
+    for row in rows:
+        ends = [*row["starts"][1:], len(row["input_ids"]), width]
+        starts = [*row["starts"], len(row["input_ids"])]
+        found.append(torch.cat([torch.arange(end - start) for start, end in zip(starts, ends, strict=True)]))
+    return torch.stack(found)

@@ -105,7 +105,8 @@ def _data_facts(data: TrainingData) -> dict[str, Any]:
     lengths = sorted(train.lengths)
     return {
         "rows": sum(source.rows for source in records.sources) + records.bad.total(),
-        "rows_train": len(lengths), "rows_eval": len(data.held_out.lengths) if data.held_out else 0,
+        "rows_train": len(lengths), "documents_train": train.documents,
+        "rows_eval": len(data.held_out.lengths) if data.held_out else 0,
         "rows_left_out": sum(part.left_out for part in parts), "rows_bad": dict(records.bad),
         "rows_suspicious": dict(records.suspicious),
         "rows_cut": sum(part.cut for part in parts), "rows_shortened": sum(part.shortened for part in parts),
@@ -140,6 +141,7 @@ def _lines(
         f"{facts['rows_left_out']} left out (no answer within the cut), {cut}{bad}",
         "tokens": f"{tokens:,} train, {supervised:,} trained on ({supervised / tokens:.0%}); longest "
         f"{facts['longest']}, median {facts['median']}; prompt type {flags.data.prompt_type}{turns}",
+        **({"packing": _packing(data.train, flags.data.cutoff_len)} if flags.data.pack else {}),
         "adapter": f"{_trained(flags.lora, parameters)}: {trainable:,} trainable ({trainable / total:.2%})",
         "batch": f"{flags.run.total_batch} a step, exactly: {flags.run.micro_batch} a device x {batches.world_size} "
         f"{'device' if batches.world_size == 1 else 'devices'} x {batches.accumulation} accumulated",
@@ -282,11 +284,20 @@ def _disk_facts(
 def _example(base: Base, train: Examples) -> str:
     """The first example on one line, what is trained on in brackets."""
     row = train.rows[0]
-    *prompt, answer = [ids for _, ids in label_spans(row["input_ids"], row["labels"])[:2]]
+    first = slice(0, [*row.get("starts", []), None, None][1])  # of packed documents
+    *prompt, answer = [ids for _, ids in label_spans(row["input_ids"][first], row["labels"][first])[:2]]
     end = "</s>" if answer[-1] == base.tokenizer.eos_id else " (cut)"
     text = base.tokenizer.decode_continuation
     before = _short(text(prompt[0]), -60) if prompt else ""
     return f"{before} [trained on: {_short(text(answer), 60)}{end}]".replace("\n", "⏎")
+
+
+def _packing(train: Examples, length: int) -> str:
+    rows, full = len(train.lengths), sum(train.lengths) / (len(train.lengths) * length)
+    return (
+        f"{train.documents} documents in {rows} rows of {length} tokens, {full:.1%} full, no token lost; attention "
+        "stays within a document"
+    )
 
 
 def _files(records: Records) -> str:

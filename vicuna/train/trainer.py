@@ -75,7 +75,7 @@ class AdapterTrainer(Trainer):
         self, model: torch.nn.Module, inputs: dict[str, torch.Tensor], num_items_in_batch: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Gradients of one micro batch; notes which records it held."""
-        records = [record for record in inputs.pop("record").tolist() if record != NO_ROW]
+        records = list(dict.fromkeys(record for record in inputs.pop("record").tolist() if record != NO_ROW))
         loss = super().training_step(model, inputs, num_items_in_batch)
         self.fed.append((records, loss))
         return loss
