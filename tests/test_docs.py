@@ -41,8 +41,8 @@ PROGRAMS = (
     *("finetune.py", "generate.py", "chat.py"),
     *("tools/check_data.py", "tools/compare_answers.py", "tools/convert_llama.py"),
     *("tools/crawl_prompt.py", "tools/eval_ppl.py", "tools/expand_vocabulary.py", "tools/export_gguf.py"),
-    *("tools/make_tiny_llama.py", "tools/merge_lora.py", "tools/merge_tokenizers.py", "tools/quant_generate.py"),
-    *("tools/quant_llama.py", "tools/train_tokenizer.py"),
+    *("tools/make_tiny_llama.py", "tools/merge_lora.py", "tools/merge_tokenizers.py", "tools/publish_adapter.py"),
+    *("tools/quant_generate.py", "tools/quant_llama.py", "tools/train_tokenizer.py"),
     *("tools/verify_export.py", "tools/verify_sha256.py"),
 )
 
@@ -87,6 +87,7 @@ def program_fields(name: str) -> list[Field]:
         "tools/make_tiny_llama.py": (tool("make_tiny_llama", "MakeFlags"),),
         "tools/merge_lora.py": (tool("merge_lora", "MergeFlags"),),
         "tools/merge_tokenizers.py": (tool("merge_tokenizers", "MergeFlags"), TextFlags),
+        "tools/publish_adapter.py": (tool("publish_adapter", "PublishFlags"),),
         "tools/train_tokenizer.py": (tool("train_tokenizer", "TrainFlags"), TextFlags),
         "tools/verify_sha256.py": (tool("verify_sha256", "VerifyFlags"),),
         "tools/quant_generate.py": (tool("quant_generate", "QuantGenerateFlags"),),

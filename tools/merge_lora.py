@@ -2,6 +2,7 @@
 
     python tools/merge_lora.py --model_path models/tiny-llama-zh --lora_path lora-Vicuna --out_path merged
     python tools/merge_lora.py --model_path B --lora_path A1 A2 --out_path merged-pth --format pth --num_shards 2
+    python tools/merge_lora.py --base_model B --lora_model A1,A2 --output_type pth --output_dir merged-pth
 
 Several adapters are merged in the order given: what each adds is added up, and of embeddings and heads that they
 bring the last ones count. Everything is added up in float32 and rounded once, one tensor at a time from files that
@@ -26,15 +27,19 @@ if TYPE_CHECKING:
     from vicuna.model.base import Base
 
 
+PUBLISHED = ("base_model", "lora_model", "output_type", "output_dir")  # Chinese-LLaMA-Alpaca's names of flags
+DEFAULTS = {"model_path": "models/tiny-llama-zh", "lora_path": ["lora-Vicuna"], "format": "hf", "out_path": ""}
+
+
 @dataclass
 class MergeFlags:
     """What is merged into what, and what becomes of it."""
 
     model_path: str = flag(
-        "models/tiny-llama-zh", "base model: a folder in Hugging Face format, or a hub id owner/name; not changed"
+        DEFAULTS["model_path"], "base model: a folder in Hugging Face format, or a hub id owner/name; not changed"
     )
     lora_path: list[str] = flag(
-        ["lora-Vicuna"], "adapters, folders or hub ids, merged one after the other in this order"
+        DEFAULTS["lora_path"], "adapters, folders or hub ids, merged one after the other in this order"
     )
     out_path: str = flag("", "new folder for the merged model")
     format: Literal["hf", "pth"] = flag("hf", "hf: Hugging Face's .safetensors; pth: Meta's consolidated.*.pth")
@@ -44,6 +49,10 @@ class MergeFlags:
     dtype: Literal["base", "float32", "float16", "bfloat16"] = flag(
         "base", "precision of the merged weights; base: each as it is in the base"
     )
+    base_model: str = flag("", "Chinese-LLaMA-Alpaca's spelling of --model_path")
+    lora_model: str = flag("", "its spelling of --lora_path: adapters with commas between them")
+    output_type: Literal["huggingface", "pth"] | None = flag(None, "its spelling of --format hf and --format pth")
+    output_dir: str = flag("", "its spelling of --out_path")
     prompt_type: Literal[PROMPT_TYPES] | None = flag(
         None, "template that the merged model is asked in; default: the one its last adapter was trained with"
     )
@@ -53,6 +62,17 @@ class MergeFlags:
     )  # fmt: skip
 
     def __post_init__(self) -> None:
+        meant = {
+            "model_path": self.base_model,
+            "lora_path": [name.strip() for name in self.lora_model.split(",") if name.strip()],
+            "format": {"huggingface": "hf"}.get(self.output_type, self.output_type),
+            "out_path": self.output_dir,
+        }
+        for (name, value), other in zip(meant.items(), PUBLISHED, strict=True):
+            if value and getattr(self, name) not in (value, DEFAULTS[name]):
+                raise UserError(f"--{other} is another spelling of --{name}, and both are given; drop one of them.")
+            if value:
+                setattr(self, name, value)
         if self.num_shards is not None and self.format != "pth":
             raise UserError(f"--num_shards {self.num_shards} is for --format pth; .safetensors are cut at 2 GiB.")
 
