@@ -8,7 +8,6 @@ import contextlib
 import hashlib
 import json
 import os
-import sys
 import tempfile
 import threading
 import time
@@ -24,11 +23,12 @@ from vicuna.data.examples import Examples, tokenise
 from vicuna.data.files import file_kind
 from vicuna.data.flags import DataFlags
 from vicuna.data.records import Records, Source, hold_out, read_records
+from vicuna.data.spilled import spilled_dialogues
 from vicuna.errors import UserError
 from vicuna.prompt.templates import TEMPLATES
 from vicuna.prompt.tokenizer import TextTokenizer
 
-MANIFEST = "manifest.json"
+MANIFEST, TRAIN_ROWS, HELD_OUT_ROWS = "manifest.json", "train.arrow", "held_out.arrow"
 HEARTBEAT_TIMEOUT_S = 60  # a process that tokenises shows every few seconds that it still does
 HEARTBEAT_S = 5
 # What an entry depends on, beside the files and the tokenizer.
@@ -39,6 +39,7 @@ OPTIONS = (
 # The modules whose code decides what the rows of a file become.
 ROW_MODULES = (
     *("vicuna.data.bad_row", "vicuna.data.encodings", "vicuna.data.parsing", "vicuna.data.files"),
+    *("vicuna.data.pieces", "vicuna.data.spilled"),
     *("vicuna.data.fields", "vicuna.data.suspicions", "vicuna.data.values", "vicuna.data.marks"),
     *("vicuna.data.readers", "vicuna.data.formats", "vicuna.data.records", "vicuna.data.packing"),
     *("vicuna.data.examples", "vicuna.prompt.templates", "vicuna.prompt.tokenizer", "vicuna.foreign"),
@@ -121,21 +122,24 @@ def _sha256(raw: bytes) -> str:
 
 
 def _write(flags: DataFlags, text_tokenizer: TextTokenizer, entry: Path) -> None:
-    import datasets
-
     entry.parent.mkdir(parents=True, exist_ok=True)
-    if not sys.stderr.isatty():
-        datasets.disable_progress_bars()
-    with _heartbeat(entry), tempfile.TemporaryDirectory(prefix=f".{entry.name}-", dir=entry.parent) as aside:
-        records = read_records(flags.data_path, flags.prompt_type, flags.skip_bad_rows, flags.encoding, flags.fields)
+    with (
+        _heartbeat(entry),
+        tempfile.TemporaryDirectory(prefix=f".{entry.name}-", dir=entry.parent) as aside,
+        spilled_dialogues(entry.parent) as dialogues,
+    ):
+        records = read_records(
+            flags.data_path, flags.prompt_type, flags.skip_bad_rows, flags.encoding, flags.fields, dialogues
+        )
         train_ids, held_ids = hold_out(len(records.dialogues), flags.test_size)
         options = (flags.prompt_type, flags.cutoff_len, flags.train_on_inputs, flags.train_turns, flags.pack)
-        train = tokenise(text_tokenizer, records, records.resample(train_ids), *options)
-        held_out = tokenise(text_tokenizer, records, held_ids, *options) if held_ids else None
+        train, held_out = (
+            tokenise(text_tokenizer, records, chosen, *options, file=Path(aside) / name) if chosen else None
+            for name, chosen in ((TRAIN_ROWS, records.resample(train_ids)), (HELD_OUT_ROWS, held_ids))
+        )
         facts: dict[str, Any] = {"sources": [source.as_json() | {"path": ""} for source in records.sources]}
         for name, examples in (("train", train), ("held_out", held_out)):
             if examples:
-                examples.rows.save_to_disk(Path(aside) / name)
                 facts[name] = {one.name: getattr(examples, one.name) for one in fields(examples) if one.name != "rows"}
         (Path(aside) / MANIFEST).write_text(json.dumps(facts), encoding="utf-8")
         with contextlib.suppress(OSError):  # another run was quicker with the same entry
@@ -195,7 +199,7 @@ def _wait(entry: Path, timeout_s: float) -> None:
 
 
 def _read(entry: Path, sources: Sequence[Source]) -> TrainingData:
-    from datasets import load_from_disk
+    from datasets import Dataset
 
     facts = json.loads((entry / MANIFEST).read_text(encoding="utf-8"))
     known = [
@@ -210,7 +214,7 @@ def _read(entry: Path, sources: Sequence[Source]) -> TrainingData:
         for found, source in zip(facts["sources"], sources, strict=True)
     ]
     parts = {
-        name: Examples(rows=load_from_disk(str(entry / name)), **facts[name]) if name in facts else None
-        for name in ("train", "held_out")
+        name: Examples(rows=Dataset.from_file(str(entry / file)), **facts[name]) if name in facts else None
+        for name, file in (("train", TRAIN_ROWS), ("held_out", HELD_OUT_ROWS))
     }
     return TrainingData(Records(sources=known), **parts)

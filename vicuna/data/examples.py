@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vicuna.data.packing import PackedRow, Packer
@@ -17,6 +18,8 @@ from vicuna.prompt.templates import IGNORE_INDEX, Encoded, encode
 
 if TYPE_CHECKING:
     from vicuna.prompt.tokenizer import TextTokenizer
+
+BATCH = 1000  # rows that are written together
 
 
 @dataclass
@@ -65,19 +68,20 @@ def tokenise(
     train_on_inputs: bool = False,
     train_turns: str = "last",
     pack: bool = False,
+    file: Path | None = None,
 ) -> Examples:
     """Turn the chosen records into examples, a repeated one into as many rows; a progress bar runs on a terminal.
 
     Args:
         pack: put them behind each other, whole, in rows of `cutoff_len` tokens.
+        file: where the rows are written while they are made, to be mapped; None keeps them in memory.
 
     Raises:
         UserError: not one of the chosen records has an answer token within `cutoff_len`.
     """
-    from datasets import Dataset
     from tqdm import tqdm
 
-    rows = _Rows(records, Packer(cutoff_len) if pack else None)
+    rows = _Rows(records, Packer(cutoff_len) if pack else None, file)
     longest = sys.maxsize if pack else cutoff_len
     cut = shortened = unknown = kept = 0
     previous, example = None, None
@@ -92,15 +96,15 @@ def tokenise(
         unknown += example.input_ids.count(tokenizer.unk_id)
         kept += 1
         rows.add(i, example)
-    rows.end()
+    found = rows.end()
     if chosen and not kept:
         raise UserError(
             f"--cutoff_len {cutoff_len} leaves no answer in any of the {len(chosen)} records: their prompts alone are "
             "longer. Raise it."
         )
     return Examples(
-        rows=Dataset.from_dict(rows.columns),
-        lengths=[len(ids) for ids in rows.columns["input_ids"]],
+        rows=found,
+        lengths=rows.lengths,
         supervised=rows.supervised,
         cut=cut,
         shortened=shortened,
@@ -112,12 +116,24 @@ def tokenise(
 
 
 class _Rows:
-    """Rows by column, each record one, or packed; with the labels that count in them, and a digest of all."""
+    """Rows on their way into an Arrow file, each record one, or packed; a digest of all, and how many labels count.
 
-    def __init__(self, records: Records, packer: Packer | None):
-        self.records, self.packer = records, packer
-        names = ("input_ids", "labels", "record", "source", "line", *["starts"] * bool(packer))
-        self.columns: dict[str, list] = {name: [] for name in names}
+    Args:
+        file: the file, None for one in memory.
+    """
+
+    def __init__(self, records: Records, packer: Packer | None, file: Path | None):
+        import pyarrow
+
+        self.records, self.packer, self.file = records, packer, file
+        ids, number = pyarrow.list_(pyarrow.int32()), pyarrow.int64()
+        place = pyarrow.list_(number) if packer else number
+        types = {"input_ids": ids, "labels": ids, "record": place, "source": place, "line": place}
+        self._schema = pyarrow.schema({**types, "starts": ids} if packer else types)
+        self._sink = pyarrow.OSFile(str(file), "wb") if file else pyarrow.BufferOutputStream()
+        self._writer = pyarrow.ipc.new_stream(self._sink, self._schema)
+        self._columns: dict[str, list] = {name: [] for name in self._schema.names}
+        self.lengths: list[int] = []
         self.supervised, self.digest = 0, hashlib.sha256()
 
     def add(self, record: int, example: Encoded) -> None:
@@ -126,30 +142,46 @@ class _Rows:
             for row in self.packer.add(record, example.input_ids, example.labels):
                 self._take_packed(row)
             return
-        self._take(example.input_ids, example.labels)
-        values = (record, self.records.source_ids[record], self.records.lines[record])
-        for name, value in zip(("record", "source", "line"), values, strict=True):
-            self.columns[name].append(value)
+        place = (record, self.records.source_ids[record], self.records.lines[record])
+        self._take(place, example.input_ids, example.labels)
 
-    def end(self) -> None:
-        """There are no more examples."""
+    def end(self) -> Any:
+        """There are no more examples: the rows as a datasets.Dataset."""
+        from datasets import Dataset
+
         for row in self.packer.end() if self.packer else ():
             self._take_packed(row)
+        self._write()
+        self._writer.close()
+        if self.file:
+            self._sink.close()
+            return Dataset.from_file(str(self.file))
+        return Dataset.from_buffer(self._sink.getvalue())
 
     def _take_packed(self, row: PackedRow) -> None:
-        self._take(row.input_ids, row.labels, row.starts)
-        self.columns["record"].append(row.documents)
-        self.columns["source"].append([self.records.source_ids[one] for one in row.documents])
-        self.columns["line"].append([self.records.lines[one] for one in row.documents])
+        sources, lines = ([of[one] for one in row.documents] for of in (self.records.source_ids, self.records.lines))
+        self._take((row.documents, sources, lines), row.input_ids, row.labels, row.starts)
 
-    def _take(self, *values: list[int]) -> None:
+    def _take(self, place: tuple, *values: list[int]) -> None:
         import numpy as np
 
         for name, found in zip(("input_ids", "labels", "starts"), values, strict=False):
             array = np.asarray(found, dtype=np.int32)
             self.digest.update(len(array).to_bytes(8, "little") + array.tobytes())
-            self.columns[name].append(array)
-        self.supervised += int((self.columns["labels"][-1] != IGNORE_INDEX).sum())
+            self._columns[name].append(array)
+        for name, value in zip(("record", "source", "line"), place, strict=True):
+            self._columns[name].append(value)
+        self.lengths.append(len(values[0]))
+        self.supervised += int((self._columns["labels"][-1] != IGNORE_INDEX).sum())
+        if len(self._columns["record"]) == BATCH:
+            self._write()
+
+    def _write(self) -> None:
+        import pyarrow
+
+        arrays = [pyarrow.array(self._columns[field.name], field.type) for field in self._schema]
+        self._writer.write_batch(pyarrow.record_batch(arrays, self._schema))
+        self._columns = {name: [] for name in self._columns}
 
 
 def label_spans(input_ids: Sequence[int], labels: Sequence[int]) -> list[tuple[bool, list[int]]]:

@@ -13,6 +13,7 @@ from vicuna.data.bad_row import BadRow
 from vicuna.data.encodings import decode_text
 from vicuna.data.fields import parse_fields, pick
 from vicuna.data.parsing import parse_rows
+from vicuna.data.pieces import is_large, pieces
 from vicuna.errors import UserError
 
 TABLES = {".csv": "excel", ".tsv": "excel-tab"}
@@ -41,12 +42,27 @@ def read_rows(
     kind = file_kind(path)
     if kind == PARQUET:
         name, rows = "parquet", _parquet(path)
+    elif is_large(path, kind, encoding):
+        name, rows = "utf-8", _in_pieces(path, kind)
     else:
         inner = f".{kind.split('.')[1]}"
         text, name = decode_text(_unpacked(path, kind), path, encoding)
         rows = _table(text, TABLES[inner]) if inner in TABLES else parse_rows(text, inner)
     paths = parse_fields(fields)
     return name, ((line, pick(row, paths)) for line, row in rows)
+
+
+def _in_pieces(path: Path, kind: str) -> Iterator[tuple[int, Any]]:
+    """The rows of a large file; each piece of it is parsed as a file of its own."""
+    line = 0
+    for number, raw in enumerate(pieces(path, kind)):
+        # The first tells other encodings, and a byte order mark.
+        text = raw.decode() if number else decode_text(raw, path)[0]
+        if kind == ".txt":
+            yield from ((line + own, row) for own, row in parse_rows(text, kind))
+        else:  # problems name lines too
+            yield from parse_rows("\n" * line + text, kind)
+        line += text.count("\n")
 
 
 def _unpacked(path: Path, kind: str) -> bytes:

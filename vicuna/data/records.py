@@ -16,6 +16,7 @@ from typing import Any
 from vicuna.data.bad_row import BadRow
 from vicuna.data.files import EXPECTED, file_kind, read_rows
 from vicuna.data.formats import to_messages
+from vicuna.data.spilled import SpilledDialogues
 from vicuna.data.suspicions import suspicions
 from vicuna.errors import UserError
 from vicuna.prompt.templates import Message
@@ -61,7 +62,7 @@ class Records:
     """
 
     sources: list[Source] = field(default_factory=list)
-    dialogues: list[list[Message]] = field(default_factory=list)
+    dialogues: list[list[Message]] | SpilledDialogues = field(default_factory=list)
     lines: list[int] = field(default_factory=list)
     source_ids: list[int] = field(default_factory=list)
 
@@ -121,14 +122,18 @@ def read_records(
     skip_bad_rows: bool = False,
     encoding: str | None = None,
     fields: Sequence[str] = (),
+    dialogues: SpilledDialogues | None = None,
 ) -> Records:
     """Read and check data files, each a path or `path:weight`; `fields` are those of `vicuna.data.fields`.
+
+    Args:
+        dialogues: takes them, in place of memory.
 
     Raises:
         UserError: no such file, an unknown kind of file or encoding, no rows, a weight that is none, or malformed
             rows (the first ten are listed) unless `skip_bad_rows`.
     """
-    records, problems = Records(), []
+    records, problems = Records(dialogues=[] if dialogues is None else dialogues), []
     for source in open_sources(paths):
         source.encoding, rows = read_rows(source.path, encoding, fields)
         records.sources.append(source)

@@ -1,0 +1,133 @@
+"""Files larger than memory: read in pieces, dialogues and rows on disk, and every row as when they are read at once."""
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vicuna.data import pieces
+from vicuna.data.bad_row import BadRow
+from vicuna.data.cache import load_or_tokenise
+from vicuna.data.files import read_rows
+from vicuna.data.flags import DataFlags
+from vicuna.data.records import open_sources, read_records
+from vicuna.data.spilled import spilled_dialogues
+from vicuna.prompt.tokenizer import TextTokenizer
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+DOCUMENTS = ["春眠不觉晓，\n处处闻啼鸟。", "a", "一行很长的文字" * 9, "夜来风雨声", "🦙\r\n花落知多少？"]
+
+
+def text_file(file: Path, end: str) -> Path:
+    draw = random.Random(0)
+    parts = [draw.choice(DOCUMENTS) + draw.choice(("\n\n", "\n\n\n", "\n \t\n", "\n\n")) for _ in range(60)]
+    file.write_bytes(("\ufeff" + "".join(parts)).replace("\r\n", "\n").replace("\n", end).encode())
+    return file
+
+
+def json_file(file: Path, end: str) -> Path:
+    draw, lines = random.Random(1), []
+    for number in range(60):
+        row = {"text": f"{number} {draw.choice(DOCUMENTS[:3])}", "more": {"a": [1, {}]}}
+        indent = draw.choice((None, None, 1))
+        lines.append(json.dumps(row, ensure_ascii=False, indent=indent))
+        if draw.random() < 0.1:
+            lines.append(
+                draw.choice(('{"text": 1,}', '{"text": "a",', "no JSON", "", '[{"text": "x"}, {"text": "y"}]'))
+            )
+    file.write_bytes("\n".join(lines).replace("\n", end).encode())
+    return file
+
+
+def rows(file: Path) -> list[tuple]:
+    name, found = read_rows(file)
+    return [name, *((line, str(row) if isinstance(row, BadRow) else row) for line, row in found)]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("piece", [1, 40, 200, 1000])
+def test_a_file_in_pieces_has_the_rows_of_the_whole_one(tmp_path, monkeypatch, end, piece):
+    for file in (text_file(tmp_path / "a.txt", end), json_file(tmp_path / "a.jsonl", end)):
+        whole = rows(file)
+        with monkeypatch.context() as changed:
+            changed.setattr(pieces, "PIECE", piece)
+            assert len(list(pieces.pieces(file, file.suffix))) > 2
+            assert rows(file) == whole
+
+
+def test_what_is_not_utf8_is_read_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(pieces, "PIECE", 10)
+    file = tmp_path / "a.txt"
+    for encoding, large in (("utf-8", True), ("gb18030", False), ("utf-16", False)):
+        file.write_text("春天来了，花都开了。\n\n" * 40, encoding=encoding)
+        assert pieces.is_large(file, ".txt", None) == large
+        assert rows(file)[0] == encoding
+        assert len(rows(file)) == 41
+    assert not pieces.is_large(file, ".json", None)
+
+
+def test_dialogues_on_disk_are_those_of_a_list(tmp_path):
+    file = tmp_path / "a.jsonl"
+    lines = [{"instruction": f"问{n}", "input": "文" * (n % 3), "output": f"答{n}"} for n in range(30)]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    listed = read_records(str(file), "instruct")
+    with spilled_dialogues(tmp_path) as dialogues:
+        spilled = read_records(str(file), "instruct", dialogues=dialogues)
+        assert list(spilled.dialogues) == listed.dialogues
+        assert spilled.dialogues[7] == listed.dialogues[7]
+        assert len(spilled.dialogues) == 30
+        assert spilled.lines == listed.lines
+    assert list(tmp_path.iterdir()) == [file]
+
+
+MEASURED = """
+import resource, sys
+from pathlib import Path
+from vicuna.data import pieces
+from vicuna.data.cache import load_or_tokenise
+from vicuna.data.flags import DataFlags
+from vicuna.data.records import open_sources
+from vicuna.prompt.tokenizer import TextTokenizer
+import datasets, pyarrow.ipc
+pieces.PIECE = 1 << 18
+base, small, large, cache = sys.argv[1:]
+used = []
+for file in (small, large):
+    flags = DataFlags(data_path=[file], prompt_type="text", pack=True, cutoff_len=512, cache_path=cache, test_size=0)
+    load_or_tokenise(flags, open_sources(flags.data_path), TextTokenizer(Path(base)), True)
+    used.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10)
+print(used[1] - used[0])
+"""
+
+
+def test_a_file_eight_times_as_large_takes_little_more_memory(tiny_base, tmp_path):
+    text = (ROOT / "sample/text/stories.txt").read_text(encoding="utf-8") + "\n\n"
+    sizes = []
+    for name, times in (("small.txt", 30), ("large.txt", 240)):
+        (tmp_path / name).write_text(text * times, encoding="utf-8")
+        sizes.append((tmp_path / name).stat().st_size)
+    argv = [tiny_base, tmp_path / "small.txt", tmp_path / "large.txt", tmp_path / "cache"]
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURED, *map(str, argv)], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+    # Read at once, it takes some thirty times its size.
+    assert int(done.stdout) < 4 * (sizes[1] - sizes[0])
+
+
+def test_what_is_mapped_from_the_cache_is_what_is_kept_in_memory(tiny_base, tmp_path):
+    from vicuna.data.examples import tokenise
+
+    tokenizer = TextTokenizer(tiny_base)
+    flags = DataFlags(
+        data_path=[str(ROOT / "sample/text/stories.txt")], prompt_type="text", pack=True, cutoff_len=64,
+        cache_path=str(tmp_path), test_size=0,
+    )  # fmt: skip
+    found = load_or_tokenise(flags, open_sources(flags.data_path), tokenizer, True).train
+    records = read_records(flags.data_path, "text")
+    expected = tokenise(tokenizer, records, range(len(records.lines)), "text", 64, pack=True)
+    assert found.rows[:] == expected.rows[:]
+    assert (found.sha256, found.lengths, found.documents) == (expected.sha256, expected.lengths, expected.documents)
