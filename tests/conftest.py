@@ -22,6 +22,8 @@ _lasting = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(_lasting / "torch_extensions" / f"torch-{version('torch')}"))
 _cache = tempfile.TemporaryDirectory(prefix="vicuna-tests-")
 os.environ["XDG_CACHE_HOME"] = _cache.name
+# Else tokenicer, which PEFT reads by way of GPTQModel, names a folder of /tmp here, for what is started later.
+os.environ["HF_HOME"] = f"{_cache.name}/huggingface"
 for _name in [name for name in os.environ if name.lower().endswith("_proxy")]:
     del os.environ[_name]  # the tests' clients ask only this machine
 os.environ.update(HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", GRADIO_ANALYTICS_ENABLED="0")

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 from tests.export.merging import run
 from tests.export.tool_models import equal, tensors_of, tool
 from vicuna.errors import UserError
-from vicuna.export import meta_layout
+from vicuna.export import merged, meta_layout
 from vicuna.files import tensors
 from vicuna.prompt.templates import prompt_ids
 from vicuna.prompt.tokenizer import TextTokenizer
@@ -32,7 +32,7 @@ DECAPODA = {
 def before(monkeypatch) -> dict[str, list[str]]:
     """What lies in the folder when the weights begin, by the function that writes them."""
     seen: dict[str, list[str]] = {}
-    for module, name in ((tensors, "write_model"), (meta_layout, "write_meta")):
+    for module, name in ((tensors, "write_model"), (merged, "write_model"), (meta_layout, "write_meta")):
         write = getattr(module, name)
 
         def noting(folder: Path, *args, write=write, name=name, **more) -> None:

@@ -200,7 +200,7 @@ def test_base_and_adapter_come_from_the_hubs_cache_by_their_ids(program, tiny_ba
             shutil.copy(folder / file, snapshot / file)
     argv = ["--text", "你好", "--max_new_tokens", 8, "--bits", 32]
     here = program("generate.py", "--model_path", tiny_base, "--lora_path", straight, *argv)
-    env = {"HF_HOME": str(tmp_path)}
+    env = {"HF_HOME": str(tmp_path), "HF_HUB_CACHE": str(tmp_path / "hub")}
     there = program("generate.py", "--model_path", "owner/base", "--lora_path", "owner/adapter", *argv, env=env)
     assert there.returncode == 0, there.stderr
     assert there.stdout == here.stdout

@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from huggingface_hub import constants
 from transformers.utils import logging as verbosity
 
 from vicuna.errors import UserError
@@ -45,6 +46,25 @@ def silenced() -> Iterator[io.StringIO]:
             verbosity.set_verbosity(level)
 
 
+@contextlib.contextmanager
+def same_environment() -> Iterator[None]:
+    """What a library sets in the environment is taken back: every program that is started later would inherit it.
+
+    tokenicer 0.0.14, which GPTQModel reads, has the hub's cache and modules in a folder of /tmp where nothing else is
+    set, so that processes started later look for models there; here it finds set what holds already.
+    """
+    before = dict(os.environ)
+    for name in ("HF_HOME", "HF_HUB_CACHE", "HF_MODULES_CACHE"):
+        os.environ.setdefault(name, getattr(constants, name, "") or os.path.join(constants.HF_HOME, "modules"))
+    os.environ.setdefault("TRANSFORMERS_CACHE", constants.HF_HUB_CACHE)
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
+
+
 def read_gptqmodel() -> ModuleType:
     """GPTQModel, read without its banner; its kernels are then computed as they stand where a CPU does it.
 
@@ -52,7 +72,7 @@ def read_gptqmodel() -> ModuleType:
     """
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
-    with silenced():
+    with same_environment(), silenced():
         import gptqmodel
         from logbar import LogBar
     LogBar.shared().setLevel("ERROR")

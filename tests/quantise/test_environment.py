@@ -1,0 +1,28 @@
+"""What reading GPTQModel leaves behind in the environment."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+READ = """
+import os
+from huggingface_hub import constants
+from vicuna.model.gptq import read_gptqmodel
+before = dict(os.environ)
+read_gptqmodel()
+changed = {name for name in {*before, *os.environ} if before.get(name) != os.environ.get(name)}
+print(sorted(name for name in changed if not name.startswith("GPTQMODEL_")))
+"""
+
+
+def test_it_is_as_it_was_and_the_hubs_cache_stays_where_it_is(tmp_path):
+    """tokenicer 0.0.14 sends processes that are started later to a folder of /tmp for the hub's models."""
+    away = {"HF_HOME", "HF_HUB_CACHE", "TRANSFORMERS_CACHE", "HF_MODULES_CACHE"}
+    env = {name: value for name, value in os.environ.items() if name not in away}
+    env |= {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", READ], env=env, capture_output=True, text=True, timeout=300)
+
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout == "[]\n"
