@@ -169,6 +169,8 @@ def read_sentencepiece(file: Path, model: bytes | None = None) -> tuple[Any, Any
     proto = sentencepiece_model_pb2.ModelProto()
     try:
         proto.ParseFromString(model or file.read_bytes())
+        if not proto.pieces:
+            raise ValueError("it has no pieces")
         return proto, SentencePieceProcessor(model_proto=proto.SerializeToString())
     except Exception as error:  # protobuf's and sentencepiece's own error types share no base class
         if not model and (odd := describe_odd_file(file)):

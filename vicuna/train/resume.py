@@ -213,9 +213,10 @@ def best_loss(work: Path, start: StartingPoint) -> float:
 def _check_same_run(old: dict[str, Any], facts: dict[str, Any], run: RunFlags, folder: Path) -> None:
     """Refuse to resume what was begun with other flags, data, base or versions: the result would be neither run's."""
     before = {**old.get("flags", {}), **old.get("exact", {})}
-    facts = {**facts, "train": SHORT.get(facts["train"], facts["train"])}
     before.setdefault("max_steps", None)  # there was no such flag
-    before["train"] = (SHORT if "trains" in old else BEFORE).get(before.get("train"), before.get("train"))
+    for values, stands_for in ((facts := dict(facts), SHORT), (before, SHORT if "trains" in old else BEFORE)):
+        if "train" in values:
+            values["train"] = stands_for.get(values["train"], values["train"])
     allowed = NO_EFFECT | set(old.get("inherited", {}))
     allowed -= {"eval_steps"} if run.early_stopping else set()  # which then says when the run ends
     allowed |= ELASTIC if run.elastic else set()
