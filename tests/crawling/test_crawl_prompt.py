@@ -170,7 +170,7 @@ def test_several_calls_run_at_once(program, endpoint, tmp_path):
         process.terminate()
         stderr = process.communicate(timeout=60)[1]
     assert second.returncode == 1
-    assert f"{out} is being written by another run" in second.stderr
+    assert f"--output {out} is in use by process {process.pid}, which writes it" in second.stderr
     assert process.returncode == 143
     assert "Traceback" not in stderr
 

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from vicuna.crawling.collection import open_collection
 from vicuna.crawling.replies import read_reply
 
 ONE = {"instruction": "写一句问候。", "input": "", "output": "你好！"}
@@ -60,6 +61,8 @@ def test_the_whole_records_before_a_cut_are_taken(text):
         (json.dumps([{**ONE, "output": True}]), "output is no text"),
         (json.dumps([{**ONE, "input": {"a": 1}}]), "input is no text"),
         (json.dumps([{**ONE, "output": "好\ufffd"}]), "broken characters"),
+        ('[{"instruction": "a", "output": "\\ud83d"}]', "broken characters"),
+        ('[{"instruction": "a", "output": NaN}]', "output is no text"),
         (json.dumps({"records": ["text", 1]}), "not an object"),
     ],
 )
@@ -80,3 +83,13 @@ def test_a_reply_that_is_nested_deeply_is_refused():
 
     assert records == []
     assert len(refused) == 1
+
+
+def test_half_a_character_is_refused_and_written_down(tmp_path):
+    reply = '[{"instruction": "a", "output": "\\ud83d"}] {"instruction": "\ud83d'
+    with open_collection(tmp_path / "records.jsonl", 70) as collection:
+        for one in read_reply(reply)[1]:
+            collection.refuse(one, 0)
+    lines = (tmp_path / "records.refused.jsonl").read_text(encoding="utf-8").splitlines()
+
+    assert [json.loads(line)["reason"] for line in lines] == ["broken characters", "cut off"]

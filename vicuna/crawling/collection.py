@@ -12,12 +12,9 @@ from rapidfuzz import fuzz, process
 
 from vicuna.crawling.replies import FIELDS, Refused
 from vicuna.errors import UserError
+from vicuna.files.folder_lock import held_file
+from vicuna.files.row_lines import to_json_line
 from vicuna.log import log
-
-try:
-    import fcntl
-except ImportError:  # not on Windows
-    fcntl = None
 
 
 class Collection:
@@ -79,25 +76,17 @@ def open_collection(path: Path, most_similar: float) -> Iterator[Collection]:
     Raises:
         UserError: another process writes it, or it holds something else.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f"{path.stem}.refused.jsonl")
     if path == beside:
         raise UserError(f"{path} is the name of what is refused: name another output.")
-    with _opened(path) as file, _opened(beside) as refused_file:
+    with held_file(path, "--output"), _opened(path) as file, _opened(beside) as refused_file:
         yield Collection(file, refused_file, most_similar)
 
 
 def _opened(path: Path) -> IO[bytes]:
     if path.exists() and not path.is_file():
         raise UserError(f"{path} is not a file; expected a .jsonl file, new or of an earlier run.")
-    file = path.open("a+b")
-    if fcntl is not None:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.close()
-            raise UserError(f"{path} is being written by another run: wait for it, or name another output.") from error
-    return file
+    return path.open("a+b")
 
 
 def _read(file: IO[bytes]) -> Iterator[dict[str, Any]]:
@@ -135,7 +124,7 @@ def _is_torn(line: bytes) -> bool:
 
 
 def _append(file: IO[bytes], value: dict[str, Any]) -> None:
-    file.write(json.dumps(value, ensure_ascii=False).encode() + b"\n")
+    file.write(to_json_line(value))
     file.flush()
     os.fsync(file.fileno())
 

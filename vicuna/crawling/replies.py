@@ -1,6 +1,7 @@
 """What a model replied to a request for records: those that can be used, and what is wrong with the others."""
 
 import json
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ END = re.compile(r"\}(?=\s*,?\s*(?:[{\]}`]|$))")
 WRAPPER = re.compile(r'\{\s*"?\w+"?\s*:\s*\[\s*(?=\{)')
 DECODER = json.JSONDecoder(strict=False)  # line breaks inside texts are meant as such
 SHOWN = 400  # characters of a text that is refused
-BROKEN = "\ufffd"
+BROKEN = re.compile("[\ufffd\ud800-\udfff]")  # what stands for no character, and half of one
 
 
 @dataclass(frozen=True)
@@ -94,14 +95,14 @@ def _record(value: Any) -> dict[str, str]:
     for name in ("instruction", "output"):
         if not texts[name].strip(".…。 "):
             raise ValueError(f"{name} is empty")
-    if BROKEN in "".join(texts.values()):
+    if BROKEN.search("".join(texts.values())):
         raise ValueError("broken characters")
     return texts
 
 
 def _text(value: dict, name: str) -> str:
     found = value.get(name)
-    if isinstance(found, int | float) and not isinstance(found, bool):  # the answer to a sum
+    if isinstance(found, int | float) and not isinstance(found, bool) and math.isfinite(found):  # the answer to a sum
         return str(found)
     if found is None and name == "input":
         return ""
