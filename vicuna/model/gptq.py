@@ -10,7 +10,9 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -72,9 +74,12 @@ def read_gptqmodel() -> ModuleType:
     """
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
-    with same_environment(), silenced():
-        import gptqmodel
-        from logbar import LogBar
+    # From a thread of its own: where llama-cpp-python is missing, gptqmodel 7.6.0 keeps the ImportError for good, and
+    # with it the frames of all who led there, with what they hold: a run's process group would never end.
+    with same_environment(), silenced(), ThreadPoolExecutor(1) as apart:
+        gptqmodel = apart.submit(import_module, "gptqmodel").result()
+    from logbar import LogBar
+
     LogBar.shared().setLevel("ERROR")
     logging.getLogger("tokenicer").setLevel(logging.WARNING)
     if not torch.cuda.is_available():
