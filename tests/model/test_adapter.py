@@ -1,5 +1,7 @@
 """Adapters on a model: what is saved opens again and answers the same, and a run is planned as it is trained."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -10,6 +12,8 @@ from vicuna.model.adapter import load_adapter, plan_adapter, save_adapter
 from vicuna.model.adapter_files import read_adapter_config, read_adapter_tensors, train_kind
 from vicuna.model.base import check_base
 from vicuna.model.flags import LoraFlags
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_a_saved_adapter_opens_again_and_answers_the_same(tiny_base, tmp_path):
@@ -63,7 +67,8 @@ def test_the_config_is_the_same_whatever_the_order_of_a_set_is(tiny_base, tmp_pa
     configs = []
     for seed in "123":
         out = tmp_path / seed
-        done = program(tmp_path / "saved.py", tiny_base, tmp_path / "start", out, env={"PYTHONHASHSEED": seed})
+        env = {"PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)}
+        done = program(tmp_path / "saved.py", tiny_base, tmp_path / "start", out, env=env)
         assert done.returncode == 0, done.stderr
         configs.append({str(file.relative_to(out)): file.read_bytes() for file in out.rglob("adapter_config.json")})
 
