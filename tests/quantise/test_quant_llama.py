@@ -1,12 +1,16 @@
 """tools/quant_llama.py: what it writes, that it opens everywhere, and that every flag changes something."""
 
 import json
+import multiprocessing
+import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -15,8 +19,12 @@ from certificate_bounds import confident_llama
 from safetensors.torch import load_file
 
 from tests.quantise.quantising import KINDS, TEXT, loss_of, quant_llama, quantise, rows_of
+from vicuna.errors import UserError
 from vicuna.files.tensors import dtype_name
 from vicuna.model.base import check_base, load_base
+from vicuna.model.gptq import GPTQ
+from vicuna.quantise.run import Job, Progress, follow
+from vicuna.quantise.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -115,18 +123,61 @@ def test_programs_open_it_without_a_further_flag(quantised, program):
         assert "Traceback" not in done.stderr
 
 
-def test_an_interrupted_run_says_how_far_it_was_leaves_nothing_and_starts_over(tiny_base, tmp_path):
+@contextmanager
+def running(tiny_base, tmp_path) -> Iterator[tuple[subprocess.Popen, Path]]:
+    """The tool in the middle of its work, and the folder that it is going to write."""
     deep = confident_llama(tmp_path / "deep", tiny_base, num_hidden_layers=16, intermediate_size=512)
     out = tmp_path / "made/out"
     argv = [deep, TEXT, "--wbits", 4, "--groupsize", 32, "--nsamples", 32, "--seqlen", 256, "--save", out]
     command = [sys.executable, str(ROOT / "tools/quant_llama.py"), *map(str, argv)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as running:
-        while running.poll() is None and not any(out.parent.glob(".*/.quantising-*/logs/*.log")):
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+        while process.poll() is None and not any(out.parent.glob(".*/.quantising-*/logs/*.log")):
             time.sleep(0.02)
-        running.send_signal(signal.SIGINT)
-        said = running.communicate(timeout=120)[1]
+        yield process, out
 
-    assert running.returncode == 130
+
+def test_an_interrupted_run_says_how_far_it_was_leaves_nothing_and_starts_over(tiny_base, tmp_path):
+    with running(tiny_base, tmp_path) as (process, out):
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=120)[1]
+
+    assert process.returncode == 130, said
     assert re.search(r"stopped with \d+ of 16 blocks quantised; nothing was written, and the same command starts", said)
     assert "Traceback" not in said
     assert list(out.parent.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/cwd").exists(), reason="no /proc to find processes in")
+def test_gptqmodel_ends_with_the_program_that_began_it(tiny_base, tmp_path):
+    with running(tiny_base, tmp_path) as (process, out):
+        began = processes_in(out.parent)
+        process.kill()
+        process.communicate(timeout=120)
+        deadline = time.monotonic() + 120
+        while processes_in(out.parent) and time.monotonic() < deadline:
+            time.sleep(0.05)
+
+    assert len(began) == 1
+    assert processes_in(out.parent) == []
+
+
+def processes_in(folder: Path) -> list[str]:
+    """Those that work in a folder."""
+    found = []
+    for link in Path("/proc").glob("[0-9]*/cwd"):
+        with suppress(OSError):
+            found += [link.parent.name] * os.readlink(link).startswith(str(folder))
+    return found
+
+
+def test_a_process_that_ends_in_the_middle_is_told_of(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    mine, its = context.Pipe(duplex=False)
+    process = context.Process(target=os._exit, args=(3,))
+    process.start()
+    its.close()
+    job = Job("base", Settings(GPTQ, 4, 32), [], torch.float32, 1, tmp_path, "out")
+    job.said.write_text("no room for it\n", encoding="utf-8")
+
+    with pytest.raises(UserError, match=r"ended in the middle, with status 3\. It said last: no room for it"):
+        follow(mine, process, Progress(None), job)
