@@ -59,24 +59,36 @@ READ_STORED = f"""(owner, _id, _kept, ...others) => {{{_ADDRESS}
     return [owner, id, stored?.text ?? "", ...others];
 }}"""
 
-# The oldest conversations make room for the latest; what arrives late of another conversation is not kept.
-WRITE_STORED = f"""(owner, kept, here, from) => {{{_ADDRESS}
-    if (!current || here !== from) return;
-    const mine = key(owner, current);
-    if (!kept) {{ localStorage.removeItem(mine); return; }}
-    const age = (one) => {{ try {{ return JSON.parse(localStorage.getItem(one)).time; }} catch {{ return 0; }} }};
-    const others = Object.keys(localStorage)
-        .filter((one) => one.startsWith("chinese-vicuna/") && one !== mine)
-        .map((one) => [age(one), one])
-        .sort((a, b) => a[0] - b[0]);
-    while (others.length > 99) localStorage.removeItem(others.shift()[1]);
-    for (;;) {{
-        try {{ localStorage.setItem(mine, JSON.stringify({{time: Date.now(), text: kept}})); return; }}
-        catch {{
-            if (!others.length) return;
-            localStorage.removeItem(others.shift()[1]);
-        }}
-    }}
+# Keeps a text under the address's id; the oldest conversations make room for the latest.
+_WRITE = """
+    const write = (owner, kept) => {
+        const mine = key(owner, current);
+        if (!kept) { localStorage.removeItem(mine); return; }
+        const age = (one) => { try { return JSON.parse(localStorage.getItem(one)).time; } catch { return 0; } };
+        const others = Object.keys(localStorage)
+            .filter((one) => one.startsWith("chinese-vicuna/") && one !== mine)
+            .map((one) => [age(one), one])
+            .sort((a, b) => a[0] - b[0]);
+        while (others.length > 99) localStorage.removeItem(others.shift()[1]);
+        for (;;) {
+            try { localStorage.setItem(mine, JSON.stringify({time: Date.now(), text: kept})); return; }
+            catch {
+                if (!others.length) return;
+                localStorage.removeItem(others.shift()[1]);
+            }
+        }
+    };"""
+
+# What arrives late of another conversation is not kept.
+WRITE_STORED = f"""(owner, kept, here, from) => {{{_ADDRESS}{_WRITE}
+    if (current && here === from) write(owner, kept);
+}}"""
+
+# (owner, what was read of a file) -> the visit, its update's, the text: kept before anything of it is shown
+KEEP_LOADED = f"""(owner, loaded) => {{{_ADDRESS}{_WRITE}
+    const {{visit, text}} = JSON.parse(loaded);
+    if (current) write(owner, text);
+    return [visit, visit, text];
 }}"""
 
 # (owner, id, …) -> the same with a new id; what was kept under the old one is gone
@@ -87,8 +99,8 @@ NEW_CONVERSATION = f"""(owner, _id, ...others) => {{{_ADDRESS}
     return [owner, id, ...others];
 }}"""
 
-# (…, text) -> the same with the text of a file that the visitor picks; nothing is uploaded as a file
-PICK_FILE = f"""async (...values) => {{
+# The text of a file that the visitor picks; nothing is uploaded as a file.
+PICK_FILE = f"""async () => {{
     const file = await new Promise((done) => {{
         const input = document.createElement("input");
         input.type = "file";
@@ -97,8 +109,7 @@ PICK_FILE = f"""async (...values) => {{
         input.oncancel = () => done(null);
         input.click();
     }});
-    values[values.length - 1] = file ? await file.slice(0, {MAX_BYTES + 1}).text() : "";
-    return values;
+    return file ? await file.slice(0, {MAX_BYTES + 1}).text() : "";
 }}"""
 
 DOWNLOAD_FILE = """(text) => {

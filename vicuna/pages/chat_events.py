@@ -18,7 +18,8 @@ def build_page(assistant: Assistant, flags: ChatFlags, serve: ServeFlags, decodi
     with gr.Blocks(title="Chinese-Vicuna", **server.BLOCKS_KWARGS) as blocks:
         layout = ChatLayout(assistant, flags, decoding, with_login=bool(serve.auth))
         controller = ChatController(assistant, decoding.seed, serve.use_typewriter)
-        handlers = ChatHandlers(assistant, flags.save_path, controller, {**layout.place, **layout.changing})
+        parts = {**layout.place, **layout.changing, "loaded": layout.loaded}
+        handlers = ChatHandlers(assistant, flags.save_path, controller, parts)
         changing = list(layout.changing.values())
         _connect_answers(layout, handlers, changing)
         _connect_turns(layout, handlers, changing)
@@ -71,7 +72,13 @@ def _connect_storage(blocks: gr.Blocks, layout: ChatLayout, handlers: ChatHandle
     layout.save.click(
         handlers.save_chat, [layout.conversation_id, stored, *settings], [layout.file, layout.hint], **IMMEDIATE
     ).then(None, layout.file, None, js=chat_assets.DOWNLOAD_FILE)
-    layout.load.click(handlers.load_chat, [*settings, layout.file], changing, js=chat_assets.PICK_FILE, **IMMEDIATE)
+    layout.load.click(
+        handlers.load_chat, layout.file, [layout.loaded, layout.hint], js=chat_assets.PICK_FILE, **IMMEDIATE
+    )
+    visit, loaded = [layout.visit, layout.origin, stored], layout.loaded
+    layout.loaded.change(None, [layout.owner, loaded], visit, js=chat_assets.KEEP_LOADED).then(
+        handlers.show_loaded, [*place, stored, *settings, loaded], outputs, js=chat_assets.READ_STORED, **IMMEDIATE
+    )
 
 
 def _connect_settings(blocks: gr.Blocks, layout: ChatLayout, handlers: ChatHandlers, changing: list[Any]) -> None:

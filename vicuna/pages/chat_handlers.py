@@ -1,6 +1,7 @@
 """What the events of the chat page call: a visitor's request in, new values of the page's parts out."""
 
 import contextlib
+import json
 import secrets
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -153,7 +154,7 @@ class ChatHandlers:
     def _leave(self, request: gr.Request) -> Changes:
         """Turn to another conversation: what is still on its way of this one comes from elsewhere from now on."""
         self.controller.answers.abandon(request.session_hash)
-        visit = secrets.token_hex(8)
+        visit = new_visit()
         return {"visit": visit, "origin": visit, "message": READY}
 
     def _show_other(self, strings: Strings, messages: list[StoredMessage], values: Sequence[Any]) -> Changes:
@@ -163,20 +164,30 @@ class ChatHandlers:
         settings = self.controller.read_settings([adapter, prompt_type, system, *others])
         return {**self.controller.show(strings, messages, settings), "system": gr.update(value=system)}
 
-    def load_chat(self, request: gr.Request, *values: Any) -> dict:
-        """Go on with the conversation of a file that the visitor picked; the browser sent its text."""
-        *controls, text = values
+    def load_chat(self, request: gr.Request, text: str) -> dict:
+        """Read the conversation of a file that the visitor picked; the browser sent its text, and keeps what is read.
+
+        It is shown from there: an update that is on its way of what was here can come into this answer's parts.
+        """
         strings = request_strings(request)
         if not text:
             return self._update(hint="")
         try:
             messages, count = saved_chats.parse_last_chat(text)
-            changes = self._show_other(strings, messages, controls)
+            kept = conversation.serialize(messages)
         except UserError as error:
             return self._update(hint=notice(error))
+        self.controller.answers.abandon(request.session_hash)
         hint = strings["loaded"].format(turns=count_turns(messages))
         hint += strings["loaded_last"].format(count=count) if count > 1 else ""
-        return self._update(**{**changes, **self._leave(request), "hint": hint})
+        return self._update(loaded=json.dumps({"visit": new_visit(), "text": kept, "hint": hint}))
+
+    def show_loaded(self, request: gr.Request, *values: Any) -> dict:
+        """Show what the browser keeps now, and say what it is."""
+        *restored, loaded = values
+        changes = {**self.restore(request, *restored), **self._update(message=READY)}
+        is_shown = self.parts["chatbot"] in changes
+        return {**changes, **self._update(hint=json.loads(loaded)["hint"])} if is_shown else changes
 
     def save_chat(self, request: gr.Request, conversation_id: str, stored: str, *values: Any) -> list[str]:
         """The conversation as a file for the browser, and, with --save_path, on the server."""
@@ -234,6 +245,11 @@ class ChatHandlers:
             return self._update(memory=notice(error))
         names = ("memory",) if changes["forgotten"] == forgotten else ("chatbot", "memory", "forgotten")
         return self._update(**{name: changes[name] for name in names})
+
+
+def new_visit() -> str:
+    """A name that no other visit to a conversation has."""
+    return secrets.token_hex(8)
 
 
 def _readable(stored: str) -> list[StoredMessage]:

@@ -39,8 +39,9 @@ class ChatLayout:
                 self._lay_out_conversation()
             with gr.Column(scale=1, min_width=300, elem_id="controls"):
                 self._lay_out_settings(assistant, flags, decoding)
-        self.owner, self.conversation_id, self.stored, self.plain, self.file = (
-            gr.Textbox(visible="hidden", elem_id=name) for name in ("owner", "conversation", "kept", "plain", "file")
+        self.owner, self.conversation_id, self.stored, self.plain, self.file, self.loaded = (
+            gr.Textbox(visible="hidden", elem_id=name)
+            for name in ("owner", "conversation", "kept", "plain", "file", "loaded")
         )
         # Which visit to a conversation this is, and which one the last update of an answer was made for: one that was
         # on its way as the visitor left its conversation arrives afterwards.
