@@ -2,7 +2,6 @@
 
 import json
 import re
-import time
 
 import pytest
 
@@ -92,12 +91,10 @@ def test_a_late_answer_about_the_memory_does_not_bring_the_old_conversation_back
     ask(page, "第一段")
     held, holding = [], [True]
     page.route("**/run/**", lambda route: held.append(route) if holding else route.continue_())
-    page.locator("#max_memory input[type=number]").fill("1000")
-    page.locator("#max_memory input[type=number]").press("Tab")
-    deadline = time.monotonic() + 30
-    while not held and time.monotonic() < deadline:
-        page.wait_for_timeout(50)
-    page.wait_for_timeout(500)  # and what else the change asks for
+    with page.expect_request("**/run/**"):
+        page.locator("#max_memory input[type=number]").fill("1000")
+        page.locator("#max_memory input[type=number]").press("Tab")
+    settle(page)
     holding.clear()
     page.click("#new")
     page.wait_for_function("document.querySelectorAll('#chat .user').length === 0")
@@ -105,7 +102,7 @@ def test_a_late_answer_about_the_memory_does_not_bring_the_old_conversation_back
     for route in held:
         with page.expect_response(lambda response, url=route.request.url: response.url == url):
             route.continue_()
-    page.wait_for_timeout(1000)
+        settle(page)
     assert questions(page) == answers(page) == []
 
 
