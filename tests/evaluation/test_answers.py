@@ -178,6 +178,8 @@ def test_a_gguf_a_server_and_the_checkpoints_of_a_run_answer_too(
             evaluate(tmp_path / "b", [(f"http://{server.address}/v1#other", "-")], asked)
     finally:
         server.close()
+    with pytest.raises(UserError, match=r"4 questions got no answer from http.*#a; the same command asks them again"):
+        evaluate(tmp_path / "d", [(served.replace(adapter.name, "a"), "-")], asked, retries=0)
     spread = evaluate(tmp_path / "c", [(base, f"{tmp_path}/run/checkpoint-*")], asked, repetition_penalty=[1.0])
 
     def greedy(rows: dict, model: str, records: tuple = (1, 2, 3, 4, 5, 7)) -> list[str]:
