@@ -45,7 +45,7 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
 
     log.set_up(rank)
     folder = output_folder(run_flags.output_path, "--output_path", os.environ, looks_only=run_flags.plan_only)
-    with ended_by_signals(), folder, log.ending_in_file():
+    with ended_by_signals(), folder, log.session():
         # 1. data, as far as it can be checked without torch and the base's tokenizer
         sources = open_data(flags, gpus)
 

@@ -8,11 +8,13 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from logging.handlers import MemoryHandler
 from pathlib import Path
 
 from vicuna.errors import Stopped, UserError
 
 log = logging.getLogger("vicuna")
+KEPT, NEVER = 1000, logging.CRITICAL + 1  # lines, and the level from which they would be written at once
 
 
 def set_up(rank: int = 0) -> logging.Logger:
@@ -38,13 +40,18 @@ def set_up(rank: int = 0) -> logging.Logger:
 
 
 def to_file(folder: Path, rank: int) -> None:
-    """On rank 0, also append to session.log in `folder`, which is made if need be."""
+    """On rank 0, also append to session.log in `folder`, which is made if need be, what `session` kept first."""
     if rank:
         return
     folder.mkdir(parents=True, exist_ok=True)
     file = _LogFile(folder / "session.log", encoding="utf-8")
     file.setFormatter(logging.Formatter("%(asctime)s | %(levelname)s %(message)s"))
     log.addHandler(file)
+    for handler in log.handlers[:]:
+        if isinstance(handler, MemoryHandler):
+            log.removeHandler(handler)
+            handler.setTarget(file)
+            handler.close()
 
 
 class _LogFile(logging.FileHandler):
@@ -56,8 +63,10 @@ class _LogFile(logging.FileHandler):
 
 
 @contextmanager
-def ending_in_file() -> Iterator[None]:
-    """Write how the block was ended to session.log too: a closed terminal does not show it."""
+def session() -> Iterator[None]:
+    """Have session.log hold all that the block says, also what it said before `to_file`, and how it was ended."""
+    early = MemoryHandler(KEPT, flushLevel=NEVER)
+    log.addHandler(early)
     try:
         yield
     except (Stopped, UserError) as ending:
@@ -66,3 +75,5 @@ def ending_in_file() -> Iterator[None]:
             if isinstance(handler, logging.FileHandler):
                 handler.handle(record)
         raise
+    finally:
+        log.removeHandler(early)

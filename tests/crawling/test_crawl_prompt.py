@@ -157,6 +157,8 @@ def test_a_killed_run_goes_on_without_losing_or_repeating(program, endpoint, tmp
     done = program(*words(out, again, "--num_records", 6))
     assert (done.returncode, len(again.asked)) == (0, 2)  # nothing is asked once there are enough
     assert f"{out}: 7 records, 0 of them new" in done.stdout
+    checked = program("tools/check_data.py", out)
+    assert (checked.returncode, "duplicates  0" in checked.stdout) == (0, True)
 
 
 def test_several_calls_run_at_once(program, endpoint, tmp_path):

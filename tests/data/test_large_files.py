@@ -1,11 +1,13 @@
 """Files larger than memory: read in pieces, dialogues and rows on disk, and every row as when they are read at once."""
 
+import gzip
 import json
 import random
 import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow
 import pytest
 
 from vicuna.data import pieces
@@ -15,6 +17,7 @@ from vicuna.data.files import read_rows
 from vicuna.data.flags import DataFlags
 from vicuna.data.records import open_sources, read_records
 from vicuna.data.spilled import spilled_dialogues
+from vicuna.errors import UserError
 from vicuna.prompt.tokenizer import TextTokenizer
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -42,8 +45,8 @@ def json_file(file: Path, end: str) -> Path:
     return file
 
 
-def rows(file: Path) -> list[tuple]:
-    name, found = read_rows(file)
+def rows(file: Path, encoding: str | None = None) -> list[tuple]:
+    name, found = read_rows(file, encoding)
     return [name, *((line, str(row) if isinstance(row, BadRow) else row) for line, row in found)]
 
 
@@ -54,19 +57,51 @@ def test_a_file_in_pieces_has_the_rows_of_the_whole_one(tmp_path, monkeypatch, e
         whole = rows(file)
         with monkeypatch.context() as changed:
             changed.setattr(pieces, "PIECE", piece)
-            assert len(list(pieces.pieces(file, file.suffix))) > 2
+            assert len(list(pieces.pieces(file, file.suffix, "utf-8"))) > 2
             assert rows(file) == whole
 
 
-def test_what_is_not_utf8_is_read_at_once(tmp_path, monkeypatch):
+@pytest.mark.parametrize("ending", ["", ".gz", ".zst"])
+@pytest.mark.parametrize(("encoding", "given"), [("utf-8", False), ("utf-16", False), ("gb18030", True)])
+def test_compressed_files_and_other_encodings_are_read_in_pieces_too(tmp_path, monkeypatch, ending, encoding, given):
+    for file in (text_file(tmp_path / "a.txt", "\r\n"), json_file(tmp_path / "a.jsonl", "\n")):
+        kind = file.suffix + ending
+        raw = file.read_text("utf-8-sig").encode(encoding)
+        there = tmp_path / f"b{kind}"
+        there.write_bytes({"": bytes, ".gz": gzip.compress, ".zst": zstandard}[ending](raw))
+        asked = encoding if given else None
+        whole = rows(there, asked)
+        assert whole[0] == encoding
+        with monkeypatch.context() as changed:
+            changed.setattr(pieces, "PIECE", 1000)
+            assert pieces.large_encoding(there, kind, asked) == encoding
+            assert len(list(pieces.pieces(there, kind, encoding))) > 2
+            assert rows(there, asked) == whole
+
+
+def zstandard(raw: bytes) -> bytes:
+    return pyarrow.compress(raw, codec="zstd", asbytes=True)
+
+
+@pytest.mark.parametrize("ending", [".gz", ".zst"])
+def test_a_large_compressed_file_that_breaks_off_is_named(tmp_path, monkeypatch, ending):
+    raw = "".join(f"第{n}段，{random.Random(n).random()}。\n\n" for n in range(2000)).encode()
+    file = tmp_path / f"a.txt{ending}"
+    file.write_bytes((gzip.compress if ending == ".gz" else zstandard)(raw)[:-2000])
+    monkeypatch.setattr(pieces, "PIECE", 1000)
+    with pytest.raises(UserError, match=r"is not a whole (gzip|Zstandard) file: .* Make or copy it again"):
+        read_rows(file)
+
+
+@pytest.mark.parametrize("encoding", [None, "utf-8", "base64", "no-such"])
+def test_what_is_in_no_such_encoding_is_read_at_once(tmp_path, monkeypatch, encoding):
     monkeypatch.setattr(pieces, "PIECE", 10)
     file = tmp_path / "a.txt"
-    for encoding, large in (("utf-8", True), ("gb18030", False), ("utf-16", False)):
-        file.write_text("春天来了，花都开了。\n\n" * 40, encoding=encoding)
-        assert pieces.is_large(file, ".txt", None) == large
-        assert rows(file)[0] == encoding
-        assert len(rows(file)) == 41
-    assert not pieces.is_large(file, ".json", None)
+    file.write_text("春天来了，花都开了。\n\n" * 40, encoding="gb18030")
+    assert pieces.large_encoding(file, ".txt", encoding) is None
+    assert pieces.large_encoding(file, ".json", "gb18030") is None
+    if encoding is None:  # GB18030 is told by all of the text
+        assert (rows(file)[0], len(rows(file))) == ("gb18030", 41)
 
 
 def test_dialogues_on_disk_are_those_of_a_list(tmp_path):

@@ -1,6 +1,8 @@
 """The chat_template that other programs render: the same text and ids as our own prompts."""
 
+import json
 import random
+from collections import Counter
 
 import pytest
 from jinja2.exceptions import TemplateError
@@ -115,6 +117,21 @@ def test_the_answers_text_is_the_one_that_training_makes(rendered, tokenizer):
     messages = [{"role": "user", "content": "你好"}, {"role": "assistant", "content": "春风吹来。"}]
     example = encode(tokenizer, "instruct", messages, cutoff_len=500)
     assert tokenizer.decode_continuation(example.input_ids[1:]).lstrip(" ") + "</s>" == rendered("instruct", messages)
+
+
+def test_hardly_any_text_has_the_ids_of_an_answer_that_is_tokenised_apart(shared):
+    """Jinja's is the first; one space more is right where the answer begins with a word of the vocabulary."""
+    tokenizer = TextTokenizer(shared / "tokenizers/llama")
+    records = json.loads((shared / "instruct/llama-factory/alpaca_zh_demo.json").read_text(encoding="utf-8"))
+    question = {"role": "user", "content": "你好"}
+    text = render("chinese_alpaca", [question])
+    same = Counter()
+    for record in records:
+        answer = {"role": "assistant", "content": record["output"]}
+        trained = encode(tokenizer, "chinese_alpaca", [question, answer], 9999).input_ids[1:-1]
+        same.update(space for space in ("", " ", "  ") if tokenizer.encode(text + space + record["output"]) == trained)
+
+    assert (len(records), same) == (1000, {" ": 100})
 
 
 def _messages(*roles: str) -> list[dict]:

@@ -11,14 +11,17 @@ import pytest
 import torch
 from accelerate import FullyShardedDataParallelPlugin
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
 from transformers import LlamaConfig, TrainingArguments
 
 from tests.train.runs import ROOT, STEPS, TWO_EPOCHS, losses, train
 from vicuna.errors import UserError
 from vicuna.model import adapter
+from vicuna.model.adapter_names import ROWS
 from vicuna.model.base import check_base, load_base
 from vicuna.model.config import meta_model
 from vicuna.model.flags import LoraFlags
+from vicuna.model.new_rows import write_new_rows
 from vicuna.train import sharding
 from vicuna.train.flags import RunFlags
 
@@ -136,8 +139,6 @@ def two_steps(model: torch.nn.Module, rank: int, world_size: int) -> list[float]
 @pytest.mark.parametrize("kind", ["lora+embeddings", "full"])
 def test_blocks_cut_by_fsdp2_learn_what_one_process_learns(tiny_base, tmp_path, kind):
     """FSDP2 on two CPU processes, without the Trainer, which does not run it on CPUs."""
-    from safetensors.torch import load_file
-
     script = tmp_path / "parts.py"
     script.write_text(PARTS, encoding="utf-8")
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
@@ -203,6 +204,22 @@ def test_every_weight_trains_under_zero_3(deepspeed, tmp_path):
     args = json.loads((output / "run_args.json").read_text(encoding="utf-8"))
     assert args["flags"]["train"] == "full"
     load_base(check_base(str(output)), 32)
+
+
+def test_new_rows_learn_under_zero_2_what_one_process_learns(deepspeed, program, tiny_base, records, tmp_path):
+    """DeepSpeed gets the rows alone; they are put into the tables at each step."""
+    base = Path(shutil.copytree(tiny_base, tmp_path / "base"))
+    write_new_rows(base, range(1000, 1800))
+    asked = ["--model_path", base, "--train", "lora+new_rows", "--num_epoch", 1]
+    cut = deepspeed(tmp_path / "cut", "ds_zero2.json", *asked)
+    alone = train(program, tiny_base, records, tmp_path / "alone", *TWO_EPOCHS, *asked)
+    assert losses(cut) == pytest.approx(losses(alone), abs=1e-4)
+    found, expected = (load_file(one / "adapter_model.safetensors") for one in (cut, alone))
+    assert found.keys() == expected.keys()
+    assert all((tensor - expected[name]).abs().max() < 1e-3 for name, tensor in found.items())
+    before = load_file(base / "model.safetensors")["model.embed_tokens.weight"][1000:]
+    (rows,) = [name for name in found if name.endswith(f"embed_tokens.{ROWS}")]
+    assert (found[rows] - before).abs().max() > 0.01
 
 
 def test_the_optimizer_that_was_asked_for_trains_under_deepspeed(deepspeed, program, tiny_base, records, tmp_path):

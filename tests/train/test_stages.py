@@ -76,7 +76,9 @@ def merged(program, base: Path, lora: Path, out: Path) -> dict[str, torch.Tensor
 
 
 def test_stage_two_goes_on_from_the_embeddings_of_stage_one(tiny_base, first, second):
-    assert f"starts from the adapter in {first}" in (second / "session.log").read_text(encoding="utf-8")
+    said = (second / "session.log").read_text(encoding="utf-8")
+    assert f"starts from the adapter in {first}" in said
+    assert f"WARNING the adapter in {first} holds embeddings: head and lora begin anew" in said.partition("base  ")[0]
     assert losses(second)[0] < losses(first)[0] - 0.1
     assert losses(second)[-1] < losses(second)[0]
     saved = load_file(second / "adapter_model.safetensors")

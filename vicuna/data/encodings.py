@@ -44,8 +44,7 @@ def decode_text(raw: bytes, path: Path, encoding: str | None = None) -> tuple[st
     Raises:
         UserError: an unknown encoding, one that the file is not in, or none that is plausible.
     """
-    if encoding is None:
-        encoding = next((name for mark, name in BYTE_ORDER_MARKS.items() if raw.startswith(mark)), None)
+    encoding = encoding or marked_encoding(raw)
     if encoding is not None:
         return _decode(raw, path, encoding), encoding
     try:
@@ -61,6 +60,11 @@ def decode_text(raw: bytes, path: Path, encoding: str | None = None) -> tuple[st
     if name := _in_ascii(raw, text):
         raise UserError(f"{path} looks like {name}; name its encoding with --encoding {name}, or save it as UTF-8.")
     return text, "utf-8"
+
+
+def marked_encoding(raw: bytes) -> str | None:
+    """The encoding that a byte order mark of UTF-16 or UTF-32 names."""
+    return next((name for mark, name in BYTE_ORDER_MARKS.items() if raw.startswith(mark)), None)
 
 
 def _decode(raw: bytes, path: Path, encoding: str) -> str:

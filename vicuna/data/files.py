@@ -1,7 +1,6 @@
 """A data file of any kind -> rows, each with its line: JSON, plain text, tables, and compressed ones of these."""
 
 import csv
-import gzip
 import io
 import zlib
 from collections import Counter
@@ -13,7 +12,7 @@ from vicuna.data.bad_row import BadRow
 from vicuna.data.encodings import decode_text
 from vicuna.data.fields import parse_fields, pick
 from vicuna.data.parsing import parse_rows
-from vicuna.data.pieces import is_large, pieces
+from vicuna.data.pieces import blocks, inner_kind, large_encoding, pieces
 from vicuna.errors import UserError
 
 TABLES = {".csv": "excel", ".tsv": "excel-tab"}
@@ -42,45 +41,42 @@ def read_rows(
     kind = file_kind(path)
     if kind == PARQUET:
         name, rows = "parquet", _parquet(path)
-    elif is_large(path, kind, encoding):
-        name, rows = "utf-8", _in_pieces(path, kind)
+    elif name := large_encoding(path, kind, encoding):
+        rows = _in_pieces(path, kind, name, found=encoding is None)
     else:
-        inner = f".{kind.split('.')[1]}"
+        inner = inner_kind(kind)
         text, name = decode_text(_unpacked(path, kind), path, encoding)
         rows = _table(text, TABLES[inner]) if inner in TABLES else parse_rows(text, inner)
     paths = parse_fields(fields)
     return name, ((line, pick(row, paths)) for line, row in rows)
 
 
-def _in_pieces(path: Path, kind: str) -> Iterator[tuple[int, Any]]:
-    """The rows of a large file; each piece of it is parsed as a file of its own."""
-    line = 0
-    for number, raw in enumerate(pieces(path, kind)):
-        # The first tells other encodings, and a byte order mark.
-        text = raw.decode() if number else decode_text(raw, path)[0]
-        if kind == ".txt":
-            yield from ((line + own, row) for own, row in parse_rows(text, kind))
+def _in_pieces(path: Path, kind: str, encoding: str, found: bool) -> Iterator[tuple[int, Any]]:
+    """The rows of a large file; each piece of it is parsed as a file of its own.
+
+    Args:
+        found: the encoding was not given.
+    """
+    line, inner = 0, inner_kind(kind)
+    for number, text in enumerate(pieces(path, kind, encoding)):
+        if found and encoding == "utf-8" and not number:
+            decode_text(text.encode(), path)  # refuses what is UTF-8 only by chance
+        if inner == ".txt":
+            yield from ((line + own, row) for own, row in parse_rows(text, inner))
         else:  # problems name lines too
-            yield from parse_rows("\n" * line + text, kind)
+            yield from parse_rows("\n" * line + text, inner)
         line += text.count("\n")
 
 
 def _unpacked(path: Path, kind: str) -> bytes:
     """The bytes of a file, decompressed where its name says that it is compressed."""
-    if kind.endswith(".gz"):
-        try:
-            return gzip.decompress(path.read_bytes())
-        except (OSError, EOFError, zlib.error) as error:
-            raise UserError(f"{path} is not a whole gzip file: {error}. Make or copy it again.") from error
-    if kind.endswith(".zst"):
-        import pyarrow
-
-        try:
-            with pyarrow.CompressedInputStream(pyarrow.OSFile(str(path)), "zstd") as stream:
-                return stream.read()
-        except (OSError, pyarrow.ArrowException) as error:
-            raise UserError(f"{path} is not a whole Zstandard file: {error}. Make or copy it again.") from error
-    return path.read_bytes()
+    what = {".gz": "gzip", ".zst": "Zstandard"}.get(kind[kind.rfind(".") :])
+    if not what:
+        return path.read_bytes()
+    try:
+        return b"".join(blocks(path, kind))
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path} is not a whole {what} file: {error}. Make or copy it again.") from error
 
 
 def _parquet(path: Path) -> Iterator[tuple[int, Any]]:

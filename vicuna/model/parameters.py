@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from torch import nn
 
 from vicuna.errors import UserError
@@ -16,7 +16,8 @@ class ParameterCounts:
     """Numbers of parameters: trainable ones, those of the linear layers bitsandbytes quantises, those of the base that
     stay as they are, and all: of a table that is trained, the base's own is not counted.
 
-    `whole_modules` are the names of what is trained beside LoRA's matrices; `row_modules` of what some rows are
+    `saved` are those in an adapter's file: PEFT's holds embeddings that are the head too under both names, and asks for
+    both. `whole_modules` are the names of what is trained beside LoRA's matrices; `row_modules` of what some rows are
     trained of, and `rows` how many of each.
     """
 
@@ -24,6 +25,7 @@ class ParameterCounts:
     quantisable: int
     frozen: int
     total: int
+    saved: int
     whole_modules: tuple[str, ...] = ()
     row_modules: tuple[str, ...] = ()
     rows: int = 0
@@ -46,7 +48,7 @@ def count_parameters(skeleton: nn.Module, config: LoraConfig | None) -> Paramete
     names = {name.rsplit(".", 1)[-1] for name in layers}
     if config is None:
         total = skeleton.num_parameters()
-        return ParameterCounts(total, 0, 0, total)
+        return ParameterCounts(total, 0, 0, total, total)
     unknown = sorted(set(config.target_modules) - names) if not isinstance(config.target_modules, str) else []
     if unknown:
         raise UserError(
@@ -62,5 +64,6 @@ def count_parameters(skeleton: nn.Module, config: LoraConfig | None) -> Paramete
     trainable, _ = model.get_nb_trainable_parameters()
     # PEFT keeps the base's own table below a trained copy of it.
     matrices = sum(one.numel() for name, one in model.named_parameters() if ".lora_" in name)
+    saved = sum(one.numel() for one in get_peft_model_state_dict(model, save_embedding_layers=False).values())
     count = max(map(len, rows.values()), default=0)
-    return ParameterCounts(trainable, quantisable, frozen, frozen + matrices, whole_modules, tuple(rows), count)
+    return ParameterCounts(trainable, quantisable, frozen, frozen + matrices, saved, whole_modules, tuple(rows), count)

@@ -16,8 +16,9 @@ _NOT_ALTERNATING = "the messages must be user, assistant, ..., user, behind at m
 def chat_template(prompt_type: str) -> str:
     """The Jinja text that renders messages as `vicuna.prompt.templates.render` does, behind BOS.
 
-    A dialogue that ends with an answer is rendered with this answer and EOS, as it is trained. Messages that `render`
-    refuses raise the template's own error.
+    A dialogue that ends with an answer is rendered with this answer and EOS, the text that is trained. Answers that are
+    tokenised apart have other ids there than in training, which hardly any text has. Messages that `render` refuses
+    raise the template's own error.
     """
     template = TEMPLATES[prompt_type]
     preamble, opening, closing = _around_the_user(template)

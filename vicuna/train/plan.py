@@ -268,7 +268,7 @@ def _disk_facts(
 ) -> dict[str, int]:
     """What a checkpoint takes, what all that is kept takes at most beside what is there, and what the disk has free."""
     run, output = flags.run, Path(flags.run.output_path)
-    weights = parameters.trainable * 4
+    weights = parameters.saved * 4
     state = OPTIMIZER_BYTES[run.optim] + (4 if run.deepspeed else 0)  # DeepSpeed keeps its float32 copy there
     checkpoint = weights + parameters.trainable * state + CHECKPOINT_EXTRA
     left = batches.steps - start.step
