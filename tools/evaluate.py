@@ -15,7 +15,7 @@ from vicuna import log
 from vicuna.args import parse
 from vicuna.data.flags import ReadFlags
 from vicuna.errors import run
-from vicuna.evaluation.flags import LossFlags, ModelsFlags, OutputFlags
+from vicuna.evaluation.flags import GenerationFlags, LossFlags, ModelsFlags, OutputFlags, VerdictFlags
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,20 @@ KINDS = {
         "vicuna.evaluation.held_out_loss:evaluate_loss",
         "    python tools/evaluate.py loss --data_path held_out.jsonl --model_path base --lora_path - lora-Vicuna "
         "--output_path loss",
+    ),
+    "generation": Kind(
+        "answers held against references: BLEU, chrF, ROUGE, exact match",
+        (GenerationFlags, OutputFlags),
+        "vicuna.evaluation.generation:evaluate_generation",
+        "    python generate.py --data_path held_out.jsonl --output_path answers.jsonl\n"
+        "    python tools/evaluate.py generation --answers answers.jsonl --output_path scores",
+    ),
+    "verdict": Kind(
+        "better than before or not, from two results on the same questions",
+        (VerdictFlags,),
+        "vicuna.evaluation.verdict:give_verdict",
+        "    python tools/evaluate.py verdict --before loss_before --after loss_after\n\n"
+        "Exit status 0: better; 1: worse; 3: can not be told; 2: can not be compared.",
     ),
 }
 

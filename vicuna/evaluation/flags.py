@@ -8,12 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from vicuna.args import at_least, flag
+from vicuna.args import at_least, check_seed, flag
 from vicuna.errors import UserError
 from vicuna.prompt.templates import PROMPT_TYPES
 
 BITS = (4, 8, 16, 32)
 NO_ADAPTER = "-"
+# Scores that two results can be compared by, in the order in which one is looked for.
+METRIC_NAMES = (
+    *("loss", "bits_per_byte", "rougeL", "rouge1", "rouge2", "chrf", "bleu", "exact", "correct", "right"),
+    *("repetition", "wrong", "empty"),
+)
 
 
 @dataclass
@@ -113,3 +118,47 @@ def _spread(name: str, given: list[str]) -> list[str]:
             raise UserError(f"{name} {one} fits nothing here; expected such as 'lora-Vicuna/checkpoint-*'.")
         found += sorted(fitting, key=lambda path: [int(part) for part in re.findall(r"\d+", path)] + [path])
     return found
+
+
+@dataclass
+class GenerationFlags:
+    """Which answers are held against their references."""
+
+    answers: list[str] = flag(
+        [],
+        "files of answers with references, as generate.py --data_path writes them, or --output_path of the kind "
+        "answers; each is a model of its own",
+    )
+    answer_field: str = flag("answer", "field of a line with the answer")
+    reference_field: str = flag("reference", "field of a line with the reference")
+
+    def __post_init__(self) -> None:
+        if not self.answers:
+            raise UserError("--answers is missing: name a file that generate.py --data_path wrote.")
+
+
+@dataclass
+class VerdictFlags:
+    """Two results, and when they are apart."""
+
+    before: str = flag("", "--output_path of an evaluation of the model before")
+    after: str = flag("", "the same of the model after; may be the same folder, with two models in it")
+    before_model: str = flag("", "which model of --before, by its name in results.md, where it has several")
+    after_model: str = flag("", "which model of --after, where it has several")
+    metric: str = flag("", "score to compare; default: the first that both have, loss for one")
+    again: list[str] = flag(
+        [], "further results of the model before, of other seeds for one: what they differ by counts as noise"
+    )
+    noise_floor: float = flag(0.0, "difference up to which nothing is said, in units of the score")
+    json: str = flag("", "also write everything to this file")
+    overwrite: bool = flag(False, "replace --json where it exists")
+    seed: int = flag(42, "of what is drawn; the same gives the same verdict")
+
+    def __post_init__(self) -> None:
+        for name in ("before", "after"):
+            if not getattr(self, name):
+                raise UserError(f"--{name} is missing: name the --output_path of an evaluation.")
+        at_least("--noise_floor", self.noise_floor, 0)
+        check_seed(self.seed)
+        if self.metric and self.metric not in METRIC_NAMES:
+            raise UserError(f"--metric {self.metric} is unknown; expected one of {', '.join(METRIC_NAMES)}.")
