@@ -15,7 +15,7 @@ from vicuna import log
 from vicuna.args import parse
 from vicuna.data.flags import ReadFlags
 from vicuna.errors import run
-from vicuna.evaluation.flags import GenerationFlags, LossFlags, ModelsFlags, OutputFlags, VerdictFlags
+from vicuna.evaluation.flags import GenerationFlags, JudgeFlags, LossFlags, ModelsFlags, OutputFlags, VerdictFlags
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,13 @@ KINDS = {
         "vicuna.evaluation.generation:evaluate_generation",
         "    python generate.py --data_path held_out.jsonl --output_path answers.jsonl\n"
         "    python tools/evaluate.py generation --answers answers.jsonl --output_path scores",
+    ),
+    "judge": Kind(
+        "which of two models answers better, by another model's word, asked in both orders",
+        (JudgeFlags, OutputFlags),
+        "vicuna.evaluation.pairwise_judge:judge_answers",
+        "    OPENAI_API_KEY=… python tools/evaluate.py judge --answers before.jsonl after.jsonl "
+        "--base_url https://api.example.com/v1 --model NAME --output_path judged",
     ),
     "verdict": Kind(
         "better than before or not, from two results on the same questions",

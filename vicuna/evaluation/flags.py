@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from vicuna.args import at_least, check_seed, flag
+from vicuna.crawling.client import check_address
 from vicuna.errors import UserError
 from vicuna.prompt.templates import PROMPT_TYPES
 
@@ -135,6 +136,37 @@ class GenerationFlags:
     def __post_init__(self) -> None:
         if not self.answers:
             raise UserError("--answers is missing: name a file that generate.py --data_path wrote.")
+
+
+@dataclass
+class JudgeFlags:
+    """Whose answers are compared, and whom to ask which are better."""
+
+    answers: list[str] = flag(
+        [],
+        "answers of two models to the same questions: two files that generate.py --data_path wrote, or --output_path "
+        "of the kind answers with two models",
+    )
+    base_url: str = flag("", "address of the judge's endpoint, up to /v1")
+    model: str = flag("", "the judge's name there")
+    language: Literal["zh", "en"] = flag("zh", "language that the judge is asked in")
+    jobs: int = flag(4, "calls at a time")
+    temperature: float = flag(0.0, "of the judge's sampling")
+    max_tokens: int = flag(1024, "tokens of a reply")
+    retries: int = flag(6, "times that a call is tried again after a rate limit, a server's error or a timeout")
+    timeout: float = flag(120.0, "seconds that a call may take")
+    key_variable: str = flag("OPENAI_API_KEY", "environment variable that holds the key")
+
+    def __post_init__(self) -> None:
+        for name in ("answers", "base_url", "model"):
+            if not getattr(self, name):
+                raise UserError(f"--{name} is missing: expected --answers A B --base_url https://…/v1 --model NAME.")
+        for name in ("jobs", "max_tokens"):
+            at_least(f"--{name}", getattr(self, name), 1)
+        for name in ("temperature", "retries"):
+            at_least(f"--{name}", getattr(self, name), 0)
+        at_least("--timeout", self.timeout, 0.1)
+        check_address(self.base_url)
 
 
 @dataclass
