@@ -117,7 +117,7 @@ def test_what_is_read_of_a_reply(reply, decision):
 
 def test_calls_that_fail_are_asked_again_by_the_same_command(endpoint, tmp_path, capsys):
     server = endpoint((500, "oops"), always=longer)
-    with pytest.raises(UserError, match="1 calls failed, one with: status 500.* the same command asks them again"):
+    with pytest.raises(UserError, match=r"1 calls failed, one with: status 500.* the same command asks them again"):
         judge(tmp_path, server, ["短", "短"], ["长的", "长的"], retries=0, jobs=1)
     assert results(tmp_path)["second"] == 1
     found = judge(tmp_path, server, ["短", "短"], ["长的", "长的"], retries=0, jobs=1)
@@ -153,7 +153,7 @@ def test_mistakes_are_said_before_anyone_is_asked(endpoint, tmp_path, monkeypatc
     for second, said in (("other", "record 1 is another question"), ("bare", "does not say what was asked")):
         with pytest.raises(UserError, match=said):
             judge_answers(JudgeFlags([str(tmp_path / f"{second}.jsonl"), one], server.url, "m"), out)
-    with pytest.raises(UserError, match="has 1 models, .*: expected two"):
+    with pytest.raises(UserError, match=r"has 1 models, .*: expected two"):
         judge_answers(JudgeFlags([one], server.url, "m"), out)
     with pytest.raises(UserError, match="--model is missing"):
         JudgeFlags([one], server.url)
