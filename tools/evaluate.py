@@ -15,7 +15,15 @@ from vicuna import log
 from vicuna.args import parse
 from vicuna.data.flags import ReadFlags
 from vicuna.errors import run
-from vicuna.evaluation.flags import GenerationFlags, JudgeFlags, LossFlags, ModelsFlags, OutputFlags, VerdictFlags
+from vicuna.evaluation.flags import (
+    GenerationFlags,
+    IdentityFlags,
+    JudgeFlags,
+    LossFlags,
+    ModelsFlags,
+    OutputFlags,
+    VerdictFlags,
+)
 
 
 @dataclass(frozen=True)
@@ -56,6 +64,13 @@ KINDS = {
         "vicuna.evaluation.pairwise_judge:judge_answers",
         "    OPENAI_API_KEY=… python tools/evaluate.py judge --answers before.jsonl after.jsonl "
         "--base_url https://api.example.com/v1 --model NAME --output_path judged",
+    ),
+    "identity": Kind(
+        "who are you, asked in twelve ways: how often the right name is said, and another's",
+        (ModelsFlags, IdentityFlags, OutputFlags),
+        "vicuna.evaluation.identity:evaluate_identity",
+        "    python tools/evaluate.py identity --model_path base --lora_path - lora-Vicuna "
+        "--fill name=小羊驼 author=我们 --output_path identity",
     ),
     "verdict": Kind(
         "better than before or not, from two results on the same questions",

@@ -8,8 +8,9 @@ import pytest
 from tests.endpoints import Endpoint, completion
 from tests.served import Server, assistant_of
 from vicuna.errors import UserError
+from vicuna.evaluation.bootstrap import share_interval
 from vicuna.evaluation.flags import JudgeFlags, OutputFlags
-from vicuna.evaluation.judging import read_decision, request, share_interval
+from vicuna.evaluation.judging import read_decision, request
 from vicuna.evaluation.pairwise_judge import judge_answers
 
 QUESTION = {"instruction": "天空为什么是蓝的？", "input": "", "output": "散射。"}

@@ -71,6 +71,16 @@ def paired_difference(
     return Difference(first, second, value - (value - float(low)) * wider, value + (float(high) - value) * wider)
 
 
+def share_interval(count: int, of: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share."""
+    if not of:
+        return 0.0, 1.0
+    z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+    middle, spread = count / of + z * z / (2 * of), z * (count / of * (1 - count / of) / of + (z / of / 2) ** 2) ** 0.5
+    whole = 1 + z * z / of
+    return max(0.0, (middle - spread) / whole), min(1.0, (middle + spread) / whole)
+
+
 def _difference(sums: np.ndarray) -> np.ndarray:
     """(B, 4) sums of totals and weights before and after -> (B,)."""
     return sums[:, 2] / sums[:, 3] - sums[:, 0] / sums[:, 1]

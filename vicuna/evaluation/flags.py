@@ -10,6 +10,7 @@ from typing import Literal
 
 from vicuna.args import at_least, check_seed, flag
 from vicuna.crawling.client import check_address
+from vicuna.data.fills import parse_fills
 from vicuna.errors import UserError
 from vicuna.prompt.templates import PROMPT_TYPES
 
@@ -167,6 +168,25 @@ class JudgeFlags:
             at_least(f"--{name}", getattr(self, name), 0)
         at_least("--timeout", self.timeout, 0.1)
         check_address(self.base_url)
+
+
+@dataclass
+class IdentityFlags:
+    """Who the models are to be, and how they are asked."""
+
+    fill: list[str] = flag([], "the name and the maker that were taught, as in training: name=小羊驼 author=我们")
+    others: list[str] = flag([], "further names that are none of its own, beside those of well-known models and makers")
+    prompt_type: Literal[PROMPT_TYPES] | None = flag(
+        None, "template around the questions; default: what each model was trained with, else what the others were"
+    )
+    max_new_tokens: int = flag(64, "longest answer in tokens")
+    micro_batch: int = flag(8, "questions that are answered at once; lower it when memory runs out")
+
+    def __post_init__(self) -> None:
+        if lacking := {"name", "author"} - parse_fills(self.fill).keys():
+            raise UserError(f"--fill lacks {min(lacking)}: expected --fill name=… author=…, as the model was taught.")
+        for name in ("max_new_tokens", "micro_batch"):
+            at_least(f"--{name}", getattr(self, name), 1)
 
 
 @dataclass

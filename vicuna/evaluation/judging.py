@@ -3,9 +3,8 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import NormalDist
 
-from vicuna.evaluation.bootstrap import CONFIDENCE, Difference, Scores, paired_difference
+from vicuna.evaluation.bootstrap import Difference, Scores, paired_difference
 from vicuna.prompt.templates import Message
 
 REQUESTS = {
@@ -139,13 +138,3 @@ class Tally:
         if len(self.scores) < 2:
             return None
         return paired_difference(Scores.of([0.0] * len(self.scores)), Scores.of(self.scores))
-
-
-def share_interval(count: int, of: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share."""
-    if not of:
-        return 0.0, 1.0
-    z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
-    middle, spread = count / of + z * z / (2 * of), z * (count / of * (1 - count / of) / of + (z / of / 2) ** 2) ** 0.5
-    whole = 1 + z * z / of
-    return max(0.0, (middle - spread) / whole), min(1.0, (middle + spread) / whole)

@@ -14,9 +14,10 @@ from tqdm import tqdm
 from vicuna.crawling.client import MOST_FAILURES, as_they_come, ask, make_client, reply_text
 from vicuna.errors import UserError
 from vicuna.evaluation.answer_files import Answers, read_answers
+from vicuna.evaluation.bootstrap import share_interval
 from vicuna.evaluation.flags import JudgeFlags, OutputFlags
 from vicuna.evaluation.journal import Journal, open_journal
-from vicuna.evaluation.judging import ORDERS, Tally, read_decision, request, share_interval
+from vicuna.evaluation.judging import ORDERS, Tally, read_decision, request
 from vicuna.evaluation.markdown import table
 from vicuna.log import log
 
