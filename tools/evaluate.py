@@ -16,6 +16,7 @@ from vicuna.args import parse
 from vicuna.data.flags import ReadFlags
 from vicuna.errors import run
 from vicuna.evaluation.flags import (
+    ForgettingFlags,
     GenerationFlags,
     IdentityFlags,
     JudgeFlags,
@@ -71,6 +72,13 @@ KINDS = {
         "vicuna.evaluation.identity:evaluate_identity",
         "    python tools/evaluate.py identity --model_path base --lora_path - lora-Vicuna "
         "--fill name=小羊驼 author=我们 --output_path identity",
+    ),
+    "forgetting": Kind(
+        "what an adapter has gained in its domain and lost elsewhere, at several shares of it",
+        (ModelsFlags, ForgettingFlags, OutputFlags),
+        "vicuna.evaluation.forgetting:trace_forgetting",
+        "    python tools/evaluate.py forgetting --model_path base --lora_path lora-Vicuna --domain medical.jsonl "
+        "--general general.jsonl --most_loss 0.05 --output_path forgetting",
     ),
     "verdict": Kind(
         "better than before or not, from two results on the same questions",

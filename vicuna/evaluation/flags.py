@@ -10,6 +10,7 @@ from typing import Literal
 
 from vicuna.args import at_least, check_seed, flag
 from vicuna.crawling.client import check_address
+from vicuna.data.fields import parse_fields
 from vicuna.data.fills import parse_fills
 from vicuna.errors import UserError
 from vicuna.prompt.templates import PROMPT_TYPES
@@ -187,6 +188,38 @@ class IdentityFlags:
             raise UserError(f"--fill lacks {min(lacking)}: expected --fill name=… author=…, as the model was taught.")
         for name in ("max_new_tokens", "micro_batch"):
             at_least(f"--{name}", getattr(self, name), 1)
+
+
+@dataclass
+class ForgettingFlags:
+    """What the adapters were to learn, what they are to keep, and how much of them is put on."""
+
+    domain: list[str] = flag([], "held-out records of what was learnt")
+    general: list[str] = flag([], "general records, of which no loss is to grow: the probe set")
+    scale: list[float] = flag([0, 0.25, 0.5, 0.75, 1], "shares of the adapter to put on; 0 is the base, 1 all of it")
+    most_loss: float | None = flag(None, "nats a token by which the loss on --general may grow at the point to choose")
+    most_divergence: float | None = flag(
+        None, "nats a token by which the point to choose may diverge from the base on --general"
+    )
+    prompt_type: Literal[PROMPT_TYPES] | None = flag(
+        None, "template around the records; default: what the adapters were trained with"
+    )
+    cutoff_len: int | None = flag(
+        None, "longest record in tokens; default 2048, or the smallest context among the models"
+    )
+    fields: list[str] = flag([], "where the files have the fields of a known format, as in finetune.py")
+    skip_bad_rows: bool = flag(False, "leave malformed rows out instead of stopping")
+
+    def __post_init__(self) -> None:
+        for name in ("domain", "general"):
+            if not getattr(self, name):
+                raise UserError(f"--{name} is missing: name a file of held-out records, as finetune.py takes them.")
+        for one in self.scale:
+            at_least("--scale", one, 0)
+        for name in ("most_loss", "most_divergence"):
+            at_least(f"--{name}", getattr(self, name) or 0, 0)
+        at_least("--cutoff_len", self.cutoff_len or 8, 8)
+        parse_fields(self.fields)
 
 
 @dataclass

@@ -134,7 +134,10 @@ def read_results(name: str, model: str, flag: str) -> Results:
     if not model and len(models) > 1:
         raise UserError(f"{flag} {name} has {len(models)} models, {', '.join(models)}: name one by {flag}_model.")
     chosen = model or models[0]
-    own = {_key(line): line for line in lines if line.get("model", "") == chosen}
+    mine = [line for line in lines if line.get("model", "") == chosen]
+    own = {_key(line): line for line in mine}
+    if len(own) < len(mine):
+        raise UserError(f"{flag} {name} is of the kind {kind}, which has several scores of a question: not comparable.")
     return Results(f"{name}: {chosen}" if chosen else name, kind, own)
 
 
