@@ -15,16 +15,8 @@ from vicuna import log
 from vicuna.args import parse
 from vicuna.data.flags import ReadFlags
 from vicuna.errors import run
-from vicuna.evaluation.flags import (
-    ForgettingFlags,
-    GenerationFlags,
-    IdentityFlags,
-    JudgeFlags,
-    LossFlags,
-    ModelsFlags,
-    OutputFlags,
-    VerdictFlags,
-)
+from vicuna.evaluation.flags import AnswersFlags, DecodingTableFlags, LossFlags, ModelsFlags, OutputFlags
+from vicuna.evaluation.score_flags import ForgettingFlags, GenerationFlags, IdentityFlags, JudgeFlags, VerdictFlags
 
 
 @dataclass(frozen=True)
@@ -45,6 +37,16 @@ class Kind:
 
 
 KINDS = {
+    "answers": Kind(
+        "questions answered by each model under each of the settings, side by side",
+        (ModelsFlags, ReadFlags, AnswersFlags, DecodingTableFlags, OutputFlags),
+        "vicuna.evaluation.answers:evaluate_answers",
+        "    python tools/evaluate.py answers --data_path sample/questions/zh.jsonl --model_path base --lora_path - "
+        "lora-Vicuna --output_path answers\n"
+        "    python tools/evaluate.py answers --data_path my.jsonl --lora_path 'lora-Vicuna/checkpoint-*' "
+        "--repetition_penalty 1.0 1.3 2.0 --output_path answers\n\n"
+        "A model may also be an address of OpenAI's form with the model's name behind a #: http://127.0.0.1:7860/v1#name",
+    ),
     "loss": Kind(
         "answer loss and perplexity on held-out records, by category",
         (ModelsFlags, ReadFlags, LossFlags, OutputFlags),

@@ -11,10 +11,11 @@ from tests.served import make_adapter
 from vicuna.errors import UserError
 from vicuna.evaluation.bootstrap import Difference
 from vicuna.evaluation.candidates import HFCandidate
-from vicuna.evaluation.flags import ForgettingFlags, ModelsFlags, OutputFlags
+from vicuna.evaluation.flags import ModelsFlags, OutputFlags
 from vicuna.evaluation.forgetting import Point, choose, trace_forgetting
 from vicuna.evaluation.likelihood import kl_divergence
 from vicuna.evaluation.scaled_adapter import check_scalable, scaled
+from vicuna.evaluation.score_flags import ForgettingFlags
 
 IDS = list(range(3, 40))
 DOMAIN, GENERAL = "sample/instruct/certificate.jsonl", "sample/instruct/quickstart.json"

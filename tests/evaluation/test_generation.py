@@ -5,8 +5,9 @@ import json
 import pytest
 
 from vicuna.errors import UserError
-from vicuna.evaluation.flags import GenerationFlags, OutputFlags
+from vicuna.evaluation.flags import OutputFlags
 from vicuna.evaluation.generation import evaluate_generation
+from vicuna.evaluation.score_flags import GenerationFlags
 from vicuna.evaluation.text_metrics import NEEDS
 
 pytest.importorskip("sacrebleu", reason=NEEDS)

@@ -4,9 +4,9 @@ import pytest
 
 from vicuna.data.records import read_records
 from vicuna.errors import UserError
-from vicuna.evaluation.flags import IdentityFlags
 from vicuna.evaluation.identity_claims import judge, make_identity
 from vicuna.evaluation.identity_questions import HISTORIES, OTHERS, WAYS, asks
+from vicuna.evaluation.score_flags import IdentityFlags
 
 SHEEP = make_identity("小羊驼", "Chinese-Vicuna 团队")
 

@@ -9,9 +9,10 @@ from tests.endpoints import Endpoint, completion
 from tests.served import Server, assistant_of
 from vicuna.errors import UserError
 from vicuna.evaluation.bootstrap import share_interval
-from vicuna.evaluation.flags import JudgeFlags, OutputFlags
+from vicuna.evaluation.flags import OutputFlags
 from vicuna.evaluation.judging import read_decision, request
 from vicuna.evaluation.pairwise_judge import judge_answers
+from vicuna.evaluation.score_flags import JudgeFlags
 
 QUESTION = {"instruction": "天空为什么是蓝的？", "input": "", "output": "散射。"}
 

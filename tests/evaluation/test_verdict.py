@@ -9,7 +9,7 @@ import pytest
 
 from vicuna.errors import UserError
 from vicuna.evaluation.bootstrap import Scores, paired_difference
-from vicuna.evaluation.flags import METRIC_NAMES, VerdictFlags
+from vicuna.evaluation.score_flags import METRIC_NAMES, VerdictFlags
 from vicuna.evaluation.verdict import METRICS, give_verdict
 
 

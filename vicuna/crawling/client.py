@@ -6,7 +6,7 @@ better the next time is said and left to who asked.
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -55,10 +55,13 @@ def make_client(base_url: str, key_variable: str, retries: int, timeout: float) 
         raise UserError(f"the proxy that this shell sets can not be used ({first_line(error)}): unset it.") from error
 
 
-async def ask(client: "AsyncOpenAI", model: str, text: str, **settings: Any) -> tuple[Any, str]:
+async def ask(
+    client: "AsyncOpenAI", model: str, asked: str | Sequence[Mapping[str, str]], **settings: Any
+) -> tuple[Any, str]:
     """(reply, "") to a text, or (None, why the call failed).
 
     Args:
+        asked: the text, or all messages of a conversation, the last of them the user's.
         settings: of the request, such as temperature and max_tokens.
 
     Raises:
@@ -66,10 +69,9 @@ async def ask(client: "AsyncOpenAI", model: str, text: str, **settings: Any) -> 
     """
     import openai
 
+    messages = [{"role": "user", "content": asked}] if isinstance(asked, str) else list(asked)
     try:
-        reply = await client.chat.completions.create(
-            model=model, messages=[{"role": "user", "content": text}], **settings
-        )
+        reply = await client.chat.completions.create(model=model, messages=messages, **settings)
     except openai.APIStatusError as error:
         said = f"status {error.status_code}, {first_line(error)[:300].rstrip('.')}"
         if error.status_code < 500 and error.status_code not in (408, 409, 429):

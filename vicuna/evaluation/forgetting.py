@@ -16,13 +16,14 @@ from vicuna.data.flags import ReadFlags
 from vicuna.errors import UserError
 from vicuna.evaluation.bootstrap import Difference, Scores, paired_difference
 from vicuna.evaluation.candidates import Candidate, HFCandidate, agreed_prompt_type, find_candidates, labels
-from vicuna.evaluation.flags import ForgettingFlags, ModelsFlags, OutputFlags
+from vicuna.evaluation.flags import ModelsFlags, OutputFlags
 from vicuna.evaluation.held_out_loss import CUTOFF_LEN, HeldOut, read_held_out
 from vicuna.evaluation.journal import Journal, open_journal
 from vicuna.evaluation.likelihood import kl_divergence, token_nll
 from vicuna.evaluation.markdown import table
 from vicuna.evaluation.runners import Runner
 from vicuna.evaluation.scaled_adapter import check_scalable, scaled
+from vicuna.evaluation.score_flags import ForgettingFlags
 from vicuna.evaluation.windows import RecordWindow, record_window
 from vicuna.log import log
 

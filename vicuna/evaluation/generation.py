@@ -7,9 +7,10 @@ from tqdm import tqdm
 
 from vicuna.errors import UserError
 from vicuna.evaluation.answer_files import Answers, read_answers
-from vicuna.evaluation.flags import GenerationFlags, OutputFlags
+from vicuna.evaluation.flags import OutputFlags
 from vicuna.evaluation.journal import Journal, open_journal
 from vicuna.evaluation.markdown import table
+from vicuna.evaluation.score_flags import GenerationFlags
 from vicuna.evaluation.text_metrics import METRICS, Summary, check_libraries, score_text, signatures, summarise
 from vicuna.log import log
 

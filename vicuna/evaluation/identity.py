@@ -8,12 +8,13 @@ from tqdm import tqdm
 from vicuna.answer.flags import DecodingFlags
 from vicuna.data.fills import parse_fills
 from vicuna.evaluation.bootstrap import share_interval
-from vicuna.evaluation.flags import AnswersFlags, IdentityFlags, ModelsFlags, OutputFlags
+from vicuna.evaluation.flags import AnswersFlags, ModelsFlags, OutputFlags
 from vicuna.evaluation.identity_claims import Identity, judge, make_identity
 from vicuna.evaluation.identity_questions import LANGUAGES, Ask, asks
 from vicuna.evaluation.journal import Journal, open_journal
 from vicuna.evaluation.markdown import table
 from vicuna.evaluation.respondents import Asked, Respondent, find_respondents
+from vicuna.evaluation.score_flags import IdentityFlags
 from vicuna.log import log
 
 

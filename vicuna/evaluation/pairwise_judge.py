@@ -15,10 +15,11 @@ from vicuna.crawling.client import MOST_FAILURES, as_they_come, ask, make_client
 from vicuna.errors import UserError
 from vicuna.evaluation.answer_files import Answers, read_answers
 from vicuna.evaluation.bootstrap import share_interval
-from vicuna.evaluation.flags import JudgeFlags, OutputFlags
+from vicuna.evaluation.flags import OutputFlags
 from vicuna.evaluation.journal import Journal, open_journal
 from vicuna.evaluation.judging import ORDERS, Tally, read_decision, request
 from vicuna.evaluation.markdown import table
+from vicuna.evaluation.score_flags import JudgeFlags
 from vicuna.log import log
 
 if TYPE_CHECKING:

@@ -19,9 +19,9 @@ from typing import Any
 
 from vicuna.errors import UserError
 from vicuna.evaluation.bootstrap import Difference, Scores, paired_difference
-from vicuna.evaluation.flags import METRIC_NAMES, VerdictFlags
 from vicuna.evaluation.journal import RESULTS, ROWS
 from vicuna.evaluation.markdown import without_nan
+from vicuna.evaluation.score_flags import METRIC_NAMES, VerdictFlags
 from vicuna.log import log
 from vicuna.train.checkpoint import write_text
 
