@@ -170,6 +170,28 @@ def test_mistakes_are_said_before_anyone_is_asked(endpoint, tmp_path, monkeypatc
     assert not (tmp_path / "out").exists()
 
 
+def test_a_later_turn_is_judged_with_what_each_model_has_said_before(endpoint, tmp_path):
+    """In the rows of the kind answers, each model has its own answers before a follow-up."""
+    server = endpoint(always=longer)
+    rows = []
+    for model, first, second in (("x", "甲一", "甲二"), ("y", "乙一", "乙二长")):
+        for turn, answer in enumerate((first, second)):
+            messages = [{"role": "user", "content": f"问{turn}"}]
+            own = {"question": 1, "turn": turn, "messages": messages, "answer": answer}
+            rows.append({"row": len(rows) + 1, "model": model, "record": 1 + turn, **own})
+    folder = tmp_path / "answers"
+    folder.mkdir()
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    judge_answers(JudgeFlags([str(folder)], server.url, "m", jobs=1), OutputFlags(str(tmp_path / "out")))
+
+    assert [shown(one) for one in server.asked[::2]] == [
+        ("甲一", "乙一"), ("助手: 甲一\n用户: 问1\n助手: 甲二", "助手: 乙一\n用户: 问1\n助手: 乙二长"),
+    ]  # fmt: skip
+    assert "【对话】\n用户: 问0\n\n【A" in server.asked[2]["messages"][0]["content"]
+    found = results(tmp_path)
+    assert (found["first_model"], found["second_model"], found["second"], found["ties"]) == ("x", "y", 1, 1)
+
+
 def test_the_request_shows_the_dialogue_and_both_answers_in_the_order_asked_for():
     question = [{"role": "user", "content": "甲", "input": "乙"}, {"role": "assistant", "content": "丙"},
                 {"role": "user", "content": "丁"}]  # fmt: skip

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ class Answer:
 
     Attributes:
         record: number of the question, the same for every model.
-        question: what was asked, [] where the file does not say.
+        question: what was asked, in a later turn at first; [] where the file does not say.
+        said: in a later turn, the model's own answers so far, and what was asked behind each.
         reference: "" where there is none.
     """
 
@@ -27,6 +28,7 @@ class Answer:
     question: list[Message]
     answer: str
     reference: str
+    said: tuple[Message, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ def read_answers(
             own = [(number, line) for number, line in enumerate(lines, 1) if line.get("model", "") == model]
             rows = [_answer(line, f"{flag} {name} line {number}", answer_field, reference_field)
                     for number, line in own]  # fmt: skip
+            rows = _with_turns(rows, [line for _, line in own])
             by_record = {row.record: row for row in rows}
             if len(by_record) < len(rows):
                 raise UserError(
@@ -65,6 +68,22 @@ def read_answers(
             found.append(Answers(label, sha256, by_record))
     if twice := {one.model for one in found if [other.model for other in found].count(one.model) > 1}:
         raise UserError(f"{flag} names {twice.pop()} twice; name it once.")
+    return found
+
+
+def _with_turns(rows: list[Answer], lines: list[dict[str, Any]]) -> list[Answer]:
+    """The rows, those of later turns with the first question and what was said since."""
+    by_record, found = {row.record: row for row in rows}, []
+    for row, line in zip(rows, lines, strict=True):
+        first, turn = line.get("question"), line.get("turn")
+        before = [by_record.get(first + n) for n in range(turn)] if type(first) is int and type(turn) is int else []
+        if not before or None in before:
+            found.append(row)
+            continue
+        said: list[Message] = []
+        for one, following in zip(before, [*before[1:], row], strict=True):
+            said += [{"role": "assistant", "content": one.answer}, *following.question]
+        found.append(replace(row, question=before[0].question, said=tuple(said)))
     return found
 
 

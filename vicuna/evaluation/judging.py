@@ -54,9 +54,14 @@ def request(question: Sequence[Message], answers: tuple[str, str], order: int, l
         answers: of the first and the second model.
         order: 2 shows the second model's as A.
     """
-    shown = "\n".join(f"{SPEAKERS[language][one['role']]}: {_said(one)}" for one in question)
+    shown = dialogue(question, language)
     a, b = (one.strip() or EMPTY[language] for one in (answers if order == 1 else answers[::-1]))
     return REQUESTS[language].format(question=shown, a=a, b=b)
+
+
+def dialogue(messages: Sequence[Message], language: str) -> str:
+    """Messages as a judge is shown them."""
+    return "\n".join(f"{SPEAKERS[language][one['role']]}: {_said(one)}" for one in messages)
 
 
 def _said(message: Message) -> str:

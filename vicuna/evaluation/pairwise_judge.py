@@ -13,11 +13,11 @@ from tqdm import tqdm
 
 from vicuna.crawling.client import MOST_FAILURES, as_they_come, ask, make_client, reply_text
 from vicuna.errors import UserError
-from vicuna.evaluation.answer_files import Answers, read_answers
+from vicuna.evaluation.answer_files import Answer, Answers, read_answers
 from vicuna.evaluation.bootstrap import share_interval
 from vicuna.evaluation.flags import OutputFlags
 from vicuna.evaluation.journal import Journal, open_journal
-from vicuna.evaluation.judging import ORDERS, Tally, read_decision, request
+from vicuna.evaluation.judging import ORDERS, Tally, dialogue, read_decision, request
 from vicuna.evaluation.markdown import table
 from vicuna.evaluation.score_flags import JudgeFlags
 from vicuna.log import log
@@ -41,7 +41,7 @@ def judge_answers(flags: JudgeFlags, output: OutputFlags) -> None:
     names = ("base_url", "model", "language", "temperature", "max_tokens")
     settings = {"--answers": [first.model, second.model], **{f"--{name}": getattr(flags, name) for name in names}}
     contents = {f"--answers {one.model}": one.sha256 for one in (first, second)}
-    asked = [number for number in records if first.rows[number].answer.strip() != second.rows[number].answer.strip()]
+    asked = [number for number in records if _words(first.rows[number]) != _words(second.rows[number])]
     with open_journal(output, "judge", ("record", "order"), settings, contents) as journal:
         with journal.stopping(len(ORDERS) * len(asked), "replies of the judge are there"):
             problem = asyncio.run(_ask_all(flags, client, (first, second), asked, journal))
@@ -113,6 +113,11 @@ def _share(count: int, of: int) -> str:
     return f"{count} of {of} ({100 * count / of:.0f} %)" if of else "0 of 0"
 
 
+def _words(one: Answer) -> tuple[str, ...]:
+    """What is compared to tell whether two answers are the same."""
+    return one.answer.strip(), *(message["content"] for message in one.said)
+
+
 async def _ask_all(
     flags: JudgeFlags, client: "AsyncOpenAI", pair: tuple[Answers, Answers], asked: list[int], journal: Journal
 ) -> str:
@@ -146,13 +151,20 @@ async def _judge(
 ) -> tuple[dict[str, Any], str]:
     """The line of a reply, or why there is none."""
     one, other = (answers.rows[number] for answers in pair)
-    text = request(one.question, (one.answer, other.answer), order, flags.language)
+    text = request(one.question, (_shown(one, flags), _shown(other, flags)), order, flags.language)
     reply, problem = await ask(client, flags.model, text, temperature=flags.temperature, max_tokens=flags.max_tokens)
     if problem:
         return {}, problem
     said = reply_text(reply)
     whole = bool(said) and reply.choices[0].finish_reason != "length"
     return {"record": number, "order": order, "decision": read_decision(said, whole), "reply": said}, ""
+
+
+def _shown(one: Answer, flags: JudgeFlags) -> str:
+    """An answer, in a later turn behind what the model has said before."""
+    if not one.said:
+        return one.answer
+    return dialogue([*one.said, {"role": "assistant", "content": one.answer}], flags.language)
 
 
 def _tally(records: list[int], asked: list[int], journal: Journal) -> Tally:
