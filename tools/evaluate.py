@@ -73,7 +73,7 @@ KINDS = {
         (ModelsFlags, IdentityFlags, OutputFlags),
         "vicuna.evaluation.identity:evaluate_identity",
         "    python tools/evaluate.py identity --model_path base --lora_path - lora-Vicuna "
-        "--fill name=小羊驼 author=我们 --output_path identity",
+        "--fill name=小羊驼 author=春水团队 --output_path identity",
     ),
     "forgetting": Kind(
         "what an adapter has gained in its domain and lost elsewhere, at several shares of it",

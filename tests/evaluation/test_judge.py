@@ -2,11 +2,14 @@
 
 import json
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from tests.endpoints import Endpoint, completion
-from tests.served import Server, assistant_of
+from tests.served import Server, assistant_of, wait_for
 from vicuna.errors import UserError
 from vicuna.evaluation.bootstrap import share_interval
 from vicuna.evaluation.flags import OutputFlags
@@ -14,6 +17,7 @@ from vicuna.evaluation.judging import read_decision, request
 from vicuna.evaluation.pairwise_judge import judge_answers
 from vicuna.evaluation.score_flags import JudgeFlags
 
+ROOT = Path(__file__).resolve().parent.parent.parent
 QUESTION = {"instruction": "天空为什么是蓝的？", "input": "", "output": "散射。"}
 
 
@@ -218,3 +222,18 @@ def test_our_own_api_can_be_the_judge(tiny_base, tmp_path):
         server.close()
 
     assert results(tmp_path)["unreadable"] == 2  # random weights decide nothing
+
+
+def test_a_signal_ends_the_run_and_says_how_much_is_judged(endpoint, tmp_path):
+    server = endpoint("[[A]]")  # nothing is answered after it
+    files = [answers(tmp_path / "a.jsonl", list("一二")), answers(tmp_path / "b.jsonl", list("三四"))]
+    words = ["judge", "--answers", *files, "--base_url", server.url, "--model", "m", "--jobs", "1"]
+    command = [sys.executable, "tools/evaluate.py", *words, "--output_path", str(tmp_path / "out")]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        wait_for(lambda: len(server.asked) == 2 or process.poll() is not None)
+        process.terminate()
+        stderr = process.communicate(timeout=60)[1]
+
+    assert process.returncode == 143
+    assert "stopped by SIGTERM: 1 of 4 replies of the judge are there in " in stderr
+    assert "Traceback" not in stderr

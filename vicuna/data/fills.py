@@ -24,7 +24,7 @@ def parse_fills(given: Sequence[str]) -> dict[str, str]:
     for one in given:
         name, equals, text = one.partition("=")
         if not equals or not PLACE.fullmatch(f"{{{{{name}}}}}") or not text.strip():
-            raise UserError(f"--fill {one} is not of the form name=text; expected such as name=小羊驼 author=我们.")
+            raise UserError(f"--fill {one} is not of the form name=text; expected such as name=小羊驼 author=春水团队.")
         if name.lower() in found:
             raise UserError(f"--fill names {name} twice; name it once.")
         found[name.lower()] = text

@@ -60,7 +60,7 @@ class DataFlags(ReadFlags):
     )
     fill: list[str] = flag(
         [],
-        "what stands in the place of {{name}} and the like in the records, such as name=小羊驼 author=我们 for "
+        "what stands in the place of {{name}} and the like in the records, such as name=小羊驼 author=春水团队 for "
         "sample/identity",
     )
     cache_path: str = flag(

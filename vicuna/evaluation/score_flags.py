@@ -69,7 +69,7 @@ class JudgeFlags:
 class IdentityFlags:
     """Who the models are to be, and how they are asked."""
 
-    fill: list[str] = flag([], "the name and the maker that were taught, as in training: name=小羊驼 author=我们")
+    fill: list[str] = flag([], "the name and the maker that were taught, as in training: name=小羊驼 author=春水团队")
     others: list[str] = flag([], "further names that are none of its own, beside those of well-known models and makers")
     prompt_type: Literal[PROMPT_TYPES] | None = flag(
         None, "template around the questions; default: what each model was trained with, else what the others were"
