@@ -4,7 +4,8 @@
     python tools/evaluate.py KIND --help
 
 Every kind writes results.json, results.md and rows.jsonl, a line for each thing that is done, to --output_path. The
-same command goes on where it stopped. docs/en/tools.md says what each kind measures.
+same command goes on where it stopped. docs/en/tools.md and docs/en/evaluate.md say
+what each kind measures.
 """
 
 import importlib

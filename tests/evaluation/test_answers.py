@@ -178,6 +178,8 @@ def test_a_gguf_a_server_and_the_checkpoints_of_a_run_answer_too(
             evaluate(tmp_path / "b", [(f"http://{server.address}/v1#other", "-")], asked)
     finally:
         server.close()
+    with pytest.raises(UserError, match=r"4 questions got no answer from http.*#a; the same command asks them again"):
+        evaluate(tmp_path / "d", [(served.replace(adapter.name, "a"), "-")], asked, retries=0)
     spread = evaluate(tmp_path / "c", [(base, f"{tmp_path}/run/checkpoint-*")], asked, repetition_penalty=[1.0])
 
     def greedy(rows: dict, model: str, records: tuple = (1, 2, 3, 4, 5, 7)) -> list[str]:
@@ -195,6 +197,20 @@ def test_a_gguf_a_server_and_the_checkpoints_of_a_run_answer_too(
     steps = [f"{base} + {tmp_path}/run/checkpoint-{step}" for step in (3, 20)]
     assert [one["model"] for one in spread["models"]] == steps
     assert all(greedy(spread["rows"], one) == adapted for one in steps)
+
+
+def test_another_command_in_the_same_folder_is_told_what_differs(found, base, adapter, asked):
+    models = [(base, "-"), (base, adapter)]
+    how = {"names": ["alone", "adapted"], "repetition_penalty": [1.0, 3.0]}
+
+    with pytest.raises(UserError, match="28 rows of another command: --max_new_tokens was 10, now 9"):
+        evaluate(found["folder"], models, asked, **how, max_new_tokens=[9])
+    with pytest.raises(
+        UserError, match=r"--repetition_penalty was 1\.0 3\.0 1\.0 3\.0, now 1\.0; --seed was 42, now 1"
+    ):
+        evaluate(found["folder"], models, asked, **{**how, "repetition_penalty": [1.0]}, seed=1)
+    with pytest.raises(UserError, match="alone is another one; adapted is another one"):
+        evaluate(found["folder"], models[::-1], asked, **how)
 
 
 def test_the_tables_go_into_pages_of_both_languages(base, asked, tmp_path):

@@ -60,7 +60,7 @@ def evaluate_answers(
     settings = {
         "--model_path, --lora_path and --names": [one.name for one in respondents],
         "--prompt_type": [one.prompt_type for one in respondents],
-        "the decoding settings": {one.name: _general(one, asks) for one in columns},
+        **_compared(columns, asks),
         "--seed": decoding.seed, "--fields": list(read.fields), "--skip_bad_rows": read.skip_bad_rows,
     }  # fmt: skip
     contents = {"--data_path": " ".join(one.sha256 for one in sources)}
@@ -100,6 +100,16 @@ def _columns(
 def _general(column: Column, asks: Sequence[Ask]) -> dict[str, Any]:
     """The settings of questions that have none of their own; {} where all have."""
     return next((column.chosen[one.record] for one in asks if not one.settings), {})
+
+
+def _compared(columns: Sequence[Column], asks: Sequence[Ask]) -> dict[str, Any]:
+    """The settings by their flags; a list where columns differ."""
+    of_columns = [_general(one, asks) for one in columns]
+    found = {}
+    for name in dict.fromkeys(name for of in of_columns for name in of):
+        values = [of.get(name) for of in of_columns]
+        found[f"--{name}"] = values if any(one != values[0] for one in values) else values[0]
+    return found
 
 
 def _ask(respondent: Respondent, columns: Sequence[Column], asks: Sequence[Ask], seed: int, journal: Journal) -> None:

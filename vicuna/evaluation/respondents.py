@@ -206,7 +206,8 @@ class Endpoint(Respondent):
         async for one, reply, problem in as_they_come((call(one) for one in asked), self.flags.jobs):
             failures = failures + 1 if problem else 0
             if failures == MOST_FAILURES:
-                raise UserError(f"{failures} questions in a row got no answer from {self.name}, the last: {problem}.")
+                said = problem.rstrip(".")
+                raise UserError(f"{failures} questions in a row got no answer from {self.name}, the last: {said}.")
             if problem:
                 log.warning("WARNING %s: no answer to question %d: %s", self.name, one.record, problem)
                 missing += 1
