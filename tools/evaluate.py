@@ -3,9 +3,9 @@
     python tools/evaluate.py KIND [flags]
     python tools/evaluate.py KIND --help
 
-Every kind writes results.json, results.md and rows.jsonl, a line for each thing that is done, to --output_path. The
-same command goes on where it stopped. docs/en/tools.md and docs/en/evaluate.md say
-what each kind measures.
+Every kind but verdict writes results.json, results.md and rows.jsonl, a line for each thing that is done, to
+--output_path. The same command goes on where it stopped. docs/en/tools.md and docs/en/evaluate.md say what each kind
+measures.
 """
 
 import importlib
