@@ -19,6 +19,7 @@ from vicuna.args import flag, parse
 from vicuna.data.bad_row import BadRow
 from vicuna.data.examples import label_spans, tokenise
 from vicuna.data.files import read_rows
+from vicuna.data.fills import check_fills, fill, parse_fills
 from vicuna.data.flags import DataFlags
 from vicuna.data.formats import detect_format, to_messages
 from vicuna.data.records import SHOWN_BAD_ROWS, Records, Source, open_sources
@@ -60,10 +61,10 @@ class Report:
 def main(flags: CheckFlags, data: DataFlags) -> None:
     """Report each file, then measure all good rows together."""
     log.set_up()
-    records, seen, unread, malformed = Records(), {}, 0, 0
+    records, seen, filled, unread, malformed = Records(), {}, set(), 0, 0
     for name in data.data_path:
         try:
-            report = read(open_sources([name])[0], data, records, seen)
+            report = read(open_sources([name])[0], data, records, seen, filled)
         except UserError as error:
             print(f"{name}\n  can not be read: {error}\n")
             unread += 1
@@ -73,6 +74,7 @@ def main(flags: CheckFlags, data: DataFlags) -> None:
     if flags.model_path and records.dialogues:
         measure(records, flags, data)
     sys.stdout.flush()
+    check_fills(data.fill, filled)
     if unread or (malformed and not data.skip_bad_rows):
         raise UserError(
             f"{unread} of {len(data.data_path)} files can not be read, {malformed} rows are malformed: see above. Mend "
@@ -80,15 +82,19 @@ def main(flags: CheckFlags, data: DataFlags) -> None:
         )
 
 
-def read(source: Source, data: DataFlags, records: Records, seen: dict[str, str]) -> Report:
-    """Read a file row by row; its good rows are added to `records`, and to `seen` with their places."""
-    report = Report(source)
+def read(source: Source, data: DataFlags, records: Records, seen: dict[str, str], filled: set[str]) -> Report:
+    """Read a file row by row; its good rows are added to `records`, and to `seen` with their places.
+
+    Args:
+        filled: takes the placeholders of --fill that are there.
+    """
+    report, fills = Report(source), parse_fills(data.fill)
     source.encoding, rows = read_rows(source.path, data.encoding, data.fields)
     records.sources.append(source)
     for line, row in rows:
         try:
             report.formats[detect_format(row).name] += 1
-            messages = to_messages(row, data.prompt_type)
+            messages = to_messages(fill(row, fills, filled), data.prompt_type)
         except BadRow as problem:
             report.bad[problem.reason].append(f"line {line}: {problem}")
             continue

@@ -3,8 +3,9 @@
     python tools/evaluate.py KIND [flags]
     python tools/evaluate.py KIND --help
 
-Every kind writes results.json, results.md and rows.jsonl, a line for each thing that is done, to --output_path. The
-same command goes on where it stopped. docs/en/tools.md says what each kind measures.
+Every kind but verdict writes results.json, results.md and rows.jsonl, a line for each thing that is done, to
+--output_path. The same command goes on where it stopped. docs/en/tools.md and docs/en/evaluate.md say what each kind
+measures.
 """
 
 import importlib
@@ -16,6 +17,7 @@ from vicuna.args import parse
 from vicuna.data.flags import ReadFlags
 from vicuna.errors import run
 from vicuna.evaluation.flags import AnswersFlags, DecodingTableFlags, LossFlags, ModelsFlags, OutputFlags
+from vicuna.evaluation.score_flags import ForgettingFlags, GenerationFlags, IdentityFlags, JudgeFlags, VerdictFlags
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,41 @@ KINDS = {
         "vicuna.evaluation.held_out_loss:evaluate_loss",
         "    python tools/evaluate.py loss --data_path held_out.jsonl --model_path base --lora_path - lora-Vicuna "
         "--output_path loss",
+    ),
+    "generation": Kind(
+        "answers held against references: BLEU, chrF, ROUGE, exact match",
+        (GenerationFlags, OutputFlags),
+        "vicuna.evaluation.generation:evaluate_generation",
+        "    python generate.py --data_path held_out.jsonl --output_path answers.jsonl\n"
+        "    python tools/evaluate.py generation --answers answers.jsonl --output_path scores",
+    ),
+    "judge": Kind(
+        "which of two models answers better, by another model's word, asked in both orders",
+        (JudgeFlags, OutputFlags),
+        "vicuna.evaluation.pairwise_judge:judge_answers",
+        "    OPENAI_API_KEY=… python tools/evaluate.py judge --answers before.jsonl after.jsonl "
+        "--base_url https://api.example.com/v1 --model NAME --output_path judged",
+    ),
+    "identity": Kind(
+        "who are you, asked in twelve ways: how often the right name is said, and another's",
+        (ModelsFlags, IdentityFlags, OutputFlags),
+        "vicuna.evaluation.identity:evaluate_identity",
+        "    python tools/evaluate.py identity --model_path base --lora_path - lora-Vicuna "
+        "--fill name=小羊驼 author=春水团队 --output_path identity",
+    ),
+    "forgetting": Kind(
+        "what an adapter has gained in its domain and lost elsewhere, at several shares of it",
+        (ModelsFlags, ForgettingFlags, OutputFlags),
+        "vicuna.evaluation.forgetting:trace_forgetting",
+        "    python tools/evaluate.py forgetting --model_path base --lora_path lora-Vicuna --domain medical.jsonl "
+        "--general general.jsonl --most_loss 0.05 --output_path forgetting",
+    ),
+    "verdict": Kind(
+        "better than before or not, from two results on the same questions",
+        (VerdictFlags,),
+        "vicuna.evaluation.verdict:give_verdict",
+        "    python tools/evaluate.py verdict --before loss_before --after loss_after\n\n"
+        "Exit status 0: better; 1: worse; 3: can not be told; 2: can not be compared.",
     ),
 }
 

@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 from tqdm import tqdm
 
-from vicuna.evaluation.likelihood import perplexity, token_nll
+from vicuna.evaluation.likelihood import kl_divergence, perplexity, token_nll
 
 TOP_TOKENS = 64  # tokens a place, whose logits are looked at for the effect of the adapters
 PART_TOKENS = 400  # of texts, on which parts of the adapters are looked for
@@ -168,11 +168,10 @@ class Measurement:
 
     def _add_text(self, number: int, logits: torch.Tensor) -> None:
         own = self.reference.logits[number]
-        expected, found = own.double().log_softmax(1), logits.double().log_softmax(1)
-        self.kl.append((expected.exp() * (expected - found)).sum(1))
+        self.kl.append(kl_divergence(own, logits))
         chosen = logits.nan_to_num().argmax(1, keepdim=True)
         self.other.append(own.max(1).values - own.gather(1, chosen)[:, 0] > ROUNDING)
-        self.nll.append(token_nll(found, self.reference.texts[number]))
+        self.nll.append(token_nll(logits.double(), self.reference.texts[number]))
         scores = self.reference.top_logits(number, logits)
         for part in self.reference.parts:
             if number < len(part.weights):

@@ -34,13 +34,13 @@ HEARTBEAT_S = 5
 # What an entry depends on, beside the files and the tokenizer.
 OPTIONS = (
     *("prompt_type", "cutoff_len", "train_turns", "train_on_inputs", "test_size", "skip_bad_rows", "encoding"),
-    *("fields", "pack"),
+    *("fields", "pack", "fill"),
 )
 # The modules whose code decides what the rows of a file become.
 ROW_MODULES = (
     *("vicuna.data.bad_row", "vicuna.data.encodings", "vicuna.data.parsing", "vicuna.data.files"),
     *("vicuna.data.pieces", "vicuna.data.spilled"),
-    *("vicuna.data.fields", "vicuna.data.suspicions", "vicuna.data.values", "vicuna.data.marks"),
+    *("vicuna.data.fields", "vicuna.data.fills", "vicuna.data.suspicions", "vicuna.data.values", "vicuna.data.marks"),
     *("vicuna.data.readers", "vicuna.data.formats", "vicuna.data.records", "vicuna.data.packing"),
     *("vicuna.data.examples", "vicuna.prompt.templates", "vicuna.prompt.tokenizer", "vicuna.foreign"),
 )
@@ -129,7 +129,7 @@ def _write(flags: DataFlags, text_tokenizer: TextTokenizer, entry: Path) -> None
         spilled_dialogues(entry.parent) as dialogues,
     ):
         records = read_records(
-            flags.data_path, flags.prompt_type, flags.skip_bad_rows, flags.encoding, flags.fields, dialogues
+            flags.data_path, flags.prompt_type, flags.skip_bad_rows, flags.encoding, flags.fields, dialogues, flags.fill
         )
         train_ids, held_ids = hold_out(len(records.dialogues), flags.test_size)
         options = (flags.prompt_type, flags.cutoff_len, flags.train_on_inputs, flags.train_turns, flags.pack)

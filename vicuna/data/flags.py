@@ -5,6 +5,7 @@ from typing import Literal
 
 from vicuna.args import at_least, flag
 from vicuna.data.fields import parse_fields
+from vicuna.data.fills import parse_fills
 from vicuna.errors import UserError
 from vicuna.prompt.templates import PROMPT_TYPES, TRAIN_TURNS
 
@@ -57,6 +58,11 @@ class DataFlags(ReadFlags):
         "records held out for evaluation, the same ones for every seed; 0 for none; default 5 %% of the records, at "
         "most 200",
     )
+    fill: list[str] = flag(
+        [],
+        "what stands in the place of {{name}} and the like in the records, such as name=小羊驼 author=春水团队 for "
+        "sample/identity",
+    )
     cache_path: str = flag(
         "",
         "folder for tokenised records, which later runs use again; default: chinese-vicuna in the user's cache folder",
@@ -64,6 +70,7 @@ class DataFlags(ReadFlags):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        parse_fills(self.fill)
         at_least("--cutoff_len", self.cutoff_len, 8)
         if self.pack and self.prompt_type != "text":
             raise UserError(

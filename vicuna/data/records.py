@@ -15,6 +15,7 @@ from typing import Any
 
 from vicuna.data.bad_row import BadRow
 from vicuna.data.files import EXPECTED, file_kind, read_rows
+from vicuna.data.fills import check_fills, fill, parse_fills
 from vicuna.data.formats import to_messages
 from vicuna.data.spilled import SpilledDialogues
 from vicuna.data.suspicions import suspicions
@@ -123,23 +124,26 @@ def read_records(
     encoding: str | None = None,
     fields: Sequence[str] = (),
     dialogues: SpilledDialogues | None = None,
+    fills: Sequence[str] = (),
 ) -> Records:
     """Read and check data files, each a path or `path:weight`; `fields` are those of `vicuna.data.fields`.
 
     Args:
         dialogues: takes them, in place of memory.
+        fills: of placeholders, see `vicuna.data.fills`.
 
     Raises:
-        UserError: no such file, an unknown kind of file or encoding, no rows, a weight that is none, or malformed
-            rows (the first ten are listed) unless `skip_bad_rows`.
+        UserError: no such file, an unknown kind of file or encoding, no rows, a weight that is none, malformed rows
+            (the first ten are listed) unless `skip_bad_rows`, or a placeholder that is in none of them.
     """
     records, problems = Records(dialogues=[] if dialogues is None else dialogues), []
+    places, filled = parse_fills(fills), set()
     for source in open_sources(paths):
         source.encoding, rows = read_rows(source.path, encoding, fields)
         records.sources.append(source)
         for line, row in rows:
             try:
-                records.add(to_messages(row, prompt_type), line)
+                records.add(to_messages(fill(row, places, filled) if places else row, prompt_type), line)
             except BadRow as problem:
                 problems.append(f"{source.path} line {line}: {problem}")
                 source.bad[problem.reason] += 1
@@ -148,6 +152,7 @@ def read_records(
     for source in records.sources:
         if not source.rows:
             raise UserError(f"--data_path {source.path} has no usable rows; expected at least one record.")
+    check_fills(fills, filled)
     return records
 
 

@@ -1,4 +1,4 @@
-"""Logits to the log likelihood of tokens, and to perplexity."""
+"""Logits to the log likelihood of tokens, to perplexity, and to how far two models are apart."""
 
 from collections.abc import Sequence
 
@@ -18,6 +18,18 @@ def token_nll(logits: torch.Tensor, ids: Sequence[int]) -> torch.Tensor:
         -rows.to(dtype).log_softmax(1).gather(1, next_ids[:, None])[:, 0]
         for rows, next_ids in zip(logits[:-1].split(ROWS), following.split(ROWS), strict=True)
     ]
+    return torch.cat(parts)
+
+
+def kl_divergence(expected: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
+    """(T, V) logits of a reference and of another model -> (T,): KL(reference || other) of what follows each, in nats.
+
+    In float64: where the two are near each other, it is a small difference of large numbers.
+    """
+    parts = []
+    for own, other in zip(expected.split(ROWS), found.split(ROWS), strict=True):
+        first, second = own.double().log_softmax(1), other.double().log_softmax(1)
+        parts.append((first.exp() * (first - second)).sum(1))
     return torch.cat(parts)
 
 
