@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from vicuna import log
 from vicuna.args import parse
+from vicuna.benchmark.flags import ChoiceFlags
 from vicuna.data.flags import ReadFlags
 from vicuna.errors import run
 from vicuna.evaluation.flags import LossFlags, ModelsFlags, OutputFlags
@@ -36,6 +37,13 @@ class Kind:
 
 
 KINDS = {
+    "choice": Kind(
+        "multiple choice of C-Eval, CMMLU or AGIEval, by the likelihood of the options",
+        (ModelsFlags, ChoiceFlags, OutputFlags),
+        "vicuna.benchmark.choice:evaluate_choice",
+        "    python tools/evaluate.py choice --data_path cmmlu --num_fewshot 5 --model_path base --lora_path - "
+        "lora-Vicuna --output_path cmmlu-5",
+    ),
     "loss": Kind(
         "answer loss and perplexity on held-out records, by category",
         (ModelsFlags, ReadFlags, LossFlags, OutputFlags),
