@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 from vicuna import log
 from vicuna.args import parse
-from vicuna.benchmark.flags import ChoiceFlags
 from vicuna.data.flags import ReadFlags
 from vicuna.errors import run
 from vicuna.evaluation.flags import LossFlags, ModelsFlags, OutputFlags
+from vicuna.exams.flags import ChoiceFlags
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ KINDS = {
     "choice": Kind(
         "multiple choice of C-Eval, CMMLU or AGIEval, by the likelihood of the options",
         (ModelsFlags, ChoiceFlags, OutputFlags),
-        "vicuna.benchmark.choice:evaluate_choice",
+        "vicuna.exams.choice:evaluate_choice",
         "    python tools/evaluate.py choice --data_path cmmlu --num_fewshot 5 --model_path base --lora_path - "
         "lora-Vicuna --output_path cmmlu-5",
     ),

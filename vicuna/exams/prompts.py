@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from vicuna.benchmark.flags import EXACT, PUBLISHED
-from vicuna.benchmark.layouts import AGIEVAL, CEVAL, CMMLU
+from vicuna.exams.flags import EXACT, PUBLISHED
+from vicuna.exams.layouts import AGIEVAL, CEVAL, CMMLU
 
 SHOT_END = "\n\n"
 # Files of AGIEval that are asked in English; the others are Chinese.

@@ -4,10 +4,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vicuna.benchmark.flags import ANY, PUBLISHED
-from vicuna.benchmark.layouts import AGIEVAL
-from vicuna.benchmark.scores import Figures, over_subjects
 from vicuna.evaluation.markdown import table
+from vicuna.exams.flags import ANY, PUBLISHED
+from vicuna.exams.layouts import AGIEVAL
+from vicuna.exams.scores import Figures, over_subjects
 
 Found = Mapping[str, Figures]  # subject -> figures
 

@@ -13,11 +13,11 @@ from tqdm import tqdm
 
 from vicuna.answer.prediction import make_batches
 from vicuna.answer.stream import is_out_of_memory
-from vicuna.benchmark.ids import Encoder
-from vicuna.benchmark.scores import credit
 from vicuna.errors import UserError
 from vicuna.evaluation.journal import Journal
 from vicuna.evaluation.runners import Runner
+from vicuna.exams.ids import Encoder
+from vicuna.exams.scores import credit
 
 NAMES = ("model", "subject", "question")  # what a line of the journal is known by
 Pair = tuple[list[int], list[int]]

@@ -13,10 +13,10 @@ from datasets import Dataset, Features, Sequence, Value
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks import TaskManager
 
-from vicuna.benchmark.ids import Encoder
-from vicuna.benchmark.layouts import AGIEVAL, CEVAL, CMMLU, DEV, Question, Subject
-from vicuna.benchmark.prompts import SHOT_END, Style, introduction
-from vicuna.benchmark.scores import credit
+from vicuna.exams.ids import Encoder
+from vicuna.exams.layouts import AGIEVAL, CEVAL, CMMLU, DEV, Question, Subject
+from vicuna.exams.prompts import SHOT_END, Style, introduction
+from vicuna.exams.scores import credit
 
 TEST = "test"
 METRIC = "acc"

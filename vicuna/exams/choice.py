@@ -12,20 +12,20 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vicuna.benchmark import page
-from vicuna.benchmark.flags import ChoiceFlags
-from vicuna.benchmark.ids import Encoder
-from vicuna.benchmark.layouts import AGIEVAL, Question, Subject, Suite, read_suite
-from vicuna.benchmark.prompts import Style, style_of
-from vicuna.benchmark.scores import Figures, figures
 from vicuna.errors import UserError
 from vicuna.evaluation.candidates import Candidate, find_candidates, labels
 from vicuna.evaluation.flags import ModelsFlags, OutputFlags
 from vicuna.evaluation.journal import Journal, open_journal
+from vicuna.exams import page
+from vicuna.exams.flags import ChoiceFlags
+from vicuna.exams.ids import Encoder
+from vicuna.exams.layouts import AGIEVAL, Question, Subject, Suite, read_suite
+from vicuna.exams.prompts import Style, style_of
+from vicuna.exams.scores import Figures, figures
 from vicuna.log import log
 
 if TYPE_CHECKING:
-    from vicuna.benchmark.tasks import ChoiceTask
+    from vicuna.exams.tasks import ChoiceTask
 
 INSTALL_COMMAND = "bash scripts/install_eval.sh"
 Asked = dict[tuple[str, str], tuple[dict[str, Any], str, int]]  # (subject, question) -> row, text, examples shown
@@ -61,7 +61,7 @@ def evaluate_choice(models: ModelsFlags, flags: ChoiceFlags, output: OutputFlags
         if any(style.by_letters for style in styles.values()):
             encoder.check_letters("ABCD", name)
     # Imported here so that what is refused is refused at once.
-    from vicuna.benchmark.tasks import ChoiceTask, known_subjects
+    from vicuna.exams.tasks import ChoiceTask, known_subjects
 
     known = known_subjects(suite.name)
     tasks = {
@@ -81,7 +81,7 @@ def evaluate_choice(models: ModelsFlags, flags: ChoiceFlags, output: OutputFlags
         **{f"--{name}": getattr(flags, name) for name in ("num_fewshot", "style", "several", "limit", "prompt_type")},
     }  # fmt: skip
     contents = {"--data_path": _sha256(suite)} | {one.name: one.candidate.sha256 for one in read}
-    from vicuna.benchmark.lm import NAMES
+    from vicuna.exams.lm import NAMES
 
     with open_journal(output, "choice", NAMES, settings, contents) as journal:
         with journal.stopping(len(names) * len(asked), "questions are answered"):
@@ -147,7 +147,7 @@ def _scored(
     flags: ChoiceFlags,
 ) -> dict[str, Figures]:
     """Figures by subject; lm-eval's task makes the requests, and scores what comes of them."""
-    from vicuna.benchmark.lm import ChoiceLM
+    from vicuna.exams.lm import ChoiceLM
 
     shots = {key: (model.asked[key][2], flags.num_fewshot - model.asked[key][2]) for key in asked}
     length = model.encoder.length
