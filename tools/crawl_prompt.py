@@ -9,15 +9,14 @@ stopped. The key is read from the environment and written nowhere.
 """
 
 import asyncio
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from vicuna import log
 from vicuna.args import at_least, check_seed, flag, parse
+from vicuna.crawling.client import MOST_FAILURES, check_address
 from vicuna.errors import UserError, ended_by_signals, first_line, run
 
 if TYPE_CHECKING:
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
 
     from vicuna.crawling.collection import Collection
 
-HERE = {"127.0.0.1", "localhost", "::1"}
-MOST_FAILURES = 5  # calls in a row that may fail, each after its retries
 MOST_IN_VAIN = 20  # calls in a row that may bring nothing new
 
 
@@ -71,8 +68,7 @@ class CrawlFlags:
         if not self.output or not self.base_url or not self.model:
             lacking = next(name for name in ("output", "base_url", "model") if not getattr(self, name))
             raise UserError(f"--{lacking} is missing: expected FILE --base_url https://…/v1 --model NAME.")
-        if urlsplit(self.base_url).scheme not in ("http", "https") or not urlsplit(self.base_url).hostname:
-            raise UserError(f"--base_url {self.base_url} is no address; expected such as http://127.0.0.1:7860/v1.")
+        check_address(self.base_url)
         if self.most_cost and not (self.price_prompt or self.price_completion):
             raise UserError(f"--most_cost {self.most_cost:g} needs --price_prompt and --price_completion.")
 
@@ -94,8 +90,10 @@ def main(flags: CrawlFlags) -> None:
     """Check, then ask until the file holds enough."""
     log.set_up()
     topics = read_topics(flags.topics)
-    client = make_client(flags)
+    from vicuna.crawling.client import make_client
     from vicuna.crawling.collection import open_collection
+
+    client = make_client(flags.base_url, flags.key_variable, flags.retries, flags.timeout)
 
     spent = Spent()
     with ended_by_signals(), open_collection(Path(flags.output).expanduser(), flags.most_similar) as collection:
@@ -134,32 +132,6 @@ def read_topics(said: list[str]) -> list[str]:
     return list(dict.fromkeys(topics)) or list(TOPICS)
 
 
-def make_client(flags: CrawlFlags) -> "AsyncOpenAI":
-    """A client that waits and tries again by itself.
-
-    Raises:
-        UserError: no key, or a proxy that it can not use.
-    """
-    from contextlib import nullcontext
-
-    from openai import AsyncOpenAI
-
-    from vicuna.files.proxies import without_proxies
-
-    here = urlsplit(flags.base_url).hostname in HERE
-    key = os.environ.get(flags.key_variable) or ("none" if here else "")
-    if not key:
-        raise UserError(
-            f"{flags.key_variable} is not set: put the key of {flags.base_url} into it, or name another variable by "
-            "--key_variable."
-        )
-    try:
-        with without_proxies() if here else nullcontext():
-            return AsyncOpenAI(base_url=flags.base_url, api_key=key, max_retries=flags.retries, timeout=flags.timeout)
-    except (ValueError, ImportError) as error:
-        raise UserError(f"the proxy that this shell sets can not be used ({first_line(error)}): unset it.") from error
-
-
 async def crawl(
     flags: CrawlFlags, client: "AsyncOpenAI", collection: "Collection", topics: list[str], spent: Spent
 ) -> None:
@@ -177,13 +149,13 @@ async def crawl(
         while True:
             enough = len(collection) >= flags.num_records or (flags.most_cost and spent.cost(flags) >= flags.most_cost)
             while not enough and len(calls) < flags.jobs and spent.calls < (flags.most_calls or sys.maxsize):
-                calls.add(asyncio.create_task(ask(flags, client, first + spent.calls, topics)))
+                calls.add(asyncio.create_task(call(flags, client, first + spent.calls, topics)))
                 spent.calls += 1
             if not calls:
                 return
             done, calls = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
-            for call in done:
-                number, reply, problem = call.result()
+            for one in done:
+                number, reply, problem = one.result()
                 failures = failures + 1 if problem else 0
                 if failures == MOST_FAILURES:
                     raise UserError(
@@ -204,38 +176,23 @@ async def crawl(
                 bar.set_postfix_str(f"{spent.prompt + spent.completion:,} tokens, cost {spent.cost(flags):.4f}")
 
 
-async def ask(flags: CrawlFlags, client: "AsyncOpenAI", number: int, topics: list[str]) -> tuple[int, Any, str]:
+async def call(flags: CrawlFlags, client: "AsyncOpenAI", number: int, topics: list[str]) -> tuple[int, Any, str]:
     """(number, reply, why it failed) of a call.
 
     Raises:
         UserError: asking again can not help.
     """
-    import openai
-
+    from vicuna.crawling.client import ask
     from vicuna.crawling.prompts import request
 
     text = request(number, flags.seed, flags.per_call, topics)
-    try:
-        reply = await client.chat.completions.create(
-            model=flags.model,
-            messages=[{"role": "user", "content": text}],
-            temperature=flags.temperature,
-            max_tokens=flags.max_tokens,
-        )
-    except openai.APIStatusError as error:
-        said = f"status {error.status_code}, {first_line(error)[:300].rstrip('.')}"
-        if error.status_code < 500 and error.status_code not in (408, 409, 429):
-            raise UserError(
-                f"{flags.base_url} refuses the request: {said}. Look at --model, --base_url, key."
-            ) from error
-        return number, None, said
-    except (openai.OpenAIError, ValueError) as error:
-        return number, None, first_line(error)[:300]
-    return number, reply, ""
+    reply = await ask(client, flags.model, text, temperature=flags.temperature, max_tokens=flags.max_tokens)
+    return number, *reply
 
 
 def take(reply: Any, number: int, flags: CrawlFlags, collection: "Collection", spent: Spent) -> int:
     """Write what a reply holds; how many records were new."""
+    from vicuna.crawling.client import reply_text
     from vicuna.crawling.replies import Refused, read_reply
 
     usage = getattr(reply, "usage", None)
@@ -244,9 +201,8 @@ def take(reply: Any, number: int, flags: CrawlFlags, collection: "Collection", s
         spent.completion += usage.completion_tokens
     else:
         spent.uncounted += 1
-    choices = getattr(reply, "choices", None)
-    text = choices[0].message.content if choices and choices[0].message else None
-    if not isinstance(text, str) or not text.strip():
+    text = reply_text(reply)
+    if not text.strip():
         collection.refuse(Refused("an empty reply", str(reply)[:400]), number)
         return 0
     records, refused = read_reply(text)

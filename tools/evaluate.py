@@ -15,7 +15,7 @@ from vicuna import log
 from vicuna.args import parse
 from vicuna.data.flags import ReadFlags
 from vicuna.errors import run
-from vicuna.evaluation.flags import LossFlags, ModelsFlags, OutputFlags
+from vicuna.evaluation.flags import AnswersFlags, DecodingTableFlags, LossFlags, ModelsFlags, OutputFlags
 from vicuna.exams.flags import ChoiceFlags
 
 
@@ -43,6 +43,16 @@ KINDS = {
         "vicuna.exams.choice:evaluate_choice",
         "    python tools/evaluate.py choice --data_path cmmlu --num_fewshot 5 --model_path base --lora_path - "
         "lora-Vicuna --output_path cmmlu-5",
+    ),
+    "answers": Kind(
+        "questions answered by each model under each of the settings, side by side",
+        (ModelsFlags, ReadFlags, AnswersFlags, DecodingTableFlags, OutputFlags),
+        "vicuna.evaluation.answers:evaluate_answers",
+        "    python tools/evaluate.py answers --data_path sample/questions/zh.jsonl --model_path base --lora_path - "
+        "lora-Vicuna --output_path answers\n"
+        "    python tools/evaluate.py answers --data_path my.jsonl --lora_path 'lora-Vicuna/checkpoint-*' "
+        "--repetition_penalty 1.0 1.3 2.0 --output_path answers\n\n"
+        "A model may also be an address of OpenAI's form with the model's name behind a #: http://127.0.0.1:7860/v1#name",
     ),
     "loss": Kind(
         "answer loss and perplexity on held-out records, by category",

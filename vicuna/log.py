@@ -20,6 +20,8 @@ def set_up(rank: int = 0) -> logging.Logger:
     # Notices of libraries about each other, which the reader of a run can do nothing about.
     warnings.filterwarnings("ignore", category=FutureWarning)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    for client in ("httpx", "httpx2"):  # a line for each request
+        logging.getLogger(client).setLevel(logging.WARNING)
     # Of answers longer than max_position_embeddings; the context that holds is seen to here.
     logging.getLogger("transformers.generation.stopping_criteria").setLevel(logging.ERROR)
     if not sys.stderr.isatty():

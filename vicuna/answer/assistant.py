@@ -215,6 +215,7 @@ class Checked:
     Attributes:
         tokenizer, context, generation_config: the base's.
         prompt_type: template of the first choice's prompts.
+        trained_as: the one that it was trained with, "" where nothing says.
         path, adapters: where they lie.
         bits: of the base's weights; None where its file says.
         load: reads the weights.
@@ -224,6 +225,7 @@ class Checked:
     context: int
     generation_config: GenerationConfig
     prompt_type: str
+    trained_as: str
     path: Path
     adapters: list[Path]
     bits: int | None
@@ -284,8 +286,8 @@ def check_assistant(model_flags: ModelFlags, serve: ServeFlags, lora_paths: Sequ
         engine = HFEngine(base, model, inside, serve.cache_gib)
         return Assistant(engine, base.path.name, where, choices, warnings, Worker(serve.max_queue))
 
-    first = prompt_types[0][0] if prompt_types else of_base
-    known = base.tokenizer, base.context, base.generation_config, first
+    first = prompt_types[0] if prompt_types else (of_base, trained_as)
+    known = base.tokenizer, base.context, base.generation_config, *first
     return Checked(*known, base.path, folders, model_flags.bits, load)
 
 
@@ -308,14 +310,14 @@ def _check_gguf(model_flags: ModelFlags, serve: ServeFlags, lora_paths: Sequence
     if choices and not trained_as:
         of_base = next(iter(choices.values())).prompt_type
     choices[""] = Choice("", of_base, trained_as)
-    first = next(iter(choices.values())).prompt_type
+    first = next(iter(choices.values()))
 
     def load() -> Assistant:
         engine = llama_cpp_engine.LlamaCppEngine(file, adapters, serve.cache_gib > 0, gpu_layers, context)
         where = llama_cpp_engine.describe_model(file, gpu_layers)
         return Assistant(engine, file.path.name, where, choices, warnings, Worker(serve.max_queue))
 
-    known = file.tokenizer(), context, GenerationConfig.from_dict(file.generation), first
+    known = file.tokenizer(), context, GenerationConfig.from_dict(file.generation), first.prompt_type, first.trained_as
     return Checked(*known, file.path, [one.path for one in adapters.values()], None, load)
 
 

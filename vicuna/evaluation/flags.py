@@ -4,16 +4,20 @@ A kind combines the small dataclasses, so a flag means the same in each.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from itertools import product
 from pathlib import Path
 from typing import Literal
 
-from vicuna.args import at_least, flag
+from vicuna.answer.flags import PRESETS, DecodingFlags
+from vicuna.args import at_least, check_seed, flag, switch
 from vicuna.errors import UserError
 from vicuna.prompt.templates import PROMPT_TYPES
 
 BITS = (4, 8, 16, 32)
 NO_ADAPTER = "-"
+# What the flags of generate.py mean, of which here several values may be given.
+_MEANT = {one.name: one.metadata["help"].removesuffix(" (default: %(default)s)") for one in fields(DecodingFlags)}
 
 
 @dataclass
@@ -59,6 +63,71 @@ class ModelsFlags:
                 )
         rows = zip(*(values * (count // len(values)) for values in columns.values()), strict=True)
         return [(model, "" if lora == NO_ADAPTER else lora, bits) for model, lora, bits in rows]
+
+
+@dataclass
+class DecodingTableFlags:
+    """How tokens are chosen, as in generate.py; of several values of a flag each gets an answer of its own."""
+
+    preset: list[str] = flag(["precise"], _MEANT["preset"])
+    do_sample: bool | None = switch(_MEANT["do_sample"])
+    num_beams: list[int] = flag([], _MEANT["num_beams"])
+    temperature: list[float] = flag([], _MEANT["temperature"])
+    top_p: list[float] = flag([], _MEANT["top_p"])
+    top_k: list[int] = flag([], _MEANT["top_k"])
+    max_new_tokens: list[int] = flag([], _MEANT["max_new_tokens"])
+    min_new_tokens: list[int] = flag([], _MEANT["min_new_tokens"])
+    repetition_penalty: list[float] = flag([], _MEANT["repetition_penalty"])
+    seed: int = flag(42, "fixes what sampling draws")
+
+    def __post_init__(self) -> None:
+        if odd := [one for one in self.preset if one not in PRESETS]:
+            raise UserError(f"--preset {odd[0]} is unknown; expected {', '.join(PRESETS)}.")
+        check_seed(self.seed)
+        self.variants()
+
+    def variants(self) -> dict[str, DecodingFlags]:
+        """What tells it from the others, "" where there is one -> settings, for every combination of the values.
+
+        Raises:
+            UserError: a value that is out of bounds, or contradicts another.
+        """
+        columns = {
+            one.name: list(dict.fromkeys(getattr(self, one.name)))
+            for one in fields(self)
+            if isinstance(getattr(self, one.name), list) and getattr(self, one.name)
+        }
+        found = {}
+        for values in product(*columns.values()):
+            chosen = dict(zip(columns, values, strict=True))
+            differing = [f"{name} {value}" for name, value in chosen.items() if len(columns[name]) > 1]
+            found[", ".join(differing)] = DecodingFlags(do_sample=self.do_sample, seed=self.seed, **chosen)
+        return found
+
+
+@dataclass
+class AnswersFlags:
+    """What is asked, and what becomes of the answers."""
+
+    names: list[str] = flag([], "what the models are called in the tables, in their order; default: their paths")
+    prompt_type: Literal[PROMPT_TYPES] | None = flag(
+        None, "template around the questions; default: what each model was trained with, else what the others were"
+    )
+    micro_batch: int = flag(8, "questions that are answered at once; lower it when memory runs out")
+    jobs: int = flag(4, "questions at a time to a model that is an address")
+    timeout: float = flag(120.0, "seconds that such a model may take for an answer")
+    retries: int = flag(6, "times that it is asked again after a rate limit, a server's error or a timeout")
+    key_variable: str = flag("OPENAI_API_KEY", "environment variable that holds the key of such a model")
+    into: list[str] = flag(
+        [],
+        "Markdown files that get the tables too, between a line <!-- answers en --> (or zh) and one <!-- /answers -->",
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("micro_batch", "jobs"):
+            at_least(f"--{name}", getattr(self, name), 1)
+        at_least("--retries", self.retries, 0)
+        at_least("--timeout", self.timeout, 0.1)
 
 
 @dataclass

@@ -1,14 +1,21 @@
 """Markdown of what was found: tables that read well as they are, too."""
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
+_MEANT = re.compile(r"([\\`*_\[\]|$#~])")
 
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table; a cell of several lines has them broken within it."""
-    cells = [[_cell(one) for one in row] for row in (heads, *rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]], aligned: bool = True) -> str:
+    """A table.
+
+    Args:
+        aligned: cells are filled up to the width of their column, for a reader in a terminal.
+    """
+    cells = [[one.replace("\n", " ") for one in row] for row in (heads, *rows)]
+    widths = [max(map(len, column)) if aligned else 1 for column in zip(*cells, strict=True)]
     lines = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in cells]
     return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
 
@@ -22,7 +29,7 @@ def without_nan(data: Any) -> Any:
     return None if isinstance(data, float) and not math.isfinite(data) else data
 
 
-def _cell(text: str) -> str:
-    """A text that stays within its cell, and means what it is: no tag and no column of its own."""
-    plain = text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
-    return "<br>".join(plain.splitlines())
+def literal(text: str) -> str:
+    """A text that means nothing to Markdown, and stays within a cell of a table; its lines are broken there."""
+    escaped = _MEANT.sub(r"\\\1", text.replace("&", "&amp;").replace("<", "&lt;"))
+    return "<br>".join(line for line in escaped.splitlines() if line.strip())
