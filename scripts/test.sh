@@ -12,8 +12,9 @@ took() { # what has just ended, and the second it began in
 }
 
 began=$SECONDS
-bash scripts/install.sh requirements.txt requirements_dev.txt requirements_eval.txt
+bash scripts/install.sh requirements.txt requirements_dev.txt
 bash scripts/install_gptq.sh
+bash scripts/install_eval.sh
 . scripts/environment.sh
 export HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false GRADIO_ANALYTICS_ENABLED=0
 

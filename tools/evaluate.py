@@ -18,6 +18,7 @@ from vicuna.data.flags import ReadFlags
 from vicuna.errors import run
 from vicuna.evaluation.flags import AnswersFlags, DecodingTableFlags, LossFlags, ModelsFlags, OutputFlags
 from vicuna.evaluation.score_flags import ForgettingFlags, GenerationFlags, IdentityFlags, JudgeFlags, VerdictFlags
+from vicuna.exams.flags import ChoiceFlags
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,13 @@ class Kind:
 
 
 KINDS = {
+    "choice": Kind(
+        "multiple choice of C-Eval, CMMLU or AGIEval, by the likelihood of the options",
+        (ModelsFlags, ChoiceFlags, OutputFlags),
+        "vicuna.exams.choice:evaluate_choice",
+        "    python tools/evaluate.py choice --data_path cmmlu --num_fewshot 5 --model_path base --lora_path - "
+        "lora-Vicuna --output_path cmmlu-5",
+    ),
     "answers": Kind(
         "questions answered by each model under each of the settings, side by side",
         (ModelsFlags, ReadFlags, AnswersFlags, DecodingTableFlags, OutputFlags),

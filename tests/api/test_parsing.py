@@ -117,9 +117,17 @@ def test_a_prompt_that_is_none_is_refused(client, prompt, says):
     assert says in message_of(error)
 
 
-@pytest.mark.parametrize("field", [{"echo": True}, {"suffix": "x"}, {"best_of": 2}, {"logprobs": 3}])
-def test_what_completions_do_not_do_is_refused(client, field):
-    with pytest.raises(BadRequestError, match="is not supported here"):
+@pytest.mark.parametrize(
+    ("field", "says"),
+    [
+        ({"suffix": "x"}, "is not supported here"),
+        ({"best_of": 2}, "is not supported here"),
+        ({"echo": True}, "max_tokens 12: with echo or logprobs it is 0 or 1"),
+        ({"logprobs": 3}, "max_tokens 12: with echo or logprobs it is 0 or 1"),
+    ],
+)
+def test_what_completions_do_not_do_is_refused(client, field, says):
+    with pytest.raises(BadRequestError, match=says):
         client.completions.create(model="talks", prompt="x", **GREEDY, **field)
 
 

@@ -13,6 +13,7 @@ from vicuna.answer.decoding import generation_kwargs
 from vicuna.answer.engine import Engine, GenerationRequest
 from vicuna.answer.flags import DecodingFlags, ServeFlags
 from vicuna.answer.hf_engine import HFEngine
+from vicuna.answer.scoring import Scored
 from vicuna.answer.stream import POLL_S, Update, to_user_error
 from vicuna.answer.worker import Worker
 from vicuna.errors import UserError
@@ -140,6 +141,25 @@ class Assistant:
         """
         name = self.first.name if adapter is None else adapter
         return self._in_worker(lambda: self.engine.embed(rows, name), client, stop) or []
+
+    def score(
+        self,
+        rows: Sequence[list[int]],
+        top: int,
+        adapter: str | None = None,
+        client: str = "",
+        stop: threading.Event | None = None,
+    ) -> list[Scored]:
+        """How likely each text's ids are, BOS included; waits until it is this client's turn. See `Engine.score`.
+
+        Args:
+            stop: set while it waits for its turn, it is taken out of the queue, and nothing is returned.
+
+        Raises:
+            UserError: an adapter or a text that can not be had, or whatever the model fails with, as a sentence.
+        """
+        name = self.first.name if adapter is None else adapter
+        return self._in_worker(lambda: self.engine.score(rows, name, top), client, stop) or []
 
     def _in_worker(
         self, made: Callable[[], Done], client: str = "", stop: threading.Event | None = None

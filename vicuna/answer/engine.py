@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from vicuna.answer.scoring import Scored
 from vicuna.answer.stream import GenerationResult, Streamer, Submit, Update, last_update, stream
 from vicuna.errors import UserError
 from vicuna.prompt.tokenizer import TextTokenizer
@@ -108,13 +109,30 @@ class Engine(ABC):
         Raises:
             UserError: no such adapter, a text without tokens or longer than the context.
         """
+        self._check_rows(rows, adapter)
+        return self._embed(rows, adapter)
+
+    def score(self, rows: Sequence[list[int]], adapter: str, top: int) -> list[Scored]:
+        """How likely each text is, token by token. For the worker to call.
+
+        Args:
+            rows: ids of each text, BOS included.
+            adapter: name of a choice, "" for the base alone.
+            top: how many of the likeliest tokens of each place are named.
+
+        Raises:
+            UserError: no such adapter, a text without tokens or longer than the context.
+        """
+        self._check_rows(rows, adapter)
+        return self._score(rows, adapter, top)
+
+    def _check_rows(self, rows: Sequence[list[int]], adapter: str) -> None:
         self._check_adapter(adapter)
         for number, ids in enumerate(rows, 1):
             if not 0 < len(ids) <= self.context:
                 raise UserError(
                     f"text {number} has {len(ids)} tokens; expected 1 to {self.context}, the base's context."
                 )
-        return self._embed(rows, adapter)
 
     def _check(self, request: GenerationRequest) -> None:
         """Refuse what this engine can not do."""
@@ -137,3 +155,7 @@ class Engine(ABC):
     @abstractmethod
     def _embed(self, rows: Sequence[list[int]], adapter: str) -> list[list[float]]:
         """The vectors; what runs in the worker."""
+
+    @abstractmethod
+    def _score(self, rows: Sequence[list[int]], adapter: str, top: int) -> list[Scored]:
+        """The scores; what runs in the worker."""

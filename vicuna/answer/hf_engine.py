@@ -14,6 +14,7 @@ from vicuna.answer.engine import Engine, GenerationRequest
 from vicuna.answer.hf_batch import can_share_a_batch, generate_batch
 from vicuna.answer.hf_generation import Generation
 from vicuna.answer.prefix_cache import PrefixCache
+from vicuna.answer.scoring import Scored, score_rows
 from vicuna.answer.stream import GenerationResult, Streamer, is_out_of_memory
 from vicuna.model.base import Base
 from vicuna.model.context import depends_on_length
@@ -64,6 +65,10 @@ class HFEngine(Engine):
     def _embed(self, rows: Sequence[list[int]], adapter: str) -> list[list[float]]:
         with self._using(adapter):
             return self._with_room(lambda: mean_pooled_embeddings(self._plain.base_model, rows))
+
+    def _score(self, rows: Sequence[list[int]], adapter: str, top: int) -> list[Scored]:
+        with self._using(adapter):
+            return self._with_room(lambda: score_rows(self._plain, rows, top, self.at_once))
 
     def _with_room(self, work: Callable[[], Done]) -> Done:
         """What `work` returns; when memory runs out, at a second attempt without the prefix cache."""

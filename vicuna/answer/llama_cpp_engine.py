@@ -21,6 +21,7 @@ from vicuna.answer.detokenize import Detokenizer
 from vicuna.answer.engine import Engine, GenerationRequest
 from vicuna.answer.flags import ServeFlags
 from vicuna.answer.llama_cpp_context import LlamaContext
+from vicuna.answer.scoring import PART, Scored, score_logits
 from vicuna.answer.stream import EMPTY_RESULT, GenerationResult, Streamer
 from vicuna.errors import UserError
 from vicuna.gguf.library import load_llama_cpp
@@ -102,10 +103,10 @@ class LlamaCppEngine(Engine):
         # The weights' own precision: of a model that nobody quantised, keys and values are not rounded, either.
         api = load_llama_cpp()
         kind = api.GGML_TYPE_F32 if file.keys.get("general.file_type") in UNQUANTISED else api.GGML_TYPE_F16
-        self._generating = LlamaContext(
-            file, self.context, adapters, n_batch=CHUNK, n_gpu_layers=gpu_layers, type_k=kind, type_v=kind
-        )
+        self._how = {"n_batch": CHUNK, "n_gpu_layers": gpu_layers, "type_k": kind, "type_v": kind}
+        self._generating = LlamaContext(file, self.context, adapters, **self._how)
         self._embedding: LlamaContext | None = None
+        self._scoring: LlamaContext | None = None
 
     def _check(self, request: GenerationRequest) -> None:
         if (beams := request.chosen["num_beams"]) > 1:
@@ -162,6 +163,17 @@ class LlamaCppEngine(Engine):
             )  # fmt: skip
         with self._embedding.using(adapter) as llama:
             return llama.embed([json.dumps(list(row)) for row in rows], normalize=True)
+
+    def _score(self, rows: Sequence[list[int]], adapter: str, top: int) -> list[Scored]:
+        if self._scoring is None:  # another context, opened on first use: it keeps the logits of every place
+            self._scoring = LlamaContext(self.file, self.context, self.adapters, logits_all=True, **self._how)
+        found = []
+        with self._scoring.using(adapter) as llama:
+            for row in rows:
+                llama.reset()
+                llama.eval(list(row))
+                found.append(score_logits(torch.from_numpy(llama.scores[: len(row)]).split(PART), row, top))
+        return found
 
 
 def _ids_as_text() -> Any:

@@ -74,8 +74,7 @@ class ChatFormat:
         return {"delta": {"content": text} if text else {}}
 
     def _envelope(self, kind: str) -> dict[str, Any]:
-        made = {"id": self.prefix + uuid.uuid4().hex, "object": kind, "created": int(time.time())}
-        return {**made, "model": self.asked.model}
+        return _envelope(self.prefix, kind, self.asked.model)
 
     def _usage(self, updates: list[Update]) -> dict[str, int]:
         prompt, new = sum(map(len, self.asked.prompts)), sum(update.tokens for update in updates)
@@ -94,6 +93,15 @@ class CompletionFormat(ChatFormat):
         return {"text": text}
 
     _piece = _answer
+
+
+def completion_envelope(model: str) -> dict[str, Any]:
+    """What stands around the choices of a completion."""
+    return _envelope(CompletionFormat.prefix, CompletionFormat.whole, model)
+
+
+def _envelope(prefix: str, kind: str, model: str) -> dict[str, Any]:
+    return {"id": prefix + uuid.uuid4().hex, "object": kind, "created": int(time.time()), "model": model}
 
 
 def _choice(i: int, content: dict[str, Any], finish: str | None) -> dict[str, Any]:

@@ -24,7 +24,6 @@ UNSUPPORTED: dict[str, tuple] = {
     "logit_bias": ({},),
     "response_format": ({"type": "text"},),
     "modalities": (["text"],),
-    "echo": (False,),
     "suffix": ("",),
     "best_of": (1,),
 }
@@ -50,6 +49,10 @@ class RequestFields:
         if name not in self._values:
             return default
         return check_type(self._values[name], name, kind)
+
+    def given(self) -> set[str]:
+        """Names of those that are left to be taken, but for what means nothing here."""
+        return set(self._values) - self._taken - IGNORED
 
     def leave_out_tools(self) -> int:
         """How many tools a model was offered that it may do without: none is ever called.

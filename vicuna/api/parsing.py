@@ -73,7 +73,7 @@ class EmbeddingRequest:
     client: str
 
 
-def _model(fields: RequestFields, assistant: Assistant) -> tuple[str, str]:
+def model_of(fields: RequestFields, assistant: Assistant) -> tuple[str, str]:
     known = assistant.names
     name = fields.take("model", "text", next(iter(known)))
     if name not in known:
@@ -94,7 +94,7 @@ def parse_chat(
         APIError: what is wrong with it.
     """
     fields = RequestFields(values)
-    model, adapter = _model(fields, assistant)
+    model, adapter = model_of(fields, assistant)
     messages = _messages(fields.take("messages", "a list", []))
     chosen, common = _common(fields, assistant, decoding, peer)
     tools = fields.leave_out_tools()
@@ -130,8 +130,8 @@ def parse_completion(
         APIError: what is wrong with it.
     """
     fields = RequestFields(values)
-    model, adapter = _model(fields, assistant)
-    prompts = _rows(fields.take("prompt", "text or a list"), "prompt", assistant)
+    model, adapter = model_of(fields, assistant)
+    prompts = [ids for ids, _ in prompt_rows(fields, assistant)]
     chosen, common = _common(fields, assistant, decoding, peer)
     fields.reject_unknown()
     _bound(common["n"] * len(prompts), "n times the prompts", assistant)
@@ -145,7 +145,7 @@ def parse_embedding(values: Mapping[str, Any], assistant: Assistant, peer: str) 
         APIError: what is wrong with it.
     """
     fields = RequestFields(values)
-    model, adapter = _model(fields, assistant)
+    model, adapter = model_of(fields, assistant)
     given = fields.take("input", "text or a list")
     if given == "" or (isinstance(given, list) and "" in given):
         raise APIError(400, "input holds an empty text, which has no embedding.", "input")
@@ -155,14 +155,14 @@ def parse_embedding(values: Mapping[str, Any], assistant: Assistant, peer: str) 
     form = fields.take("encoding_format", "text", "float")
     if form not in ("float", "base64"):
         raise APIError(400, f"encoding_format is {form[:80]!r}, expected float or base64.", "encoding_format")
-    client = _client(fields, peer)
+    client = client_of(fields, peer)
     if "dimensions" in values and values["dimensions"] is not None:
         raise APIError(400, "dimensions is not supported here; leave it out.", "dimensions", "unsupported_parameter")
     fields.reject_unknown()
     return EmbeddingRequest(model, adapter, rows, form == "base64", client)
 
 
-def _client(fields: RequestFields, peer: str) -> str:
+def client_of(fields: RequestFields, peer: str) -> str:
     """Whose turn a request takes: the named user's of that machine, else the connection's."""
     user = fields.take("user", "text", "")
     return f"{peer.rpartition(':')[0]} {user}" if user else peer
@@ -192,7 +192,7 @@ def _common(
         "stops": _stops(fields.take("stop", "text or a list", [])),
         "stream": fields.take("stream", "true or false", False),
         "include_usage": include_usage,
-        "client": _client(fields, peer),
+        "client": client_of(fields, peer),
     }
 
 
@@ -270,6 +270,30 @@ def _content(given: Any, where: str) -> str:
     return "\n".join(texts)
 
 
+def prompt_rows(fields: RequestFields, assistant: Assistant, spare: int = 1) -> list[tuple[list[int], bool]]:
+    """Ids of each prompt, and whether BOS was put in front of it: the base was trained with it.
+
+    Raises:
+        APIError: see `_rows`.
+    """
+    given = fields.take("prompt", "text or a list")
+    with_bos = fields.take("add_special_tokens", "true or false", True)
+    rows = _rows(given, "prompt", assistant, spare)
+    bos, by_ids = assistant.tokenizer.bos_id, not _is_text(given)
+    if not with_bos and not by_ids:
+        raise APIError(400, "add_special_tokens false is for prompts of token ids; a text begins with BOS.",
+                       "add_special_tokens")  # fmt: skip
+    if not by_ids:
+        return [(row, True) for row in rows]
+    found = [(row, False) if row[0] == bos or not with_bos else ([bos, *row], True) for row in rows]
+    _check_room([row for row, _ in found], "prompt", assistant.engine.context - spare)
+    return found
+
+
+def _is_text(given: Any) -> bool:
+    return isinstance(given, str) or isinstance(given[0], str)
+
+
 def _rows(given: str | list | None, name: str, assistant: Assistant, spare: int = 1) -> list[list[int]]:
     """Ids of a text, of several, or as they are given; `spare` tokens of the context stay free.
 
@@ -280,12 +304,15 @@ def _rows(given: str | list | None, name: str, assistant: Assistant, spare: int 
         raise APIError(400, f"{name} is missing: expected a text, several, or token ids.", name)
     several = given if isinstance(given, list) and given and not is_integer(given[0]) else [given]
     rows = [_row(one, name, assistant) for one in several]
-    most = assistant.engine.context - spare
+    _check_room(rows, name, assistant.engine.context - spare)
+    return rows
+
+
+def _check_room(rows: list[list[int]], name: str, most: int) -> None:
     for row in rows:
         if len(row) > most:
             message = f"{name} has {len(row)} tokens, the base's context leaves room for {most}: shorten it."
             raise APIError(400, message, name, "context_length_exceeded")
-    return rows
 
 
 def _row(given: Any, name: str, assistant: Assistant) -> list[int]:

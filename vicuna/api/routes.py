@@ -1,4 +1,5 @@
-"""OpenAI's routes under /v1 of a server: chat completions, completions, models and embeddings.
+"""OpenAI's routes under /v1 of a server: chat completions, completions, models and embeddings; beside them the
+tokenizer's, in vLLM's form.
 
     curl localhost:7860/v1/chat/completions -H 'Content-Type: application/json' \\
         -d '{"messages": [{"role": "user", "content": "你好"}]}'
@@ -34,11 +35,14 @@ from vicuna.api.concurrency import Answers, cancel_on_disconnect, run_in_thread
 from vicuna.api.error_body import APIError
 from vicuna.api.guard import Guard, api_key, read_json
 from vicuna.api.parsing import CompletionRequest, parse_chat, parse_completion, parse_embedding
+from vicuna.api.scores import ScoreRequest, asks_for_scores, parse_scores, scores_body
+from vicuna.api.tokenization import detokenize, tokenize, tokenizer_info
 from vicuna.errors import UserError
 from vicuna.log import log
 
-EMBEDDED_AT_ONCE = 8  # rows, behind which other clients have their turn
+AT_ONCE = 8  # rows that are embedded or scored, behind which other clients have their turn
 ROUTES = ("/chat/completions", "/completions", "/models", "/models/{model:path}", "/embeddings")
+TOKENIZER_ROUTES = ("/tokenize", "/detokenize", "/tokenizer_info")
 
 
 def add_routes(app: FastAPI, assistant: Assistant, chat: ChatFlags, serve: ServeFlags, decoding: DecodingFlags) -> None:
@@ -49,14 +53,29 @@ def add_routes(app: FastAPI, assistant: Assistant, chat: ChatFlags, serve: Serve
     """
     routes = Routes(assistant, chat, decoding)
     guard = {"host": serve.host, "hosts": chat.allow_host, "origins": chat.allow_origin, "key": api_key(chat, serve)}
-    inner = Starlette(
-        routes=[
-            Route(ROUTES[0], routes.chat, methods=["POST"]),
-            Route(ROUTES[1], routes.completion, methods=["POST"]),
-            Route(ROUTES[2], routes.models, methods=["GET"]),
-            Route(ROUTES[3], routes.model, methods=["GET"]),
-            Route(ROUTES[4], routes.embeddings, methods=["POST"]),
-        ],
+    inner = _app(
+        Route(ROUTES[0], routes.chat, methods=["POST"]),
+        Route(ROUTES[1], routes.completion, methods=["POST"]),
+        Route(ROUTES[2], routes.models, methods=["GET"]),
+        Route(ROUTES[3], routes.model, methods=["GET"]),
+        Route(ROUTES[4], routes.embeddings, methods=["POST"]),
+    )
+    tokenizer = _app(
+        Route(TOKENIZER_ROUTES[0], routes.tokenize, methods=["POST"]),
+        Route(TOKENIZER_ROUTES[1], routes.detokenize, methods=["POST"]),
+        Route(TOKENIZER_ROUTES[2], routes.tokenizer_info, methods=["GET"]),
+    )
+    outer = [
+        Mount("/v1", Guard(inner, **guard)),
+        *(Route(path, Guard(tokenizer, **guard)) for path in TOKENIZER_ROUTES),
+    ]
+    app.router.routes[:0] = outer
+
+
+def _app(*routes: Route) -> Starlette:
+    """Routes whose refusals and failures are answered in OpenAI's form."""
+    return Starlette(
+        routes=routes,
         exception_handlers={
             APIError: lambda request, error: error.response,
             HTTPException: _no_route,
@@ -64,7 +83,6 @@ def add_routes(app: FastAPI, assistant: Assistant, chat: ChatFlags, serve: Serve
             Exception: lambda request, error: APIError(500, BROKEN).response,
         },
     )
-    app.router.routes.insert(0, Mount("/v1", Guard(inner, **guard)))
 
 
 def _no_route(request: Request, error: Exception) -> Response:
@@ -110,20 +128,47 @@ class Routes:
         return await self._answer(request, asked, ChatFormat(asked))
 
     async def completion(self, request: Request) -> Response:
-        """How a text goes on."""
-        asked = await _parsed(request, parse_completion, self.assistant, self.decoding)
+        """How a text goes on, or how likely it is."""
+        asked = await _parsed(request, _parse_completion, self.assistant, self.decoding)
+        if isinstance(asked, ScoreRequest):
+            scored = await self._in_turns(
+                request,
+                asked.rows,
+                lambda rows: partial(self.assistant.score, rows, asked.top or 0, asked.adapter, asked.client),
+            )
+            return JSONResponse(await asyncio.to_thread(scores_body, asked, scored, self.assistant.tokenizer))
         return await self._answer(request, asked, CompletionFormat(asked))
+
+    async def tokenize(self, request: Request) -> Response:
+        """The ids of a text."""
+        return JSONResponse(await _parsed(request, tokenize, self.assistant))
+
+    async def detokenize(self, request: Request) -> Response:
+        """The text of ids."""
+        return JSONResponse(await _parsed(request, detokenize, self.assistant))
+
+    async def tokenizer_info(self, request: Request) -> Response:
+        """What there is to know of the tokenizer."""
+        return JSONResponse(tokenizer_info(self.assistant))
 
     async def embeddings(self, request: Request) -> Response:
         """Texts as vectors."""
         asked = await _parsed(request, parse_embedding, self.assistant)
-        vectors: list[list[float]] = []
-        for start in range(0, len(asked.rows), EMBEDDED_AT_ONCE):
-            rows = asked.rows[start : start + EMBEDDED_AT_ONCE]
-            work = partial(self.assistant.embed, rows, asked.adapter, asked.client)
-            with _errors_answered():
-                vectors += await cancel_on_disconnect(request, run_in_thread(work))
+        vectors = await self._in_turns(
+            request, asked.rows, lambda rows: partial(self.assistant.embed, rows, asked.adapter, asked.client)
+        )
         return JSONResponse(embeddings_body(asked, vectors))
+
+    async def _in_turns(
+        self, request: Request, rows: list[list[int]], work: Callable[[list[list[int]]], Callable[[Event], list]]
+    ) -> list:
+        """What `work` makes of some rows after the other, between which other clients have their turn."""
+        found: list = []
+        for start in range(0, len(rows), AT_ONCE):
+            with _errors_answered():
+                part = run_in_thread(work(rows[start : start + AT_ONCE]))
+                found += await cancel_on_disconnect(request, part)
+        return found
 
     async def _answer(self, request: Request, asked: CompletionRequest, form: ChatFormat) -> Response:
         answers = Answers([
@@ -147,6 +192,14 @@ class Routes:
         seed = derive_seed(asked.seed, i)
         how = (asked.adapter, asked.client, asked.stops, asked.prompt_type)
         return self.assistant.stream(prompt, asked.chosen, seed, stop, *how)
+
+
+def _parse_completion(
+    values: dict[str, Any], assistant: Assistant, decoding: DecodingFlags, peer: str
+) -> CompletionRequest | ScoreRequest:
+    if asks_for_scores(values):
+        return parse_scores(values, assistant, peer)
+    return parse_completion(values, assistant, decoding, peer)
 
 
 async def _parsed(request: Request, parse: Callable[..., Any], *more: Any) -> Any:

@@ -25,6 +25,10 @@ class Runner(ABC):
         """(T,) ids of each row -> (T - 1,): the negative log likelihood of each token but the first."""
         return [token_nll(self.logits(ids), ids) for ids in rows]
 
+    def log_probs(self, rows: Sequence[Sequence[int]], counts: Sequence[int]) -> list[torch.Tensor]:
+        """(T,) ids of each row -> (count, V): what may follow each of its last `count` ids, as log probabilities."""
+        return [self.logits(ids)[-count:].float().log_softmax(1) for ids, count in zip(rows, counts, strict=True)]
+
 
 class HFRunner(Runner):
     """A model of transformers."""
@@ -42,12 +46,25 @@ class HFRunner(Runner):
     @torch.inference_mode()
     def nll(self, rows: Sequence[Sequence[int]]) -> list[torch.Tensor]:
         """All rows at once, the shorter ones padded behind their end."""
+        logits = self.model(**self._padded(rows), use_cache=False).logits
+        return [token_nll(one[: len(row)], row).cpu() for one, row in zip(logits, rows, strict=True)]
+
+    @torch.inference_mode()
+    def log_probs(self, rows: Sequence[Sequence[int]], counts: Sequence[int]) -> list[torch.Tensor]:
+        """All rows at once; logits only of the places that are asked for in some row."""
+        wanted = [range(len(row) - count, len(row)) for row, count in zip(rows, counts, strict=True)]
+        places = sorted(set().union(*wanted))
+        kept = torch.tensor(places, device=self.model.device)
+        logits = self.model(**self._padded(rows), use_cache=False, logits_to_keep=kept).logits
+        found = [[places.index(place) for place in of_row] for of_row in wanted]
+        return [one[at].float().log_softmax(1).cpu() for one, at in zip(logits, found, strict=True)]
+
+    def _padded(self, rows: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
         longest = max(map(len, rows))
         ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=self.model.device)
         lengths = torch.tensor([[len(row)] for row in rows], device=ids.device)
         mask = (torch.arange(longest, device=ids.device) < lengths).long()
-        logits = self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-        return [token_nll(one[: len(row)], row).cpu() for one, row in zip(logits, rows, strict=True)]
+        return {"input_ids": ids, "attention_mask": mask}
 
 
 class LlamaCppRunner(Runner):

@@ -12,7 +12,7 @@ from typing import Any
 
 from vicuna.errors import UserError
 
-NEEDS = "sacrebleu and rouge-score are not installed: pip install -r requirements_eval.txt."
+NEEDS = "sacrebleu and rouge-score are not installed: bash scripts/install_eval.sh."
 ROUGE = ("rouge1", "rouge2", "rougeL")
 METRICS = ("bleu", "chrf", *ROUGE, "exact")
 # Signs that are written without spaces between words: Chinese characters and Japanese kana.

@@ -118,6 +118,12 @@ class TextTokenizer:
         text_ids = [i for i in ids if self._is_text(i)]
         return self._decode(self._anchor + text_ids)[self._anchor_width :]
 
+    def token_name(self, i: int) -> str:
+        """What a token is called by itself: its text, `<0xE6>` for a byte of a character, `</s>` for EOS."""
+        if i in self._bytes:
+            return f"<0x{self._bytes[i]:02X}>"
+        return self.markers.get(i) or self.decode_continuation([i])
+
     def without_dummy(self, text: str) -> str:
         """A text from `decode_continuation`, were its ids those of a beginning: without the space these begin with."""
         return text.removeprefix(self._dummy)
