@@ -39,13 +39,6 @@ class Kind:
 
 
 KINDS = {
-    "choice": Kind(
-        "multiple choice of C-Eval, CMMLU or AGIEval, by the likelihood of the options",
-        (ModelsFlags, ChoiceFlags, OutputFlags),
-        "vicuna.exams.choice:evaluate_choice",
-        "    python tools/evaluate.py choice --data_path cmmlu --num_fewshot 5 --model_path base --lora_path - "
-        "lora-Vicuna --output_path cmmlu-5",
-    ),
     "answers": Kind(
         "questions answered by each model under each of the settings, side by side",
         (ModelsFlags, ReadFlags, AnswersFlags, DecodingTableFlags, OutputFlags),
@@ -55,6 +48,13 @@ KINDS = {
         "    python tools/evaluate.py answers --data_path my.jsonl --lora_path 'lora-Vicuna/checkpoint-*' "
         "--repetition_penalty 1.0 1.3 2.0 --output_path answers\n\n"
         "A model may also be an address of OpenAI's form with the model's name behind a #: http://127.0.0.1:7860/v1#name",
+    ),
+    "choice": Kind(
+        "multiple choice of C-Eval, CMMLU or AGIEval, by the likelihood of the options",
+        (ModelsFlags, ChoiceFlags, OutputFlags),
+        "vicuna.exams.choice:evaluate_choice",
+        "    python tools/evaluate.py choice --data_path cmmlu --num_fewshot 5 --model_path base --lora_path - "
+        "lora-Vicuna --output_path cmmlu-5",
     ),
     "loss": Kind(
         "answer loss and perplexity on held-out records, by category",

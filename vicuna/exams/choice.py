@@ -76,8 +76,8 @@ def evaluate_choice(models: ModelsFlags, flags: ChoiceFlags, output: OutputFlags
     for one in read:
         _tell_dropped(one, asked, flags.num_fewshot)
     settings = {
-        "--model_path and --lora_path": names, "--data_path": suite.name, "--cutoff_len": length,
-        "--subjects": list(tasks),
+        "--model_path and --lora_path": names, "--data_path": suite.name, "--split": suite.split,
+        "--cutoff_len": length, "--subjects": list(tasks),
         **{f"--{name}": getattr(flags, name) for name in ("num_fewshot", "style", "several", "limit", "prompt_type")},
     }  # fmt: skip
     contents = {"--data_path": _sha256(suite)} | {one.name: one.candidate.sha256 for one in read}
