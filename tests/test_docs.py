@@ -13,6 +13,7 @@ import pytest
 
 from finetune_chat import DEFAULTS
 from vicuna.answer import flags as answer
+from vicuna.conversion.flags import ConvertFlags
 from vicuna.data.flags import DataFlags
 from vicuna.model.flags import LoraFlags, ModelFlags
 from vicuna.train.flags import RunFlags
@@ -39,7 +40,7 @@ CHANGES, FLOWS, PACKAGES, PROGRAMS_AND_SCRIPTS = range(4)  # the sections of arc
 DOTTED = r"(?<![\w./-])((?:vicuna|tools|benchmarks|finetune|generate|chat)(?:\.(?!(?:py|sh|md)\b)\w+)+)"
 PROGRAMS = (
     *("finetune.py", "generate.py", "chat.py"),
-    *("tools/check_data.py", "tools/compare_answers.py", "tools/convert_llama.py"),
+    *("tools/check_data.py", "tools/compare_answers.py", "tools/convert_data.py", "tools/convert_llama.py"),
     *("tools/crawl_prompt.py", "tools/eval_ppl.py", "tools/expand_vocabulary.py", "tools/export_gguf.py"),
     *("tools/make_tiny_llama.py", "tools/merge_lora.py", "tools/merge_tokenizers.py", "tools/publish_adapter.py"),
     *("tools/quant_generate.py", "tools/quant_llama.py", "tools/train_tokenizer.py"),
@@ -79,6 +80,7 @@ def program_fields(name: str) -> list[Field]:
         "chat.py": (ModelFlags, answer.ChatFlags, answer.ServeFlags, answer.DecodingFlags),
         "tools/check_data.py": (tool("check_data", "CheckFlags"), DataFlags),
         "tools/compare_answers.py": (ModelFlags, tool("compare_answers", "CompareFlags")),
+        "tools/convert_data.py": (ConvertFlags,),
         "tools/convert_llama.py": (tool("convert_llama", "ConvertFlags"),),
         "tools/crawl_prompt.py": (tool("crawl_prompt", "CrawlFlags"),),
         "tools/eval_ppl.py": (tool("eval_ppl", "PplFlags"),),
@@ -308,10 +310,11 @@ def test_the_table_of_the_dialogue_program_has_the_defaults_that_differ(language
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_flag_that_a_page_names_exists(page):
-    known = {one.name for program in PROGRAMS for one in program_fields(program)}
+    every = [one for program in PROGRAMS for one in program_fields(program)]
+    known = {name for one in every for name in (one.name, *(also[2:] for also in one.metadata.get("aliases", ())))}
     known |= {f"no_{name}" for name in ("gradient_checkpointing", "use_typewriter", "show_beam")}
-    known |= set(re.findall(r"^    (\w+): \w+ = flag\(", read("benchmarks/gpu.py"), re.MULTILINE))
-    known |= set(re.findall(r"^    (\w+): [\w\[\]]+ = flag\(", read("benchmarks/bench_generate.py"), re.MULTILINE))
+    benchmarks = read("benchmarks/gpu.py") + read("benchmarks/bench_generate.py")
+    known |= set(re.findall(r"^    (\w+): [\w\[\]]+ = flag\(", benchmarks, re.MULTILINE))
     known |= set(re.findall(r'add_argument\("--(\w+)"', read("benchmarks/certificate_bounds.py")))
     others = {"help", "standalone", "nproc_per_node", "signals_to_handle"}  # argparse's, torchrun's
     others |= {"deepspeed", "logdir"}  # the original's, tensorboard's

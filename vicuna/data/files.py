@@ -7,13 +7,13 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from vicuna.data.bad_row import BadRow
 from vicuna.data.encodings import decode_text
 from vicuna.data.fields import parse_fields, pick
 from vicuna.data.parsing import parse_rows
-from vicuna.data.pieces import is_large, pieces
+from vicuna.data.pieces import BETWEEN_ROWS, array_pieces, holds_array, is_large, pieces
 from vicuna.errors import UserError
 
 TABLES = {".csv": "excel", ".tsv": "excel-tab"}
@@ -42,14 +42,28 @@ def read_rows(
     kind = file_kind(path)
     if kind == PARQUET:
         name, rows = "parquet", _parquet(path)
-    elif is_large(path, kind, encoding):
-        name, rows = "utf-8", _in_pieces(path, kind)
+    elif kind in KINDS and is_large(path, encoding):
+        name, rows = "utf-8", _large(path, kind)
     else:
         inner = f".{kind.split('.')[1]}"
         text, name = decode_text(_unpacked(path, kind), path, encoding)
-        rows = _table(text, TABLES[inner]) if inner in TABLES else parse_rows(text, inner)
+        rows = _table(io.StringIO(text, newline=""), TABLES[inner]) if inner in TABLES else parse_rows(text, inner)
     paths = parse_fields(fields)
     return name, ((line, pick(row, paths)) for line, row in rows)
+
+
+def _large(path: Path, kind: str) -> Iterator[tuple[int, Any]]:
+    """The rows of a large file, of which no more than a piece is in memory."""
+    if kind in TABLES:
+        with path.open(encoding="utf-8-sig", newline="") as table:
+            yield from _table(table, TABLES[kind])
+    elif kind == ".json" and holds_array(path):
+        line = 0
+        for text in array_pieces(path):
+            yield from parse_rows("\n" * line + text, kind)
+            line += text.count("\n")
+    else:
+        yield from _in_pieces(path, kind if kind in BETWEEN_ROWS else ".jsonl")
 
 
 def _in_pieces(path: Path, kind: str) -> Iterator[tuple[int, Any]]:
@@ -97,13 +111,13 @@ def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
         raise UserError(f"{path} can not be read as Parquet: {error}. Make or copy it again.") from error
 
 
-def _table(text: str, dialect: str) -> Iterator[tuple[int, Any]]:
+def _table(text: TextIO, dialect: str) -> Iterator[tuple[int, Any]]:
     """Rows of a table whose first line names its columns; every cell is text.
 
     Python's own reader, because it knows the line of each row and takes any encoding; Arrow's guesses types and tells
     no lines.
     """
-    reader = csv.reader(io.StringIO(text, newline=""), dialect, strict=True)
+    reader = csv.reader(text, dialect, strict=True)
     header: list[str] = []
     while True:
         line = reader.line_num + 1

@@ -1,6 +1,8 @@
 """A large text file, a piece at a time: cut where no row is, so that a piece is read as a file of its own would be."""
 
 import codecs
+import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,9 +14,15 @@ BETWEEN_ROWS = {
 }
 
 
-def is_large(path: Path, kind: str, encoding: str | None) -> bool:
-    """Whether a file is read in pieces: it is too large to be read at once, of such a kind, and UTF-8 to its end."""
-    if kind not in BETWEEN_ROWS or encoding not in (None, "utf-8") or path.stat().st_size <= PIECE:
+# How the array of a .json begins, and what stands between its elements.
+ARRAY = re.compile(rb"(?:\xef\xbb\xbf)?\s*\[")
+BETWEEN_ELEMENTS = re.compile(r"\s*,?\s*")
+BETWEEN_ROWS_OF_ARRAY = re.compile(r"(\s*),")
+
+
+def is_large(path: Path, encoding: str | None) -> bool:
+    """Whether a file is read in pieces: it is too large to be read at once, and UTF-8 to its end."""
+    if encoding not in (None, "utf-8") or path.stat().st_size <= PIECE:
         return False
     decoder = codecs.getincrementaldecoder("utf-8")()
     try:
@@ -39,3 +47,35 @@ def pieces(path: Path, kind: str) -> Iterator[bytes]:
                 rest = rest[cut:]
     if rest:
         yield rest
+
+
+def holds_array(path: Path) -> bool:
+    """Whether a .json begins with an array; others are read as .jsonl is."""
+    with path.open("rb") as file:
+        return ARRAY.match(file.read(1 << 12)) is not None
+
+
+def array_pieces(path: Path) -> Iterator[str]:
+    """The text of a .json that begins with an array, as arrays of about PIECE with every line break between them.
+
+    From where something is not JSON, and behind the array's end, the rest is one piece.
+    """
+    scan = json.JSONDecoder().raw_decode
+    text, whole = "", 0  # up to where whole elements go
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        while block := file.read(PIECE):
+            text += block
+            whole = whole or text.find("[") + 1
+            while True:
+                try:
+                    _, end = scan(text, BETWEEN_ELEMENTS.match(text, whole).end())
+                except (ValueError, RecursionError):  # it goes on in the next block, or is not JSON
+                    break
+                if end == len(text):  # a number may go on, too
+                    break
+                whole = end
+            comma = BETWEEN_ROWS_OF_ARRAY.match(text, whole)
+            if comma and whole > 1:
+                yield f"{text[:whole]}]"
+                text, whole = f"[{comma[1]}{text[comma.end() :]}", 1
+    yield text
