@@ -316,12 +316,11 @@ def test_every_flag_that_a_page_names_exists(page):
     benchmarks = read("benchmarks/gpu.py") + read("benchmarks/bench_generate.py")
     known |= set(re.findall(r"^    (\w+): [\w\[\]]+ = flag\(", benchmarks, re.MULTILINE))
     known |= set(re.findall(r'add_argument\("--(\w+)"', read("benchmarks/certificate_bounds.py")))
-    others = {"help", "standalone", "nproc_per_node", "signals_to_handle"}  # argparse's, torchrun's
-    others |= {"deepspeed", "logdir"}  # the original's, tensorboard's
-    others |= {"max_model_len", "enable_lora", "api_key", "add_host"}  # vLLM's, and Docker's
-    text = re.sub(r"--lora_…", "", read(page))
-    named = {name.replace("-", "_") for name in re.findall(r"(?<![\w-])--([a-z][\w-]*)", text)}
-    assert named - known - others == set()
+    # argparse's, torchrun's; the original's, tensorboard's; vLLM's, and Docker's
+    others = {"help", "standalone", "nproc_per_node", "signals_to_handle"}
+    others |= {"deepspeed", "logdir", "max_model_len", "enable_lora", "api_key", "add_host"}
+    found = re.findall(r"(?<![\w-])--([a-z][\w-]*)", re.sub(r"--lora_…", "", read(page)))
+    assert {name.replace("-", "_") for name in found} - known - others == set()
 
 
 @pytest.mark.parametrize(

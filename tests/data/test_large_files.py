@@ -66,7 +66,6 @@ def test_what_is_not_utf8_is_read_at_once(tmp_path, monkeypatch):
         assert pieces.is_large(file, None) == large
         assert rows(file)[0] == encoding
         assert len(rows(file)) == 41
-    assert not pieces.is_large(file, ".json", None)
 
 
 def test_dialogues_on_disk_are_those_of_a_list(tmp_path):
