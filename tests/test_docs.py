@@ -1,23 +1,17 @@
 """The documents against each other and against the code: languages, links, paths, flags, messages."""
 
 import ast
-import importlib.util
 import re
 import subprocess
 import tomllib
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, Field
 from itertools import groupby
 from pathlib import Path
 
 import pytest
 
 from finetune_chat import DEFAULTS
-from vicuna.answer import flags as answer
-from vicuna.conversion.flags import ConvertFlags
-from vicuna.data.flags import DataFlags
-from vicuna.model.flags import LoraFlags, ModelFlags
-from vicuna.train.flags import RunFlags
-from vicuna.vocabulary.flags import TextFlags
+from tests.program_flags import PROGRAMS, own_defaults, program_fields
 
 ROOT = Path(__file__).resolve().parent.parent
 PAIRS = [
@@ -38,14 +32,6 @@ TREE = 3  # which section of the README
 CHANGES, FLOWS, PACKAGES, PROGRAMS_AND_SCRIPTS = range(4)  # the sections of architecture.md, in every language
 # A dotted name, `vicuna.data.records.hold_out`; chat.py is a file.
 DOTTED = r"(?<![\w./-])((?:vicuna|tools|benchmarks|finetune|generate|chat)(?:\.(?!(?:py|sh|md)\b)\w+)+)"
-PROGRAMS = (
-    *("finetune.py", "generate.py", "chat.py"),
-    *("tools/check_data.py", "tools/compare_answers.py", "tools/convert_data.py", "tools/convert_llama.py"),
-    *("tools/crawl_prompt.py", "tools/eval_ppl.py", "tools/expand_vocabulary.py", "tools/export_gguf.py"),
-    *("tools/make_tiny_llama.py", "tools/merge_lora.py", "tools/merge_tokenizers.py", "tools/publish_adapter.py"),
-    *("tools/quant_generate.py", "tools/quant_llama.py", "tools/train_tokenizer.py"),
-    *("tools/verify_export.py", "tools/verify_sha256.py"),
-)
 
 
 def read(path: str | Path) -> str:
@@ -63,47 +49,6 @@ def prose(text: str) -> str:
 
 def headings(text: str) -> list[tuple[int, str]]:
     return [(len(marks), name) for marks, name in re.findall(r"^(#+) (.+)$", prose(text), re.MULTILINE)]
-
-
-def tool(name: str, flags: str) -> type:
-    """The dataclass of a tool's own flags."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / f"tools/{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return getattr(module, flags)
-
-
-def program_fields(name: str) -> list[Field]:
-    groups = {
-        "finetune.py": (ModelFlags, DataFlags, LoraFlags, RunFlags),
-        "generate.py": (ModelFlags, answer.AskFlags, answer.PredictFlags, answer.ServeFlags, answer.DecodingFlags),
-        "chat.py": (ModelFlags, answer.ChatFlags, answer.ServeFlags, answer.DecodingFlags),
-        "tools/check_data.py": (tool("check_data", "CheckFlags"), DataFlags),
-        "tools/compare_answers.py": (ModelFlags, tool("compare_answers", "CompareFlags")),
-        "tools/convert_data.py": (ConvertFlags,),
-        "tools/convert_llama.py": (tool("convert_llama", "ConvertFlags"),),
-        "tools/crawl_prompt.py": (tool("crawl_prompt", "CrawlFlags"),),
-        "tools/eval_ppl.py": (tool("eval_ppl", "PplFlags"),),
-        "tools/expand_vocabulary.py": (tool("expand_vocabulary", "ExpandFlags"),),
-        "tools/export_gguf.py": (tool("export_gguf", "ExportFlags"),),
-        "tools/make_tiny_llama.py": (tool("make_tiny_llama", "MakeFlags"),),
-        "tools/merge_lora.py": (tool("merge_lora", "MergeFlags"),),
-        "tools/merge_tokenizers.py": (tool("merge_tokenizers", "MergeFlags"), TextFlags),
-        "tools/publish_adapter.py": (tool("publish_adapter", "PublishFlags"),),
-        "tools/train_tokenizer.py": (tool("train_tokenizer", "TrainFlags"), TextFlags),
-        "tools/verify_sha256.py": (tool("verify_sha256", "VerifyFlags"),),
-        "tools/quant_generate.py": (tool("quant_generate", "QuantGenerateFlags"),),
-        "tools/quant_llama.py": (tool("quant_llama", "QuantiseFlags"),),
-        "tools/verify_export.py": (tool("verify_export", "CertificateFlags"),),
-    }[name]
-    return [one for group in groups for one in fields(group)]
-
-
-def own_defaults(name: str) -> dict[str, str]:
-    """The defaults that a program puts in the place of its groups' own."""
-    calls = [node for node in ast.walk(ast.parse(read(name))) if isinstance(node, ast.Call)]
-    parsing = next(call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "parse")
-    return {word.arg: word.value.value for word in parsing.keywords if isinstance(word.value, ast.Constant)}
 
 
 def default_text(one: Field, own: dict[str, str]) -> str:
@@ -313,14 +258,15 @@ def test_every_flag_that_a_page_names_exists(page):
     every = [one for program in PROGRAMS for one in program_fields(program)]
     known = {name for one in every for name in (one.name, *(also[2:] for also in one.metadata.get("aliases", ())))}
     known |= {f"no_{name}" for name in ("gradient_checkpointing", "use_typewriter", "show_beam")}
-    benchmarks = read("benchmarks/gpu.py") + read("benchmarks/bench_generate.py")
-    known |= set(re.findall(r"^    (\w+): [\w\[\]]+ = flag\(", benchmarks, re.MULTILINE))
+    known |= set(re.findall(r"^    (\w+): \w+ = flag\(", read("benchmarks/gpu.py"), re.MULTILINE))
+    known |= set(re.findall(r"^    (\w+): [\w\[\]]+ = flag\(", read("benchmarks/bench_generate.py"), re.MULTILINE))
     known |= set(re.findall(r'add_argument\("--(\w+)"', read("benchmarks/certificate_bounds.py")))
-    # argparse's, torchrun's; the original's, tensorboard's; vLLM's, and Docker's
-    others = {"help", "standalone", "nproc_per_node", "signals_to_handle"}
-    others |= {"deepspeed", "logdir", "max_model_len", "enable_lora", "api_key", "add_host"}
-    found = re.findall(r"(?<![\w-])--([a-z][\w-]*)", re.sub(r"--lora_…", "", read(page)))
-    assert {name.replace("-", "_") for name in found} - known - others == set()
+    others = {"help", "standalone", "nproc_per_node", "signals_to_handle"}  # argparse's, torchrun's
+    others |= {"deepspeed", "logdir"}  # the original's, tensorboard's
+    others |= {"max_model_len", "enable_lora", "api_key", "add_host"}  # vLLM's, and Docker's
+    text = re.sub(r"--lora_…", "", read(page))
+    named = {name.replace("-", "_") for name in re.findall(r"(?<![\w-])--([a-z][\w-]*)", text)}
+    assert named - known - others == set()
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from vicuna import log
 from vicuna.args import at_least, flag, parse
 from vicuna.data.fields import parse_fields
 from vicuna.errors import UserError, ended_by_signals, run
+from vicuna.evaluation.flags import ModelsFlags
 from vicuna.prompt.templates import PROMPT_TYPES
 
 if TYPE_CHECKING:
@@ -30,21 +31,12 @@ if TYPE_CHECKING:
     from vicuna.evaluation.windows import Text, Windows
 
 SEQLEN = 2048
-BITS = (4, 8, 16, 32)
-NO_ADAPTER = "-"
 
 
 @dataclass
-class PplFlags:
+class PplFlags(ModelsFlags):
     """Which models, on which text."""
 
-    model_path: list[str] = flag(
-        ["models/tiny-llama-zh"], "models: folders in Hugging Face format, hub ids or .gguf files"
-    )
-    lora_path: list[str] = flag([], "an adapter for each model, - for none; a single one is put on every model")
-    bits: list[int] = flag(
-        [16], "precision of each model that is stored in 16 or 32 bits: 4, 8, 16 or 32; a single one counts for all"
-    )
     data: list[str] = flag([], "text to measure on, a figure for each file: what --data_path of finetune.py takes")
     prompt_type: Literal[PROMPT_TYPES] | None = flag(
         None, "template around records that have a prompt; default: what adapters and models were trained with"
@@ -60,18 +52,15 @@ class PplFlags:
     fields: list[str] = flag([], "where the files have the fields of a known format, as in finetune.py")
     encoding: str | None = flag(None, "text encoding of the files; default: found out")
     skip_bad_rows: bool = flag(False, "leave malformed rows out instead of stopping")
-    gpu_layers: int | None = flag(None, "layers of GGUF models on the GPU; default: all, where llama.cpp has one")
     json: str = flag("", "also write everything to this file")
     picture: str = flag("", "also draw the figures into this .png, .svg or .pdf file")
     overwrite: bool = flag(False, "replace --json and --picture where they exist")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         parse_fields(self.fields)
-        if odd := [one for one in self.bits if one not in BITS]:
-            raise UserError(f"--bits {odd[0]} is unknown; expected {', '.join(map(str, BITS))}.")
         at_least("--batch_size", self.batch_size, 1)
         at_least("--seqlen", self.seqlen or 2, 2)
-        at_least("--gpu_layers", self.gpu_layers or 0, 0)
         if self.picture and Path(self.picture).suffix not in (".png", ".svg", ".pdf"):
             raise UserError(f"--picture {self.picture} is to be the name of a .png, .svg or .pdf file.")
 
@@ -79,12 +68,15 @@ class PplFlags:
 def main(flags: PplFlags) -> None:
     """Check everything that needs no weights, measure, report."""
     log.set_up()
-    pairs = pair_up(flags)
+    pairs = flags.pairs()
+    if not flags.data:
+        raise UserError("--data is empty: name a file with text, such as a .txt, or records as finetune.py takes them.")
     outputs = [(f"--{name}", Path(file)) for name in ("json", "picture") if (file := getattr(flags, name))]
     for name, file in outputs:
         if file.is_dir() or (file.exists() and not flags.overwrite):
             raise UserError(f"{name} {file} exists; name another file, or pass --overwrite.")
     # Imported here so that --help and a mistyped flag answer at once.
+    from vicuna.evaluation.candidates import agreed_prompt_type, find_candidates
     from vicuna.evaluation.report import ModelResult
     from vicuna.evaluation.windows import cut_windows, read_text
     from vicuna.files.outputs import made_folder
@@ -113,63 +105,6 @@ def main(flags: PplFlags) -> None:
                 report(results, cut, same, texts, length, flags)
     if problems := [one for one in results if one.problem]:
         raise UserError(f"{len(problems)} of {len(results)} models could not be measured; the reasons stand above.")
-
-
-def pair_up(flags: PplFlags) -> list[tuple[str, str, int]]:
-    """Model, adapter ("" for none) and bits of each row of the table.
-
-    Raises:
-        UserError: lists whose lengths do not go together; nothing to measure on.
-    """
-    if not flags.data:
-        raise UserError("--data is empty: name a file with text, such as a .txt, or records as finetune.py takes them.")
-    columns = {"--model_path": flags.model_path, "--lora_path": flags.lora_path or [NO_ADAPTER], "--bits": flags.bits}
-    count = max(map(len, columns.values()))
-    for name, values in columns.items():
-        if len(values) not in (1, count):
-            longest = next(one for one, of_it in columns.items() if len(of_it) == count)
-            raise UserError(
-                f"{name} names {len(values)}, {longest} {count}: expected 1, which then counts for all, or {count}"
-                f"{f' ({NO_ADAPTER} for a model without an adapter)' if name == '--lora_path' else ''}."
-            )
-    rows = zip(*(values * (count // len(values)) for values in columns.values()), strict=True)
-    return [(model, "" if lora == NO_ADAPTER else lora, bits) for model, lora, bits in rows]
-
-
-def find_candidates(pairs: list[tuple[str, str, int]], gpu_layers: int | None) -> "list[Candidate]":
-    """The models, each checked; one that --bits does not change comes once.
-
-    Raises:
-        UserError: one that can not be opened; layers for a GPU, and nothing that has them.
-    """
-    from vicuna.evaluation.candidates import find_candidate
-    from vicuna.gguf.reader import names_gguf
-
-    if gpu_layers is not None and not any(names_gguf(model) for model, _, _ in pairs):
-        raise UserError(f"--gpu_layers {gpu_layers} is for GGUF files, of which --model_path names none; leave it out.")
-    found: dict[tuple[str, str], Candidate] = {}
-    for model, lora, bits in pairs:
-        one = find_candidate(model, lora, bits, gpu_layers)
-        found.setdefault((one.name, one.precision), one)
-    return list(found.values())
-
-
-def agreed_prompt_type(candidates: "list[Candidate]") -> str:
-    """The prompt type that models and adapters were trained with; instruct where none says.
-
-    Raises:
-        UserError: they differ, so that the same text can not be right for all.
-    """
-    trained = {one.trained_as: one.name for one in candidates if one.trained_as}
-    if len(trained) > 1:
-        said = ", ".join(f"{name} with {kind}" for kind, name in trained.items())
-        raise UserError(f"the models were trained with different prompt types ({said}): name one with --prompt_type.")
-    found = next(iter(trained), "instruct")
-    if found not in PROMPT_TYPES:
-        raise UserError(
-            f"{trained[found]} was trained with prompt type {found!r}: name a known one with --prompt_type."
-        )
-    return found
 
 
 def refuse_without_effect(flags: PplFlags, texts: "list[Text]") -> None:
@@ -252,7 +187,8 @@ def report(
     flags: PplFlags,
 ) -> None:  # fmt: skip
     """The table, the JSON file and the picture, of what there is."""
-    from vicuna.evaluation.report import draw, print_table, without_nan
+    from vicuna.evaluation.markdown import without_nan
+    from vicuna.evaluation.report import draw, print_table
     from vicuna.train.checkpoint import write_text
     from vicuna.train.plan import library_versions
 

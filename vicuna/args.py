@@ -60,7 +60,12 @@ def check_seed(value: int) -> None:
 
 
 def parse(
-    description: str, *groups: type, argv: list[str] | None = None, words: Sequence[str] = (), **defaults: Any
+    description: str,
+    *groups: type,
+    argv: list[str] | None = None,
+    words: Sequence[str] = (),
+    program: str | None = None,
+    **defaults: Any,
 ) -> tuple:
     """The flags of a program, one dataclass instance for each of `groups`.
 
@@ -69,11 +74,13 @@ def parse(
 
     Args:
         words: flags that may also be given as bare words, in this order.
+        program: what is typed before the flags; default: the name of the file.
     """
     from transformers import HfArgumentParser  # not before `run` stands, for it takes its time
 
     parser = HfArgumentParser(
         groups,
+        prog=program,
         description=description,
         formatter_class=RawDescriptionHelpFormatter,
         usage="%(prog)s [flags]        (python %(prog)s --help lists them)",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_docs import tool
+from tests.program_flags import tool
 from vicuna.args import parse
 from vicuna.conversion.flags import ConvertFlags
 

@@ -11,6 +11,7 @@ import torch
 from certificate_bounds import tool
 
 from vicuna.errors import UserError
+from vicuna.evaluation.candidates import find_candidates
 
 ppl = tool("eval_ppl")
 
@@ -202,14 +203,14 @@ def test_what_does_not_fit_is_refused_before_anything_is_loaded(
 )
 def test_a_wrong_flag_is_refused(given, message):
     with pytest.raises(UserError, match=message):
-        ppl.pair_up(ppl.PplFlags(**{"data": ["a.txt"], **given}))
+        ppl.PplFlags(**{"data": ["a.txt"], **given}).pairs()
 
 
 def test_one_value_counts_for_all_and_a_gguf_comes_once(ggufs):
     flags = ppl.PplFlags(model_path=["a"], bits=[8, 4], lora_path=["x", "-"], data=["a.txt"])
-    assert ppl.pair_up(flags) == [("a", "x", 8), ("a", "", 4)]
+    assert flags.pairs() == [("a", "x", 8), ("a", "", 4)]
     gguf = str(ggufs["f32"])
-    assert len(ppl.find_candidates([(gguf, "", 8), (gguf, "", 4)], None)) == 1
+    assert len(find_candidates([(gguf, "", 8), (gguf, "", 4)], None)) == 1
 
 
 def test_it_runs_as_a_program(program, base, text, tmp_path):

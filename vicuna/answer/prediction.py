@@ -8,11 +8,10 @@ import hashlib
 import json
 import secrets
 from array import array
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from vicuna import __version__
 from vicuna.answer.assistant import Assistant, Checked, check_assistant
@@ -22,14 +21,15 @@ from vicuna.answer.stream import Update, is_out_of_memory
 from vicuna.data.bad_row import BadRow
 from vicuna.data.questions import Question, Questions, read_questions
 from vicuna.data.records import Source, open_sources
-from vicuna.errors import Stopped, UserError, ended_by_signals
-from vicuna.files.row_lines import ROW, RowLines, held_lines, to_json_line
+from vicuna.errors import UserError
+from vicuna.files.row_lines import ROW, RowLines, held_lines, to_json_line, told_when_stopped
 from vicuna.log import log
-from vicuna.model.adapter_files import adapter_file
-from vicuna.model.base import ADAPTER_CONFIG, fingerprint
+from vicuna.model.adapter_files import adapter_sha256
+from vicuna.model.base import fingerprint
 from vicuna.model.flags import ModelFlags
 from vicuna.prompt.templates import Message, prompt_ids
 
+One = TypeVar("One")
 # What two runs are compared by, and what it is called where they differ.
 COMPARED = {
     "model": "--model_path",
@@ -97,7 +97,7 @@ def answer_files(
         _tell(questions, measure.lengths, lines, chosen["max_new_tokens"], checked.context)
         if any(one.row not in lines for one in questions.asked):
             typed = {"model_path": model_flags.model_path, "lora_path": lora_path, "data_path": list(flags.data_path)}
-            with _told_when_stopped(lines, len(questions.asked)):
+            with told_when_stopped(lines, len(questions.asked)):
                 lines.begin({"version": __version__, **typed, "compared": compared})
                 assistant = checked.load()
                 for warning in assistant.warnings:
@@ -109,8 +109,8 @@ def answer_files(
         log.info("%d records are answered in %s", len(lines.done), lines.file)
 
 
-def make_batches(asked: Sequence[Question], lengths: Sequence[int], size: int) -> list[list[Question]]:
-    """Records of about the same length side by side, the longest first: what does not fit shows at once."""
+def make_batches(asked: Sequence[One], lengths: Sequence[int], size: int) -> list[list[One]]:
+    """What is about the same length side by side, the longest first: what does not fit shows at once."""
     order = sorted(range(len(asked)), key=lambda i: (-lengths[i], i))
     return [[asked[i] for i in order[begin : begin + size]] for begin in range(0, len(order), size)]
 
@@ -141,12 +141,11 @@ def _compared(
         begun_with = lines.facts.get("compared", {}).get("seed") if lines.done else None
         seed = secrets.randbelow(1 << 32) if begun_with is None else begun_with
     declared = checked.generation_config.to_diff_dict()
-    files = [file for folder in checked.adapters for file in _adapter_files(folder)]
     facts = {
         "model": fingerprint(checked.path),
         "bits": checked.bits,
         "context": checked.context,
-        "adapter": [_sha256(file) for file in files],
+        "adapter": [one for adapter in checked.adapters for one in adapter_sha256(adapter)],
         "prompt_type": checked.prompt_type,
         "declared": {name: value for name, value in declared.items() if name != "transformers_version"},
         "seed": seed if chosen["do_sample"] else None,
@@ -156,19 +155,6 @@ def _compared(
         "decoding": chosen,
     }
     return json.loads(json.dumps(facts, default=str))  # as it will be read
-
-
-def _adapter_files(adapter: Path) -> list[Path]:
-    """What an adapter consists of."""
-    if adapter.is_file():
-        return [adapter]
-    config = adapter / ADAPTER_CONFIG
-    return [adapter_file(adapter), *([config] if config.is_file() else [])]
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _check_same(lines: RowLines, compared: dict[str, Any]) -> None:
@@ -224,22 +210,6 @@ def _tell(questions: Questions, lengths: Sequence[int], lines: RowLines, max_new
             "WARNING behind %d of the prompts the base's context of %d leaves less than --max_new_tokens %d",
             short, context, max_new_tokens,
         )  # fmt: skip
-
-
-@contextmanager
-def _told_when_stopped(lines: RowLines, count: int) -> Iterator[None]:
-    """Let a signal end the block, and say how much is done.
-
-    Raises:
-        Stopped: on a signal.
-    """
-    try:
-        with ended_by_signals():
-            yield
-    except (KeyboardInterrupt, Stopped) as ending:
-        reason, status = (str(ending), ending.status) if isinstance(ending, Stopped) else ("stopped by Ctrl-C", 130)
-        done = f"{len(lines.done)} of {count} records are answered in {lines.file}"
-        raise Stopped(f"{reason}: {done}; the same command goes on", status) from ending
 
 
 def _answer(

@@ -1,5 +1,5 @@
-"""How likely a model holds a text: the same tokens are counted whatever opens the model, transformers or llama.cpp.
+"""Models side by side: how likely a text is to them, what they answer, and what becomes of it in tables.
 
-Idea: a text becomes windows of ids once, before any weight is read; a model is whatever gives logits for them. So bits,
-formats, libraries and adapters can be set side by side.
+Idea: a text becomes windows of ids once, before any weight is read; a model is whatever gives logits or answers for
+them. So bits, formats, libraries and adapters can be compared, and what was found is on the disk as it comes.
 """

@@ -4,11 +4,14 @@ Everything that needs no weights is checked when a candidate is made, so a wrong
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from vicuna.answer.assistant import load_assistant
 from vicuna.answer.flags import ServeFlags
+from vicuna.errors import UserError
+from vicuna.evaluation.flags import is_address
 from vicuna.evaluation.runners import HFRunner, LlamaCppRunner, Runner
 from vicuna.files.tensors import weight_paths
 from vicuna.gguf import reader
@@ -17,6 +20,7 @@ from vicuna.model.adapter_files import (
     adapter_folder,
     check_compatible,
     model_run_args,
+    model_sha256,
     read_adapter,
     run_args,
 )
@@ -25,6 +29,7 @@ from vicuna.model.base import check_base, device
 from vicuna.model.config import meta_model
 from vicuna.model.flags import ModelFlags
 from vicuna.model.stored import use_as_stored
+from vicuna.prompt.templates import PROMPT_TYPES
 from vicuna.prompt.tokenizer import TextTokenizer
 
 
@@ -54,6 +59,11 @@ class Candidate(ABC):
     disk_bytes: int
     trained_as: str
 
+    @property
+    @abstractmethod
+    def sha256(self) -> str:
+        """Of the files that it is made of, as `vicuna.model.base.fingerprint` reads them."""
+
     @abstractmethod
     def open(self, context: int) -> Opened:
         """Load it, for rows of at most `context` tokens.
@@ -77,11 +87,15 @@ class HFCandidate(Candidate):
             uses = uses_at(self.base.config, self.flags.bits, device().type)
             check_compatible(read_adapter(folder, *uses)[0], meta_model(self.base.config), model_path)
             files = [*files, adapter_file(folder)]
-        self.lora_path = lora_path
+        self.lora_path, self.folder = lora_path, folder
         self.name = f"{model_path} + {lora_path}" if lora_path else model_path
         self.disk_bytes = _size(files)
         said = run_args(folder) if folder else {}
         self.trained_as = said.get("prompt_type") or model_run_args(self.base.path).get("prompt_type", "")
+
+    @property
+    def sha256(self) -> str:
+        return model_sha256(self.base.path, [self.folder] if self.folder else [])
 
     def open(self, context: int) -> Opened:
         serve = ServeFlags(prompt_type="text", cache_gib=0)  # rows come as ids: no prompt is made
@@ -105,6 +119,10 @@ class GGUFCandidate(Candidate):
         declared = declared_prompt_type(self.lora) if self.lora else ""
         self.trained_as = declared or declared_prompt_type(self.file)
 
+    @property
+    def sha256(self) -> str:
+        return model_sha256(self.file.path, [self.lora.path] if self.lora else [])
+
     def open(self, context: int) -> Opened:
         from vicuna.answer.llama_cpp_engine import describe_model
 
@@ -122,9 +140,56 @@ def find_candidate(model_path: str, lora_path: str, bits: int, gpu_layers: int |
     Raises:
         UserError: what can not be opened, or does not fit together.
     """
+    if is_address(model_path):
+        raise UserError(
+            f"--model_path {model_path} is an address, and this needs the model itself: name a folder in Hugging Face "
+            "format or a .gguf file."
+        )
     if reader.names_gguf(model_path):
         return GGUFCandidate(model_path, lora_path, gpu_layers)
     return HFCandidate(model_path, lora_path, bits)
+
+
+def find_candidates(pairs: Sequence[tuple[str, str, int]], gpu_layers: int | None) -> list[Candidate]:
+    """The models, each checked; one that --bits does not change comes once.
+
+    Args:
+        pairs: from `ModelsFlags.pairs`.
+
+    Raises:
+        UserError: one that can not be opened; layers for a GPU, and nothing that has them.
+    """
+    if gpu_layers is not None and not any(reader.names_gguf(model) for model, _, _ in pairs):
+        raise UserError(f"--gpu_layers {gpu_layers} is for GGUF files, of which --model_path names none; leave it out.")
+    found: dict[tuple[str, str], Candidate] = {}
+    for model, lora, bits in pairs:
+        one = find_candidate(model, lora, bits, gpu_layers)
+        found.setdefault((one.name, one.precision), one)
+    return list(found.values())
+
+
+def agreed_prompt_type(candidates: Sequence[Candidate]) -> str:
+    """The prompt type that models and adapters were trained with; instruct where none says.
+
+    Raises:
+        UserError: they differ, so that the same text can not be right for all.
+    """
+    trained = {one.trained_as: one.name for one in candidates if one.trained_as}
+    if len(trained) > 1:
+        said = ", ".join(f"{name} with {kind}" for kind, name in trained.items())
+        raise UserError(f"the models were trained with different prompt types ({said}): name one with --prompt_type.")
+    found = next(iter(trained), "instruct")
+    if found not in PROMPT_TYPES:
+        raise UserError(
+            f"{trained[found]} was trained with prompt type {found!r}: name a known one with --prompt_type."
+        )
+    return found
+
+
+def labels(candidates: Sequence[Candidate]) -> list[str]:
+    """What each is called in tables: its name, and its precision where the name alone is another's too."""
+    names = [one.name for one in candidates]
+    return [f"{one.name} ({one.precision})" if names.count(one.name) > 1 else one.name for one in candidates]
 
 
 def _size(files: list[Path]) -> int:

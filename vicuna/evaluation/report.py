@@ -5,8 +5,8 @@ import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from vicuna.evaluation.markdown import table
 from vicuna.evaluation.perplexity import TextResult
 
 _HEADS = (
@@ -33,21 +33,9 @@ class ModelResult:
     problem: str = ""
 
 
-def without_nan(data: Any) -> Any:
-    """The same with None for numbers that JSON does not have."""
-    if isinstance(data, dict):
-        return {name: without_nan(one) for name, one in data.items()}
-    if isinstance(data, list):
-        return [without_nan(one) for one in data]
-    return None if isinstance(data, float) and not math.isfinite(data) else data
-
-
 def print_table(results: list[ModelResult]) -> None:
     """The table, as Markdown, and why what lacks figures lacks them."""
-    rows = [_HEADS, *(row for one in results for row in _table_rows(one))]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in rows]
-    print("\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]]))
+    print(table(_HEADS, [row for one in results for row in _table_rows(one)]))
     for one in results:
         if one.problem:
             print(f"{one.model}: {one.problem}")

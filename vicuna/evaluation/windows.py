@@ -143,25 +143,46 @@ def _without_last(tokenizer: TextTokenizer, joined: str, last: Window) -> str:
     return joined[: len(joined) - _size(tokenizer, last.ids)[0]]
 
 
+@dataclass(frozen=True)
+class RecordWindow:
+    """A record as a window of its own; characters and bytes are those of what counts."""
+
+    window: Window
+    characters: int
+    size_bytes: int
+    cut: bool
+
+
+def record_window(
+    tokenizer: TextTokenizer, kind: str, dialogue: list[Message], length: int, count_prompts: bool = False
+) -> RecordWindow | None:
+    """A record in a window of at most `length` tokens; None where it has no room for one that counts.
+
+    Args:
+        kind: prompt type.
+    """
+    one = encode(tokenizer, kind, dialogue, length, count_prompts)
+    if one is None:
+        return None
+    window = Window(one.input_ids, _first_label(one.labels))
+    whole = f"{render(kind, dialogue[:-1]) if count_prompts else ''}{dialogue[-1]['content']}"
+    lost = one.cut or (count_prompts and one.shortened)
+    size = _size(tokenizer, window.ids[window.start :]) if lost else (len(whole), len(whole.encode()))
+    return RecordWindow(window, *size, bool(one.cut))
+
+
 def _records(tokenizer: TextTokenizer, text: Text, length: int, count_prompts: bool) -> Windows:
-    kind, windows, sizes, cut = text.prompt_type or "text", [], [], 0
-    for dialogue in text.dialogues:
-        one = encode(tokenizer, kind, dialogue, length, count_prompts)
-        if one is None:
-            continue
-        window = Window(one.input_ids, _first_label(one.labels))
-        whole = f"{render(kind, dialogue[:-1]) if count_prompts else ''}{dialogue[-1]['content']}"
-        lost = one.cut or (count_prompts and one.shortened)
-        sizes.append(_size(tokenizer, window.ids[window.start :]) if lost else (len(whole), len(whole.encode())))
-        windows.append(window)
-        cut += one.cut
+    kind = text.prompt_type or "text"
+    found = [record_window(tokenizer, kind, dialogue, length, count_prompts) for dialogue in text.dialogues]
+    fitting = [one for one in found if one]
+    windows = [one.window for one in fitting]
     return Windows(
         windows,
-        characters=sum(one for one, _ in sizes),
-        size_bytes=sum(one for _, one in sizes),
+        characters=sum(one.characters for one in fitting),
+        size_bytes=sum(one.size_bytes for one in fitting),
         unknown=_unknown(tokenizer, windows),
-        cut=cut,
-        left_out=len(text.dialogues) - len(windows),
+        cut=sum(one.cut for one in fitting),
+        left_out=len(found) - len(fitting),
     )
 
 

@@ -13,7 +13,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from vicuna.errors import UserError
+from vicuna.errors import Stopped, UserError, ended_by_signals
 from vicuna.files.folder_lock import held_file
 from vicuna.log import log
 
@@ -135,6 +135,25 @@ def held_lines(file: Path, flag: str) -> Iterator[RowLines]:
         raise UserError(f"{flag} {file} is a folder; expected a file, new or begun.")
     with held_file(file, flag), contextlib.closing(RowLines(file, flag)) as lines:
         yield lines
+
+
+@contextmanager
+def told_when_stopped(lines: RowLines, count: int, what: str = "records are answered") -> Iterator[None]:
+    """Let a signal end the block, and say how much is done.
+
+    Args:
+        count: of all rows.
+
+    Raises:
+        Stopped: on a signal.
+    """
+    try:
+        with ended_by_signals():
+            yield
+    except (KeyboardInterrupt, Stopped) as ending:
+        reason, status = (str(ending), ending.status) if isinstance(ending, Stopped) else ("stopped by Ctrl-C", 130)
+        done = f"{len(lines.done)} of {count} {what} in {lines.file}"
+        raise Stopped(f"{reason}: {done}; the same command goes on", status) from ending
 
 
 def to_json_line(value: Any) -> bytes:

@@ -4,8 +4,9 @@ Adapters of every age are read the same way, without executing a pickle and with
 of the user.
 """
 
+import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from vicuna.errors import UserError, listing
 from vicuna.files.tensors import read_tensor_file
 from vicuna.model.adapter_kinds import BEGINS_FROM_WEIGHTS, Use, begins_with, check_uses
 from vicuna.model.adapter_names import PEFT_PREFIX, ROWS, own_names, unwrapped
-from vicuna.model.base import ADAPTER_CONFIG, ADAPTER_FILES, holds_adapter, local_folder
+from vicuna.model.base import ADAPTER_CONFIG, ADAPTER_FILES, fingerprint, holds_adapter, local_folder
 from vicuna.model.gptq import keep_peft_silent
 
 RUN_ARGS = "run_args.json"
@@ -47,6 +48,26 @@ def adapter_file(folder: Path) -> Path:
         if (folder / name).is_file():
             return folder / name
     raise UserError(f"{folder} has no adapter: expected one of {', '.join(ADAPTER_FILES)}, found {listing(folder)}.")
+
+
+def adapter_sha256(adapter: Path) -> list[str]:
+    """SHA-256 of each file that an adapter consists of: a GGUF alone, or weights and config of a folder."""
+    if adapter.is_file():
+        files = [adapter]
+    else:
+        config = adapter / ADAPTER_CONFIG
+        files = [adapter_file(adapter), *([config] if config.is_file() else [])]
+    found = []
+    for file in files:
+        with file.open("rb") as opened:
+            found.append(hashlib.file_digest(opened, "sha256").hexdigest())
+    return found
+
+
+def model_sha256(base: Path, adapters: Sequence[Path]) -> str:
+    """SHA-256 that tells a base with adapters from another one; of the base as `fingerprint` reads it."""
+    parts = [fingerprint(base), *(one for adapter in adapters for one in adapter_sha256(adapter))]
+    return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
 
 def run_args(folder: Path) -> dict[str, Any]:
