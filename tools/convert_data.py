@@ -60,11 +60,11 @@ def convert(flags: ConvertFlags, aside: Path) -> list[Tally]:
     with (aside / Path(name).with_suffix(".skipped.jsonl")).open("wb") as skipped:
         for known, paths in flags.paths_by_set().items():
             tally, rows = Tally(known), RowFile(aside / f"{known}.rows")
-            writing = Writing(flags.to, flags.prompts, asked_as(known, flags), parts[known].language, flags.drop_system)
+            how = (flags.prompts, asked_as(known, flags), parts[known].language, flags.drop_system, flags.category)
             found = SETS[known].read(paths, options)
             with closing(rows):
                 for _ in tqdm(
-                    write_rows(found, rows, skipped, tally, writing, draw), desc=known, unit="row", disable=None
+                    write_rows(found, rows, skipped, tally, Writing(flags.to, *how), draw), desc=known, unit="row", disable=None
                 ):
                     pass
             sets.append((rows, drawn(tally.usable, parts[known].rows, draw)))

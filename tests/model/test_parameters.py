@@ -29,3 +29,13 @@ def test_target_modules_that_the_base_lacks_are_refused(tiny_base):
 
     with pytest.raises(UserError, match=r"--lora_target_modules query_key_value: no such linear layers .*it has down"):
         count_parameters(meta_model(base.config), config)
+
+
+def test_the_config_of_a_saved_adapter_counts_as_one_that_is_trained(tiny_base):
+    base = check_base(str(tiny_base))
+    config, _, _ = plan_adapter(base, LoraFlags(), None)
+    new = count_parameters(meta_model(base.config), config)
+    config.inference_mode = True  # as PEFT writes it
+
+    assert count_parameters(meta_model(base.config), config) == new
+    assert config.inference_mode

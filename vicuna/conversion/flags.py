@@ -41,6 +41,7 @@ class ConvertFlags:
     drop_system: bool = flag(
         False, "leave system messages out; --to instruct, which has no place for them, always does"
     )
+    category: str = flag("", "a field category with this in every row, by which tools/evaluate.py tells rows apart")
     rows: int = flag(0, "rows to draw of the usable ones, in their order; 0 for all")
     seed: int = flag(42, "fixes what is drawn, and the order of a mix")
     encoding: str | None = flag(None, "text encoding of the files; default: found out among UTF-8, UTF-16 and GB18030")

@@ -55,6 +55,7 @@ class Writing:
     asked: Asked | None
     language: str
     drop_system: bool
+    category: str = ""
 
 
 def to_row(messages: Sequence[Message], writing: Writing, draw: Random) -> tuple[dict[str, Any], list[str]]:
@@ -77,12 +78,17 @@ def to_row(messages: Sequence[Message], writing: Writing, draw: Random) -> tuple
     turns = [(others[i], others[i + 1]["content"]) for i in range(0, len(others), 2)]
     if writing.to == "chat":
         row = {"input": [_whole(asked) for asked, _ in turns], "output": [answer for _, answer in turns]}
-        return ({"system": system[0]["content"], **row} if system and not notes else row), notes
+        row = {"system": system[0]["content"], **row} if system and not notes else row
+        return {**row, **_category(writing)}, notes
     last, answer = turns[-1]
     row = {"instruction": last["content"], "input": last.get("input", ""), "output": answer}
     if len(turns) > 1:
         row["history"] = [[_whole(asked), said] for asked, said in turns[:-1]]
-    return row, notes
+    return {**row, **_category(writing)}, notes
+
+
+def _category(writing: Writing) -> dict[str, str]:
+    return {"category": writing.category} if writing.category else {}
 
 
 def _whole(asked: Message) -> str:
