@@ -28,4 +28,6 @@ if ! given --data_path "$@"; then
     if [ -n "${GENERAL_PATH:-}" ]; then data+=("$(here "$GENERAL_PATH")"); fi
 fi
 if [ -z "${OUTPUT_PATH:-}" ]; then begin+=(--output_path "outs/${DOMAIN:-domain}"); fi
-exec bash scripts/finetune.sh "${begin[@]}" "${data[@]}" --num_epoch "${NUM_EPOCH:-7}" "$@"
+checkout=$PWD
+cd "$OLDPWD" # its variables count from where this was called
+exec bash "$checkout/scripts/finetune.sh" "${begin[@]}" "${data[@]}" --num_epoch "${NUM_EPOCH:-7}" "$@"

@@ -272,7 +272,10 @@ def test_every_flag_that_a_page_names_exists(page):
 @pytest.mark.parametrize(
     "script",
     [
-        *(f"scripts/{name}.sh" for name in ("finetune", "generate", "chat_7B", "chat_cpu", "serve_vllm")),
+        *(
+            f"scripts/{name}.sh"
+            for name in ("finetune", "finetune_domain", "generate", "chat_7B", "chat_cpu", "serve_vllm")
+        ),
         *("tools/download_llama.sh", "tools/prepare_llama_cpp.sh"),
     ],
 )

@@ -64,7 +64,10 @@ def convert(flags: ConvertFlags, aside: Path) -> list[Tally]:
             found = SETS[known].read(paths, options)
             with closing(rows):
                 for _ in tqdm(
-                    write_rows(found, rows, skipped, tally, Writing(flags.to, *how), draw), desc=known, unit="row", disable=None
+                    write_rows(found, rows, skipped, tally, Writing(flags.to, *how), draw),
+                    desc=known,
+                    unit="row",
+                    disable=None,
                 ):
                     pass
             sets.append((rows, drawn(tally.usable, parts[known].rows, draw)))

@@ -63,7 +63,7 @@ def array_pieces(path: Path) -> Iterator[str]:
     scan = json.JSONDecoder().raw_decode
     text, whole = "", 0  # up to where whole elements go
     with path.open(encoding="utf-8-sig", newline="") as file:
-        while block := file.read(PIECE):
+        while block := file.read(max(1, PIECE // 4)):  # characters, of up to four bytes
             text += block
             whole = whole or text.find("[") + 1
             while True:
