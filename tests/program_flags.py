@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vicuna.answer import flags as answer
+from vicuna.conversion.flags import ConvertFlags
 from vicuna.data.flags import DataFlags
 from vicuna.model.flags import LoraFlags, ModelFlags
 from vicuna.train.flags import RunFlags
@@ -26,7 +27,7 @@ def tool(name: str, *names: str) -> Any:
 EVALUATIONS = tool("evaluate").KINDS
 PROGRAMS = (
     *("finetune.py", "generate.py", "chat.py"),
-    *("tools/check_data.py", "tools/compare_answers.py", "tools/convert_llama.py"),
+    *("tools/check_data.py", "tools/compare_answers.py", "tools/convert_data.py", "tools/convert_llama.py"),
     *("tools/crawl_prompt.py", "tools/eval_ppl.py", "tools/expand_vocabulary.py", "tools/export_gguf.py"),
     *("tools/make_tiny_llama.py", "tools/merge_lora.py", "tools/merge_tokenizers.py", "tools/publish_adapter.py"),
     *("tools/quant_generate.py", "tools/quant_llama.py", "tools/train_tokenizer.py"),
@@ -45,6 +46,7 @@ def program_fields(name: str) -> list[Field]:
             "chat.py": (ModelFlags, answer.ChatFlags, answer.ServeFlags, answer.DecodingFlags),
             "tools/check_data.py": (tool("check_data", "CheckFlags"), DataFlags),
             "tools/compare_answers.py": (ModelFlags, tool("compare_answers", "CompareFlags")),
+            "tools/convert_data.py": (ConvertFlags,),
             "tools/convert_llama.py": (tool("convert_llama", "ConvertFlags"),),
             "tools/crawl_prompt.py": (tool("crawl_prompt", "CrawlFlags"),),
             "tools/eval_ppl.py": (tool("eval_ppl", "PplFlags"),),

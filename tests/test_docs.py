@@ -255,7 +255,8 @@ def test_the_table_of_the_dialogue_program_has_the_defaults_that_differ(language
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_flag_that_a_page_names_exists(page):
-    known = {one.name for program in PROGRAMS for one in program_fields(program)}
+    every = [one for program in PROGRAMS for one in program_fields(program)]
+    known = {name for one in every for name in (one.name, *(also[2:] for also in one.metadata.get("aliases", ())))}
     known |= {f"no_{name}" for name in ("gradient_checkpointing", "use_typewriter", "show_beam")}
     known |= set(re.findall(r"^    (\w+): \w+ = flag\(", read("benchmarks/gpu.py"), re.MULTILINE))
     known |= set(re.findall(r"^    (\w+): [\w\[\]]+ = flag\(", read("benchmarks/bench_generate.py"), re.MULTILINE))
@@ -271,7 +272,10 @@ def test_every_flag_that_a_page_names_exists(page):
 @pytest.mark.parametrize(
     "script",
     [
-        *(f"scripts/{name}.sh" for name in ("finetune", "generate", "chat_7B", "chat_cpu", "serve_vllm")),
+        *(
+            f"scripts/{name}.sh"
+            for name in ("finetune", "finetune_domain", "generate", "chat_7B", "chat_cpu", "serve_vllm")
+        ),
         *("tools/download_llama.sh", "tools/prepare_llama_cpp.sh"),
     ],
 )

@@ -99,7 +99,6 @@ def test_what_is_in_no_such_encoding_is_read_at_once(tmp_path, monkeypatch, enco
     file = tmp_path / "a.txt"
     file.write_text("春天来了，花都开了。\n\n" * 40, encoding="gb18030")
     assert pieces.large_encoding(file, ".txt", encoding) is None
-    assert pieces.large_encoding(file, ".json", "gb18030") is None
     if encoding is None:  # GB18030 is told by all of the text
         assert (rows(file)[0], len(rows(file))) == ("gb18030", 41)
 
@@ -166,3 +165,48 @@ def test_what_is_mapped_from_the_cache_is_what_is_kept_in_memory(tiny_base, tmp_
     expected = tokenise(tokenizer, records, range(len(records.lines)), "text", 64, pack=True)
     assert found.rows[:] == expected.rows[:]
     assert (found.sha256, found.lengths, found.documents) == (expected.sha256, expected.lengths, expected.documents)
+
+
+ARRAYS = {
+    "compact": lambda rows: json.dumps(rows),
+    "indented": lambda rows: json.dumps(rows, indent=2),
+    "with a mark": lambda rows: "\ufeff \n" + json.dumps(rows, indent=1),
+    "commas apart": lambda rows: "[\n" + "\n,\n".join(map(json.dumps, rows)) + "\n]\n",
+    "lines": lambda rows: "\n".join(map(json.dumps, rows)),
+    "joined": lambda rows: json.dumps(rows) + "\n" + json.dumps(rows, indent=1),
+    "of lists": lambda rows: json.dumps([[row] for row in rows], indent=1),
+    "of numbers": lambda rows: json.dumps([1234567, {"a": 1}] * 30),
+    "a field twice": lambda rows: json.dumps(rows)[:-1] + ',{"a": 1, "a": 2},{"b": 1}]',
+    "broken off": lambda rows: json.dumps(rows, indent=1)[:-30],
+    "broken in the middle": lambda rows: json.dumps(rows, indent=1).replace('"b"', "b", 30).replace("b:", '"b":', 29),
+    "a comma too many": lambda rows: json.dumps(rows)[:-1] + ",]",
+    "empty": lambda rows: "[]",
+}
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_an_array_in_pieces_has_the_rows_of_the_whole_one(tmp_path, monkeypatch, name):
+    draw = random.Random(1)
+    made = [{"a": "x" * draw.randrange(50), "b": [{"c": "},\n{"}, ["q"]]} for _ in range(60)]
+    file = tmp_path / "a.json"
+    file.write_bytes(ARRAYS[name](made).encode())
+    packed = tmp_path / "a.json.gz"
+    packed.write_bytes(gzip.compress(file.read_bytes()))
+    whole = rows(file)
+
+    for piece in (1, 40, 1000):
+        monkeypatch.setattr(pieces, "PIECE", piece)
+        assert rows(file) == rows(packed) == whole
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("piece", [1, 5, 40])
+def test_a_large_table_is_read_row_by_row(tmp_path, monkeypatch, encoding, piece):
+    file = tmp_path / "a.csv"
+    file.write_bytes('q,a\r\n1,"看，\n图"\r\n2\r\n3,4\r\n'.encode(encoding))
+    whole = rows(file)
+    monkeypatch.setattr(pieces, "PIECE", piece)
+
+    assert pieces.large_encoding(file, ".csv", None)
+    assert rows(file) == whole
+    assert [line for line, *_ in whole[1:]] == [2, 4, 5]

@@ -56,3 +56,13 @@ def test_peft_asks_for_tied_embeddings_under_both_names(tied_base):
 
     with pytest.raises(KeyError, match="lm_head"):
         set_peft_model_state_dict(model, {"base_model.model.model.embed_tokens.weight": embeddings})
+
+
+def test_the_config_of_a_saved_adapter_counts_as_one_that_is_trained(tiny_base):
+    base = check_base(str(tiny_base))
+    config, _, _ = plan_adapter(base, LoraFlags(), None)
+    new = count_parameters(meta_model(base.config), config)
+    config.inference_mode = True  # as PEFT writes it
+
+    assert count_parameters(meta_model(base.config), config) == new
+    assert config.inference_mode

@@ -222,3 +222,47 @@ def test_several_cards_run_the_program_of_dialogues_and_the_single_one_runs_on_o
     assert "finetune_chat.py" in second.argv
     assert "--nproc_per_node=2" in second.argv
     assert launch("finetune_chat_single.sh", TOT_CUDA="0,1").only.argv[0] == "finetune_chat.py"
+
+
+DOMAINS = {"medical": ("finetune.py", 7), "legal": ("finetune_chat.py", 6)}
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_a_domain_goes_on_from_a_checkpoint_with_its_schedule_or_from_an_adapter_with_its_own(launch, tmp_path, domain):
+    program, epochs = DOMAINS[domain]
+    adapter = tmp_path / "lora"
+    adapter.mkdir()
+    call = launch(f"finetune_{domain}.sh", lora_checkpoint=str(adapter), lora_remote_checkpoint="").only
+    found = flags(TRAIN, call.argv[1:])
+    assert (call.argv[0], found["num_epoch"], found["output_path"]) == (program, epochs, f"outs/{domain}")
+    assert (found["resume_from_checkpoint"], found["continue_schedule"]) == (str(adapter), None)
+    assert found["data_path"] == [f"sample/{domain}/train.jsonl"]
+
+    (adapter / "scheduler.pt").touch()  # what only a checkpoint has
+    found = flags(TRAIN, launch(f"finetune_{domain}.sh", lora_checkpoint=str(adapter)).only.argv[1:])
+    assert (found["resume_from_checkpoint"], found["continue_schedule"]) == (None, str(adapter))
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_a_domain_takes_general_records_among_its_own(launch, tmp_path, domain):
+    variables = {"lora_remote_checkpoint": "owner/name", "DATA_PATH": "a.jsonl", "GENERAL_PATH": "b.jsonl:0.2"}
+    found = flags(TRAIN, launch(f"finetune_{domain}.sh", **variables).only.argv[1:])
+    assert found["data_path"] == ["a.jsonl", "b.jsonl:0.2"]
+    assert found["lora_remote_checkpoint"] == "owner/name"
+
+    variables |= {"NUM_EPOCH": "2", "OUTPUT_PATH": "out"}
+    call = launch(f"finetune_{domain}.sh", "--data_path", "c.jsonl", at=tmp_path, **variables).only
+    found = flags(TRAIN, call.argv[1:])
+    assert (found["data_path"], found["num_epoch"], found["output_path"]) == (["c.jsonl"], 2, str(tmp_path / "out"))
+
+    found = flags(TRAIN, launch(f"finetune_{domain}.sh", at=tmp_path, **variables).only.argv[1:])
+    assert found["data_path"] == [str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl:0.2")]
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_a_domain_without_a_beginning_is_refused_and_an_interrupted_run_resumed(launch, domain):
+    refused = launch(f"finetune_{domain}.sh")
+    assert (refused.status, refused.calls) == (2, [])
+    assert refused.said.startswith(f"finetune_{domain}.sh: name what to go on with, lora_checkpoint=FOLDER")
+    found = flags(TRAIN, launch(f"finetune_{domain}.sh", lora_checkpoint="auto").only.argv[1:])
+    assert (found["resume_from_checkpoint"], found["continue_schedule"]) == ("auto", None)

@@ -4,7 +4,7 @@ import csv
 import io
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,17 @@ from vicuna.data.bad_row import BadRow
 from vicuna.data.encodings import decode_text
 from vicuna.data.fields import parse_fields, pick
 from vicuna.data.parsing import parse_rows
-from vicuna.data.pieces import blocks, inner_kind, large_encoding, pieces
+from vicuna.data.pieces import (
+    BETWEEN_ROWS,
+    array_pieces,
+    blocks,
+    holds_array,
+    inner_kind,
+    large_encoding,
+    lines,
+    pieces,
+    texts,
+)
 from vicuna.errors import UserError
 
 TABLES = {".csv": "excel", ".tsv": "excel-tab"}
@@ -42,25 +52,30 @@ def read_rows(
     if kind == PARQUET:
         name, rows = "parquet", _parquet(path)
     elif name := large_encoding(path, kind, encoding):
-        rows = _in_pieces(path, kind, name, found=encoding is None)
+        rows = _large(path, kind, name, found=encoding is None)
     else:
         inner = inner_kind(kind)
         text, name = decode_text(_unpacked(path, kind), path, encoding)
-        rows = _table(text, TABLES[inner]) if inner in TABLES else parse_rows(text, inner)
+        rows = _table(io.StringIO(text, newline=""), TABLES[inner]) if inner in TABLES else parse_rows(text, inner)
     paths = parse_fields(fields)
     return name, ((line, pick(row, paths)) for line, row in rows)
 
 
-def _in_pieces(path: Path, kind: str, encoding: str, found: bool) -> Iterator[tuple[int, Any]]:
-    """The rows of a large file; each piece of it is parsed as a file of its own.
+def _large(path: Path, kind: str, encoding: str, found: bool) -> Iterator[tuple[int, Any]]:
+    """The rows of a large file, of which no more than a piece is in memory.
 
     Args:
         found: the encoding was not given.
     """
-    line, inner = 0, inner_kind(kind)
-    for number, text in enumerate(pieces(path, kind, encoding)):
-        if found and encoding == "utf-8" and not number:
-            decode_text(text.encode(), path)  # refuses what is UTF-8 only by chance
+    source, inner = (path, kind, encoding), inner_kind(kind)
+    if found and encoding == "utf-8":
+        decode_text(next(texts(*source)).encode(), path)  # refuses what is UTF-8 only by chance
+    if inner in TABLES:
+        yield from _table(lines(*source), TABLES[inner])
+        return
+    is_array = inner == ".json" and holds_array(*source)
+    line, inner = 0, inner if is_array or inner in BETWEEN_ROWS else ".jsonl"
+    for text in array_pieces(*source) if is_array else pieces(*source):  # each is parsed as a file of its own
         if inner == ".txt":
             yield from ((line + own, row) for own, row in parse_rows(text, inner))
         else:  # problems name lines too
@@ -93,13 +108,13 @@ def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
         raise UserError(f"{path} can not be read as Parquet: {error}. Make or copy it again.") from error
 
 
-def _table(text: str, dialect: str) -> Iterator[tuple[int, Any]]:
-    """Rows of a table whose first line names its columns; every cell is text.
+def _table(text: Iterable[str], dialect: str) -> Iterator[tuple[int, Any]]:
+    """Rows of a table, of which lines are given and the first names the columns; every cell is text.
 
     Python's own reader, because it knows the line of each row and takes any encoding; Arrow's guesses types and tells
     no lines.
     """
-    reader = csv.reader(io.StringIO(text, newline=""), dialect, strict=True)
+    reader = csv.reader(text, dialect, strict=True)
     header: list[str] = []
     while True:
         line = reader.line_num + 1

@@ -2,6 +2,9 @@
 
 import codecs
 import gzip
+import io
+import json
+import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,17 +17,20 @@ BETWEEN_ROWS = {
     ".txt": (("\n\n", 1), ("\n\r\n", 1)),
     ".jsonl": (("}\n{", 2), ("}\r\n{", 3)),
 }
+# How the array of a .json begins, and what stands between its elements.
+ARRAY = re.compile(r"\s*\[")
+BETWEEN_ELEMENTS = re.compile(r"\s*,?\s*")
+BETWEEN_ROWS_OF_ARRAY = re.compile(r"(\s*),")
 
 
 def large_encoding(path: Path, kind: str, encoding: str | None) -> str | None:
-    """The encoding of a file that is read in pieces: too large to be read at once, of such a kind, and in UTF-8 or the
-    encoding that is given or marked, to its end; else None.
+    """The encoding of a file that is read in pieces: too large to be read at once, and in UTF-8 or the encoding that is
+    given or marked, to its end; else None.
 
     Args:
         kind: its ending, `.jsonl.gz` for one.
     """
-    plain = kind in BETWEEN_ROWS
-    if inner_kind(kind) not in BETWEEN_ROWS or (plain and path.stat().st_size <= PIECE):
+    if not kind or (kind == inner_kind(kind) and path.stat().st_size <= PIECE):
         return None
     size, decoder = 0, None
     try:
@@ -47,36 +53,89 @@ def inner_kind(kind: str) -> str:
     return f".{kind.split('.')[1]}" if kind else ""
 
 
-def blocks(path: Path, kind: str) -> Iterator[bytes]:
+def blocks(path: Path, kind: str, size: int | None = None) -> Iterator[bytes]:
     """The bytes of a file, decompressed where its ending says that it is compressed.
+
+    Args:
+        size: of a block, in bytes; default PIECE.
 
     Raises:
         OSError, EOFError, zlib.error: it is not whole.
     """
+    size = size or PIECE
     if kind.endswith(".zst"):
         import pyarrow
 
         try:
             with pyarrow.CompressedInputStream(pyarrow.OSFile(str(path)), "zstd") as stream:
-                while block := stream.read(PIECE):
+                while block := stream.read(size):
                     yield block
         except pyarrow.ArrowException as error:
             raise OSError(str(error)) from error
         return
     with gzip.open(path) if kind.endswith(".gz") else path.open("rb") as stream:
-        while block := stream.read(PIECE):
+        while block := stream.read(size):
             yield block
 
 
-def pieces(path: Path, kind: str, encoding: str) -> Iterator[str]:
-    """The text of a file in pieces of about PIECE; larger where nothing tells two rows apart for as long."""
+def texts(path: Path, kind: str, encoding: str, size: int | None = None) -> Iterator[str]:
+    """The text of a file in blocks of `size` bytes, cut anywhere."""
     decoder = codecs.getincrementaldecoder("utf-8-sig" if encoding == "utf-8" else encoding)()
+    for block in blocks(path, kind, size):
+        yield decoder.decode(block)
+    yield decoder.decode(b"", final=True)
+
+
+def pieces(path: Path, kind: str, encoding: str) -> Iterator[str]:
+    """The text of a file of documents or of objects in pieces of about PIECE; larger where nothing tells two rows apart
+    for as long."""
+    between = BETWEEN_ROWS.get(inner_kind(kind), BETWEEN_ROWS[".jsonl"])
     rest = ""
-    for block in blocks(path, kind):
-        rest += decoder.decode(block)
-        cuts = (at + own for mark, own in BETWEEN_ROWS[inner_kind(kind)] if (at := rest.rfind(mark)) >= 0)
+    for text in texts(path, kind, encoding):
+        rest += text
+        cuts = (at + own for mark, own in between if (at := rest.rfind(mark)) >= 0)
         if cut := max(cuts, default=0):
             yield rest[:cut]
             rest = rest[cut:]
-    if rest := rest + decoder.decode(b"", final=True):
+    if rest:
         yield rest
+
+
+def lines(path: Path, kind: str, encoding: str) -> Iterator[str]:
+    """The lines of a file, each with its own end."""
+    rest = ""
+    for text in texts(path, kind, encoding):
+        # The last may go on in the next block, and so may its end.
+        *whole, rest = io.StringIO(rest + text, newline="").readlines() or [""]
+        yield from whole
+    yield from io.StringIO(rest, newline="")
+
+
+def holds_array(path: Path, kind: str, encoding: str) -> bool:
+    """Whether a .json begins with an array; others are read as .jsonl is."""
+    return ARRAY.match(next(texts(path, kind, encoding, 1 << 12))) is not None
+
+
+def array_pieces(path: Path, kind: str, encoding: str) -> Iterator[str]:
+    """The text of a .json that begins with an array, as arrays of about PIECE with every line break between them.
+
+    From where something is not JSON, and behind the array's end, the rest is one piece.
+    """
+    scan = json.JSONDecoder().raw_decode
+    text, whole = "", 0  # up to where whole elements go
+    for block in texts(path, kind, encoding, max(1, PIECE // 4)):  # characters take up to four bytes, and are copied
+        text += block
+        whole = whole or text.find("[") + 1
+        while True:
+            try:
+                _, end = scan(text, BETWEEN_ELEMENTS.match(text, whole).end())
+            except (ValueError, RecursionError):  # it goes on in the next block, or is not JSON
+                break
+            if end == len(text):  # a number may go on, too
+                break
+            whole = end
+        comma = BETWEEN_ROWS_OF_ARRAY.match(text, whole)
+        if comma and whole > 1:
+            yield f"{text[:whole]}]"
+            text, whole = f"[{comma[1]}{text[comma.end() :]}", 1
+    yield text

@@ -1,5 +1,6 @@
 """How many parameters a run trains, and what the others take in memory; counted without weights."""
 
+import copy
 from dataclasses import dataclass
 
 import torch
@@ -60,6 +61,8 @@ def count_parameters(skeleton: nn.Module, config: LoraConfig | None) -> Paramete
     whole_modules = tuple(config.modules_to_save or ())  # PEFT adds to the list where the head is tied
     rows = row_indices(config)
     frozen = skeleton.num_parameters()
+    config = copy.copy(config)
+    config.inference_mode = False  # as the config of a saved adapter is not
     model = get_peft_model(skeleton, config)
     trainable, _ = model.get_nb_trainable_parameters()
     # PEFT keeps the base's own table below a trained copy of it.
