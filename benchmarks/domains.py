@@ -34,6 +34,7 @@ SHARE = 0.2  # of the general records, where some are mixed in
 WAYS = (("none", "none", False), ("one", "one", False), (f"one, general x {SHARE}", "one", True))
 TABLES = ("prompts", "starts", "roles")
 # The role of a lawyer where nobody asked for one.
+LAWYER = "作为一名律师"
 AS_LAWYER = re.compile(r"作为(?:一名|一位|一个)?(?:专业的)?律师")
 LISTED = re.compile(r"1[.．、]")
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "run_args.json")
@@ -47,7 +48,8 @@ class DomainsFlags:
     model_path: str = flag("models/tiny-llama-zh", "the base")
     learning_rate: float = flag(2e-3, "of the domain's runs; the general ones have 3e-3")
     general_epochs: int = flag(3, "epochs of the general run")
-    domain_epochs: int = flag(7, "epochs of each medical run; a legal one has one less")
+    domain_epochs: int = flag(7, "epochs of each medical run")
+    legal_epochs: int = flag(24, "epochs of each legal run; with the paper's 6 the embedded base has no role yet")
     total_batch: int = flag(8, "records a step")
     max_new_tokens: int = flag(48, "longest answer")
     only: list[str] = flag([*TABLES], "tables to make")
@@ -128,12 +130,20 @@ class Domains:
                       "--output_path", file)  # fmt: skip
         return file
 
+    def as_lawyer(self) -> Path:
+        """The words of a lawyer as the answer to each role play: how near a model is to them, where it says others."""
+        file = self.folder / "as_lawyer.jsonl"
+        rows = [json.loads(line) for line in (ROOT / ROLE_PLAY).read_text(encoding="utf-8").splitlines()]
+        lines = [json.dumps({**row, "output": LAWYER, "category": "role"}, ensure_ascii=False) for row in rows]
+        file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        return file
+
     def domain(self, name: str, domain: str, prompts: str, start: Path | None, mixed: bool = False) -> Path:
         """A run on a domain by its launcher, or from scratch; a checkpoint of each epoch where nothing is mixed in."""
         output, data = self.folder / name, self.data(domain, prompts, "train")
         if (output / "adapter_config.json").exists():
             return output
-        epochs = self.flags.domain_epochs - (domain == "legal")
+        epochs = self.flags.legal_epochs if domain == "legal" else self.flags.domain_epochs
         settings = self.settings(
             self.flags.learning_rate, epochs, 0 if mixed else steps_of(data, self.flags.total_batch)
         )
@@ -255,9 +265,8 @@ def role_table(work: Domains) -> list[dict[str, Any]]:
         run_name = f"legal_{prompts}{'_general' if mixed else ''}"
         adapter = work.domain(run_name, "legal", prompts, start, mixed) if prompts else start
         held_out = work.data("legal", prompts or "one", "test")
-        (loss,) = work.losses(
-            run_name if prompts else "legal_before", [adapter], [held_out, work.general_test, READING], "chat"
-        )
+        data = [held_out, work.general_test, READING, work.as_lawyer()]
+        (loss,) = work.losses(run_name if prompts else "legal_before", [adapter], data, "chat")
         counts = [
             (sum(AS_LAWYER.search(one) is not None for one in said), len(said))
             for said in (work.answers(adapter, questions) for questions in (held_out, ROLE_PLAY, work.general_test))
@@ -268,6 +277,7 @@ def role_table(work: Domains) -> list[dict[str, Any]]:
                 "legal loss": f"{loss['legal']:.3f}",
                 "general loss": f"{loss['general']:.3f}",
                 "reading loss": f"{loss['reading']:.3f}",
+                f"loss of {LAWYER} in role play": f"{loss['role']:.3f}",
                 **{
                     f"as a lawyer in {what}": f"{count} of {of}"
                     for what, (count, of) in zip(("legal answers", "role play", "general answers"), counts, strict=True)
