@@ -23,8 +23,8 @@ elif [ -z "$checkpoint${lora_remote_checkpoint:-}" ]; then
 fi
 data=()
 if ! given --data_path "$@"; then
-    named=$(here "${DATA_PATH:-}")
-    data=(--data_path "${named:-${DOMAIN_DATA:-}}")
+    data=(--data_path "${DOMAIN_DATA:-}") # counts from the checkout
+    if [ -n "${DATA_PATH:-}" ]; then data=(--data_path "$(here "$DATA_PATH")"); fi
     if [ -n "${GENERAL_PATH:-}" ]; then data+=("$(here "$GENERAL_PATH")"); fi
 fi
 if [ -z "${OUTPUT_PATH:-}" ]; then begin+=(--output_path "outs/${DOMAIN:-domain}"); fi

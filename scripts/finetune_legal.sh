@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Go on from the chat model with legal dialogues of one turn, 6 epochs, as the paper did. Variables as in finetune_domain.sh;
-# tools/convert_data.py --to chat makes the dialogues.
+# tools/convert_data.py makes the dialogues.
 #
 #   lora_checkpoint=outs/instruct_chat DATA_PATH=legal.jsonl bash scripts/finetune_legal.sh
 #   lora_checkpoint=outs/instruct_chat DATA_PATH=legal.jsonl GENERAL_PATH=dialogues.jsonl:0.2 bash scripts/finetune_legal.sh
