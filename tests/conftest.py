@@ -1,5 +1,6 @@
 """What the tests share: a tiny base in Hugging Face format made here, the shared data, and a way to run a program."""
 
+import gc
 import importlib.util
 import json
 import os
@@ -47,6 +48,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the longest files first; the others keep their order."""
     places = {f"test_{name}": place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def young() -> None:
+    """A collection that the project or a library asks for looks at what this file of tests made: not at the million
+    objects of the libraries, each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
