@@ -7,6 +7,9 @@
 #
 # A checkpoint-N goes on with its optimizer and learning rate, to the end of its schedule or for as many epochs of the new
 # records, whichever is more; a folder with an adapter alone begins a new schedule.
+#
+# With PROBE_PATH=general_held_out.jsonl and HELD_OUT_PATH=held_out.jsonl the run ends with what it gained in the domain and
+# lost elsewhere, in OUTPUT_PATH/forgetting.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/environment.sh
@@ -27,7 +30,30 @@ if ! given --data_path "$@"; then
     if [ -n "${DATA_PATH:-}" ]; then data=(--data_path "$(here "$DATA_PATH")"); fi
     if [ -n "${GENERAL_PATH:-}" ]; then data+=("$(here "$GENERAL_PATH")"); fi
 fi
-if [ -z "${OUTPUT_PATH:-}" ]; then begin+=(--output_path "outs/${DOMAIN:-domain}"); fi
+output=$(here "${OUTPUT_PATH:-}")
+if [ -z "$output" ]; then
+    output=outs/${DOMAIN:-domain}
+    begin+=(--output_path "$output")
+fi
+probe=()
+if [ -n "${PROBE_PATH:-}" ]; then
+    if given --model_path "$@" || given --output_path "$@"; then
+        echo "${LAUNCHER:-$(basename "$0")}: PROBE_PATH needs to know the model and the adapter: name them with MODEL_PATH and" \
+            "OUTPUT_PATH" >&2
+        exit 2
+    fi
+    probe=(--domain "$(here "${HELD_OUT_PATH:-}")" --general "$(here "$PROBE_PATH")" --scale 0 1 --lora_path)
+    if [ -z "${HELD_OUT_PATH:-}" ]; then probe[1]=${DOMAIN_DATA%/*}/held_out.jsonl; fi # counts from the checkout
+    if [ -d "$checkpoint" ]; then probe+=("$checkpoint"); fi
+    probe+=("$output" --output_path "$output/forgetting" --overwrite)
+    if [ -n "${MODEL_PATH:-}" ]; then probe+=(--model_path "$(here_or_id "$MODEL_PATH")"); fi
+fi
 checkout=$PWD
 cd "$OLDPWD" # its variables count from where this was called
-exec bash "$checkout/scripts/finetune.sh" "${begin[@]}" "${data[@]}" --num_epoch "${NUM_EPOCH:-7}" "$@"
+bash "$checkout/scripts/finetune.sh" "${begin[@]}" "${data[@]}" --num_epoch "${NUM_EPOCH:-7}" "$@"
+if [ ${#probe[@]} -gt 0 ] && [ "${NODE_RANK:-0}" = 0 ]; then
+    cd "$checkout"
+    # Also what it went on from is asked as the new adapter was trained.
+    type=$("$PYTHON" -c 'import json, sys; print(json.load(open(sys.argv[1]))["prompt_type"])' "$output/run_args.json")
+    exec "$PYTHON" tools/evaluate.py forgetting "${probe[@]}" --prompt_type "$type"
+fi

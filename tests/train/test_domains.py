@@ -33,7 +33,7 @@ def test_a_medical_run_goes_on_with_the_schedule_of_a_general_checkpoint(straigh
 
 def test_a_legal_run_has_the_share_of_general_records_that_was_asked_for(straight, tiny_base, records, tmp_path):
     said = launch("finetune_legal.sh", tmp_path / "out", tiny_base, "--num_epoch", "1", lora_checkpoint=str(straight),
-                  GENERAL_PATH=f"{records}:0.2")  # fmt: skip
+                  GENERAL_PATH=f"{records}:0.2", PROBE_PATH="sample/general/probe.jsonl")  # fmt: skip
 
     facts = json.loads((tmp_path / "out/run_args.json").read_text(encoding="utf-8"))
     assert f"sample/legal/train.jsonl  36 rows (utf-8) + {records} x 0.2  41 rows (utf-8): 44 train, 0 eval" in said
@@ -41,3 +41,15 @@ def test_a_legal_run_has_the_share_of_general_records_that_was_asked_for(straigh
     assert "trainable" in said
     assert "0 trainable" not in said.split("adapter   ")[1].split("\n")[0]
     assert facts["flags"]["num_epoch"] == 1
+    found = json.loads((tmp_path / "out/forgetting/results.json").read_text(encoding="utf-8"))["models"]
+    assert [[point["scale"] for point in one["points"]] for one in found] == [[0.0, 1.0], [0.0, 1.0]]
+    assert str(straight) in found[0]["model"]
+    assert str(tmp_path / "out") in found[1]["model"]
+
+
+def test_a_probe_needs_to_know_what_it_looks_at(straight, tmp_path):
+    env = {**os.environ, "lora_checkpoint": str(straight), "PROBE_PATH": "sample/general/probe.jsonl"}
+    command = ["bash", "scripts/finetune_legal.sh", "--output_path", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert "finetune_legal.sh: PROBE_PATH needs to know the model and the adapter" in done.stderr
