@@ -160,6 +160,12 @@ def program() -> Callable[..., subprocess.CompletedProcess]:
 
 
 @pytest.fixture(scope="session")
+def interpreter(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """For the PYTHON of a launcher: starts the project's programs from tests/warm.py."""
+    return starting.interpreter(tmp_path_factory.mktemp("bin"))
+
+
+@pytest.fixture(scope="session")
 def slow_base(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny base's tokenizer with random weights that take some 20 ms a token: slow enough to watch and to stop."""
     from tests.served import make_slow

@@ -1,4 +1,7 @@
-"""Starts Python programs as subprocess.Popen does, but forked from tests/warm.py: in a tenth of the time."""
+"""Starts Python programs as subprocess.Popen does, but forked from tests/warm.py: in a tenth of the time.
+
+As a program it is an interpreter that does so with the project's programs, for launchers: see `interpreter`.
+"""
 
 import json
 import os
@@ -9,9 +12,17 @@ import sys
 import tempfile
 from contextlib import suppress
 from pathlib import Path
+from subprocess import Popen
 
+# Behind -c, before a program's words: the terminal that is its standard input becomes that of its session.
+IN_TERMINAL = """
+import fcntl, runpy, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 ADDRESS = "VICUNA_TESTS_WARM"  # an environment variable: what is started starts others there too
-_servers: list[subprocess.Popen] = []
+_servers: list[Popen] = []
 
 
 def address() -> str:
@@ -23,7 +34,7 @@ def address() -> str:
             listening.listen()
             command = [sys.executable, str(Path(__file__).with_name("warm.py")), str(listening.fileno())]
             env = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-            _servers.append(subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[listening.fileno()], env=env))
+            _servers.append(Popen(command, stdin=subprocess.PIPE, pass_fds=[listening.fileno()], env=env))
         os.environ[ADDRESS] = path
     return os.environ[ADDRESS]
 
@@ -39,7 +50,7 @@ def end() -> None:
     _servers.clear()
 
 
-class Started(subprocess.Popen):
+class Started(Popen):
     """A process whose first word is sys.executable. It has read the libraries before it has its environment: what
     looks at variables while it is read, or sets itself up by them as the interpreter does, does not see its own.
     Signals that are ignored here are ignored there, as for any process that is started."""
@@ -88,3 +99,21 @@ class Started(subprocess.Popen):
 def ignored(number: int) -> bool:
     # As subprocess restores those that the interpreter itself ignores.
     return number not in (signal.SIGPIPE, signal.SIGXFSZ) and signal.getsignal(number) is signal.SIG_IGN
+
+
+def interpreter(folder: Path) -> str:
+    """An interpreter for a launcher's PYTHON that no signal is sent to, made in the folder."""
+    address()
+    file = folder / "python"
+    file.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{Path(__file__).resolve()}" "$@"\n', encoding="utf-8")
+    file.chmod(0o755)
+    return str(file)
+
+
+if __name__ == "__main__":
+    words = sys.argv[1:]
+    if words[0].endswith(".py") or words[:2] == ["-m", "vicuna.train.launch"]:
+        with Started([sys.executable, *words]) as process:
+            status = process.wait()
+        sys.exit(status if status >= 0 else 128 - status)
+    os.execv(sys.executable, [sys.executable, *words])

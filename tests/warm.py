@@ -16,9 +16,11 @@ import selectors
 import signal
 import socket
 import sys
+import tempfile
 import threading
 from importlib import import_module
 from importlib.util import find_spec
+from io import TextIOWrapper
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -81,6 +83,7 @@ def become(argv: list[str], cwd: str, env: dict[str, str]) -> None:
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)
+    tempfile.tempdir = None
     open_streams()
     sys.path[1:1] = [path for path in env.get("PYTHONPATH", "").split(os.pathsep) if path and path not in sys.path]
     fork_from_here()
@@ -102,9 +105,12 @@ def become(argv: list[str], cwd: str, env: dict[str, str]) -> None:
 def open_streams() -> None:
     """The interpreter's own objects are of what the standard files were when it began."""
     sys.__stdin__ = sys.stdin = open(0, encoding=sys.stdin.encoding, closefd=False)  # noqa: SIM115
-    for name, file, buffering in (("stdout", 1, -1), ("stderr", 2, 1)):
-        kind = getattr(sys, name)
-        stream = open(file, "w", buffering, kind.encoding, kind.errors, closefd=False)  # noqa: SIM115
+    at_once = bool(os.environ.get("PYTHONUNBUFFERED"))
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        before = getattr(sys, name)
+        file = open(number, "wb", 0 if at_once else -1, closefd=False)  # noqa: SIM115
+        lines = os.isatty(number) or name == "stderr"
+        stream = TextIOWrapper(file, before.encoding, before.errors, line_buffering=lines, write_through=at_once)
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
 
@@ -134,6 +140,8 @@ def fork_from_here() -> None:
 if __name__ == "__main__":
     for name in (*LIBRARIES, *(["deepspeed.comm"] if find_spec("deepspeed") else [])):
         import_module(name)
+    for number in (signal.SIGHUP, signal.SIGTERM):  # ignored, perhaps, where it was first asked for
+        signal.signal(number, signal.SIG_DFL)
     gc.freeze()  # else the first collection in a forked process copies every page that holds an object
     if asked := serve(socket.socket(fileno=int(sys.argv[1]))):
         try:

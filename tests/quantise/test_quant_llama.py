@@ -15,6 +15,7 @@ from certificate_bounds import confident_llama
 from safetensors.torch import load_file
 
 from tests.quantise.quantising import KINDS, TEXT, loss_of, quant_llama, quantise, rows_of
+from tests.starting import Started
 from vicuna.files.tensors import dtype_name
 from vicuna.model.base import check_base, load_base
 
@@ -120,7 +121,7 @@ def test_an_interrupted_run_says_how_far_it_was_leaves_nothing_and_starts_over(t
     out = tmp_path / "made/out"
     argv = [deep, TEXT, "--wbits", 4, "--groupsize", 32, "--nsamples", 32, "--seqlen", 256, "--save", out]
     command = [sys.executable, str(ROOT / "tools/quant_llama.py"), *map(str, argv)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as running:
+    with Started(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as running:
         while running.poll() is None and not any(out.parent.glob(".*/.quantising-*/logs/*.log")):
             time.sleep(0.02)
         running.send_signal(signal.SIGINT)
