@@ -2,20 +2,20 @@
 
 import gc
 import importlib.util
-import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests import starting
 
 # Before torch is imported: one thread, no network, and a cache of tokenised records that ends with the tests. What
 # DeepSpeed compiles stays where it would without that, for it takes minutes.
@@ -121,57 +121,48 @@ def busy(assistant: Any) -> Iterator[None]:
         yield
 
 
-class Warm:
-    """Programs that start quickly, from tests/warm.py."""
-
-    def __init__(self) -> None:
-        command = [sys.executable, str(ROOT / "tests/warm.py")]
-        env = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-        self.server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
-
-    def run(self, argv: list[str], env: dict[str, str], timeout: float) -> subprocess.CompletedProcess:
-        with tempfile.TemporaryDirectory() as folder:
-            files = {name: str(Path(folder) / name) for name in ("stdout", "stderr")}
-            print(json.dumps({"argv": argv, "cwd": str(ROOT), "env": env, **files}), file=self.server.stdin, flush=True)
-            child = int(self.server.stdout.readline())
-            over = threading.Timer(timeout, os.killpg, (child, signal.SIGKILL))
-            over.start()
-            status = int(self.server.stdout.readline())
-            over.cancel()
-            said = {name: Path(file).read_text(encoding="utf-8") for name, file in files.items()}
-        return subprocess.CompletedProcess(argv, status, **said)
+def pytest_sessionfinish() -> None:
+    starting.end()
 
 
 @pytest.fixture(scope="session")
-def program() -> Iterator[Callable[..., subprocess.CompletedProcess]]:
+def program() -> Callable[..., subprocess.CompletedProcess]:
     """Run a program of the repository in a process of its own: program("finetune.py", "--bits", 32, timeout=300).
 
     With `env`, which may change what libraries do when they are read, or `-m`, it is started from nothing, unless
     `warm` says that neither matters.
     """
-    servers: list[Warm] = []
 
     def run(
         *argv: object, env: dict[str, str] | None = None, warm: bool = False, timeout: float = 550
     ) -> subprocess.CompletedProcess:
         words = [str(word) for word in argv]
-        if warm or (env is None and words[0].endswith(".py")):
-            servers.extend([] if servers else [Warm()])
-            return servers[0].run(words, env or {}, timeout)
-        return subprocess.run(
+        start = starting.Started if warm or (env is None and words[0].endswith(".py")) else subprocess.Popen
+        with start(
             [sys.executable, *words],
             cwd=ROOT,
             env={**os.environ, "CUDA_VISIBLE_DEVICES": "", **(env or {})},
-            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
             encoding="utf-8",
-            timeout=timeout,
-        )
+            start_new_session=True,
+        ) as process:
+            try:
+                stdout, stderr = process.communicate(timeout=timeout)
+            except BaseException:
+                os.killpg(process.pid, signal.SIGKILL)
+                raise
+        return subprocess.CompletedProcess(words, process.returncode, stdout, stderr)
 
-    yield run
-    for one in servers:
-        one.server.stdin.close()
-        one.server.wait(timeout=60)
+    return run
+
+
+@pytest.fixture(scope="session")
+def interpreter() -> str:
+    """For the PYTHON of a launcher: starts the project's programs from tests/warm.py."""
+    return f"{starting.address()}/python"
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,16 +14,16 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
-def quickstart(tmp_path_factory):
+def quickstart(tmp_path_factory, interpreter):
     """(what it printed, base, adapter) of a first run in folders of its own."""
     folder = tmp_path_factory.mktemp("quickstart")
     base, adapter = folder / "models/tiny-llama-zh", folder / "lora-Vicuna"
-    return run(base, adapter), base, adapter
+    return run(base, adapter, interpreter), base, adapter
 
 
-def run(base: Path, adapter: Path) -> str:
+def run(base: Path, adapter: Path, interpreter: str) -> str:
     env = {**os.environ, "MODEL_PATH": str(base), "OUTPUT_PATH": str(adapter)}
-    env |= {"PYTHON": sys.executable, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    env |= {"PYTHON": interpreter, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     argv = ["bash", ROOT / "scripts/quickstart.sh"]
     done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=1700, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -39,11 +38,11 @@ def test_the_learning_is_visible(quickstart):
     assert "bash scripts/generate.sh" in printed
 
 
-def test_a_second_run_reuses_what_is_there(quickstart):
+def test_a_second_run_reuses_what_is_there(quickstart, interpreter):
     _, base, adapter = quickstart
     files = [base / "model.safetensors", adapter / "adapter_model.safetensors"]
     before = [file.stat().st_mtime_ns for file in files]
-    assert "right answers of 10" in run(base, adapter)
+    assert "right answers of 10" in run(base, adapter, interpreter)
     assert [file.stat().st_mtime_ns for file in files] == before
 
 

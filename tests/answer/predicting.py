@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from tests.conftest import ROOT
+from tests.starting import Started
 from vicuna.answer.flags import DecodingFlags, PredictFlags, ServeFlags
 from vicuna.answer.prediction import answer_files
 from vicuna.files.row_lines import FACTS
@@ -79,4 +80,4 @@ def started(does: str, argv: list[str], batch: int = 3) -> subprocess.Popen:
     """The program in a process of its own, which does something at the first token of a batch; see `AT_A_BATCH`."""
     environ = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", AT_A_BATCH, does, str(batch), *argv]
-    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=environ)
+    return Started(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=environ)

@@ -15,6 +15,7 @@ import pytest
 from openai import OpenAI
 
 from tests.served import assistant_of, free_port, make_adapter
+from tests.starting import Started
 from vicuna.answer.flags import ChatFlags, DecodingFlags
 from vicuna.args import parse
 from vicuna.pages import conversation, terminal
@@ -40,7 +41,7 @@ def port(tiny_base, adapter):
     port = free_port()
     argv = ["chat.py", "--api", "--model_path", tiny_base, "--bits", "32", "--lora_path", adapter, "--port", port]
     argv += ["--allow_origin", SITE]
-    server = subprocess.Popen(
+    server = Started(
         [sys.executable, *map(str, argv)],
         cwd=ROOT, stderr=subprocess.PIPE, text=True,
         env={**os.environ, "VICUNA_API_KEY": KEY, "VICUNA_AUTH": "me:secret", "CUDA_VISIBLE_DEVICES": ""},

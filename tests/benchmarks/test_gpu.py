@@ -25,10 +25,10 @@ def gpu() -> ModuleType:
 
 
 @pytest.fixture(scope="module")
-def smoke_run(tmp_path_factory) -> tuple[str, dict]:
+def smoke_run(tmp_path_factory, interpreter) -> tuple[str, dict]:
     """What the whole program printed and wrote, run as a user runs it."""
     out = tmp_path_factory.mktemp("out")
-    env = {**os.environ, "PYTHON": sys.executable, "CUDA_VISIBLE_DEVICES": ""}
+    env = {**os.environ, "PYTHON": interpreter, "CUDA_VISIBLE_DEVICES": ""}
     command = ["bash", str(ROOT / "benchmarks/gpu.sh"), "--out", str(out), "--smoke", "--commit", "abc1234"]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]

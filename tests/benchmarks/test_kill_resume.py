@@ -2,17 +2,22 @@
 
 import json
 import os
+import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
+import killable_run  # benchmarks/killable_run.py
 import pytest
 from kill_resume import KillFlags, Setting, file_order, main
 from tqdm import tqdm
 
+from tests.starting import Started
 from vicuna.errors import UserError
 from vicuna.train.checkpoint import seal_checkpoint
 
 
-def test_a_run_killed_three_times_ends_as_the_one_that_was_not(tiny_base, tmp_path, capsys):
+def test_a_run_killed_three_times_ends_as_the_one_that_was_not(tiny_base, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(killable_run, "subprocess", SimpleNamespace(Popen=Started, DEVNULL=subprocess.DEVNULL))
     out = tmp_path / "kills.json"
     main(KillFlags(points=3, bits=[32], processes=[1], model_path=str(tiny_base), out=str(out)))
     (row,) = json.loads(out.read_text(encoding="utf-8"))["settings"]

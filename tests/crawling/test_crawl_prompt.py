@@ -9,6 +9,7 @@ import pytest
 
 from tests.endpoints import Endpoint
 from tests.served import Server, assistant_of, wait_for
+from tests.starting import Started
 from vicuna.crawling.prompts import TOPICS, request
 from vicuna.data.records import read_records
 
@@ -84,7 +85,7 @@ def test_a_killed_run_goes_on_without_losing_or_repeating(program, endpoint, tmp
     out = tmp_path / "records.jsonl"
     server = endpoint([record(0), record(1)], [record(2)])
     command = [sys.executable, *words(out, server, "--num_records", 6)]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    with Started(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         wait_for(lambda: len(server.asked) == 3 or process.poll() is not None)
         assert process.poll() is None
         process.kill()
@@ -111,7 +112,7 @@ def test_several_calls_run_at_once(program, endpoint, tmp_path):
     out = tmp_path / "records.jsonl"
     server = endpoint()
     command = [sys.executable, *words(out, server, "--jobs", 3)]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+    with Started(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         wait_for(lambda: len(server.asked) == 3 or process.poll() is not None)
         assert process.poll() is None
         second = program(*words(out, server))

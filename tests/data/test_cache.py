@@ -3,8 +3,6 @@
 import ast
 import json
 import os
-import subprocess
-import sys
 import threading
 import time
 from dataclasses import replace
@@ -150,17 +148,10 @@ def test_a_failure_leaves_no_entry(flags, tokenizer):
     assert entries(flags) == []
 
 
-def test_hosts_with_other_records_are_refused(tiny_base, tmp_path):
+def test_hosts_with_other_records_are_refused(program, tiny_base, tmp_path):
     """Each of two processes is given its own file and cache, as if on its own host."""
     files = [numbered(tmp_path / f"{word}.jsonl", 20, word) for word in "甲乙"]
-    command = [
-        sys.executable,
-        "-m",
-        "vicuna.train.launch",
-        "--standalone",
-        "--nproc_per_node=2",
-        "tests/train/threads_left.py",
-    ]
+    command = ["-m", "vicuna.train.launch", "--standalone", "--nproc_per_node=2", "tests/train/threads_left.py"]
     command += [
         "tests/train/as_hosts.py",
         *map(str, files),
@@ -172,7 +163,7 @@ def test_hosts_with_other_records_are_refused(tiny_base, tmp_path):
         str(tmp_path / "out"),
     ]
     command += ["--cache_path", str(tmp_path / "cache"), "--eval_steps", "0"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = program(*command, warm=True)
     assert done.returncode == 1
     assert "rank 1 has another set of tokenised records than rank 0" in done.stderr
     assert "copy the same files and versions to every host" in done.stderr

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.served import free_port
+from tests.starting import Started
 from vicuna.errors import UserError
 from vicuna.files.proxies import check_proxies, proxy_of_clients, without_proxies
 
@@ -48,7 +49,7 @@ def shell(monkeypatch):
 def test_a_page_of_this_machine_needs_no_proxy(tiny_base, argv):
     command = [sys.executable, *argv, "--model_path", str(tiny_base), "--bits", "32", "--port", str(free_port())]
     env = {**os.environ, **DESKTOP, "CUDA_VISIBLE_DEVICES": ""}
-    server = subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True, encoding="utf-8")
+    server = Started(command, cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True, encoding="utf-8")
     said: queue.Queue[str] = queue.Queue()
     threading.Thread(target=lambda: [*map(said.put, server.stderr), said.put("")], daemon=True).start()
     try:

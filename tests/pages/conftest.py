@@ -4,7 +4,6 @@ import io
 import json
 import os
 import socket
-import subprocess
 import sys
 import time
 import urllib.request
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.pages.driven import GREEDY, wait_ready
+from tests.starting import Started
 from vicuna.answer.flags import ChatFlags, DecodingFlags
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -31,7 +31,7 @@ def serving_pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable
             port = probe.getsockname()[1]
         said = tmp_path_factory.mktemp("served") / "said"
         with said.open("w", encoding="utf-8") as file:
-            server = subprocess.Popen(
+            server = Started(
                 [sys.executable, *map(str, argv), "--port", str(port)],
                 cwd=ROOT,
                 env={**os.environ, "CUDA_VISIBLE_DEVICES": "", **(env or {})},

@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from tests.served import make_slow
+from tests.starting import IN_TERMINAL, Started
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -40,10 +41,9 @@ class Keyboard:
     def __init__(self, *argv: object, **env: str):
         self.shown, self.decoder = "", codecs.getincrementaldecoder("utf-8")("replace")
         main, child = pty.openpty()
-        self.process = subprocess.Popen(
-            [sys.executable, *map(str, argv)], cwd=ROOT, stdin=child, stdout=child, stderr=child,
+        self.process = Started(
+            [sys.executable, "-c", IN_TERMINAL, *map(str, argv)], cwd=ROOT, stdin=child, stdout=child, stderr=child,
             env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "TERM": "dumb", **env}, start_new_session=True,
-            preexec_fn=lambda: __import__("fcntl").ioctl(0, __import__("termios").TIOCSCTTY, 0),
         )  # fmt: skip
         os.close(child)
         self.main = main

@@ -19,6 +19,7 @@ from certificate_bounds import confident_llama
 from safetensors.torch import load_file
 
 from tests.quantise.quantising import KINDS, TEXT, loss_of, quant_llama, quantise, rows_of
+from tests.starting import Started
 from vicuna.errors import UserError
 from vicuna.files.tensors import dtype_name
 from vicuna.model.base import check_base, load_base
@@ -124,13 +125,13 @@ def test_programs_open_it_without_a_further_flag(quantised, program):
 
 
 @contextmanager
-def running(tiny_base, tmp_path) -> Iterator[tuple[subprocess.Popen, Path]]:
+def running(tiny_base, tmp_path) -> Iterator[tuple[Started, Path]]:
     """The tool in the middle of its work, and the folder that it is going to write."""
     deep = confident_llama(tmp_path / "deep", tiny_base, num_hidden_layers=16, intermediate_size=512)
     out = tmp_path / "made/out"
     argv = [deep, TEXT, "--wbits", 4, "--groupsize", 32, "--nsamples", 32, "--seqlen", 256, "--save", out]
     command = [sys.executable, str(ROOT / "tools/quant_llama.py"), *map(str, argv)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+    with Started(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
         while process.poll() is None and not any(out.parent.glob(".*/.quantising-*/logs/*.log")):
             time.sleep(0.02)
         yield process, out

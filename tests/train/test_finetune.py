@@ -6,7 +6,6 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -47,7 +46,7 @@ def test_every_epoch_feeds_every_record_once(straight):
     assert steps[:4] != steps[4:]
 
 
-def test_two_hosts_give_the_losses_of_one(tiny_base, records, straight, tmp_path):
+def test_two_hosts_give_the_losses_of_one(interpreter, tiny_base, records, straight, tmp_path):
     """Two process groups on this machine, each with the environment of its host."""
     output = tmp_path / "out"
     argv = ["--model_path", tiny_base, "--data_path", records, "--output_path", output, *STEPS, *TWO_EPOCHS]
@@ -58,7 +57,7 @@ def test_two_hosts_give_the_losses_of_one(tiny_base, records, straight, tmp_path
         kept.bind(("127.0.0.1", 0))
         port = str(kept.getsockname()[1])
         for rank in ("0", "1"):
-            env = {"NNODES": "2", "NODE_RANK": rank, "MASTER_ADDR": "127.0.0.1", "PORT": port, "PYTHON": sys.executable}
+            env = {"NNODES": "2", "NODE_RANK": rank, "MASTER_ADDR": "127.0.0.1", "PORT": port, "PYTHON": interpreter}
             env |= {"CUDA_VISIBLE_DEVICES": "", "XDG_CACHE_HOME": str(tmp_path / f"cache of host {rank}")}
             command = ["bash", "scripts/finetune_multinode.sh", *map(str, argv)]
             pipe = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
@@ -155,7 +154,7 @@ def test_the_real_alpaca_records_train_on_the_tiny_base(program, shared, tiny_ba
 def test_wandb_records_without_a_network(program, tiny_base, records, tmp_path):
     env = {"WANDB_MODE": "offline", "WANDB_SILENT": "true"}
     argv = ["--model_path", tiny_base, "--data_path", records, "--output_path", tmp_path / "out", *STEPS]
-    done = program("finetune.py", *argv, "--num_epoch", 1, "--total_batch", 20, "--wandb", env=env)
+    done = program("finetune.py", *argv, "--num_epoch", 1, "--total_batch", 20, "--wandb", env=env, warm=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert list((tmp_path / "out/wandb").glob("offline-run-*/*.wandb"))
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.starting import Started
 from tests.train.runs import ROOT, train
 from tests.train.stop_at import fill
 from tests.train.test_output_folder import SHORT, words
@@ -78,7 +79,7 @@ def test_a_checkpoint_without_room_names_the_one_that_stands(program, tiny_base,
 def test_at_the_end_the_run_waits_for_room(tiny_base, records, whole, small_disk):
     output = small_disk / "out"
     command = [sys.executable, "tests/train/stop_at.py", "fill", "4", *flags(tiny_base, records, output)]
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+    with Started(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
         said = ""
         while "trying again for 60 s" not in said:
             line = process.stderr.readline()
@@ -95,7 +96,9 @@ def test_without_room_the_adapter_goes_to_another_disk(program, tiny_base, recor
     output, elsewhere = small_disk / "out", tmp_path / "elsewhere"
     elsewhere.mkdir()
     argv = flags(tiny_base, records, output)
-    ended = program("tests/train/stop_at.py", "fill", 4, *argv, env={"WAIT_S": "0", "TMPDIR": str(elsewhere)})
+    ended = program(
+        "tests/train/stop_at.py", "fill", 4, *argv, env={"WAIT_S": "0", "TMPDIR": str(elsewhere)}, warm=True
+    )
     assert ended.returncode == 1
     (folder,) = elsewhere.glob("out-*")
     assert f"the disk of {output} is full: the adapter is in {folder}. " in ended.stderr

@@ -3,15 +3,26 @@
 import os
 import pty
 import signal
-import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from tests.starting import IN_TERMINAL, Started
 from tests.train.runs import ROOT
 from tests.train.test_output_folder import LAUNCHER, run_held_after_step_1, wait_for, words
 
 ENDLESS = ["--num_epoch", "10000", "--save_steps", "0"]
-NOHUP = ["/bin/sh", "-c", 'trap "" HUP; exec "$0" "$@"', sys.executable]
+
+
+@contextmanager
+def nohup() -> Iterator[None]:
+    """What is started in the block ignores SIGHUP."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def told(output: Path) -> str:
@@ -21,10 +32,8 @@ def told(output: Path) -> str:
 def test_a_closed_terminal_saves_and_says_so_where_it_can_be_read(tiny_base, records, tmp_path):
     output = tmp_path / "out"
     master, terminal = pty.openpty()
-    take_it = [sys.executable, "-c", "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
-               "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"]  # fmt: skip
-    with subprocess.Popen(
-        [*take_it, *words(tiny_base, records, output), *ENDLESS],
+    with Started(
+        [sys.executable, "-c", IN_TERMINAL, *words(tiny_base, records, output), *ENDLESS],
         cwd=ROOT,
         env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
         stdin=terminal,
@@ -50,8 +59,8 @@ def test_sighup_stops_a_run_and_nohup_keeps_it_going(program, tiny_base, records
     assert "stopped by SIGHUP after step 2 of 4; go on with:" in stopped.stderr
 
     flags[flags.index("--output_path") + 1] = str(tmp_path / "nohup")
-    command = [*NOHUP, "tests/train/stop_at.py", "step_end:SIGHUP", "2", *flags]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    with nohup():
+        done = program("tests/train/stop_at.py", "step_end:SIGHUP", 2, *flags)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "SIGHUP" not in done.stderr
 
@@ -67,7 +76,8 @@ def test_the_launcher_stops_on_sighup(program, tiny_base, records, tmp_path):
 
 def test_nohup_holds_for_many_processes(tiny_base, records, tmp_path):
     output = tmp_path / "out"
-    with run_held_after_step_1([*NOHUP, *LAUNCHER, *words(tiny_base, records, output)], output) as (process, _):
+    command = [sys.executable, *LAUNCHER, *words(tiny_base, records, output)]
+    with nohup(), run_held_after_step_1(command, output) as (process, _):
         process.send_signal(signal.SIGHUP)
     assert (output / "adapter_model.safetensors").is_file()
     assert "SIGHUP" not in told(output)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.starting import Started
 from tests.train.runs import ROOT, STEPS, train
 from vicuna.train.checkpoint import torn_reason
 from vicuna.train.work_folder import work_folder
@@ -45,7 +46,7 @@ def run_held_after_step_1(command: list[str], output: Path, status: int = 0) -> 
     on, and ends with `status`."""
     steps = output / "steps.jsonl"
     environ = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=environ) as process:
+    with Started(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=environ) as process:
         wait_for(lambda: steps.is_file() and bool(steps.read_text(encoding="utf-8")), process)
         held_by = json.loads((output / ".lock").read_text(encoding="utf-8"))["pid"]
         os.kill(held_by, signal.SIGSTOP)

@@ -55,7 +55,7 @@ def test_a_mistake_through_the_launcher_ends_in_a_sentence_before_processes_star
 
 def test_gpus_that_are_not_there_are_refused(program, tiny_base, records):
     argv = ["--model_path", tiny_base, "--data_path", records, "--plan_only"]
-    done = program("finetune.py", *argv, env={"CUDA_VISIBLE_DEVICES": "7"})
+    done = program("finetune.py", *argv, env={"CUDA_VISIBLE_DEVICES": "7"}, warm=True)
     assert done.returncode == 1
     assert "CUDA_VISIBLE_DEVICES=7 names no GPU" in done.stderr
 
@@ -63,7 +63,7 @@ def test_gpus_that_are_not_there_are_refused(program, tiny_base, records):
 def test_wandb_without_a_login_is_refused_before_training(program, tiny_base, records, tmp_path):
     env = {"WANDB_MODE": "online", "WANDB_API_KEY": "", "HOME": str(tmp_path), "NETRC": str(tmp_path / "netrc")}
     argv = ["--model_path", tiny_base, "--data_path", records, "--output_path", tmp_path / "out", "--wandb"]
-    done = program("finetune.py", *argv, env=env)
+    done = program("finetune.py", *argv, env=env, warm=True)
     assert done.returncode == 1
     assert "wandb login" in done.stderr
     assert "Traceback" not in done.stderr

@@ -35,7 +35,7 @@ def test_a_swanlab_that_does_not_start_is_refused(tmp_path, program, tiny_base, 
     argv = ["--model_path", tiny_base, "--data_path", records, "--output_path", tmp_path / "out", "--plan_only"]
     root = Path(reporting.__file__).parent.parent.parent
     env = {"PYTHONPATH": f"{tmp_path}:{root}"}
-    done = program("finetune.py", *argv, "--report_to", "swanlab", env=env)
+    done = program("finetune.py", *argv, "--report_to", "swanlab", env=env, warm=True)
     if works:
         assert "reports   swanlab (online), its files in swanlog" in done.stdout
     else:

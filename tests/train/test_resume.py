@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 
 import pytest
 
@@ -70,7 +69,9 @@ def test_a_run_of_so_many_steps_is_one_of_as_many_epochs_and_is_resumed(program,
     assert (again / "adapter_model.safetensors").read_bytes() == weights
 
 
-def test_an_elastic_resumption_takes_the_same_rows_per_step(program, tiny_base, records, straight, tmp_path):
+def test_an_elastic_resumption_takes_the_same_rows_per_step(
+    program, interpreter, tiny_base, records, straight, tmp_path
+):
     more = [*TWO_EPOCHS, "--resume_from_checkpoint", straight / "checkpoint-3", "--micro_batch", 3]
     good = ["--model_path", tiny_base, "--data_path", records, "--output_path", tmp_path / "refused", *STEPS, *more]
     done = program("finetune.py", *good)
@@ -83,7 +84,7 @@ def test_an_elastic_resumption_takes_the_same_rows_per_step(program, tiny_base, 
     whole = losses(output)
     env = {
         **os.environ,
-        "PYTHON": sys.executable,
+        "PYTHON": interpreter,
         "NUM_PROCESSES": "2",
         "lora_checkpoint": str(output / "checkpoint-6"),
     }

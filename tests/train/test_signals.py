@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.starting import Started
 from vicuna.errors import Stopped
 from vicuna.train.signals import GracefulStopCallback, resume_command
 
@@ -105,7 +106,7 @@ def test_two_processes_in_a_step_longer_than_torchruns_patience(program, tiny_ba
     assert done.returncode == 0, done.stderr[-2000:]
 
     command = [*TORCHRUN, "tests/train/stop_at.py", "slow", "2", *flags(tiny_base, data, output), *more]
-    with subprocess.Popen(
+    with Started(
         [sys.executable, *command], cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
     ) as process:
         steps = output / "steps.jsonl"
@@ -127,7 +128,9 @@ def test_two_processes_in_a_step_longer_than_torchruns_patience(program, tiny_ba
 
 
 def test_the_rank_that_failed_is_named_first_and_all_end(program, tiny_base, data, tmp_path):
-    done = program(*TORCHRUN, "tests/train/stop_at.py", "fail", "2", *flags(tiny_base, data, tmp_path / "out"))
+    done = program(
+        *TORCHRUN, "tests/train/stop_at.py", "fail", "2", *flags(tiny_base, data, tmp_path / "out"), warm=True
+    )
     assert done.returncode == 1
     said = [line for line in done.stderr.splitlines() if "error" in line.lower()]
     assert said[0] == "rank 1: stop_at.py: error: planted"
