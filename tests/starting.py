@@ -79,7 +79,7 @@ class Started:
         request = {
             "argv": [word for place, word in enumerate(argv) if (place, word) != (0, "-u")],
             "cwd": str(cwd or Path.cwd()),
-            "env": dict(os.environ if env is None else env),
+            "env": {**(os.environ if env is None else env), ADDRESS: address()},
             "new_session": start_new_session,
             "ignored": [number for number in signal.valid_signals() if ignored(number)],
         }

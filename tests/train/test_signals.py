@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.starting import Started
 from vicuna.errors import Stopped
@@ -159,3 +160,26 @@ def test_ctrl_c_ends_with_its_own_status_and_twice_ends_at_once(tmp_path, monkey
     with pytest.raises(Stopped, match="stopped by SIGINT after step 5 of 9") as stopped:
         stopper.raise_if_stopped(5, 9)
     assert stopped.value.status == 130
+
+
+def test_a_signal_that_comes_while_ranks_agree_is_told_the_next_time(tmp_path, monkeypatch):
+    """The ranks' answer, made before it, says that there was none."""
+    stopper = GracefulStopCallback(tmp_path)
+    agree = torch.distributed.all_reduce
+
+    def meanwhile(*args) -> None:
+        agree(*args)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        with stopper.catch_signals():
+            assert not stopper.stop_requested(torch.device("cpu"))
+            monkeypatch.setattr(torch.distributed, "all_reduce", meanwhile)
+            assert not stopper.stop_requested(torch.device("cpu"))
+            monkeypatch.undo()
+            assert stopper.stop_requested(torch.device("cpu"))
+    finally:
+        torch.distributed.destroy_process_group()
+    with pytest.raises(Stopped, match="stopped by SIGTERM after step 3 of 9"):
+        stopper.raise_if_stopped(3, 9)

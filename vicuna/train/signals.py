@@ -60,11 +60,15 @@ class GracefulStopCallback(TrainerCallback):
 
     def stop_requested(self, device: torch.device) -> bool:
         """Whether any rank was told to stop; every rank must ask at the same place."""
-        if not self.stopping and torch.distributed.is_initialized():
+        if self.stopping:
+            return True
+        agreed = self.signal
+        if torch.distributed.is_initialized():
             told = torch.tensor(self.signal, device=device)
             torch.distributed.all_reduce(told, torch.distributed.ReduceOp.MAX)
-            self.signal = int(told)
-        self.stopping = bool(self.signal)
+            agreed = int(told)
+        if agreed:  # else what came meanwhile is told the next time
+            self.signal, self.stopping = agreed, True
         return self.stopping
 
     def raise_if_stopped(self, step: int, steps: int) -> None:
