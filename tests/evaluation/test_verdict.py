@@ -91,11 +91,11 @@ def test_of_scores_more_is_better_and_of_repetition_less(tmp_path, capsys):
 
 
 def test_one_folder_may_hold_both_models(tmp_path, capsys):
-    rows = [{"correct": n % 3 == 0} for n in range(30)]
+    rows = [{"score": n % 3 == 0} for n in range(30)]
     folder = tmp_path / "a"
     write(folder, rows, "choice", "base")
     first = (folder / "rows.jsonl").read_text(encoding="utf-8")
-    write(folder, [{"correct": True} for _ in rows], "choice", "tuned")
+    write(folder, [{"score": True} for _ in rows], "choice", "tuned")
     (folder / "rows.jsonl").write_text(first + (folder / "rows.jsonl").read_text(encoding="utf-8"), encoding="utf-8")
 
     assert give_verdict(VerdictFlags(str(folder), str(folder), "base", "tuned")) == 0

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -13,6 +14,8 @@ from tests.exams.planting import write_jsonl
 from vicuna.errors import Stopped, UserError
 from vicuna.evaluation.flags import ModelsFlags, OutputFlags
 from vicuna.evaluation.runners import HFRunner
+from vicuna.evaluation.score_flags import VerdictFlags
+from vicuna.evaluation.verdict import give_verdict
 from vicuna.exams import choice
 from vicuna.exams.flags import ChoiceFlags
 from vicuna.prompt.tokenizer import TextTokenizer
@@ -92,6 +95,13 @@ def test_a_question_without_room_for_one_model_counts_for_none(planted, cmmlu, t
     assert (data["questions"], data["without_room"]) == (there, 14 - there)
     assert [model["average_over_questions"]["questions"] for model in data["models"]] == [there, there]
     assert whole["without_room"] == 0
+
+
+def test_a_verdict_compares_two_models_question_by_question(planted, cmmlu, tiny_base, tmp_path, capsys):
+    names = [one["model"] for one in evaluate(tmp_path, cmmlu, planted, tiny_base)["models"]]
+
+    assert give_verdict(VerdictFlags(str(tmp_path), str(tmp_path), *names)) in (0, 1, 3)
+    assert re.search(r"score 0\.5000 -> .* on 14 questions \(more is better\)", capsys.readouterr().out)
 
 
 def test_lm_eval_itself_finds_the_same(planted, cmmlu, tmp_path):

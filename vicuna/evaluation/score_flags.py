@@ -12,7 +12,7 @@ from vicuna.prompt.templates import PROMPT_TYPES
 
 # Scores that two results can be compared by, in the order in which one is looked for.
 METRIC_NAMES = (
-    *("loss", "bits_per_byte", "rougeL", "rouge1", "rouge2", "chrf", "bleu", "exact", "correct", "right"),
+    *("loss", "bits_per_byte", "rougeL", "rouge1", "rouge2", "chrf", "bleu", "exact", "score", "right"),
     *("repetition", "wrong", "empty"),
 )
 

@@ -29,7 +29,7 @@ BETTER, WORSE, USAGE, CANNOT_TELL = 0, 1, 2, 3  # exit statuses
 FEWEST = 10  # questions: of fewer, a difference is chance as often as not
 WORDS = {BETTER: "better", WORSE: "worse", CANNOT_TELL: "cannot tell"}
 # What tells a question within results; and what is the same of one in both, where both have it.
-KEYS = ("subject", "record", "turn", "settings", "history")
+KEYS = ("subject", "turn", "settings", "history")
 SAME = ("question", "reference", "category", "subject", "line")
 
 
@@ -181,8 +181,8 @@ def describe(found: Verdict, before: str, after: str) -> str:
 
 
 def _key(line: dict[str, Any]) -> str:
-    """What tells a question within results: its number, and what it is asked with."""
-    return json.dumps([line.get(name) for name in KEYS])
+    """What tells a question within results: its number or its name, and what it is asked with."""
+    return json.dumps([line.get("record", line.get("question")), *(line.get(name) for name in KEYS)])
 
 
 def _check_same(before: Results, after: Results, pairs: Sequence[tuple[dict, dict]]) -> None:
