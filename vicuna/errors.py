@@ -130,6 +130,12 @@ def _said(text: str) -> str:
 def _end(text: str, status: int) -> NoReturn:
     with suppress(OSError):  # the terminal is gone
         print(_said(text), file=sys.stderr)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:  # else what is left in it would make the status 120, in the interpreter's own attempt
+            with open(os.devnull, "wb") as nothing:
+                os.dup2(nothing.fileno(), stream.fileno())
     sys.exit(status)
 
 

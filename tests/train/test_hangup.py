@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from tests.starting import IN_TERMINAL, Started
 from tests.train.runs import ROOT
 from tests.train.test_output_folder import LAUNCHER, run_held_after_step_1, wait_for, words
@@ -29,13 +31,15 @@ def told(output: Path) -> str:
     return (output / "session.log").read_text(encoding="utf-8")
 
 
-def test_a_closed_terminal_saves_and_says_so_where_it_can_be_read(tiny_base, records, tmp_path):
+@pytest.mark.parametrize("buffered", [True, False])
+def test_a_closed_terminal_saves_and_says_so_where_it_can_be_read(tiny_base, records, tmp_path, buffered):
+    """The status is the signal's also where something printed can not be written any more."""
     output = tmp_path / "out"
     master, terminal = pty.openpty()
     with Started(
         [sys.executable, "-c", IN_TERMINAL, *words(tiny_base, records, output), *ENDLESS],
         cwd=ROOT,
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONUNBUFFERED": "" if buffered else "1"},
         stdin=terminal,
         stdout=terminal,
         stderr=terminal,
