@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from tests.gguf.gguf_models import INSTALL
 from tests.scripts.launchers import ROOT
 from vicuna.prompt.tokenizer import TextTokenizer
 
@@ -38,6 +39,7 @@ EMBEDDINGS = "model.embed_tokens.weight"
 @pytest.fixture(scope="module")
 def whole_way(program, tiny_base, tmp_path_factory) -> tuple[Path, str]:
     """The folder of all that was made, and what was said."""
+    pytest.importorskip("gguf", reason=INSTALL)
     folder = tmp_path_factory.mktemp("whole_way")
     python, ask, status = folder / "python", folder / "ask", folder / "ask.status"
     python.write_text(PYTHON, encoding="utf-8")

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
-from tests.gguf.gguf_models import export, make_model
+from tests.gguf.gguf_models import INSTALL, export, make_model
 from vicuna.model.base import check_base
 from vicuna.model.new_rows import read_new_rows, write_new_rows
 from vicuna.prompt.tokenizer import TextTokenizer, read_sentencepiece
@@ -180,8 +180,7 @@ def test_llama_cpp_reads_sentencepieces_ids_out_of_the_enlarged_base(
     program, shared, merged, real_texts, tmp_path, mode
 ):
     """On the published vocabularies: no line differs, whichever the mode."""
-    from llama_cpp import Llama
-
+    llama = pytest.importorskip("llama_cpp", reason=INSTALL).Llama
     small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}
     make_model(tmp_path / "base", shared / "tokenizers/llama/tokenizer.model", dtype=torch.float16, **small)
     done = program(
@@ -195,7 +194,7 @@ def test_llama_cpp_reads_sentencepieces_ids_out_of_the_enlarged_base(
     file = export(tmp_path / "out", tmp_path / "model.gguf", "f16")
 
     own = read_sentencepiece(tmp_path / "out/tokenizer.model")[1]
-    engine = Llama(str(file), vocab_only=True, verbose=False)
+    engine = llama(str(file), vocab_only=True, verbose=False)
     try:
         lines = [*real_texts["chinese"], *real_texts["english"][:500]]
         found = [engine.tokenize(line.encode(), add_bos=False, special=False) for line in lines]
