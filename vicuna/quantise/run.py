@@ -186,6 +186,8 @@ def work_apart(job: Job, told: Connection) -> None:
     """Quantise in this process, which is for nothing else, and end it."""
     for number in (signal.SIGINT, *ENDING_SIGNALS):
         signal.signal(number, signal.SIG_IGN)  # the process that began this one decides
+    if hasattr(os, "fork"):  # a semaphore is then removed once it is made, and none is left when this process is killed
+        multiprocessing.set_start_method("fork", force=True)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.chdir(job.work)
     with open(job.said, "ab") as file:
