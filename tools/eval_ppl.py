@@ -76,7 +76,7 @@ def main(flags: PplFlags) -> None:
         if file.is_dir() or (file.exists() and not flags.overwrite):
             raise UserError(f"{name} {file} exists; name another file, or pass --overwrite.")
     # Imported here so that --help and a mistyped flag answer at once.
-    from vicuna.evaluation.candidates import agreed_prompt_type, find_candidates
+    from vicuna.evaluation.candidates import agreed_prompt_type, common_length, find_candidates
     from vicuna.evaluation.report import ModelResult
     from vicuna.evaluation.windows import cut_windows, read_text
     from vicuna.files.outputs import made_folder
@@ -86,7 +86,7 @@ def main(flags: PplFlags) -> None:
     prompt_type = flags.prompt_type or partial(agreed_prompt_type, candidates)
     texts = [read_text(path, prompt_type, **how) for path in dict.fromkeys(flags.data)]
     refuse_without_effect(flags, texts)
-    length = window_length(candidates, flags.seqlen)
+    length = common_length(candidates, "--seqlen", flags.seqlen, SEQLEN)
     asked = (length, flags.count_prompts, flags.by_document)
     cut = [[cut_windows(one.tokenizer, text, *asked) for text in texts] for one in candidates]
     same = is_same_everywhere(cut)
@@ -117,21 +117,6 @@ def refuse_without_effect(flags: PplFlags, texts: "list[Text]") -> None:
         raise UserError("--count_prompts is for records with a prompt, of which --data has none; leave it out.")
     if flags.by_document and all(text.prompt_type for text in texts):
         raise UserError("--by_document is for plain text, of which --data has none; leave it out.")
-
-
-def window_length(candidates: "list[Candidate]", seqlen: int | None) -> int:
-    """Tokens of a window.
-
-    Raises:
-        UserError: more are asked for than a model's context has.
-    """
-    least = min(candidates, key=lambda one: one.context)
-    if seqlen and seqlen > least.context:
-        raise UserError(
-            f"--seqlen {seqlen} is longer than the context of {least.name}, {least.context} tokens: lower it, or leave "
-            "it out."
-        )
-    return seqlen or min(SEQLEN, least.context)
 
 
 def is_same_everywhere(cut: "list[list[Windows]]") -> bool:

@@ -192,5 +192,24 @@ def labels(candidates: Sequence[Candidate]) -> list[str]:
     return [f"{one.name} ({one.precision})" if names.count(one.name) > 1 else one.name for one in candidates]
 
 
+def common_length(candidates: Sequence[Candidate], flag: str, asked: int | None, most: int | None = None) -> int:
+    """Tokens of a row that all candidates have room for.
+
+    Args:
+        flag: the one that says `asked`.
+        most: where nothing is asked; None for the smallest context.
+
+    Raises:
+        UserError: more are asked for than the smallest context has.
+    """
+    least = min(candidates, key=lambda one: one.context)
+    if asked and asked > least.context:
+        raise UserError(
+            f"{flag} {asked} is longer than the context of {least.name}, {least.context} tokens: lower it, or leave it "
+            "out."
+        )
+    return asked or min(most or least.context, least.context)
+
+
 def _size(files: list[Path]) -> int:
     return sum(file.stat().st_size for file in files)

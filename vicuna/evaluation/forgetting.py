@@ -15,7 +15,14 @@ from tqdm import tqdm
 from vicuna.data.flags import ReadFlags
 from vicuna.errors import UserError
 from vicuna.evaluation.bootstrap import Difference, Scores, paired_difference
-from vicuna.evaluation.candidates import Candidate, HFCandidate, agreed_prompt_type, find_candidates, labels
+from vicuna.evaluation.candidates import (
+    Candidate,
+    HFCandidate,
+    agreed_prompt_type,
+    common_length,
+    find_candidates,
+    labels,
+)
 from vicuna.evaluation.flags import ModelsFlags, OutputFlags
 from vicuna.evaluation.held_out_loss import CUTOFF_LEN, HeldOut, read_held_out
 from vicuna.evaluation.journal import Journal, open_journal
@@ -63,10 +70,7 @@ def trace_forgetting(models: ModelsFlags, flags: ForgettingFlags, output: Output
     prompt_type = flags.prompt_type or agreed_prompt_type(candidates)
     scales = sorted({BASE, *map(float, flags.scale)})
     sets = {name: _read(name, flags, prompt_type) for name in SETS}
-    context = min(one.context for one in candidates)
-    if (flags.cutoff_len or 0) > context:
-        raise UserError(f"--cutoff_len {flags.cutoff_len} is longer than the context of a model, {context}: lower it.")
-    length = flags.cutoff_len or min(CUTOFF_LEN, context)
+    length = common_length(candidates, "--cutoff_len", flags.cutoff_len, CUTOFF_LEN)
     windows = {one.name: _windows(one, sets, prompt_type, length) for one in candidates}
     names = dict(zip(labels(candidates), candidates, strict=True))
     settings = {

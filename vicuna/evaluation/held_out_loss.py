@@ -20,7 +20,7 @@ from vicuna.data.flags import ReadFlags
 from vicuna.data.formats import to_messages
 from vicuna.data.records import Source, check_problems, open_sources
 from vicuna.errors import UserError
-from vicuna.evaluation.candidates import Candidate, agreed_prompt_type, find_candidates, labels
+from vicuna.evaluation.candidates import Candidate, agreed_prompt_type, common_length, find_candidates, labels
 from vicuna.evaluation.flags import LossFlags, ModelsFlags, OutputFlags
 from vicuna.evaluation.journal import Journal, open_journal
 from vicuna.evaluation.markdown import table
@@ -56,7 +56,7 @@ def evaluate_loss(models: ModelsFlags, read: ReadFlags, flags: LossFlags, output
     names = labels(candidates)
     prompt_type = flags.prompt_type or agreed_prompt_type(candidates)
     held_out = read_held_out(read, prompt_type, flags.category)
-    length = _length(candidates, flags.cutoff_len)
+    length = common_length(candidates, "--cutoff_len", flags.cutoff_len, CUTOFF_LEN)
     windows = [[record_window(one.tokenizer, prompt_type, messages, length) for messages in held_out.dialogues]
                for one in candidates]  # fmt: skip
     chosen = [i for i in range(len(held_out.dialogues)) if all(of_model[i] for of_model in windows)]
@@ -108,16 +108,6 @@ def read_held_out(read: ReadFlags, prompt_type: str, category: str) -> HeldOut:
     if set(found.categories) == {NONE} and category != LossFlags.category:
         raise UserError(f"--category {category}: no record has such a field; leave it out, or name another one.")
     return found
-
-
-def _length(candidates: Sequence[Candidate], cutoff_len: int | None) -> int:
-    least = min(candidates, key=lambda one: one.context)
-    if cutoff_len and cutoff_len > least.context:
-        raise UserError(
-            f"--cutoff_len {cutoff_len} is longer than the context of {least.name}, {least.context} tokens: lower it, "
-            "or leave it out."
-        )
-    return cutoff_len or min(CUTOFF_LEN, least.context)
 
 
 def _tell(held_out: HeldOut, prompt_type: str, length: int, left_out: int, cut: int) -> None:

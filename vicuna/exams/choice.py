@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vicuna.errors import UserError
-from vicuna.evaluation.candidates import Candidate, find_candidates, labels
+from vicuna.evaluation.candidates import Candidate, common_length, find_candidates, labels
 from vicuna.evaluation.flags import ModelsFlags, OutputFlags
 from vicuna.evaluation.journal import Journal, open_journal
 from vicuna.exams import page
@@ -55,7 +55,7 @@ def evaluate_choice(models: ModelsFlags, flags: ChoiceFlags, output: OutputFlags
     suite = with_examples(whole, flags)
     candidates = find_candidates(models.pairs(), models.gpu_layers)
     names = labels(candidates)
-    length = _length(candidates, flags.cutoff_len)
+    length = common_length(candidates, "--cutoff_len", flags.cutoff_len)
     encoders = [Encoder(one.tokenizer, flags.prompt_type, length) for one in candidates]
     for name, encoder in zip(names, encoders, strict=True):
         if any(style.by_letters for style in styles.values()):
@@ -117,16 +117,6 @@ def with_examples(suite: Suite, flags: ChoiceFlags) -> Suite:
 def _style(suite: Suite, subject: Subject, flags: ChoiceFlags) -> Style:
     several = any(len(one.right) > 1 for one in subject.questions)
     return style_of(suite.name, subject.name, flags.style, flags.several, several)
-
-
-def _length(candidates: Sequence[Candidate], cutoff_len: int | None) -> int:
-    least = min(candidates, key=lambda one: one.context)
-    if cutoff_len and cutoff_len > least.context:
-        raise UserError(
-            f"--cutoff_len {cutoff_len} is longer than the context of {least.name}, {least.context} tokens: lower it, "
-            "or leave it out."
-        )
-    return cutoff_len or least.context
 
 
 def _fitting(tasks: "Mapping[str, ChoiceTask]", encoder: Encoder) -> Asked:
