@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.answer.gguf_assistants import GREEDY, POEMS, answered, opened
+from tests.answer.gguf_assistants import GREEDY, answered, opened
 from vicuna.answer.flags import ServeFlags
 from vicuna.errors import UserError
 

@@ -108,7 +108,7 @@ class GGUFFile:
         Raises:
             UserError: see `vicuna.gguf_file.vocabulary.tokenizer_files`.
         """
-        return TextTokenizer(self.path, tokenizer_files(self.keys, self.path).sentencepiece)
+        return TextTokenizer(tokenizer_files(self.keys, self.path))
 
 
 def _is_setting(value: Any) -> bool:
