@@ -11,7 +11,7 @@ from typing import Any
 
 from vicuna.errors import UserError, first_line
 from vicuna.gguf.llama_cpp_source import render_in_llama_cpp
-from vicuna.gguf.reader import optional_package
+from vicuna.gguf_file.reader import optional_package
 
 TRANSFORMERS, LLAMA_CPP_PYTHON, LLAMA_CPP = ENGINES = ("transformers", "llama-cpp-python", "llama.cpp")
 OFF = "--reasoning off"  # llama-server's flag
