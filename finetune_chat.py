@@ -24,4 +24,9 @@ DEFAULTS = {
 }
 
 if __name__ == "__main__":
-    run(lambda: main(*parse(__doc__, ModelFlags, DataFlags, LoraFlags, RunFlags, prompt_type=None, **DEFAULTS), prompt_type="chat"))
+    run(
+        lambda: main(
+            *parse(__doc__, ModelFlags, DataFlags, LoraFlags, RunFlags, prompt_type=None, **DEFAULTS),
+            prompt_type="chat",
+        )
+    )
