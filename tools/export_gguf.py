@@ -21,7 +21,7 @@ from vicuna.args import flag, parse
 from vicuna.errors import UserError, ended_by_signals, run
 from vicuna.files import outputs
 from vicuna.gguf.reader import PLAIN_TYPES, QUANTISED_TYPES
-from vicuna.prompt.templates import PROMPT_TYPES
+from vicuna.prompt.templates import ALL_PROMPT_TYPES
 
 if TYPE_CHECKING:
     from vicuna.model.base import Base
@@ -51,8 +51,10 @@ class ExportFlags:
         self.type = self.type.lower() or ("f32" if self.lora_path else "f16")
         if not self.out_path.endswith(".gguf"):
             raise UserError(f"--out_path {self.out_path or '(missing)'} is to be the name of a .gguf file.")
-        if self.prompt_type not in ("", *PROMPT_TYPES):
-            raise UserError(f"--prompt_type {self.prompt_type} is unknown; expected one of {', '.join(PROMPT_TYPES)}.")
+        if self.prompt_type not in ("", *ALL_PROMPT_TYPES):
+            raise UserError(
+                f"--prompt_type {self.prompt_type} is unknown; expected one of {', '.join(ALL_PROMPT_TYPES)}."
+            )
         if self.type not in TYPES:
             raise UserError(f"--type {self.type} is unknown; expected one of {', '.join(TYPES)}.")
         if self.lora_path and self.type not in PLAIN_TYPES:
@@ -143,7 +145,8 @@ def refuse_existing(out: Path, overwrite: bool) -> None:
 
 def chat_template(folder: Path, prompt_type: str) -> str:
     """The model's chat template: the one in its folder, else the one that its prompt type stands for; "" for none."""
-    from vicuna.prompt.chat_template import CHAT_TEMPLATE_FILE, chat_template
+    from vicuna.prompt.chat_template import chat_template
+    from vicuna.prompt.tokenizer_files import CHAT_TEMPLATE_FILE
 
     if (folder / CHAT_TEMPLATE_FILE).is_file():
         return (folder / CHAT_TEMPLATE_FILE).read_text(encoding="utf-8")

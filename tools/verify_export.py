@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal
 from vicuna import log
 from vicuna.args import flag, parse
 from vicuna.errors import UserError, run
-from vicuna.prompt.templates import PROMPT_TYPES, encode, prompt_ids
+from vicuna.prompt.templates import ALL_PROMPT_TYPES, encode, prompt_ids
 
 if TYPE_CHECKING:
     from vicuna.certificate.artefacts import Artefact, Setup
@@ -46,7 +46,7 @@ class CertificateFlags:
     base_gguf: list[str] = flag([], "GGUF files of the base, on each of which an adapter in --export is compared")
     bits: list[int] = flag([], "also compare base + adapters with the base at 8 or 4 bits, as it is trained and asked")
     texts: list[str] = flag([TEXTS], "records to compare on: .json, .jsonl or .txt, as finetune.py takes them")
-    prompt_type: Literal[PROMPT_TYPES] | None = flag(
+    prompt_type: Literal[ALL_PROMPT_TYPES] | None = flag(
         None, "template that the last adapter was trained with; default: what run_args.json beside it says"
     )
     max_new_tokens: int = flag(32, "length of the greedy answers that are compared")

@@ -16,7 +16,7 @@ from vicuna import log
 from vicuna.answer.flags import ServeFlags
 from vicuna.args import flag, parse
 from vicuna.errors import UserError, run
-from vicuna.prompt.templates import PROMPT_TYPES
+from vicuna.prompt.templates import ALL_PROMPT_TYPES
 
 if TYPE_CHECKING:
     from vicuna.model.base import Base
@@ -30,7 +30,7 @@ class VllmFlags:
 
     model_path: str = flag("models/tiny-llama-zh", "merged model, or base: a folder, or a hub id owner/name")
     lora_path: list[str] = flag([], "adapters, each a folder or a hub id; clients name one of them, or the base")
-    prompt_type: Literal[PROMPT_TYPES] | None = flag(
+    prompt_type: Literal[ALL_PROMPT_TYPES] | None = flag(
         None, "template; default: what model and adapters were trained with"
     )
     gpus: int = flag(1, "GPUs to spread the model over")
@@ -148,21 +148,16 @@ def _prompt_type(asked_for: str | None, base: Path, folders: list[Path]) -> str:
     if not known:
         return "" if has_chat_template(base) else "instruct"
     (prompt_type,) = known
-    if prompt_type not in PROMPT_TYPES:
+    if prompt_type not in ALL_PROMPT_TYPES:
         raise UserError(f"prompt type {prompt_type!r} is not known to this version; name one with PROMPT_TYPE.")
     return prompt_type if folders or not has_chat_template(base) else ""
 
 
 def has_chat_template(folder: Path) -> bool:
     """Whether a model's folder says itself how its prompts are built."""
-    from vicuna.prompt.chat_template import CHAT_TEMPLATE_FILE
+    from vicuna.prompt.tokenizer_files import read_template
 
-    if (folder / CHAT_TEMPLATE_FILE).is_file():
-        return True
-    try:
-        return bool(json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("chat_template"))
-    except (OSError, ValueError, AttributeError):
-        return False
+    return bool(read_template(folder))
 
 
 def _template_file(prompt_type: str) -> Path:

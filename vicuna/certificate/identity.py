@@ -15,9 +15,10 @@ from vicuna.gguf.foreign_ids import llama_cpp_ids
 from vicuna.gguf.reader import PROMPT_TYPE, GGUFFile
 from vicuna.model.adapter_files import model_run_args
 from vicuna.model.base import Base
-from vicuna.prompt.chat_template import CHAT_TEMPLATE_FILE, chat_template
+from vicuna.prompt.chat_template import chat_template
 from vicuna.prompt.probes import probe_texts
 from vicuna.prompt.tokenizer import TextTokenizer
+from vicuna.prompt.tokenizer_files import CHAT_TEMPLATE_FILE
 from vicuna.prompt.tokenizer_json import transformers_ids
 
 END_OF_TURN = "tokenizer.ggml.eot_token_id"  # a second id that ends answers

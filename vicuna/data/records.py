@@ -8,7 +8,7 @@ import hashlib
 import math
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -125,12 +125,14 @@ def read_records(
     fields: Sequence[str] = (),
     dialogues: SpilledDialogues | None = None,
     fills: Sequence[str] = (),
+    refuse: Callable[[list[Message]], str] | None = None,
 ) -> Records:
     """Read and check data files, each a path or `path:weight`; `fields` are those of `vicuna.data.fields`.
 
     Args:
         dialogues: takes them, in place of memory.
         fills: of placeholders, see `vicuna.data.fills`.
+        refuse: what further is wrong with a dialogue, "" for nothing; see `vicuna.data.own_rows`.
 
     Raises:
         UserError: no such file, an unknown kind of file or encoding, no rows, a weight that is none, malformed rows
@@ -143,7 +145,10 @@ def read_records(
         records.sources.append(source)
         for line, row in rows:
             try:
-                records.add(to_messages(fill(row, places, filled) if places else row, prompt_type), line)
+                messages = to_messages(fill(row, places, filled) if places else row, prompt_type)
+                if refuse and (why := refuse(messages)):
+                    raise BadRow(why, "does not fit the base's chat template")
+                records.add(messages, line)
             except BadRow as problem:
                 problems.append(f"{source.path} line {line}: {problem}")
                 source.bad[problem.reason] += 1

@@ -29,7 +29,7 @@ from vicuna.model.base import check_base, device
 from vicuna.model.config import meta_model
 from vicuna.model.flags import ModelFlags
 from vicuna.model.stored import use_as_stored
-from vicuna.prompt.templates import PROMPT_TYPES
+from vicuna.prompt.templates import ALL_PROMPT_TYPES
 from vicuna.prompt.tokenizer import TextTokenizer
 
 
@@ -179,7 +179,7 @@ def agreed_prompt_type(candidates: Sequence[Candidate]) -> str:
         said = ", ".join(f"{name} with {kind}" for kind, name in trained.items())
         raise UserError(f"the models were trained with different prompt types ({said}): name one with --prompt_type.")
     found = next(iter(trained), "instruct")
-    if found not in PROMPT_TYPES:
+    if found not in ALL_PROMPT_TYPES:
         raise UserError(
             f"{trained[found]} was trained with prompt type {found!r}: name a known one with --prompt_type."
         )

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from vicuna.gguf.reader import MAX_CONTEXT
-from vicuna.prompt.templates import TEMPLATES, Template
+from vicuna.prompt.wordings import TEMPLATES, Template
 
 MODELFILE = "Modelfile"
 _LIMITS = """\

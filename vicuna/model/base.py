@@ -28,7 +28,7 @@ from vicuna.model.flags import ModelFlags
 from vicuna.model.gptq import KERNELS, config_for_plain_kernels, silenced
 from vicuna.model.placement import device_map
 from vicuna.model.stored import BITSANDBYTES, check_marks, check_quantiser, stored_method
-from vicuna.model.token_ids import check_ids
+from vicuna.model.token_ids import check_ids, ends_of
 from vicuna.prompt.tokenizer import TextTokenizer
 
 BASE_FILES = ["*.json", "*.safetensors", "tokenizer.model"]
@@ -115,8 +115,7 @@ def check_base(name: str, context: int | None = None) -> Base:
     tokenizer = TextTokenizer(path)
     generation_config = _generation_config(path, config)
     check_ids(path, config, generation_config, tokenizer)
-    if generation_config.eos_token_id is None:
-        generation_config.eos_token_id = tokenizer.eos_id  # which answers are trained to end with
+    generation_config.eos_token_id = ends_of(config, generation_config, tokenizer)
     found = read_context(path, config, context)
     if found.reason:
         log.info("%s: context of %d tokens (%s)%s", path, found.tokens, found.reason, _other_context(context))

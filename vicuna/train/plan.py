@@ -110,6 +110,7 @@ def _data_facts(data: TrainingData) -> dict[str, Any]:
         "rows_left_out": sum(part.left_out for part in parts), "rows_bad": dict(records.bad),
         "rows_suspicious": dict(records.suspicious),
         "rows_cut": sum(part.cut for part in parts), "rows_shortened": sum(part.shortened for part in parts),
+        "rows_thinking": sum(part.thoughts for part in parts),
         "encoding": records.encoding, "files": [source.as_json() for source in records.sources],
         "tokens_train": sum(lengths), "tokens_supervised": train.supervised, "longest": lengths[-1],
         "median": lengths[len(lengths) // 2], "tokens_unknown": train.unknown,
@@ -285,8 +286,10 @@ def _example(base: Base, train: Examples) -> str:
     """The first example on one line, what is trained on in brackets."""
     row = train.rows[0]
     first = slice(0, [*row.get("starts", []), None, None][1])  # of packed documents
-    *prompt, answer = [ids for _, ids in label_spans(row["input_ids"][first], row["labels"][first])[:2]]
-    end = "</s>" if answer[-1] == base.tokenizer.eos_id else " (cut)"
+    begins = len(base.tokenizer.beginning)
+    *prompt, answer = [ids for _, ids in label_spans(row["input_ids"][first], row["labels"][first], begins)[:2]]
+    is_end = answer[-1] in base.tokenizer.controls
+    end = base.tokenizer.token_name(answer[-1]) if is_end else " (cut)"
     text = base.tokenizer.decode_continuation
     before = _short(text(prompt[0]), -60) if prompt else ""
     return f"{before} [trained on: {_short(text(answer), 60)}{end}]".replace("\n", "⏎")
