@@ -12,7 +12,7 @@ from vicuna.errors import UserError
 from vicuna.export.updates import AdapterUpdate
 from vicuna.files.json_files import read_json
 from vicuna.gguf.foreign_ids import llama_cpp_ids
-from vicuna.gguf.reader import PROMPT_TYPE, GGUFFile
+from vicuna.gguf_file.reader import PROMPT_TYPE, GGUFFile
 from vicuna.model.adapter_files import model_run_args
 from vicuna.model.base import Base
 from vicuna.prompt.chat_template import chat_template

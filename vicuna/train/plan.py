@@ -134,7 +134,7 @@ def _lines(
     tokens, supervised = facts["tokens_train"], facts["tokens_supervised"]
     turns = ", every answer" if flags.data.train_turns == "all" else ""
     return {
-        "base": f"{base.path}  {type(base.config).__name__.removesuffix('Config')}  "
+        "base": f"{base.place}  {type(base.config).__name__.removesuffix('Config')}  "
         f"{_millions(parameters.frozen or total)}  "
         f"{_precision(facts, base.config, flags.model.bits)}   compute {facts['compute_dtype']}: "
         f"{facts['compute_dtype_reason']}",
