@@ -140,9 +140,10 @@ def _read_otherwise(found: Identity, wanted: Identity) -> str:
     if not other:
         return ""
     text, one, own = other[0]
+    around = " around its user-defined pieces" if wanted.tokenizer.user_defined else ""
     return (
-        f"other programs give {len(other)} of {len(probes)} texts around its user-defined pieces other ids, such as "
-        f"{text!r} {one} instead of {own}"
+        f"other programs give {len(other)} of {len(probes)} texts{around} other ids, such as {text!r} {one} instead of "
+        f"{own}"
     )
 
 

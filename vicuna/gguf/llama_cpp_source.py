@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vicuna.errors import UserError
-from vicuna.gguf.reader import INSTALL_COMMAND
+from vicuna.gguf_file.reader import INSTALL_COMMAND
 
 PACKAGE = "llama-cpp-python"
 
