@@ -22,8 +22,7 @@ from vicuna.data.files import read_rows
 from vicuna.data.fills import check_fills, fill, parse_fills
 from vicuna.data.flags import DataFlags
 from vicuna.data.formats import detect_format, to_messages
-from vicuna.data.records import SHOWN_BAD_ROWS, Records, Source, open_sources
-from vicuna.data.refusal import refusal
+from vicuna.data.records import SHOWN_BAD_ROWS, Records, Source, open_sources, refusal
 from vicuna.errors import UserError, run
 
 BARS = 10  # of the histogram

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.gguf.byte_level_models import CHATML, QWEN_LIKE, make_tokenizer
+from tests.gguf.cut_models import CHATML, QWEN_LIKE, make_tokenizer
 from tests.gguf.gguf_models import (
     BOUNDS,
     change_config,

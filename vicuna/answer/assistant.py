@@ -316,7 +316,7 @@ def check_assistant(model_flags: ModelFlags, serve: ServeFlags, lora_paths: Sequ
         for name, folder, (prompt_type, adapter_trained_as) in zip(names, folders, prompt_types, strict=True):
             step, rank = run_args(folder).get("step"), model.peft_config[inside[name]].r
             detail = f"step {step}, r {rank}" if step else f"r {rank}"
-            choices[name] = Choice(name, prompt_type, adapter_trained_as, detail(folder))
+            choices[name] = Choice(name, prompt_type, adapter_trained_as, detail, template_settings(folder))
         model.eval()
         choices[""] = Choice("", of_base, trained_as, settings=template_settings(base.path))
         gpus = len(set(getattr(model, "hf_device_map", {"": 0}).values()))

@@ -22,8 +22,7 @@ from typing import Any
 from vicuna.data.examples import Examples, tokenise
 from vicuna.data.files import file_kind
 from vicuna.data.flags import DataFlags
-from vicuna.data.records import Records, Source, hold_out, read_records
-from vicuna.data.refusal import refusal
+from vicuna.data.records import Records, Source, hold_out, read_records, refusal
 from vicuna.data.spilled import spilled_dialogues
 from vicuna.errors import UserError
 from vicuna.prompt.templates import BASE
@@ -136,8 +135,12 @@ def _template(prompt_type: str, tokenizer: TextTokenizer) -> Any:
 def _tokenizer(tokenizer: TextTokenizer) -> str:
     """SHA-256 of what the ids come from: the file, or what was read of a larger one; and of what begins a text."""
     files = tokenizer.files
-    raw = files.sentencepiece if files.sentencepiece is not None else files.json.encode()
-    return _sha256(raw + json.dumps([tokenizer.beginning, files.config], sort_keys=True, default=str).encode())
+    if tokenizer.source.suffix in (".model", ".json"):
+        raw = tokenizer.source.read_bytes()
+    else:
+        raw = files.json.encode() if files.sentencepiece is None else files.sentencepiece
+    settings = [tokenizer.beginning, tokenizer.bos_id, tokenizer.eos_id, tokenizer.unk_id]
+    return _sha256(raw + json.dumps(settings).encode())
 
 
 def _sha256(raw: bytes) -> str:
