@@ -1,11 +1,14 @@
 """What is taken of llama.cpp as it is: found where scripts/install_cpp.sh put it, and its engine for templates."""
 
+from datetime import datetime
+from importlib.metadata import version
+
 import pytest
 
 from vicuna.errors import UserError
 from vicuna.gguf.llama_cpp_source import render_in_llama_cpp, render_program, source_folder
 
-TEMPLATE = "{{ bos_token }}{% for m in messages %}[{{ m.role }}]{{ m.content | trim }}{% endfor %}{{ date_string }}"
+TEMPLATE = "{{ bos_token }}{% for m in messages %}[{{ m.role }}]{{ m.content | trim }}{% endfor %}"
 ASKED = [{"role": "user", "content": " 你好　"}]
 
 
@@ -36,11 +39,13 @@ def test_messages_are_prepared_as_the_server_does():
     def text(template: str, messages: list[dict], **more) -> str:
         return render_in_llama_cpp([{"template": template, "messages": messages, **more}])[0]["text"]
 
+    began = datetime.now()
     plain = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     assert text(plain, [{"role": "developer", "content": None}, *ASKED]) == "[system][user] 你好　"
     assert text(plain, [{"role": "user", "content": parts}]) == "[user]a\nb"
     assert text("{{ enable_thinking }}{{ date_string }}", ASKED, kwargs={"date_string": "1 Jan"}) == "True1 Jan"
+    assert text("{{ enable_thinking }}{{ date_string }}", ASKED) in {f"True{day:%d %b %Y}" for day in days(began)}
     no_system = "{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}{{ messages[0].content }}"
     assert text(no_system, [{"role": "system", "content": "s"}, {"role": "user", "content": "q"}]) == "s\nq"
     call = {"type": "function", "function": {"name": "f", "arguments": '{"x": 1}'}}
@@ -73,6 +78,9 @@ def test_where_the_sources_or_the_program_are_missing_the_command_that_installs_
 
 
 def source_version() -> str:
-    from importlib.metadata import version
-
     return version("llama-cpp-python")
+
+
+def days(began: datetime) -> tuple[datetime, datetime]:
+    """Today, and the day on which the test began."""
+    return began, datetime.now()

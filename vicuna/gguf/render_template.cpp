@@ -11,6 +11,7 @@
 #include "json.h"
 
 #include <cstdlib>
+#include <ctime>
 #include <iostream>
 #include <map>
 #include <string>
@@ -115,13 +116,22 @@ static json prepared(const json & messages, const compiled_template & with) {
     return found;
 }
 
+static std::string today(const char * form) {
+    char text[64];
+    const std::time_t now = std::time(nullptr);
+    return std::string(text, std::strftime(text, sizeof(text), form, std::localtime(&now)));
+}
+
 static std::string rendered(const json & request, const compiled_template & with) {
     jinja::context context(with.source);
     json given = json::object();
     given["messages"] = prepared(request.at("messages"), with);
     given["bos_token"] = request.value("bos_token", "");
     given["eos_token"] = request.value("eos_token", "");
+    // What the server gives every template.
     given["enable_thinking"] = true;
+    given["date_string"] = today("%d %b %Y");
+    given["datetime"] = today("%b %d %Y");
     if (request.contains("tools") && request.at("tools").is_array() && !request.at("tools").empty()) {
         given["tools"] = request.at("tools");
     }
