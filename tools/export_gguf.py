@@ -115,14 +115,11 @@ def write(flags: ExportFlags, base: "Base", folder: Path, file: Path, prompt_typ
         Ids that end an answer, and that llama.cpp's own programs do not end at.
     """
     from vicuna.gguf import ends, lora, model_file
-    from vicuna.gguf.foreign_template import foreign_template
-    from vicuna.model.adapter_files import template_settings
 
     if flags.lora_path:
         lora.write_gguf_adapter(base, folder, file, flags.type, prompt_type)
         return []
-    template = foreign_template(chat_template(base, prompt_type), template_settings(folder).day)
-    model_file.write_model(base, file, flags.type, prompt_type, template)
+    model_file.write_model(base, file, flags.type, prompt_type, chat_template(base, prompt_type))
     warn_of_other_ids(file, base)
     lost, said = ends.describe_ends(file, base, ends.ordered_ends(base, prompt_type))
     if lost:
@@ -149,7 +146,7 @@ def describe(flags: ExportFlags, base: "Base", folder: Path, prompt_type: str, l
             "the base never generates the ids %s: this toolkit's programs keep to that, other programs do not.",
             ", ".join(map(str, suppressed)),
         )
-    if not prompt_type:
+    if not prompt_type and not base.tokenizer.files.template:
         log.log.info("no prompt type is known, so there is no template: name it with --prompt_type if it was trained.")
     size = f"{out} ({out.stat().st_size / 2**20:.1f} MiB)"
     if adapter:
@@ -178,11 +175,12 @@ def refuse_existing(out: Path, overwrite: bool) -> None:
 def chat_template(base: "Base", prompt_type: str) -> str:
     """The model's chat template: the one in its folder, else the one that its prompt type stands for; "" for none."""
     from vicuna.prompt.chat_template import chat_template
+    from vicuna.prompt.replaced_templates import kept_as_written
     from vicuna.prompt.tokenizer_files import CHAT_TEMPLATE_FILE
     from vicuna.prompt.wordings import TEMPLATES
 
     if (base.path / CHAT_TEMPLATE_FILE).is_file() or prompt_type not in TEMPLATES:
-        return base.tokenizer.files.template
+        return kept_as_written(base.tokenizer.files.template)
     return chat_template(prompt_type)
 
 

@@ -19,13 +19,13 @@ from tests.gguf.gguf_models import BOUNDS, distance, export, gguf_logits, hf_log
 from vicuna.errors import UserError
 from vicuna.gguf.ends import llama_cpp_ends
 from vicuna.gguf.foreign_ids import llama_cpp_ids
-from vicuna.gguf.foreign_template import REPLACED, foreign_template
 from vicuna.gguf.model_file import is_written_here
 from vicuna.gguf.pre_tokenizers import pre_tokenizer_name
 from vicuna.gguf.writer import check_llama
 from vicuna.gguf_file.reader import read_gguf_model
 from vicuna.model.base import check_base
 from vicuna.prompt.probes import probe_texts
+from vicuna.prompt.replaced_templates import kept_as_written
 from vicuna.prompt.tokenizer import TextTokenizer
 
 KINDS = {"qwen2": QWEN_LIKE, "llama-bpe": LLAMA_3_LIKE, "smollm": QWEN_LIKE, "gpt-2": QWEN_LIKE, "dbrx": LLAMA_3_LIKE,
@@ -152,20 +152,6 @@ def test_the_end_that_is_trained_is_one_of_the_three(tmp_path):
     assert llama_cpp_ends(file, [last]) == [last]
 
 
-def test_the_templates_that_llama_cpp_python_replaces_are_the_known_ones():
-    from hashlib import sha256
-
-    from llama_cpp import llama_chat_format as known
-
-    texts = [getattr(known, name) for name in dir(known) if name.endswith("_CHAT_TEMPLATE")]
-    assert len(texts) == 4
-    for text in texts:
-        assert sha256(text.encode()).hexdigest()[:16] in REPLACED
-        assert foreign_template(text).endswith(text)
-        metadata = {"tokenizer.chat_template": foreign_template(text)}
-        assert known.guess_chat_format_from_gguf_metadata(metadata) is None
-
-
 def test_one_line_chatml_is_rendered_by_llama_cpp_python_as_it_stands(exported):
     from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
@@ -175,26 +161,12 @@ def test_one_line_chatml_is_rendered_by_llama_cpp_python_as_it_stands(exported):
     text = read_gguf_model(str(file)).keys["tokenizer.chat_template"]
     asked = [{"role": "user", "content": "你好 "}]
 
-    assert text == "{# rendered as it stands #}" + CHATML
+    assert text == kept_as_written(CHATML) != CHATML
     llama = load_llama_cpp().Llama(str(file), n_ctx=64, verbose=False)
     assert llama.chat_format != "chatml"  # whose prompts begin with an empty system message
     llama.close()
     made = Jinja2ChatFormatter(text, eos_token="<|im_end|>", bos_token="")(messages=asked)
     assert made.prompt == TextTokenizer(folder).chat.render(asked, True)
-
-
-def test_what_a_template_takes_from_the_day_is_that_of_training():
-    from jinja2 import Template
-
-    text = (
-        '{%- if not date_string is defined %}{%- set date_string = strftime_now("%d %b %Y") %}{%- endif %}'
-        "Today: {{ date_string }}, {{ strftime_now('%Y') }}"
-    )
-    made = foreign_template(text, "2026-05-07")
-
-    assert Template(made).render() == "Today: 07 May 2026, 2026"
-    assert foreign_template(text) == text
-    assert foreign_template("{{ messages }}", "2026-05-07") == "{{ messages }}"
 
 
 def test_added_tokens_that_take_blanks_away_are_named(tmp_path, capfd):

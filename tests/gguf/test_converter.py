@@ -28,6 +28,7 @@ from vicuna.gguf_file.byte_level import byte_level_json
 from vicuna.gguf_file.header import read_header
 from vicuna.gguf_file.reader import read_gguf, read_gguf_model
 from vicuna.prompt.probes import probe_texts
+from vicuna.prompt.replaced_templates import kept_as_written
 from vicuna.prompt.tokenizer import TextTokenizer
 
 IDS = [9707, 11, 104, 220, 19, 17, 151644, 872, 198, 56568, 52801, 151645]
@@ -102,7 +103,7 @@ def test_keys_are_those_of_our_own_writer(converted):
              "tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "vicuna.prompt_type")  # fmt: skip
 
     assert [file.keys[name] for name in names] == ["qwen2", "tiny-qwen", "qwen2", False, 151645, 151643, "base"]
-    assert file.keys["tokenizer.chat_template"] == "{# rendered as it stands #}" + CHATML
+    assert file.keys["tokenizer.chat_template"] == kept_as_written(CHATML)
     assert file.generation["eos_token_id"] == [151645, 151643]
     assert llama_cpp_ends(converted, [151643, 151644, 151645]) == [151643, 151645]
 
