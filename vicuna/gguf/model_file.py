@@ -110,8 +110,7 @@ def _own_type(base: Base) -> str:
 def _keys(base: Base, architecture: str, prompt_type: str, template: str, ends: Sequence[int]) -> dict[str, Any]:
     """What a converter leaves to guessing, or reads otherwise than this toolkit."""
     tokenizer = base.tokenizer
-    ids = dict(zip(("eos", "eot", "eom"), ends, strict=False))
-    ids |= {"bos": tokenizer.bos_id} if tokenizer.bos_id is not None else {}
+    ids = {**dict(zip(("eos", "eot", "eom"), ends, strict=False)), "bos": tokenizer.bos_id}
     cut = pre_tokenizer_name(tokenizer.files.json) if tokenizer.files.json else ""
     return {
         **{f"tokenizer.ggml.{kind}_token_id": number for kind, number in ids.items()},
