@@ -80,7 +80,7 @@ def main(flags: ExportFlags) -> None:
     if flags.type in QUANTISED_TYPES:
         library.load_llama_cpp()
     base = check_base(flags.model_path)
-    model_file.check_exportable(base)
+    model_file.check_exportable(base, bool(flags.lora_path))
     if settings := getattr(base.config, "quantization_config", None):
         bits = 8 if settings.get("load_in_8bit") else 4
         log.log.warning("WARNING %s is kept at %d bits: what that lost stays lost in the GGUF.", base.path, bits)

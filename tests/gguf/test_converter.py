@@ -133,6 +133,12 @@ def test_an_adapter_has_the_logits_of_base_and_adapter_whatever_it_is_multiplied
     assert not (tmp_path / "Modelfile").exists()
 
 
+def test_rows_that_the_type_can_not_divide_are_refused_before_anything_is_converted(qwen, tmp_path):
+    with pytest.raises(UserError, match=r"\d tensors have rows that q4_k_m can not divide .*Nothing was written"):
+        export(qwen, tmp_path / "x.gguf", "q4_k_m", strict=True)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.fixture
 def small(tmp_path) -> Path:
     """A Qwen 3 with a vocabulary that was made anew."""

@@ -17,6 +17,7 @@ from vicuna.gguf.ends import ordered_ends
 from vicuna.gguf.head_edit import with_keys
 from vicuna.gguf.pre_tokenizers import pre_tokenizer_name
 from vicuna.gguf.vocabulary import has_known_vocabulary
+from vicuna.gguf_file.folder import refuse_file
 from vicuna.gguf_file.header import read_header
 from vicuna.gguf_file.reader import ARCHITECTURE, PLAIN_TYPES
 from vicuna.model.base import Base
@@ -32,8 +33,11 @@ def is_written_here(base: Base) -> bool:
     return base.config.model_type == ARCHITECTURE and (has_known_vocabulary(base.tokenizer) or not byte_level)
 
 
-def check_exportable(base: Base) -> None:
+def check_exportable(base: Base, adapter: bool = False) -> None:
     """Refuse what can not become a GGUF file, before a weight is read.
+
+    Args:
+        adapter: it is an adapter for the base that is to be one.
 
     Raises:
         UserError: see above.
@@ -52,6 +56,8 @@ def check_exportable(base: Base) -> None:
             f"{base.path} is of type {base.config.model_type} and kept at fewer bits by bitsandbytes, which "
             "llama.cpp's converter does not read: export the model that it was made of."
         )
+    if not adapter:
+        refuse_file(base.path, "llama.cpp's converter")
     converter.check_architecture(base)
 
 

@@ -4,6 +4,7 @@ The ways themselves stand in `vicuna.gguf_file.splitting`, in llama.cpp's spelli
 """
 
 import json
+from functools import lru_cache
 from typing import Any
 
 from vicuna.gguf_file.splitting import SPLITTINGS
@@ -20,6 +21,7 @@ _BY_CASE = ((_UPPER, r"((?=[\p{L}])([^a-z]))"), (_LOWER, r"((?=[\p{L}])([^A-Z]))
 (_GPT_2,) = SPLITTINGS["gpt-2"].patterns
 
 
+@lru_cache(maxsize=2)  # a text of some millions of characters
 def pre_tokenizer_name(tokenizer_json: str) -> str:
     """llama.cpp's name for how a tokenizer.json cuts texts, "" where it has none."""
     spec = json.loads(tokenizer_json)
