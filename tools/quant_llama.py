@@ -128,9 +128,11 @@ def main(flags: QuantiseFlags) -> None:
 def work(flags: QuantiseFlags, folder: Path | None) -> None:
     """Everything up to the folder's name."""
     from vicuna.export.manifests import check_input
+    from vicuna.gguf_file.folder import refuse_file
     from vicuna.model.base import check_base
 
     base = check_base(flags.model_path)
+    refuse_file(base.path, "the quantiser")
     check_input(base.path)
     settings = check_settings(flags, base)
     with merged(base, flags, folder) as one:

@@ -80,10 +80,12 @@ def vllm_argv(flags: VllmFlags) -> list[str]:
         UserError: a base or an adapter that can not be served.
     """
     # Imported here so that a program that is missing is named at once.
+    from vicuna.gguf_file.folder import refuse_file
     from vicuna.model.adapter_files import adapter_folder
     from vicuna.model.base import check_base
 
     base = check_base(flags.model_path)
+    refuse_file(base.path, "vLLM")
     _refuse_adapter_beside(base.path)
     heads = base.config.num_attention_heads
     if flags.gpus < 1 or heads % flags.gpus:
