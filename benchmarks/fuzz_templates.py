@@ -53,6 +53,7 @@ from vicuna.prompt.own_template import ChatTemplate
 from vicuna.prompt.rendering import QUESTION, Settings
 from vicuna.prompt.templates import BASE, IGNORE_INDEX, encode
 from vicuna.prompt.tokenizer import TextTokenizer
+from vicuna.prompt.tokenizer_json import match_training_ids
 
 CONTEXT = 8192
 DAY = "2024-07-26"  # what templates take for today
@@ -189,7 +190,11 @@ class Base:
         LlamaForCausalLM(config).save_pretrained(folder)
         self.assistant = load_assistant(ModelFlags(model_path=str(folder), bits=32), ServeFlags(prompt_type=BASE))
         self.controller = ChatController(self.assistant, None, True)
+        if files.sentencepiece is not None:
+            match_training_ids(folder, CONTEXT)
         self.hugging_face = AutoTokenizer.from_pretrained(folder, **NEVER_RUN)
+        # Blanks behind such a token are eaten, those beyond ASCII by tokenizers, but not by llama.cpp.
+        self.eats_blanks = any(one.rstrip for one in self.hugging_face.added_tokens_decoder.values())
         self.llama = load_llama_cpp().Llama(str(file), vocab_only=True, verbose=False)
         self.settings = ChatSettings("", BASE, "", CONTEXT, False, {"max_new_tokens": 1})
 
@@ -248,7 +253,7 @@ class Base:
     def compare_server(self, text: str, thinking: str, asked: list, outcome: Outcome) -> None:
         """The same for llama.cpp's server, all dialogues in one process."""
         chat = self.assistant.tokenizer_of("").chat
-        strip = str.strip if chat.trims_everything else str
+        strip = str.strip if chat.trims_everything else str.lstrip if self.eats_blanks else str
         requests = [
             {
                 "template": text, "add_generation_prompt": True, "kwargs": {"enable_thinking": thinking == "keep"},

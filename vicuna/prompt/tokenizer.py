@@ -10,7 +10,7 @@ import codecs
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -110,7 +110,7 @@ class TextTokenizer:
             lambda piece: i if beginning.id_to_piece(i := beginning.piece_to_id(piece)) == piece else None
         )
         self._controls = {self.markers[i]: Control(i) for i in sorted(self._control_ids)}
-        self._controls |= _added_controls(self.files.config, self.size)
+        self._controls |= _added_controls(self.files.config, self.size, self._control_ids)
         # llama.cpp and the tokenizers of 2023 put a space before each text that follows a control token.
         self._parts = beginning.encode, continuation.encode, beginning.encode
 
@@ -296,12 +296,16 @@ def _encoder(tokenizer: Any) -> Callable[[str], list[int]]:
     return lambda text: tokenizer.encode(text, add_special_tokens=False).ids
 
 
-def _added_controls(config: Mapping[str, Any], size: int) -> dict[str, Control]:
-    """Control tokens that a tokenizer_config.json adds behind the pieces of a SentencePiece model, by name."""
+def _added_controls(config: Mapping[str, Any], size: int, own: Collection[int]) -> dict[str, Control]:
+    """Control tokens that a tokenizer_config.json adds behind the pieces of a SentencePiece model, by name; and what it
+    says of the model's own.
+    """
     listed = config.get("added_tokens_decoder")
     found = {}
     for number, token in listed.items() if isinstance(listed, dict) else ():
-        if str(number).isdecimal() and int(number) >= size and isinstance(token, dict) and token.get("special"):
+        if not (str(number).isdecimal() and isinstance(token, dict) and token.get("special")):
+            continue
+        if int(number) >= size or int(number) in own:
             strips = bool(token.get("lstrip")), bool(token.get("rstrip"))
             found[str(token.get("content", ""))] = Control(int(number), *strips)
     return found
