@@ -29,7 +29,7 @@ from vicuna.model.base import check_base, device
 from vicuna.model.config import meta_model
 from vicuna.model.flags import ModelFlags
 from vicuna.model.stored import use_as_stored
-from vicuna.prompt.templates import ALL_PROMPT_TYPES
+from vicuna.prompt.templates import ALL_PROMPT_TYPES, BASE
 from vicuna.prompt.tokenizer import TextTokenizer
 
 
@@ -169,7 +169,8 @@ def find_candidates(pairs: Sequence[tuple[str, str, int]], gpu_layers: int | Non
 
 
 def agreed_prompt_type(candidates: Sequence[Candidate]) -> str:
-    """The prompt type that models and adapters were trained with; instruct where none says.
+    """The prompt type that models and adapters were trained with; where none says, base if all bases declare a chat
+    template, else instruct.
 
     Raises:
         UserError: they differ, so that the same text can not be right for all.
@@ -178,7 +179,8 @@ def agreed_prompt_type(candidates: Sequence[Candidate]) -> str:
     if len(trained) > 1:
         said = ", ".join(f"{name} with {kind}" for kind, name in trained.items())
         raise UserError(f"the models were trained with different prompt types ({said}): name one with --prompt_type.")
-    found = next(iter(trained), "instruct")
+    own = BASE if all(one.tokenizer.chat for one in candidates) else "instruct"
+    found = next(iter(trained), own)
     if found not in ALL_PROMPT_TYPES:
         raise UserError(
             f"{trained[found]} was trained with prompt type {found!r}: name a known one with --prompt_type."

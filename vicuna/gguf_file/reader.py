@@ -132,6 +132,15 @@ def names_gguf(name: str) -> bool:
     return name.endswith(".gguf") or Path(name).expanduser().is_file()
 
 
+def is_gguf(name: str) -> bool:
+    """Whether a `--model_path` means a GGUF file, by its ending or by its first bytes."""
+    path = Path(name).expanduser()
+    if name.endswith(".gguf") or not path.is_file():
+        return name.endswith(".gguf")
+    with path.open("rb") as opened:
+        return opened.read(4) == MAGIC
+
+
 def in_llama_cpp(model_path: str, lora_paths: Iterable[str] = ()) -> bool:
     """Whether llama.cpp is what answers: a GGUF file, and no adapter in PEFT's format on it.
 
@@ -173,6 +182,8 @@ def read_gguf(name: str, flag: str) -> GGUFFile:
         values, size = gguf.GGML_QUANT_SIZES[kinds[tensor]]
         if one.offset + math.prod(one.shape) // values * size > header.data:
             raise UserError(f"{flag} {name} is incomplete: it ends within {tensor}. Copy or export it again.")
+    if (found := header.keys.get("general.architecture")) not in gguf.MODEL_ARCH_NAMES.values():
+        raise UserError(f"{flag} {name} is for the architecture {found}, which llama.cpp does not know.")
     types = {tensor: kind.name for tensor, kind in kinds.items()}
     shapes = {tensor: one.shape for tensor, one in header.tensors.items()}
     begin = path.stat().st_size - header.data

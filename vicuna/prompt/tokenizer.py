@@ -13,6 +13,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
 from copy import copy
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -201,7 +203,7 @@ class TextTokenizer:
     def _part(self, encode: Callable[[str], list[int]], text: str) -> list[int]:
         return encode(self.chat.unshield(text)) if text else []
 
-    @property
+    @cached_property
     def controls(self) -> set[int]:
         """Ids that are no text."""
         return {one.id for one in self._controls.values()} | {self.eos_id}
@@ -215,6 +217,14 @@ class TextTokenizer:
         """The text of `ids` that follow other text: a leading space is kept, control ids are not text."""
         text_ids = [i for i in ids if self._is_text(i)]
         return self._decode(self._anchor + text_ids)[self._anchor_width :]
+
+    def show(self, ids: list[int]) -> str:
+        """The text of ids with the names of control tokens, which `decode_continuation` leaves out."""
+        runs = groupby(ids, key=lambda i: i in self.controls)
+        return "".join(
+            "".join(map(self.token_name, run)) if control else self.decode_continuation(list(run))
+            for control, run in ((control, list(run)) for control, run in runs)
+        )
 
     def token_name(self, i: int) -> str:
         """What a token is called by itself: its text, `<0xE6>` for a byte of a character, `</s>` for EOS."""
