@@ -4,8 +4,8 @@
     python benchmarks/fuzz_templates.py --count 10000 --only smollm2 --smollm2 SmolLM2-135M-Instruct.Q4_1.gguf
 
 Bases of random weights have the vocabularies that llama.cpp's sources hold (scripts/install_cpp.sh), and its published
-templates. Where a template's own vocabulary is not among them, it gets Llama 3's, with the reserved tokens renamed to
-its control tokens. The dialogues of a vocabulary are shared by its templates. Compared for each, id by id:
+templates. Where a template's own vocabulary is not among them, it gets a part of Llama 3's, with the reserved tokens
+renamed to its control tokens. The dialogues of a vocabulary are shared by its templates. Compared for each, id by id:
 
     training     what `vicuna.prompt.templates.encode` puts in front of the answer that is learnt
     chat page    `ChatController.trim`
@@ -43,6 +43,7 @@ from vicuna.errors import UserError
 from vicuna.foreign import NEVER_RUN
 from vicuna.gguf.library import load_llama_cpp
 from vicuna.gguf.llama_cpp_source import render_in_llama_cpp, source_folder
+from vicuna.gguf_file.byte_level import CONTROL
 from vicuna.gguf_file.header import read_header
 from vicuna.gguf_file.reader import optional_package
 from vicuna.gguf_file.vocabulary import tokenizer_files
@@ -58,6 +59,7 @@ from vicuna.prompt.tokenizer_json import match_training_ids
 CONTEXT = 8192
 DAY = "2024-07-26"  # what templates take for today
 LENT = "llama-bpe"  # the vocabulary whose reserved tokens are renamed
+LENT_PIECES = 20_000  # of its pieces, beside the control tokens
 # A vocabulary -> the templates that it belongs to.
 OWN = {
     "qwen2": ("Qwen-Qwen2.5-7B-Instruct", "Qwen-Qwen3-0.6B", "Qwen-QwQ-32B"),
@@ -135,12 +137,20 @@ def lend_vocabulary(keys: dict[str, Any], template: str, splitting: str, file: P
         splitting: llama.cpp's name of how texts are cut.
     """
     gguf = optional_package("gguf")
-    tokens = list(keys["tokenizer.ggml.tokens"])
-    names = [one for one in dict.fromkeys(_NAMES.findall(template)) if one not in tokens]
+    pieces, kinds = keys["tokenizer.ggml.tokens"], keys["tokenizer.ggml.token_type"]
+    begin, end = keys["tokenizer.ggml.bos_token_id"], keys["tokenizer.ggml.eos_token_id"]
+    kept = [number for number in range(len(pieces)) if number < LENT_PIECES or kinds[number] == CONTROL]
+    tokens, known = [pieces[number] for number in kept], {pieces[number] for number in kept}
+    merges = [one for one in keys["tokenizer.ggml.merges"] if known.issuperset([*one.split(" "), one.replace(" ", "")])]
+    names = [one for one in dict.fromkeys(_NAMES.findall(template)) if one not in known]
     reserved = [number for number, token in enumerate(tokens) if token.startswith("<|reserved_special_token_")]
     for number, name in zip(reserved, names, strict=False):
         tokens[number] = name
-    changed = {**keys, "tokenizer.ggml.tokens": tokens, "tokenizer.ggml.pre": splitting}
+    changed = {
+        **keys, "tokenizer.ggml.tokens": tokens, "tokenizer.ggml.token_type": [kinds[number] for number in kept],
+        "tokenizer.ggml.merges": merges, "tokenizer.ggml.pre": splitting,
+        "tokenizer.ggml.bos_token_id": kept.index(begin), "tokenizer.ggml.eos_token_id": kept.index(end),
+    }  # fmt: skip
     writer = gguf.GGUFWriter(file, "llama")
     writer.add_context_length(CONTEXT)
     writer.add_embedding_length(16)
@@ -151,10 +161,10 @@ def lend_vocabulary(keys: dict[str, Any], template: str, splitting: str, file: P
     writer.add_tokenizer_model(keys["tokenizer.ggml.model"])
     writer.add_tokenizer_pre(splitting)
     writer.add_token_list(tokens)
-    writer.add_token_types(keys["tokenizer.ggml.token_type"])
-    writer.add_token_merges(keys["tokenizer.ggml.merges"])
-    writer.add_bos_token_id(keys["tokenizer.ggml.bos_token_id"])
-    writer.add_eos_token_id(keys["tokenizer.ggml.eos_token_id"])
+    writer.add_token_types(changed["tokenizer.ggml.token_type"])
+    writer.add_token_merges(merges)
+    writer.add_bos_token_id(changed["tokenizer.ggml.bos_token_id"])
+    writer.add_eos_token_id(changed["tokenizer.ggml.eos_token_id"])
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.close()
@@ -164,6 +174,14 @@ def lend_vocabulary(keys: dict[str, Any], template: str, splitting: str, file: P
 def switches_thinking(chat: ChatTemplate) -> bool:
     """Whether the template's own switch makes another prompt."""
     return chat.tried([QUESTION], enable_thinking=True) != chat.tried([QUESTION], enable_thinking=False)
+
+
+def trims(chat: ChatTemplate, role: str) -> bool:
+    """Whether a template takes full-width spaces from around the text of a role, which llama.cpp's engine does not."""
+    asked = {"system": [QUESTION], "user": [], "assistant": [QUESTION]}[role]
+    said = {"role": role, "content": "\u3000x4probe"}
+    messages = [said, *asked] if role == "system" else [*asked, said, *asked]
+    return "\u3000x4probe" not in chat.tried(messages)
 
 
 class Base:
@@ -253,11 +271,12 @@ class Base:
     def compare_server(self, text: str, thinking: str, asked: list, outcome: Outcome) -> None:
         """The same for llama.cpp's server, all dialogues in one process."""
         chat = self.assistant.tokenizer_of("").chat
-        strip = str.strip if chat.trims_everything else str.lstrip if self.eats_blanks else str
+        roles = {role: str.strip for role in ("system", "user", "assistant") if trims(chat, role)}
+        whole = str.lstrip if self.eats_blanks else str
         requests = [
             {
                 "template": text, "add_generation_prompt": True, "kwargs": {"enable_thinking": thinking == "keep"},
-                "messages": [{**one, "content": strip(one["content"])} for one in messages],
+                "messages": [{**one, "content": roles.get(one["role"], whole)(one["content"])} for one in messages],
                 "bos_token": chat.tokens.get("bos_token", ""), "eos_token": chat.tokens.get("eos_token", ""),
             }
             for _, _, messages in asked

@@ -139,9 +139,11 @@ class TextTokenizer:
         self._adds_bos = first == [self.bos_id] if said is None else said
         text = beginning.to_str()
         beginning.encode_special_tokens = True
-        continuation, rendering = Tokenizer.from_str(_without_prefix(text)), Tokenizer.from_str(text)
-        further = Tokenizer.from_str(_without_prefix(text))
-        continuation.encode_special_tokens = True
+        rendering, bare = Tokenizer.from_str(text), _without_prefix(text)
+        continuation, further = beginning, rendering
+        if bare != text:  # of a vocabulary of 150,000 each takes most of a second
+            continuation, further = Tokenizer.from_str(bare), Tokenizer.from_str(bare)
+            continuation.encode_special_tokens = True
         self.encode = _encoder(beginning)
         self.encode_continuation = _encoder(continuation)
         self._decode = beginning.decode
@@ -341,4 +343,5 @@ def _without_prefix(tokenizer_json: str) -> str:
             return {**part, key: [kept for kept in map(strip, part[key]) if kept is not None]}
         return part
 
-    return json.dumps({**spec, "normalizer": strip(spec["normalizer"]), "pre_tokenizer": strip(spec["pre_tokenizer"])})
+    bare = {name: strip(spec[name]) for name in ("normalizer", "pre_tokenizer")}
+    return json.dumps({**spec, **bare}) if any(spec[name] != one for name, one in bare.items()) else tokenizer_json
