@@ -10,6 +10,7 @@ import json
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NotRequired, Protocol, TypedDict
 
 from vicuna.errors import UserError
@@ -248,6 +249,7 @@ def encode(
     tokenizer = tokenizer.with_settings(tools=tools) if (tools := tools_of(messages)) else tokenizer
     starts = first_messages(others) or [0]
 
+    @cache
     def parts(dropped: int) -> list[tuple[list[int], list[int]]]:
         kept = [*system, *others[starts[dropped] :]]
         if prompt_type == BASE:
