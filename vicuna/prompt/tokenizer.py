@@ -10,7 +10,7 @@ import codecs
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -112,7 +112,7 @@ class TextTokenizer:
             lambda piece: i if beginning.id_to_piece(i := beginning.piece_to_id(piece)) == piece else None
         )
         self._controls = {self.markers[i]: Control(i) for i in sorted(self._control_ids)}
-        self._controls |= _added_controls(self.files.config, self.size)
+        self._controls |= _added_controls(self.files.config, self.size, self._control_ids)
         # llama.cpp and the tokenizers of 2023 put a space before each text that follows a control token.
         self._parts = beginning.encode, continuation.encode, beginning.encode
 
@@ -139,9 +139,11 @@ class TextTokenizer:
         self._adds_bos = first == [self.bos_id] if said is None else said
         text = beginning.to_str()
         beginning.encode_special_tokens = True
-        continuation, rendering = Tokenizer.from_str(_without_prefix(text)), Tokenizer.from_str(text)
-        further = Tokenizer.from_str(_without_prefix(text))
-        continuation.encode_special_tokens = True
+        rendering, bare = Tokenizer.from_str(text), _without_prefix(text)
+        continuation, further = beginning, rendering
+        if bare != text:  # of a vocabulary of 150,000 each takes most of a second
+            continuation, further = Tokenizer.from_str(bare), Tokenizer.from_str(bare)
+            continuation.encode_special_tokens = True
         self.encode = _encoder(beginning)
         self.encode_continuation = _encoder(continuation)
         self._decode = beginning.decode
@@ -306,12 +308,16 @@ def _encoder(tokenizer: Any) -> Callable[[str], list[int]]:
     return lambda text: tokenizer.encode(text, add_special_tokens=False).ids
 
 
-def _added_controls(config: Mapping[str, Any], size: int) -> dict[str, Control]:
-    """Control tokens that a tokenizer_config.json adds behind the pieces of a SentencePiece model, by name."""
+def _added_controls(config: Mapping[str, Any], size: int, own: Collection[int]) -> dict[str, Control]:
+    """Control tokens that a tokenizer_config.json adds behind the pieces of a SentencePiece model, by name; and what it
+    says of the model's own.
+    """
     listed = config.get("added_tokens_decoder")
     found = {}
     for number, token in listed.items() if isinstance(listed, dict) else ():
-        if str(number).isdecimal() and int(number) >= size and isinstance(token, dict) and token.get("special"):
+        if not (str(number).isdecimal() and isinstance(token, dict) and token.get("special")):
+            continue
+        if int(number) >= size or int(number) in own:
             strips = bool(token.get("lstrip")), bool(token.get("rstrip"))
             found[str(token.get("content", ""))] = Control(int(number), *strips)
     return found
@@ -337,4 +343,5 @@ def _without_prefix(tokenizer_json: str) -> str:
             return {**part, key: [kept for kept in map(strip, part[key]) if kept is not None]}
         return part
 
-    return json.dumps({**spec, "normalizer": strip(spec["normalizer"]), "pre_tokenizer": strip(spec["pre_tokenizer"])})
+    bare = {name: strip(spec[name]) for name in ("normalizer", "pre_tokenizer")}
+    return json.dumps({**spec, **bare}) if any(spec[name] != one for name, one in bare.items()) else tokenizer_json
