@@ -84,6 +84,11 @@ def tools_of(messages: Sequence[Message]) -> str:
     return json.dumps(found, ensure_ascii=False) if found else ""
 
 
+def with_tools(tokenizer: Tokenizer, messages: Sequence[Message]) -> Tokenizer:
+    """The tokenizer with the functions that a dialogue says there are, where it says so."""
+    return tokenizer.with_settings(tools=tools) if (tools := tools_of(messages)) else tokenizer
+
+
 def takes_system(prompt_type: str, chat: ChatTemplate | None = None) -> bool:
     """Whether a prompt type has a place for a system message; `chat` is the base's own template."""
     return bool(chat and chat.takes_system) if prompt_type == BASE else TEMPLATES[prompt_type].takes_system
@@ -193,9 +198,10 @@ def prompt_ids(tokenizer: Tokenizer, prompt_type: str, messages: Sequence[Messag
     Raises:
         UserError: see `segments`.
     """
-    first, *further = segments(prompt_type, messages, tokenizer.chat)
     if prompt_type == BASE and messages:
-        return tokenizer.encode_rendering(first)
+        tokenizer = with_tools(tokenizer, messages)
+        return tokenizer.encode_rendering(segments(prompt_type, messages, tokenizer.chat)[0])
+    first, *further = segments(prompt_type, messages, tokenizer.chat)
     ids = [*tokenizer.beginning, *(tokenizer.encode(first) if first else [])]
     for segment in further:
         ids += [tokenizer.eos_id, *tokenizer.encode_continuation(segment)]
@@ -240,7 +246,7 @@ def encode(
         The example, or None where no token of the last answer is left within `cutoff_len`.
     """
     system, others = split_system(messages)
-    tokenizer = tokenizer.with_settings(tools=tools) if (tools := tools_of(messages)) else tokenizer
+    tokenizer = with_tools(tokenizer, messages)
     starts = first_messages(others) or [0]
 
     def parts(dropped: int) -> list[tuple[list[int], list[int]]]:
@@ -290,7 +296,7 @@ def encode_all(
     """
     options = (cutoff_len, train_on_inputs)
     if prompt_type == BASE and train_turns == "all":
-        view = tokenizer.with_settings(tools=tools_of(messages))
+        view = with_tools(tokenizer, messages)
         if not _own_template(view.chat).turns(messages)[1]:
             ends = [at for at, one in enumerate(messages) if one["role"] == "assistant" and one.get("learnt", True)]
             head = {"tools": messages[0]["tools"]} if messages[0].get("tools") else {}
