@@ -289,6 +289,7 @@ def run_facts(setup: Setup, plan: "Plan") -> dict[str, Any]:
         **template_facts(setup.base.tokenizer, setup.flags.data, plan.facts),
         "trains": setup.flags.lora.trains,  # --train, as the spellings are meant since the embeddings can be alone
         "plan": plan.facts,
+        "base_file": setup.base.file and setup.base.file.name,  # a GGUF; several in one folder are common
         "exact": setup.exact,  # what a resumed run is compared with, beside the flags
         # what this run has from elsewhere, and a resumed one has to take over
         "data_start": start.data_start,
@@ -355,7 +356,7 @@ def save(setup: Setup, trainer: "AdapterTrainer", model: "torch.nn.Module", fact
         result = Result(model, tensors, setup.base.path, facts, trainer.state, Path(trainer.args.output_dir))
         result.check()
         result.save(setup.output, trainer.stopper.go_on())
-        log.log.info("%s", closing_message(model, setup.output, setup.base.path))
+        log.log.info("%s", closing_message(model, setup.output, setup.base.place))
 
 
 if __name__ == "__main__":

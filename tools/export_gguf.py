@@ -20,7 +20,7 @@ from vicuna import log
 from vicuna.args import flag, parse
 from vicuna.errors import UserError, ended_by_signals, run
 from vicuna.files import outputs
-from vicuna.gguf.reader import PLAIN_TYPES, QUANTISED_TYPES
+from vicuna.gguf_file.reader import PLAIN_TYPES, QUANTISED_TYPES
 from vicuna.prompt.templates import ALL_PROMPT_TYPES
 
 if TYPE_CHECKING:
@@ -69,7 +69,8 @@ def main(flags: ExportFlags) -> None:
     # Imported here so that --help and a mistyped flag answer at once.
     import torch
 
-    from vicuna.gguf import library, lora, modelfile, reader, writer
+    from vicuna.gguf import library, lora, modelfile, writer
+    from vicuna.gguf_file import reader
     from vicuna.model.adapter_files import adapter_folder, model_run_args, run_args
     from vicuna.model.base import check_base
     from vicuna.model.model_card import export_card, write_card

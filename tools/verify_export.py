@@ -217,6 +217,7 @@ def write_certificate(
             "distance": asdict(one.divergence) if one.divergence else None,
             "control": {"name": one.artefact.control_name, **asdict(one.control)} if one.control else None,
             "bound": asdict(BOUNDS[one.artefact.type]) if one.artefact.type in BOUNDS else None,
+            "engines": {**asdict(one.engines), "verdict": one.engines.verdict} if one.engines else None,
             "sha256": {str(path): model_hashes(path) for path in one.artefact.files},
         }
         for one in results

@@ -17,7 +17,7 @@ from tests.gguf.gguf_models import (
     make_model,
 )
 from vicuna.errors import UserError
-from vicuna.gguf.reader import read_gguf
+from vicuna.gguf_file.reader import read_gguf
 
 
 def with_adapter(base: Path, folder: Path, ids: list[int]) -> torch.Tensor:

@@ -19,7 +19,7 @@ from tests.gguf.gguf_models import (
     make_model,
 )
 from vicuna.errors import UserError
-from vicuna.gguf.reader import read_gguf_model
+from vicuna.gguf_file.reader import read_gguf_model
 
 SHAPES = {
     "plain": {},

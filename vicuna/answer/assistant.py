@@ -18,7 +18,7 @@ from vicuna.answer.stream import POLL_S, Update, to_user_error
 from vicuna.answer.worker import Worker
 from vicuna.errors import UserError
 from vicuna.files.tensors import dtype_name
-from vicuna.gguf import reader
+from vicuna.gguf_file import reader
 from vicuna.model.adapter import load_adapter, read_plain_adapter, vocabulary_modules
 from vicuna.model.adapter_files import adapter_folder, check_compatible, read_adapter, run_args, template_settings
 from vicuna.model.adapter_kinds import uses_at
@@ -220,13 +220,14 @@ class Assistant:
         return done[0]
 
 
-def check_beams(model_path: str, decoding: DecodingFlags) -> None:
-    """Refuse beam search where the model is a GGUF.
+def check_beams(model_path: str, decoding: DecodingFlags, lora_paths: Sequence[str] = ()) -> None:
+    """Refuse beam search where llama.cpp answers.
 
     Raises:
         UserError: see above.
     """
-    if reader.names_gguf(model_path) and (beams := generation_kwargs(decoding, GenerationConfig())["num_beams"]) > 1:
+    beams = generation_kwargs(decoding, GenerationConfig())["num_beams"]
+    if beams > 1 and reader.in_llama_cpp(model_path, lora_paths):
         flag, other = (
             (f"--num_beams {beams}", "1")
             if decoding.num_beams
@@ -275,11 +276,18 @@ def check_assistant(model_flags: ModelFlags, serve: ServeFlags, lora_paths: Sequ
         UserError: see `check_base` and `vicuna.model.adapter_files.check_compatible`.
     """
     lora_paths = [path for path in lora_paths if path]
-    if reader.names_gguf(model_flags.model_path):
+    if reader.in_llama_cpp(model_flags.model_path, lora_paths):
         return _check_gguf(model_flags, serve, lora_paths)
     if serve.gpu_layers is not None:
+        name = model_flags.model_path
+        why = f"which {name} is not"
+        if reader.names_gguf(name):
+            why = f"and {name} is opened in transformers, for an adapter in PEFT's format"
+        raise UserError(f"--gpu_layers {serve.gpu_layers} is for a GGUF file in llama.cpp, {why}; leave it out.")
+    if mixed := [path for path in lora_paths if reader.names_gguf(path) and reader.names_gguf(model_flags.model_path)]:
         raise UserError(
-            f"--gpu_layers {serve.gpu_layers} is for a GGUF file, which {model_flags.model_path} is not; leave it out."
+            f"--lora_path {mixed[0]} is a GGUF adapter, for llama.cpp, and others of --lora_path are in PEFT's format, "
+            "for transformers: name adapters of one kind."
         )
     base = check_base(model_flags.model_path, model_flags.context)
     model_flags = use_as_stored(base.path, base.config, model_flags)
@@ -297,6 +305,8 @@ def check_assistant(model_flags: ModelFlags, serve: ServeFlags, lora_paths: Sequ
     def load() -> Assistant:
         model = load_base(base, model_flags.bits, spread=True)
         precision = f"{loaded_precision(base.config, model_flags.bits, model.dtype)}, {dtype_name(model.dtype)}"
+        if base.file is not None:
+            precision = f"GGUF dequantised, in transformers · {precision}"
         inside = {name: f"adapter{number}" for number, name in enumerate(names)}  # PEFT takes no full stop
         for number in arrangement.order:
             settings = {"name": inside[names[number]], "whole": arrangement.whole, "read": read[number]}

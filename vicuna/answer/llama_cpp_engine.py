@@ -1,6 +1,6 @@
 """A GGUF model with its adapters in llama.cpp, as what answers: every call runs in the worker.
 
-llama.cpp computes logits and draws from them. Text and ids are ours (`vicuna.gguf.reader`), and so is what changes
+llama.cpp computes logits and draws from them. Text and ids are ours (`vicuna.gguf_file.reader`), and so is what changes
 logits before the draw, so that every setting means what it means to transformers: the penalty looks at the whole
 context, and the temperature comes before top-k and top-p. Keys and values of what a prompt has in common with the one
 before are kept by llama.cpp itself.
@@ -25,8 +25,7 @@ from vicuna.answer.scoring import PART, Scored, score_logits
 from vicuna.answer.stream import EMPTY_RESULT, GenerationResult, Streamer
 from vicuna.errors import UserError
 from vicuna.gguf.library import load_llama_cpp
-from vicuna.gguf.reader import (
-    ARCHITECTURE,
+from vicuna.gguf_file.reader import (
     MAX_CONTEXT,
     PROMPT_TYPE,
     STEP,
@@ -214,7 +213,7 @@ def context_of(file: GGUFFile, asked: int | None = None) -> int:
 
 def count_layers(file: GGUFFile) -> int:
     """What llama.cpp counts as layers: the blocks, and what comes behind them."""
-    return file.keys[f"{ARCHITECTURE}.block_count"] + 1
+    return file.blocks + 1
 
 
 def resolve_gpu_layers(file: GGUFFile, asked: int | None, has_gpu: bool) -> int:

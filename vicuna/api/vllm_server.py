@@ -4,6 +4,7 @@ Checks base and adapters, then becomes `vllm serve` with the template they were 
 and whatever follows `--` as it is. scripts/serve_vllm.sh is the launcher.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -16,7 +17,7 @@ from vicuna import log
 from vicuna.answer.flags import ServeFlags
 from vicuna.args import flag, parse
 from vicuna.errors import UserError, run
-from vicuna.prompt.templates import ALL_PROMPT_TYPES
+from vicuna.prompt.templates import ALL_PROMPT_TYPES, BASE
 
 if TYPE_CHECKING:
     from vicuna.model.base import Base
@@ -98,7 +99,7 @@ def vllm_argv(flags: VllmFlags) -> list[str]:
     if flags.gpus > 1:
         argv += ["--tensor-parallel-size", str(flags.gpus)]
     if prompt_type := _prompt_type(flags.prompt_type, base.path, folders):
-        argv += ["--chat-template", str(_template_file(prompt_type))]
+        argv += ["--chat-template", str(_template_file(prompt_type, base, folders))]
     return argv + _adapters(base, folders)
 
 
@@ -160,15 +161,38 @@ def has_chat_template(folder: Path) -> bool:
     return bool(read_template(folder))
 
 
-def _template_file(prompt_type: str) -> Path:
-    """A file with the template of a prompt type, in the user's cache folder."""
+def _template_file(prompt_type: str, base: "Base", folders: list[Path]) -> Path:
+    """A file with the template of a prompt type, in the user's cache folder.
+
+    Raises:
+        UserError: adapters that were trained with the base's own template, rendered otherwise.
+    """
     from vicuna.data.cache import default_cache
     from vicuna.prompt.chat_template import chat_template
 
-    file = default_cache().parent / f"chat_template-{prompt_type}.jinja"
+    text = _own_template(base, folders) if prompt_type == BASE else chat_template(prompt_type)
+    name = f"base-{hashlib.sha256(text.encode()).hexdigest()[:16]}" if prompt_type == BASE else prompt_type
+    file = default_cache().parent / f"chat_template-{name}.jinja"
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(chat_template(prompt_type), encoding="utf-8")
+    file.write_text(text, encoding="utf-8")
     return file
+
+
+def _own_template(base: "Base", folders: list[Path]) -> str:
+    """The base's own template with the settings that the adapters were trained with."""
+    from vicuna.model.adapter_files import template_settings
+    from vicuna.prompt.templates import own_template
+
+    found = {folder.name: template_settings(folder) for folder in folders or [base.path]}
+    if len(set(found.values())) > 1:
+        each = "; ".join(f"{name}: day {one.day or '–'}, thinking {one.thinking or '–'}" for name, one in found.items())
+        raise UserError(
+            f"the adapters were trained with other settings of the base's chat template ({each}), and vLLM has one "
+            "template for all: serve them apart."
+        )
+    settings = {name: one for name, one in vars(next(iter(found.values()))).items() if one}
+    own_template(base.tokenizer.chat)
+    return base.tokenizer.with_settings(**settings).chat.exported()
 
 
 def _adapters(base: "Base", folders: list[Path]) -> list[str]:

@@ -4,7 +4,7 @@ from collections import deque
 from functools import cache
 from typing import Any
 
-from vicuna.gguf.reader import optional_package
+from vicuna.gguf_file.reader import optional_package
 
 _ERROR = 4  # ggml's level; what is below is of interest to its developers
 _said: deque[str] = deque(maxlen=4)

@@ -7,8 +7,8 @@ import torch
 from peft import get_peft_model
 
 from vicuna.errors import UserError
-from vicuna.gguf.reader import ARCHITECTURE, STEP, optional_package
 from vicuna.gguf.writer import PLAIN_DTYPES, PlannedTensor, add_vicuna_keys, permute_qk, write_tensors
+from vicuna.gguf_file.reader import ARCHITECTURE, STEP, optional_package
 from vicuna.log import log
 from vicuna.model.adapter import lora_scalings, read_plain_adapter
 from vicuna.model.adapter_files import drop_frozen_copies, lora_modules, run_args

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from vicuna.gguf.reader import MAX_CONTEXT
+from vicuna.gguf_file.reader import MAX_CONTEXT
 from vicuna.prompt.wordings import TEMPLATES, Template
 
 MODELFILE = "Modelfile"

@@ -19,15 +19,14 @@ from vicuna.errors import UserError
 from vicuna.files.outputs import check_disk_space
 from vicuna.files.tensors import LazyTensor
 from vicuna.gguf.library import last_error, load_llama_cpp
-from vicuna.gguf.reader import (
+from vicuna.gguf_file.reader import (
     ARCHITECTURE,
     GENERATION,
     PLAIN_TYPES,
     PROMPT_TYPE,
-    UNKNOWN_TEXT,
     optional_package,
-    padding_token,
 )
+from vicuna.gguf_file.vocabulary import UNKNOWN_TEXT, padding_token
 from vicuna.model.base import Base
 from vicuna.model.base_tensors import read_base_tensors
 from vicuna.model.config import head_dim, quantization_method

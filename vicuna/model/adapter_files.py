@@ -16,6 +16,8 @@ from torch import nn
 
 from vicuna.errors import UserError, listing
 from vicuna.files.tensors import read_tensor_file
+from vicuna.gguf_file.folder import stands_for
+from vicuna.gguf_file.reader import PROMPT_TYPE, read_gguf
 from vicuna.model.adapter_kinds import BEGINS_FROM_WEIGHTS, Use, begins_with, check_uses
 from vicuna.model.adapter_names import PEFT_PREFIX, ROWS, own_names, unwrapped
 from vicuna.model.base import ADAPTER_CONFIG, ADAPTER_FILES, fingerprint, holds_adapter, local_folder
@@ -86,6 +88,9 @@ def run_args(folder: Path) -> dict[str, Any]:
 
 def model_run_args(folder: Path) -> dict[str, Any]:
     """What training or merging wrote beside a model; {} where it wrote of an adapter that lies in the same folder."""
+    if file := stands_for(folder):
+        said = read_gguf(str(file), "--model_path").keys.get(PROMPT_TYPE)
+        return {"prompt_type": said} if said else {}
     found = run_args(folder)
     return found if "merged" in found or not holds_adapter(folder) else {}
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from vicuna.errors import UserError
 from vicuna.prompt.rendering import OPENED, QUESTION, Renderer
+from vicuna.prompt.replaced_templates import kept_as_written
 
 THINKING = ("keep", "drop", "empty")
 OPEN_THINKING, CLOSE_THINKING = "<think>", "</think>"
@@ -151,7 +152,7 @@ class ChatTemplate(Renderer):
             before += (
                 f"{{%- if enable_thinking is not defined -%}}{{%- set enable_thinking = {value} -%}}{{%- endif -%}}"
             )
-        return before + self.text
+        return kept_as_written(before + self.text)
 
     @cached_property
     def _switches_thinking(self) -> bool:

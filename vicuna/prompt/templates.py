@@ -137,7 +137,7 @@ def segments(prompt_type: str, messages: Sequence[Message], chat: ChatTemplate |
     if not messages:
         return [""]
     if prompt_type == BASE:
-        return [_own_template(chat).prompt(messages)]
+        return [own_template(chat).prompt(messages)]
     template = TEMPLATES[prompt_type]
     system, others = split_system(messages)
     roles = [message["role"] for message in others]
@@ -170,7 +170,12 @@ def segments(prompt_type: str, messages: Sequence[Message], chat: ChatTemplate |
     return [preamble + user.format(content=content, input=extra) + template.answer]
 
 
-def _own_template(chat: ChatTemplate | None) -> ChatTemplate:
+def own_template(chat: ChatTemplate | None) -> ChatTemplate:
+    """The base's own template, for the prompt type base.
+
+    Raises:
+        UserError: the base declares none.
+    """
     if chat is None:
         raise UserError(
             "--prompt_type base is the base's own chat template, and this base declares none (chat_template.jinja, or "
@@ -297,7 +302,7 @@ def encode_all(
     options = (cutoff_len, train_on_inputs)
     if prompt_type == BASE and train_turns == "all":
         view = with_tools(tokenizer, messages)
-        if not _own_template(view.chat).turns(messages)[1]:
+        if not own_template(view.chat).turns(messages)[1]:
             ends = [at for at, one in enumerate(messages) if one["role"] == "assistant" and one.get("learnt", True)]
             head = {"tools": messages[0]["tools"]} if messages[0].get("tools") else {}
             rows = [[{**messages[0], **head}, *messages[1 : at + 1]] for at in ends]
@@ -311,7 +316,7 @@ def _own_answers(
     tokenizer: Tokenizer, messages: Sequence[Message], train_turns: str
 ) -> list[tuple[list[int], list[int]]]:
     """What leads to each answer, and the answer with its end, as the base's own template writes them."""
-    chat = _own_template(tokenizer.chat)
+    chat = own_template(tokenizer.chat)
     turns, _ = chat.turns(messages) if train_turns == "all" else ([chat.turn(messages)], True)
     found: list[tuple[list[int], list[int]]] = []
     before = Turn("", "")

@@ -13,6 +13,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,8 @@ from vicuna.prompt.tokenizer_files import TOKENIZER_CONFIG, TokenizerFiles, read
 
 # Begins every decoding, and is cut off again: decoders treat the first piece of a text specially.
 _ANCHOR = "a"
+# Control tokens that are part of an answer's text where a base has them as such; elsewhere they are user-defined.
+_TAGS = ("<think>", "</think>", "<tool_call>", "</tool_call>")
 _MOST_VIEWS = 64  # settings of a chat template that are kept ready, the functions of an API's clients among them
 
 
@@ -82,6 +86,7 @@ class TextTokenizer:
                 f"{TOKENIZER_CONFIG}."
             )
         self.beginning = [self.bos_id] if self._adds_bos and self.bos_id is not None else []
+        self._tags = {one.id: tag for tag in _TAGS if (one := self._controls.get(tag))}
         self._anchor = self.encode(_ANCHOR)
         self._anchor_width = len(self._decode(self._anchor))
         self._dummy = self.decode_continuation(self._anchor).removesuffix(_ANCHOR)
@@ -201,7 +206,7 @@ class TextTokenizer:
     def _part(self, encode: Callable[[str], list[int]], text: str) -> list[int]:
         return encode(self.chat.unshield(text)) if text else []
 
-    @property
+    @cached_property
     def controls(self) -> set[int]:
         """Ids that are no text."""
         return {one.id for one in self._controls.values()} | {self.eos_id}
@@ -212,9 +217,24 @@ class TextTokenizer:
         return self._controls[name].id if name else self.eos_id
 
     def decode_continuation(self, ids: list[int]) -> str:
-        """The text of `ids` that follow other text: a leading space is kept, control ids are not text."""
+        """The text of `ids` that follow other text: a leading space is kept, control ids are not text.
+
+        But the tags of thinking and of calls are, also where the base has control tokens for them.
+        """
+        if self._tags and not self._tags.keys().isdisjoint(ids):
+            at = next(at for at, i in enumerate(ids) if i in self._tags)
+            before, behind = self.decode_continuation(ids[:at]), self.decode_continuation(ids[at + 1 :])
+            return f"{before}{self._tags[ids[at]]}{behind}"
         text_ids = [i for i in ids if self._is_text(i)]
         return self._decode(self._anchor + text_ids)[self._anchor_width :]
+
+    def show(self, ids: list[int]) -> str:
+        """The text of ids with the names of control tokens, which `decode_continuation` leaves out."""
+        runs = groupby(ids, key=lambda i: i in self.controls)
+        return "".join(
+            "".join(map(self.token_name, run)) if control else self.decode_continuation(list(run))
+            for control, run in ((control, list(run)) for control, run in runs)
+        )
 
     def token_name(self, i: int) -> str:
         """What a token is called by itself: its text, `<0xE6>` for a byte of a character, `</s>` for EOS."""

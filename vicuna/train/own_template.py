@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from vicuna.data.flags import DataFlags
 from vicuna.model.adapter_files import model_run_args, run_args
-from vicuna.prompt.templates import BASE
+from vicuna.prompt.templates import BASE, own_template
 
 if TYPE_CHECKING:
     from vicuna.model.base import Base
@@ -27,12 +27,16 @@ def with_template_settings(tokenizer: "TextTokenizer", data: DataFlags, resumed:
 
     Args:
         resumed: the checkpoint that the run goes on from, whose day stays.
+
+    Raises:
+        UserError: --prompt_type base, and the base declares no template.
     """
-    if data.prompt_type != BASE or tokenizer.chat is None:
+    if data.prompt_type != BASE:
         return tokenizer
+    chat = own_template(tokenizer.chat)
     said = run_args(resumed).get("template") if resumed else None
     day = (said or {}).get("day", "") or date.today().isoformat()
-    return tokenizer.with_settings(day=day if tokenizer.chat.takes_date else "", thinking=data.thinking or "")
+    return tokenizer.with_settings(day=day if chat.takes_date else "", thinking=data.thinking or "")
 
 
 def template_facts(tokenizer: "TextTokenizer", data: DataFlags, plan: dict[str, Any]) -> dict[str, Any]:
