@@ -80,8 +80,7 @@ def first_messages(messages: Sequence[Message]) -> list[int]:
 
 def tools_of(messages: Sequence[Message]) -> str:
     """The functions that a dialogue says there are, as JSON, "" for none."""
-    found = messages[0].get("tools") if messages else None
-    return json.dumps(found, ensure_ascii=False) if found else ""
+    return json.dumps(messages[0]["tools"], ensure_ascii=False) if messages and messages[0].get("tools") else ""
 
 
 def with_tools(tokenizer: Tokenizer, messages: Sequence[Message]) -> Tokenizer:
@@ -301,12 +300,9 @@ def encode_all(
     """
     options = (cutoff_len, train_on_inputs)
     if prompt_type == BASE and train_turns == "all":
-        view = with_tools(tokenizer, messages)
-        if not own_template(view.chat).turns(messages)[1]:
+        if not own_template(with_tools(tokenizer, messages).chat).turns(messages)[1]:
             ends = [at for at, one in enumerate(messages) if one["role"] == "assistant" and one.get("learnt", True)]
-            head = {"tools": messages[0]["tools"]} if messages[0].get("tools") else {}
-            rows = [[{**messages[0], **head}, *messages[1 : at + 1]] for at in ends]
-            found = [encode(tokenizer, prompt_type, row, *options) for row in rows]
+            found = [encode(tokenizer, prompt_type, messages[: at + 1], *options) for at in ends]
             return [one for one in found if one is not None]
     found = encode(tokenizer, prompt_type, messages, *options, train_turns)
     return [] if found is None else [found]
