@@ -299,11 +299,11 @@ def encode_all(
         None of them where no token of an answer is left within `cutoff_len`.
     """
     options = (cutoff_len, train_on_inputs)
-    if prompt_type == BASE and train_turns == "all":
-        if not own_template(with_tools(tokenizer, messages).chat).turns(messages)[1]:
-            ends = [at for at, one in enumerate(messages) if one["role"] == "assistant" and one.get("learnt", True)]
-            found = [encode(tokenizer, prompt_type, messages[: at + 1], *options) for at in ends]
-            return [one for one in found if one is not None]
+    own = own_template(with_tools(tokenizer, messages).chat) if prompt_type == BASE and train_turns == "all" else None
+    if own and not own.turns(messages)[1]:
+        ends = [at for at, one in enumerate(messages) if one["role"] == "assistant" and one.get("learnt", True)]
+        rows = [encode(tokenizer, prompt_type, messages[: at + 1], *options) for at in ends]
+        return [one for one in rows if one is not None]
     found = encode(tokenizer, prompt_type, messages, *options, train_turns)
     return [] if found is None else [found]
 

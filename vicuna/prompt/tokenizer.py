@@ -217,10 +217,7 @@ class TextTokenizer:
         return self._controls[name].id if name else self.eos_id
 
     def decode_continuation(self, ids: list[int]) -> str:
-        """The text of `ids` that follow other text: a leading space is kept, control ids are not text.
-
-        But the tags of thinking and of calls are, also where the base has control tokens for them.
-        """
+        """The text of `ids` that follow other text: a leading space is kept, control ids are not text, but tags are."""
         if self._tags and not self._tags.keys().isdisjoint(ids):
             at = next(at for at, i in enumerate(ids) if i in self._tags)
             before, behind = self.decode_continuation(ids[:at]), self.decode_continuation(ids[at + 1 :])
@@ -258,9 +255,10 @@ class TextTokenizer:
             decoder.decode(bytes(run))
             pending, _ = decoder.getstate()
             return ids[: len(ids) - len(pending)]
-        # Byte-level pieces hold several bytes: drop pieces until the text ends well, or in a U+FFFD that was meant.
+        # Byte-level pieces hold several bytes, also of two characters: drop pieces until the text ends well, or in a
+        # U+FFFD that was meant.
         meant = self.encode_continuation("\ufffd")
-        for missing in range(min(4, len(ids) + 1)):
+        for missing in range(min(8, len(ids) + 1)):
             kept = ids[: len(ids) - missing]
             if not self.decode_continuation(kept).endswith("\ufffd") or kept[-len(meant) :] == meant:
                 return kept
