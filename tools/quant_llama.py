@@ -128,9 +128,11 @@ def main(flags: QuantiseFlags) -> None:
 def work(flags: QuantiseFlags, folder: Path | None) -> None:
     """Everything up to the folder's name."""
     from vicuna.export.manifests import check_input
+    from vicuna.gguf_file.folder import refuse_file
     from vicuna.model.base import check_base
 
     base = check_base(flags.model_path)
+    refuse_file(base.path, "the quantiser")
     check_input(base.path)
     settings = check_settings(flags, base)
     with merged(base, flags, folder) as one:
@@ -237,10 +239,10 @@ def stored_dtype(base: "Base") -> "torch.dtype":
 
 def read_rows(flags: QuantiseFlags, base: "Base") -> "Calibration":
     """The rows that it is quantised on, and what is kept to measure on."""
-    from vicuna.model.adapter_files import model_run_args
+    from vicuna.model.adapter_files import model_prompt_type
     from vicuna.quantise.calibration import read_calibration
 
-    prompt_type = flags.prompt_type or model_run_args(base.path).get("prompt_type") or "instruct"
+    prompt_type = flags.prompt_type or model_prompt_type(base)
     length = min(flags.seqlen, base.context)
     if length < flags.seqlen and flags.seqlen != SEQLEN:
         log.log.info("--seqlen %d is cut to the model's context of %d tokens", flags.seqlen, length)

@@ -101,8 +101,10 @@ def test_a_file_from_elsewhere_has_no_keys_of_ours_and_works(exported, tmp_path)
 @pytest.mark.parametrize(
     ("keys", "said"),
     [
-        ({"general.architecture": "gptneox"}, "is for the architecture gptneox; expected llama"),
-        ({"tokenizer.ggml.model": "gpt2"}, "has gpt2 vocabulary; expected a SentencePiece one"),
+        ({"general.architecture": "mine"}, r"is for the architecture mine, which llama\.cpp does not know"),
+        ({"general.architecture": "gptneox"}, r"is no model: it has no gptneox\.context_length"),
+        ({"tokenizer.ggml.model": "bert"}, "has bert vocabulary; expected a SentencePiece one"),
+        ({"tokenizer.ggml.model": "gpt2"}, "has no merges"),
         ({"vicuna.generation_config": "[1]"}, "is not JSON of settings"),
         ({"vicuna.generation_config": "{"}, "is not JSON of settings"),
     ],

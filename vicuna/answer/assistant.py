@@ -20,7 +20,14 @@ from vicuna.errors import UserError
 from vicuna.files.tensors import dtype_name
 from vicuna.gguf_file import reader
 from vicuna.model.adapter import load_adapter, read_plain_adapter, vocabulary_modules
-from vicuna.model.adapter_files import adapter_folder, check_compatible, read_adapter, run_args, template_settings
+from vicuna.model.adapter_files import (
+    adapter_folder,
+    as_trained,
+    check_compatible,
+    read_adapter,
+    run_args,
+    template_settings,
+)
 from vicuna.model.adapter_kinds import uses_at
 from vicuna.model.adapters_together import Arrangement, arrange, replacing
 from vicuna.model.base import Base, check_base, device, load_base
@@ -325,8 +332,7 @@ def check_assistant(model_flags: ModelFlags, serve: ServeFlags, lora_paths: Sequ
         return Assistant(engine, base.path.name, where, choices, warnings, Worker(serve.max_queue))
 
     first = prompt_types[0] if prompt_types else (of_base, trained_as)
-    settings = {name: one for name, one in vars(template_settings([*folders, base.path][0])).items() if one}
-    known = base.tokenizer.with_settings(**settings), base.context, base.generation_config, *first
+    known = as_trained(base.tokenizer, [*folders, base.path][0]), base.context, base.generation_config, *first
     return Checked(*known, base.path, folders, model_flags.bits, load)
 
 

@@ -36,7 +36,6 @@ from vicuna.gguf_file.reader import (
 )
 
 CHUNK = 256  # tokens of a prompt between two looks at whether the answer is still wanted
-END_OF_TURN = "tokenizer.ggml.eot_token_id"  # a second id that ends answers
 UNQUANTISED = {0, 1, 32}  # general.file_type of f32, f16 and bf16
 
 
@@ -93,11 +92,7 @@ class LlamaCppEngine(Engine):
         self.tokenizer = file.tokenizer()
         self.context = context_of(file, context)
         self.generation_config = GenerationConfig.from_dict(file.generation)
-        eos = self.generation_config.eos_token_id
-        self.eos_ids = {self.tokenizer.eos_id} if eos is None else set(eos if isinstance(eos, list) else [eos])
-        self.eos_ids |= (
-            {file.keys[END_OF_TURN]} & set(range(self.tokenizer.size)) if END_OF_TURN in file.keys else set()
-        )
+        self.eos_ids = set(file.ends)
         self.suppressed = self.generation_config.suppress_tokens or []
         # The weights' own precision: of a model that nobody quantised, keys and values are not rounded, either.
         api = load_llama_cpp()

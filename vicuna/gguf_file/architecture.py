@@ -11,7 +11,7 @@ import numpy as np
 
 from vicuna.errors import UserError
 from vicuna.gguf_file.reader import GGUFFile
-from vicuna.gguf_file.vocabulary import end_ids, token_id
+from vicuna.gguf_file.vocabulary import token_id
 from vicuna.gguf_file.weights import read_vector
 
 ROPE_FACTORS = "rope_freqs.weight"  # by how much each pair's rotation slows down
@@ -83,7 +83,7 @@ def config_of(file: GGUFFile) -> dict[str, Any]:
             f"{file.path} has heads of {size} values and {values}, of which {rotated} are rotated; expected all of "
             "them to be. Take the model in Hugging Face format."
         )
-    ends = end_ids(file.keys)
+    ends = file.ends
     config: dict[str, Any] = {
         "model_type": found.model_type,
         "architectures": [found.kind],

@@ -10,9 +10,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from vicuna.errors import UserError
 from vicuna.gguf_file.architecture import config_of
 from vicuna.gguf_file.reader import GGUFFile, read_gguf_model
-from vicuna.gguf_file.vocabulary import end_ids, tokenizer_files
+from vicuna.gguf_file.vocabulary import tokenizer_files
 from vicuna.gguf_file.weights import LINK
 from vicuna.prompt.tokenizer_files import CHAT_TEMPLATE_FILE, TOKENIZER_CONFIG
 
@@ -21,6 +22,22 @@ def stands_for(folder: Path) -> Path | None:
     """The GGUF file that a folder stands for; None for any other folder."""
     link = folder / LINK
     return link.resolve() if link.is_symlink() else None
+
+
+def refuse_file(folder: Path, reader: str) -> None:
+    """Refuse a base that is a GGUF file where another program reads the folder itself.
+
+    Args:
+        reader: what does, as the subject of a sentence.
+
+    Raises:
+        UserError: see above.
+    """
+    if file := stands_for(folder):
+        raise UserError(
+            f"{reader} reads a model's folder itself, and --model_path {file} is a GGUF file: make a folder of it "
+            f"first, python tools/convert_gguf.py {file} {file.stem}-hf, and name that."
+        )
 
 
 def folder_of(name: str) -> Path:
@@ -71,8 +88,7 @@ def write_small_files(file: GGUFFile, folder: Path) -> None:
 
 def generation_of(file: GGUFFile) -> dict[str, Any]:
     """What generation_config.json says of a file's model: every id that ends an answer, and what the file declares."""
-    ends = end_ids(file.keys)
-    own = {"eos_token_id": ends if len(ends) > 1 else next(iter(ends), None), **file.generation}
+    own = {**file.generation, "eos_token_id": file.ends if len(file.ends) > 1 else next(iter(file.ends), None)}
     return {name: value for name, value in own.items() if value is not None}
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from vicuna.errors import UserError
 from vicuna.foreign import describe_odd_file
 from vicuna.gguf_file.header import MAGIC, read_header
-from vicuna.gguf_file.vocabulary import tokenizer_files
+from vicuna.gguf_file.vocabulary import end_ids, token_id, tokenizer_files
 from vicuna.prompt.tokenizer import TextTokenizer
 
 # Keys of our own, beside the public ones of `gguf.Keys`.
@@ -102,6 +102,16 @@ class GGUFFile:
                 f"{GENERATION} in {self.path} is not JSON of settings ({error}); export it again."
             ) from error
 
+    @property
+    def ends(self) -> list[int]:
+        """Every id that ends an answer: those that the file declares, else those at which llama.cpp ends it."""
+        declared = self.generation.get("eos_token_id")
+        if declared is None:
+            return end_ids(self.keys)
+        turn = token_id(self.keys, "eot")
+        ids = [*(declared if isinstance(declared, list) else [declared]), *([] if turn is None else [turn])]
+        return list(dict.fromkeys(ids))
+
     def tokenizer(self) -> TextTokenizer:
         """Text to the ids this file was made with.
 
@@ -120,6 +130,15 @@ def _is_setting(value: Any) -> bool:
 def names_gguf(name: str) -> bool:
     """Whether a `--model_path` or `--lora_path` means a file, GGUF or its predecessor, rather than a folder."""
     return name.endswith(".gguf") or Path(name).expanduser().is_file()
+
+
+def is_gguf(name: str) -> bool:
+    """Whether a `--model_path` means a GGUF file, by its ending or by its first bytes."""
+    path = Path(name).expanduser()
+    if name.endswith(".gguf") or not path.is_file():
+        return name.endswith(".gguf")
+    with path.open("rb") as opened:
+        return opened.read(4) == MAGIC
 
 
 def in_llama_cpp(model_path: str, lora_paths: Iterable[str] = ()) -> bool:
@@ -163,6 +182,8 @@ def read_gguf(name: str, flag: str) -> GGUFFile:
         values, size = gguf.GGML_QUANT_SIZES[kinds[tensor]]
         if one.offset + math.prod(one.shape) // values * size > header.data:
             raise UserError(f"{flag} {name} is incomplete: it ends within {tensor}. Copy or export it again.")
+    if (found := header.keys.get("general.architecture")) not in gguf.MODEL_ARCH_NAMES.values():
+        raise UserError(f"{flag} {name} is for the architecture {found}, which llama.cpp does not know.")
     types = {tensor: kind.name for tensor, kind in kinds.items()}
     shapes = {tensor: one.shape for tensor, one in header.tensors.items()}
     begin = path.stat().st_size - header.data
@@ -171,19 +192,19 @@ def read_gguf(name: str, flag: str) -> GGUFFile:
     )
 
 
-def read_gguf_model(name: str) -> GGUFFile:
-    """The GGUF model of `--model_path`.
+def read_gguf_model(name: str, flag: str = "--model_path") -> GGUFFile:
+    """The GGUF model that `flag` names.
 
     Raises:
         UserError: see `read_gguf`; or an adapter, or a vocabulary alone.
     """
-    file = read_gguf(name, "--model_path")
+    file = read_gguf(name, flag)
     if file.is_adapter:
-        raise UserError(f"--model_path {name} is an adapter: pass it as --lora_path, and its base as --model_path.")
+        raise UserError(f"{flag} {name} is an adapter: pass it as --lora_path, and its base as --model_path.")
     lacking = [key for key in (f"{file.architecture}.{what}" for what in REQUIRED_KEYS) if key not in file.keys]
     if lacking or not file.types:
         what = lacking[0] if lacking else "weights"
-        raise UserError(f"--model_path {name} is no model: it has no {what}. Copy or export it again.")
+        raise UserError(f"{flag} {name} is no model: it has no {what}. Copy or export it again.")
     return file
 
 

@@ -4,7 +4,15 @@ from pathlib import Path
 from typing import Any
 
 from vicuna.errors import UserError
-from vicuna.gguf_file.byte_level import CONTROL, USER_DEFINED, byte_level_json, file_splitting, pieces_of
+from vicuna.gguf_file.byte_level import (
+    CONTROL,
+    UNKNOWN,
+    UNUSED,
+    USER_DEFINED,
+    byte_level_json,
+    file_splitting,
+    pieces_of,
+)
 from vicuna.prompt.tokenizer_files import TokenizerFiles
 
 UNKNOWN_TEXT = "vicuna.unknown_text"  # key of our own: how SentencePiece shows an unknown character
@@ -102,17 +110,21 @@ def sentencepiece_model(keys: dict[str, Any]) -> bytes:
     pieces = list(keys.get("tokenizer.ggml.tokens", []))
     scores = keys.get("tokenizer.ggml.scores", [0.0] * len(pieces))
     types = keys.get("tokenizer.ggml.token_type", [1] * len(pieces))
-    while pieces and types[len(pieces) - 1] == 5 and pieces[-1] == padding_token(len(pieces) - 1):
+    # Padding is of the type "unused", in files of some older converters "unknown".
+    while pieces and types[len(pieces) - 1] in (UNUSED, UNKNOWN) and pieces[-1] == padding_token(len(pieces) - 1):
         pieces.pop()
+    unknown = keys.get("tokenizer.ggml.unknown_token_id", 0)
     proto = sentencepiece_model_pb2.ModelProto()
-    for piece, score, kind in zip(pieces, scores, types, strict=False):
+    for number, (piece, score, kind) in enumerate(zip(pieces, scores, types, strict=False)):
+        # SentencePiece wants one unknown piece and no more, whatever those converters said of it.
+        kind = UNKNOWN if number == unknown else CONTROL if kind == UNKNOWN else kind
         # llama.cpp's converter writes the spaces of user-defined pieces as spaces.
         proto.pieces.add(piece=piece.replace(" ", "▁"), score=score, type=kind)
     trainer, normalizer = proto.trainer_spec, proto.normalizer_spec
     trainer.model_type = sentencepiece_model_pb2.TrainerSpec.BPE
     trainer.vocab_size = len(pieces)
     trainer.byte_fallback = 6 in types
-    trainer.unk_id = keys.get("tokenizer.ggml.unknown_token_id", 0)
+    trainer.unk_id = unknown
     trainer.bos_id = keys.get("tokenizer.ggml.bos_token_id", 1)
     trainer.eos_id = keys.get("tokenizer.ggml.eos_token_id", 2)
     trainer.pad_id = -1

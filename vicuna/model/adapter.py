@@ -289,14 +289,15 @@ def save_adapter(model: PeftModel, folder: Path, weights: dict[str, torch.Tensor
     expected = get_peft_model_state_dict(model, state_dict=weights, save_embedding_layers=False)
     with tempfile.TemporaryDirectory(prefix=SAVING, dir=folder) as aside:
         model.save_pretrained(aside, state_dict=weights, save_embedding_layers=False)
-        _name_base(Path(aside) / ADAPTER_CONFIG)
+        name_base_file(Path(aside))
         _verify(load_file(Path(aside) / ADAPTER_FILES[0]), expected)
         for name in (ADAPTER_FILES[0], ADAPTER_CONFIG):
             os.replace(Path(aside) / name, folder / name)
 
 
-def _name_base(config: Path) -> None:
+def name_base_file(folder: Path) -> None:
     """Have the config of an adapter on a GGUF name the file, not the folder that stands for it."""
+    config = folder / ADAPTER_CONFIG
     said = read_json(config)
     if file := stands_for(Path(said.get("base_model_name_or_path") or "")):
         config.write_text(json.dumps(said | {"base_model_name_or_path": str(file)}, indent=2), encoding="utf-8")

@@ -22,7 +22,7 @@ from vicuna.files.proxies import check_proxies
 from vicuna.files.tensors import check_weight_file, read_tensor_files, weight_paths
 from vicuna.foreign import NEVER_RUN
 from vicuna.gguf_file.folder import folder_of, stands_for
-from vicuna.gguf_file.reader import names_gguf, read_gguf
+from vicuna.gguf_file.reader import is_gguf, read_gguf
 from vicuna.gguf_file.weights import describe_types
 from vicuna.log import log
 from vicuna.model.config import meta_model, read_config
@@ -107,7 +107,7 @@ def check_base(name: str, context: int | None = None) -> Base:
     Raises:
         UserError: what does not fit, naming both sources.
     """
-    path = folder_of(name) if names_gguf(name) else local_folder(name, "--model_path", BASE_FILES)
+    path = folder_of(name) if is_gguf(name) else local_folder(name, "--model_path", BASE_FILES)
     if not (path / "config.json").is_file():
         if any(path.glob("consolidated.*.pth")):
             raise UserError(

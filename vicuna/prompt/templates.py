@@ -10,6 +10,7 @@ import json
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NotRequired, Protocol, TypedDict
 
 from vicuna.errors import UserError
@@ -253,6 +254,7 @@ def encode(
     tokenizer = with_tools(tokenizer, messages)
     starts = first_messages(others) or [0]
 
+    @cache
     def parts(dropped: int) -> list[tuple[list[int], list[int]]]:
         kept = [*system, *others[starts[dropped] :]]
         if prompt_type == BASE:

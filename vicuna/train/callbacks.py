@@ -12,7 +12,7 @@ from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from vicuna.log import log
-from vicuna.model.adapter import gather_tensors
+from vicuna.model.adapter import gather_tensors, name_base_file
 from vicuna.model.model_card import CARD, training_card
 from vicuna.train.checkpoint import (
     BEST,
@@ -118,6 +118,7 @@ class CheckpointCallback(TrainerCallback):
             self._write_card(folder, state)  # in place of PEFT's, which names the base by its path
             if self.facts["flags"]["train"] == "full":
                 copy_tokenizer(self.base_path, folder)
+            name_base_file(folder)
             seal_checkpoint(folder)
             rotate_checkpoints(self.output, self.facts["run_id"], self.limit)
 
