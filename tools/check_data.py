@@ -24,6 +24,7 @@ from vicuna.data.flags import DataFlags
 from vicuna.data.formats import detect_format, to_messages
 from vicuna.data.records import SHOWN_BAD_ROWS, Records, Source, open_sources, refusal
 from vicuna.errors import UserError, run
+from vicuna.prompt.rendering import BASE
 
 BARS = 10  # of the histogram
 BAR_WIDTH = 40  # characters of its longest bar
@@ -97,7 +98,7 @@ def read(
     records.sources.append(source)
     for line, row in rows:
         try:
-            report.formats[detect_format(row).name] += 1
+            report.formats[detect_format(row, own=data.prompt_type == BASE).name] += 1
             messages = to_messages(fill(row, fills, filled), data.prompt_type)
             if refuse and (why := refuse(messages)):
                 raise BadRow(why, "does not fit the base's chat template")

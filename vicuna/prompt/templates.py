@@ -81,8 +81,12 @@ def first_messages(messages: Sequence[Message]) -> list[int]:
 
 def tools_of(messages: Sequence[Message]) -> str:
     """The functions that a dialogue says there are, as JSON, "" for none."""
-    found = messages[0].get("tools") if messages else None
-    return json.dumps(found, ensure_ascii=False) if found else ""
+    return json.dumps(messages[0]["tools"], ensure_ascii=False) if messages and messages[0].get("tools") else ""
+
+
+def with_tools(tokenizer: Tokenizer, messages: Sequence[Message]) -> Tokenizer:
+    """The tokenizer with the functions that a dialogue says there are, where it says so."""
+    return tokenizer.with_settings(tools=tools) if (tools := tools_of(messages)) else tokenizer
 
 
 def takes_system(prompt_type: str, chat: ChatTemplate | None = None) -> bool:
@@ -199,9 +203,10 @@ def prompt_ids(tokenizer: Tokenizer, prompt_type: str, messages: Sequence[Messag
     Raises:
         UserError: see `segments`.
     """
-    first, *further = segments(prompt_type, messages, tokenizer.chat)
     if prompt_type == BASE and messages:
-        return tokenizer.encode_rendering(first)
+        tokenizer = with_tools(tokenizer, messages)
+        return tokenizer.encode_rendering(segments(prompt_type, messages, tokenizer.chat)[0])
+    first, *further = segments(prompt_type, messages, tokenizer.chat)
     ids = [*tokenizer.beginning, *(tokenizer.encode(first) if first else [])]
     for segment in further:
         ids += [tokenizer.eos_id, *tokenizer.encode_continuation(segment)]
@@ -246,7 +251,7 @@ def encode(
         The example, or None where no token of the last answer is left within `cutoff_len`.
     """
     system, others = split_system(messages)
-    tokenizer = tokenizer.with_settings(tools=tools) if (tools := tools_of(messages)) else tokenizer
+    tokenizer = with_tools(tokenizer, messages)
     starts = first_messages(others) or [0]
 
     @cache
@@ -296,14 +301,11 @@ def encode_all(
         None of them where no token of an answer is left within `cutoff_len`.
     """
     options = (cutoff_len, train_on_inputs)
-    if prompt_type == BASE and train_turns == "all":
-        view = tokenizer.with_settings(tools=tools_of(messages))
-        if not own_template(view.chat).turns(messages)[1]:
-            ends = [at for at, one in enumerate(messages) if one["role"] == "assistant" and one.get("learnt", True)]
-            head = {"tools": messages[0]["tools"]} if messages[0].get("tools") else {}
-            rows = [[{**messages[0], **head}, *messages[1 : at + 1]] for at in ends]
-            found = [encode(tokenizer, prompt_type, row, *options) for row in rows]
-            return [one for one in found if one is not None]
+    own = own_template(with_tools(tokenizer, messages).chat) if prompt_type == BASE and train_turns == "all" else None
+    if own and not own.turns(messages)[1]:
+        ends = [at for at, one in enumerate(messages) if one["role"] == "assistant" and one.get("learnt", True)]
+        rows = [encode(tokenizer, prompt_type, messages[: at + 1], *options) for at in ends]
+        return [one for one in rows if one is not None]
     found = encode(tokenizer, prompt_type, messages, *options, train_turns)
     return [] if found is None else [found]
 

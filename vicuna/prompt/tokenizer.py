@@ -26,6 +26,8 @@ from vicuna.prompt.tokenizer_files import TOKENIZER_CONFIG, TokenizerFiles, read
 
 # Begins every decoding, and is cut off again: decoders treat the first piece of a text specially.
 _ANCHOR = "a"
+# Control tokens that are part of an answer's text where a base has them as such; elsewhere they are user-defined.
+_TAGS = ("<think>", "</think>", "<tool_call>", "</tool_call>")
 _MOST_VIEWS = 64  # settings of a chat template that are kept ready, the functions of an API's clients among them
 
 
@@ -84,6 +86,7 @@ class TextTokenizer:
                 f"{TOKENIZER_CONFIG}."
             )
         self.beginning = [self.bos_id] if self._adds_bos and self.bos_id is not None else []
+        self._tags = {one.id: tag for tag in _TAGS if (one := self._controls.get(tag))}
         self._anchor = self.encode(_ANCHOR)
         self._anchor_width = len(self._decode(self._anchor))
         self._dummy = self.decode_continuation(self._anchor).removesuffix(_ANCHOR)
@@ -216,7 +219,11 @@ class TextTokenizer:
         return self._controls[name].id if name else self.eos_id
 
     def decode_continuation(self, ids: list[int]) -> str:
-        """The text of `ids` that follow other text: a leading space is kept, control ids are not text."""
+        """The text of `ids` that follow other text: a leading space is kept, control ids are not text, but tags are."""
+        if self._tags and not self._tags.keys().isdisjoint(ids):
+            at = next(at for at, i in enumerate(ids) if i in self._tags)
+            before, behind = self.decode_continuation(ids[:at]), self.decode_continuation(ids[at + 1 :])
+            return f"{before}{self._tags[ids[at]]}{behind}"
         text_ids = [i for i in ids if self._is_text(i)]
         return self._decode(self._anchor + text_ids)[self._anchor_width :]
 
@@ -250,9 +257,10 @@ class TextTokenizer:
             decoder.decode(bytes(run))
             pending, _ = decoder.getstate()
             return ids[: len(ids) - len(pending)]
-        # Byte-level pieces hold several bytes: drop pieces until the text ends well, or in a U+FFFD that was meant.
+        # Byte-level pieces hold several bytes, also of two characters: drop pieces until the text ends well, or in a
+        # U+FFFD that was meant.
         meant = self.encode_continuation("\ufffd")
-        for missing in range(min(4, len(ids) + 1)):
+        for missing in range(min(8, len(ids) + 1)):
             kept = ids[: len(ids) - missing]
             if not self.decode_continuation(kept).endswith("\ufffd") or kept[-len(meant) :] == meant:
                 return kept
