@@ -6,6 +6,7 @@ question (Mistral Nemo), one that wants none (Gemma 2), and one that asks for th
 """
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 CHATML = (
@@ -135,3 +136,24 @@ def write_base(folder: Path, kind: str, seed: int = 0, **shape: int) -> Path:
     torch.manual_seed(seed)
     LlamaForCausalLM(config).to(torch.float32).save_pretrained(folder)
     return folder
+
+
+def teach(folder: Path, chain: list[int]) -> None:
+    """Have the model in `folder` say the ids of a chain, each behind the one before, whatever else the prompt holds.
+
+    Its blocks add nothing, so that a token's own embedding tells what follows it.
+    """
+    import torch
+    from transformers import LlamaForCausalLM
+
+    model = LlamaForCausalLM.from_pretrained(folder)
+    with torch.no_grad():
+        for block in model.model.layers:
+            block.self_attn.o_proj.weight.zero_()
+            block.mlp.down_proj.weight.zero_()
+        rows = torch.nn.functional.normalize(torch.randn_like(model.model.embed_tokens.weight), dim=1)
+        model.model.embed_tokens.weight.copy_(rows)
+        model.lm_head.weight.zero_()
+        for before, following in pairwise(chain):
+            model.lm_head.weight[following] += 4 * rows[before]
+    model.save_pretrained(folder)

@@ -11,7 +11,7 @@ from vicuna.export.updates import AdapterUpdate
 from vicuna.files.json_files import read_json
 from vicuna.files.tensors import dtype_name, main_dtype, write_model
 from vicuna.log import log
-from vicuna.model.adapter_files import RUN_ARGS, template_settings
+from vicuna.model.adapter_files import RUN_ARGS, as_trained, template_settings
 from vicuna.model.base import Base
 from vicuna.model.config import meta_model
 from vicuna.model.model_card import export_card, write_card
@@ -100,8 +100,7 @@ def own_or_written(base: Base, prompt_type: str, adapter: Path) -> tuple[str, di
     if base.tokenizer.chat is None:
         raise UserError(f"--prompt_type base is the base's own chat template, and {base.path} declares none.")
     settings = {name: one for name, one in vars(template_settings(adapter)).items() if one}
-    said = {"template": settings} if settings else {}
-    return base.tokenizer.with_settings(**settings).chat.exported(), said
+    return as_trained(base.tokenizer, adapter).chat.exported(), {"template": settings} if settings else {}
 
 
 def drop_own_template(file: Path) -> None:
