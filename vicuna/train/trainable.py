@@ -5,7 +5,6 @@ A whole model is written as adapters are: aside first, read again and compared, 
 
 import json
 import os
-import shutil
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -22,11 +21,10 @@ from vicuna.model.adapter import SAVING, load_adapter, new_adapter, plan_adapter
 from vicuna.model.adapter_files import ADAPTER_CONFIG, ADAPTER_FILES, adapter_file, read_adapter_tensors, train_kind
 from vicuna.model.base import Base
 from vicuna.model.flags import LoraFlags
-from vicuna.model.new_rows import NEW_ROWS
+from vicuna.model.openable import copy_tokenizer, make_openable
 from vicuna.train.flags import RunFlags
 
 SHARD_SIZE = "2GB"
-TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "chat_template*", NEW_ROWS)
 
 
 def check_train_flag(base_path: Path, train: str, bits: int, dtype: torch.dtype, run: RunFlags) -> None:
@@ -144,6 +142,7 @@ def save_model(model: Any, folder: Path, weights: dict[str, torch.Tensor], base_
         model.save_pretrained(aside, state_dict=weights, max_shard_size=SHARD_SIZE)
         model.config.use_cache = False
         copy_tokenizer(base_path, aside)
+        make_openable(aside)
         _verify(aside, weights, getattr(model, "all_tied_weights_keys", {}))
         new = {file.name for file in aside.iterdir()}
         for file in sorted(new, key=lambda file: file == INDEX_FILE):  # the index once its parts are there
@@ -151,13 +150,6 @@ def save_model(model: Any, folder: Path, weights: dict[str, torch.Tensor], base_
     for old in [*folder.glob("model*.safetensors"), folder / INDEX_FILE]:
         if old.name not in new:  # else a former, single file would be preferred to the new parts
             old.unlink(missing_ok=True)
-
-
-def copy_tokenizer(base_path: Path, folder: Path) -> None:
-    """Put the base's tokenizer files beside a whole model."""
-    for pattern in TOKENIZER_FILES:
-        for file in base_path.glob(pattern):
-            shutil.copyfile(file, folder / file.name)
 
 
 def _verify(folder: Path, expected: dict[str, torch.Tensor], tied: dict[str, str]) -> None:
