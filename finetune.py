@@ -129,6 +129,7 @@ def check_setup(flags: TrainFlags, sources: "list[Source]", world_size: int) -> 
     from vicuna.model.adapter import with_named_modules
     from vicuna.model.base import check_base, compute_dtype, device, fingerprint
     from vicuna.model.stored import use_as_stored
+    from vicuna.model.targets import check_targets
     from vicuna.train.plan import library_versions
     from vicuna.train.reporting import check_reporter
     from vicuna.train.resume import starting_point
@@ -156,6 +157,8 @@ def check_setup(flags: TrainFlags, sources: "list[Source]", world_size: int) -> 
         **sharded,
     }
     start = starting_point(flags.run, {**flags.by_name(), **exact})
+    if "lora" in flags.lora.trains and start.adapter is None:
+        check_targets(base.config, flags.lora.lora_target_modules)
     lora, lora_flags, warning = plan_trainable(base, start.inherit(flags.lora), start.adapter, flags.model.bits)
     if warning:
         log.log.warning(warning)
