@@ -12,7 +12,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from vicuna.errors import UserError
-from vicuna.model.config import meta_model
+from vicuna.model.config import has_fused_experts, meta_model
 from vicuna.model.gptq import keep_peft_silent
 
 ROUTERS = {"router", "gate", "shared_expert_gate"}  # parts of the names of what chooses experts
@@ -36,7 +36,7 @@ def all_linear(config: Any) -> list[str]:
 
 def untrained(config: Any) -> str:
     """What all-linear leaves out of a base, in a line; "" for nothing but the head."""
-    if not _has_fused_experts(meta_model(config)):
+    if not has_fused_experts(meta_model(config)):
         return ""
     names = ", ".join(sorted(_taken_for_experts(config)))
     more = f", nor the linear layers {names}, by whose names PEFT means the experts" if names else ""
@@ -71,20 +71,10 @@ def _layer_names(model: nn.Module, head: bool) -> set[str]:
     }
 
 
-def _has_fused_experts(model: nn.Module) -> bool:
-    """Whether some weights are stacked: a matrix for each expert in one tensor."""
-    return any(
-        parameter.dim() == 3
-        for module in model.modules()
-        if not isinstance(module, nn.Conv1d)
-        for parameter in module.parameters(recurse=False)
-    )
-
-
 def _taken_for_experts(config: Any) -> set[str]:
     """Names of linear layers that PEFT turns into fused experts: those that it does not leave in its config."""
     model = meta_model(config)
-    if not _has_fused_experts(model):
+    if not has_fused_experts(model):
         return set()
     keep_peft_silent()
     names = _layer_names(model, head=False)

@@ -20,6 +20,7 @@ from vicuna.files.tensors import INDEX_FILE
 from vicuna.model.adapter import SAVING, load_adapter, new_adapter, plan_adapter, save_adapter
 from vicuna.model.adapter_files import ADAPTER_CONFIG, ADAPTER_FILES, adapter_file, read_adapter_tensors, train_kind
 from vicuna.model.base import Base
+from vicuna.model.config import has_fused_experts
 from vicuna.model.flags import LoraFlags
 from vicuna.model.openable import copy_tokenizer, make_openable
 from vicuna.train.flags import RunFlags
@@ -143,7 +144,7 @@ def save_model(model: Any, folder: Path, weights: dict[str, torch.Tensor], base_
         model.config.use_cache = False
         copy_tokenizer(base_path, aside)
         make_openable(aside)
-        _verify(aside, weights, getattr(model, "all_tied_weights_keys", {}))
+        _verify(aside, weights, getattr(model, "all_tied_weights_keys", {}), has_fused_experts(model))
         new = {file.name for file in aside.iterdir()}
         for file in sorted(new, key=lambda file: file == INDEX_FILE):  # the index once its parts are there
             os.replace(aside / file, folder / file)
@@ -152,9 +153,13 @@ def save_model(model: Any, folder: Path, weights: dict[str, torch.Tensor], base_
             old.unlink(missing_ok=True)
 
 
-def _verify(folder: Path, expected: dict[str, torch.Tensor], tied: dict[str, str]) -> None:
-    """Read a written model one tensor at a time; of tied ones only the first is in the files."""
-    found = set()
+def _verify(folder: Path, expected: dict[str, torch.Tensor], tied: dict[str, str], mixture: bool) -> None:
+    """Read a written model one tensor at a time; of tied ones only the first is in the files.
+
+    Args:
+        mixture: the model has its experts in one tensor, which the files have one by one: their values are counted.
+    """
+    found, separate = set(), 0
     for file in folder.glob("model*.safetensors"):
         with safe_open(file, framework="pt") as opened:
             for name in opened.keys():  # noqa: SIM118
@@ -162,8 +167,11 @@ def _verify(folder: Path, expected: dict[str, torch.Tensor], tied: dict[str, str
                 written = opened.get_tensor(name)
                 if not torch.isfinite(written).all():
                     raise RuntimeError(f"{name} has values that are not finite: the run has diverged")
-                if name not in expected or not torch.equal(written, expected[name]):
+                if mixture and name not in expected:
+                    separate += written.numel()
+                elif name not in expected or not torch.equal(written, expected[name]):
                     raise RuntimeError(f"{name} was not written as it was trained")
-    if lacking := set(expected) - found - set(tied):
+    lacking = set(expected) - found - set(tied)
+    if lacking and separate != sum(expected[name].numel() for name in lacking):
         raise RuntimeError(f"{len(lacking)} tensors were not written, such as {min(lacking)}")
     json.loads((folder / "config.json").read_text(encoding="utf-8"))
