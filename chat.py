@@ -31,7 +31,7 @@ def main(model_flags: ModelFlags, chat: ChatFlags, serve: ServeFlags, decoding: 
     # Imported here so that --help and a mistyped flag answer at once.
     from vicuna.answer.assistant import check_beams, load_assistant
 
-    check_beams(model_flags.model_path, decoding)
+    check_beams(model_flags.model_path, decoding, chat.lora_path)
     assistant = load_assistant(model_flags, serve, chat.lora_path)
     for warning in assistant.warnings:
         log.log.warning("WARNING %s", warning)

@@ -37,8 +37,18 @@ if TYPE_CHECKING:
     from vicuna.train.trainer import AdapterTrainer
 
 
-def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, run_flags: RunFlags) -> None:
-    """Train as the flags say. What a stage needs is imported in it: --help and a mistyped flag answer at once."""
+def main(
+    model_flags: ModelFlags,
+    data_flags: DataFlags,
+    lora_flags: LoraFlags,
+    run_flags: RunFlags,
+    prompt_type: str = "instruct",
+) -> None:
+    """Train as the flags say. What a stage needs is imported in it: --help and a mistyped flag answer at once.
+
+    Args:
+        prompt_type: where neither the flags name one nor the base declares a chat template.
+    """
     flags = TrainFlags(model_flags, data_flags, lora_flags, run_flags)
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     gpus = one_gpu_per_process(os.environ)
@@ -50,7 +60,7 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
         sources = open_data(flags, gpus)
 
         # 2. base and adapter, as far as they can be checked without loading weights
-        setup = check_setup(flags, sources, world_size)
+        setup = check_setup(flags, sources, world_size, prompt_type)
 
         # 3. examples and the plan
         planned = plan_run(setup, sources, rank, world_size)
@@ -121,7 +131,7 @@ def open_data(flags: TrainFlags, gpus: int) -> "list[Source]":
     return sources
 
 
-def check_setup(flags: TrainFlags, sources: "list[Source]", world_size: int) -> Setup:
+def check_setup(flags: TrainFlags, sources: "list[Source]", world_size: int, prompt_type: str) -> Setup:
     """Check flags, base and adapter against each other and against the run that is gone on with, if any."""
     import torch
 
@@ -129,7 +139,7 @@ def check_setup(flags: TrainFlags, sources: "list[Source]", world_size: int) -> 
     from vicuna.model.adapter import with_named_modules
     from vicuna.model.base import check_base, compute_dtype, device, fingerprint
     from vicuna.model.stored import use_as_stored
-    from vicuna.model.targets import check_targets
+    from vicuna.train.own_template import declares_template, with_template_settings
     from vicuna.train.plan import library_versions
     from vicuna.train.reporting import check_reporter
     from vicuna.train.resume import starting_point
@@ -140,6 +150,7 @@ def check_setup(flags: TrainFlags, sources: "list[Source]", world_size: int) -> 
     check_reporter(flags.run)
     base = check_base(flags.model.model_path, flags.model.context)
     flags = flags._replace(
+        data=flags.data.named(prompt_type, declares_template(base)),
         model=use_as_stored(base.path, base.config, flags.model, flags.lora.train),
         lora=with_named_modules(flags.lora, base.config),
     )
@@ -157,8 +168,7 @@ def check_setup(flags: TrainFlags, sources: "list[Source]", world_size: int) -> 
         **sharded,
     }
     start = starting_point(flags.run, {**flags.by_name(), **exact})
-    if "lora" in flags.lora.trains and start.adapter is None:
-        check_targets(base.config, flags.lora.lora_target_modules)
+    base.tokenizer = with_template_settings(base.tokenizer, flags.data, start.resume)
     lora, lora_flags, warning = plan_trainable(base, start.inherit(flags.lora), start.adapter, flags.model.bits)
     if warning:
         log.log.warning(warning)
@@ -265,6 +275,7 @@ def load_model(setup: Setup) -> "torch.nn.Module":
 
 def run_facts(setup: Setup, plan: "Plan") -> dict[str, Any]:
     """What run_args.json says of the run, everywhere it stands; what the run is reported to is made ready with it."""
+    from vicuna.train.own_template import template_facts
     from vicuna.train.reporting import start_reporter
     from vicuna.train.resume import run_id
 
@@ -275,8 +286,10 @@ def run_facts(setup: Setup, plan: "Plan") -> dict[str, Any]:
         "run_id": name,
         "flags": setup.flags.by_name(),
         "prompt_type": setup.flags.data.prompt_type,
+        **template_facts(setup.base.tokenizer, setup.flags.data, plan.facts),
         "trains": setup.flags.lora.trains,  # --train, as the spellings are meant since the embeddings can be alone
         "plan": plan.facts,
+        "base_file": setup.base.file and setup.base.file.name,  # a GGUF; several in one folder are common
         "exact": setup.exact,  # what a resumed run is compared with, beside the flags
         # what this run has from elsewhere, and a resumed one has to take over
         "data_start": start.data_start,
@@ -343,8 +356,8 @@ def save(setup: Setup, trainer: "AdapterTrainer", model: "torch.nn.Module", fact
         result = Result(model, tensors, setup.base.path, facts, trainer.state, Path(trainer.args.output_dir))
         result.check()
         result.save(setup.output, trainer.stopper.go_on())
-        log.log.info("%s", closing_message(model, setup.output, setup.base.path))
+        log.log.info("%s", closing_message(model, setup.output, setup.base.place))
 
 
 if __name__ == "__main__":
-    run(lambda: main(*parse(__doc__, ModelFlags, DataFlags, LoraFlags, RunFlags)))
+    run(lambda: main(*parse(__doc__, ModelFlags, DataFlags, LoraFlags, RunFlags, prompt_type=None)))

@@ -17,7 +17,7 @@ from vicuna.train.flags import RunFlags
 
 DEFAULTS = {
     "data_path": ["sample/chat/data_sample.jsonl"],
-    "prompt_type": "chat",
+    "prompt_type": None,
     "cutoff_len": 2048,
     "lora_target_modules": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
     "warmup_ratio": 0.05,
@@ -25,4 +25,4 @@ DEFAULTS = {
 }
 
 if __name__ == "__main__":
-    run(lambda: main(*parse(__doc__, ModelFlags, DataFlags, LoraFlags, RunFlags, **DEFAULTS)))
+    run(lambda: main(*parse(__doc__, ModelFlags, DataFlags, LoraFlags, RunFlags, **DEFAULTS), prompt_type="chat"))

@@ -37,7 +37,7 @@ def main(
     from vicuna.answer.assistant import check_beams, load_assistant
     from vicuna.answer.decoding import generation_kwargs
 
-    check_beams(model_flags.model_path, decoding)
+    check_beams(model_flags.model_path, decoding, [ask.lora_path])
     if predict.data_path:
         from vicuna.answer.prediction import answer_files
 

@@ -18,11 +18,14 @@ import pytest
 from tests import starting
 
 # Before torch is imported: one thread, no network, and a cache of tokenised records that ends with the tests. What
-# DeepSpeed compiles stays where it would without that, for it takes minutes.
+# DeepSpeed compiles stays where it would without that, for it takes minutes; and what scripts/install_cpp.sh took of
+# llama.cpp's sources is found where it is.
 _lasting = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(_lasting / "torch_extensions" / f"torch-{version('torch')}"))
 _cache = tempfile.TemporaryDirectory(prefix="vicuna-tests-")
 os.environ["XDG_CACHE_HOME"] = _cache.name
+Path(_cache.name, "chinese-vicuna").mkdir()
+Path(_cache.name, "chinese-vicuna/llama.cpp").symlink_to(_lasting / "chinese-vicuna/llama.cpp")
 # Else tokenicer, which PEFT reads by way of GPTQModel, names a folder of /tmp here, for what is started later.
 os.environ["HF_HOME"] = f"{_cache.name}/huggingface"
 for _name in [name for name in os.environ if name.lower().endswith("_proxy")]:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from vicuna.errors import UserError
 from vicuna.files.json_files import read_json
 from vicuna.files.tensors import read_tensor_file
-from vicuna.gguf.reader import read_gguf
+from vicuna.gguf_file.reader import read_gguf
 from vicuna.model.base import check_base
 from vicuna.prompt.tokenizer import TextTokenizer
 

@@ -22,7 +22,7 @@ from vicuna.data.files import read_rows
 from vicuna.data.fills import check_fills, fill, parse_fills
 from vicuna.data.flags import DataFlags
 from vicuna.data.formats import detect_format, to_messages
-from vicuna.data.records import SHOWN_BAD_ROWS, Records, Source, open_sources
+from vicuna.data.records import SHOWN_BAD_ROWS, Records, Source, open_sources, refusal
 from vicuna.errors import UserError, run
 
 BARS = 10  # of the histogram
@@ -61,18 +61,19 @@ class Report:
 def main(flags: CheckFlags, data: DataFlags) -> None:
     """Report each file, then measure all good rows together."""
     log.set_up()
+    tokenizer, data = open_base(flags.model_path, data)
     records, seen, filled, unread, malformed = Records(), {}, set(), 0, 0
     for name in data.data_path:
         try:
-            report = read(open_sources([name])[0], data, records, seen, filled)
+            report = read(open_sources([name])[0], data, records, seen, filled, tokenizer)
         except UserError as error:
             print(f"{name}\n  can not be read: {error}\n")
             unread += 1
             continue
         malformed += sum(map(len, report.bad.values()))
         print_report(report)
-    if flags.model_path and records.dialogues:
-        measure(records, flags, data)
+    if tokenizer and records.dialogues:
+        measure(records, flags, data, tokenizer)
     sys.stdout.flush()
     check_fills(data.fill, filled)
     if unread or (malformed and not data.skip_bad_rows):
@@ -82,19 +83,24 @@ def main(flags: CheckFlags, data: DataFlags) -> None:
         )
 
 
-def read(source: Source, data: DataFlags, records: Records, seen: dict[str, str], filled: set[str]) -> Report:
+def read(
+    source: Source, data: DataFlags, records: Records, seen: dict[str, str], filled: set[str], tokenizer: Any
+) -> Report:
     """Read a file row by row; its good rows are added to `records`, and to `seen` with their places.
 
     Args:
         filled: takes the placeholders of --fill that are there.
     """
     report, fills = Report(source), parse_fills(data.fill)
+    refuse = refusal(tokenizer, data.prompt_type) if tokenizer else None
     source.encoding, rows = read_rows(source.path, data.encoding, data.fields)
     records.sources.append(source)
     for line, row in rows:
         try:
             report.formats[detect_format(row).name] += 1
             messages = to_messages(fill(row, fills, filled), data.prompt_type)
+            if refuse and (why := refuse(messages)):
+                raise BadRow(why, "does not fit the base's chat template")
         except BadRow as problem:
             report.bad[problem.reason].append(f"line {line}: {problem}")
             continue
@@ -131,11 +137,20 @@ def print_some(lines: Sequence[str]) -> None:
         print(f"    … and {len(lines) - SHOWN_BAD_ROWS} more")
 
 
-def measure(records: Records, flags: CheckFlags, data: DataFlags) -> None:
-    """Lengths in tokens, what the cut does, and some rows as they are trained on."""
+def open_base(model_path: str, data: DataFlags) -> tuple[Any, DataFlags]:
+    """The base's tokenizer, None where no base is named, and the flags with the prompt type that training takes."""
+    if not model_path:
+        return None, data.named("instruct", has_template=False)
     from vicuna.model.base import check_base
+    from vicuna.train.own_template import declares_template, with_template_settings
 
-    tokenizer = check_base(flags.model_path).tokenizer
+    base = check_base(model_path)
+    data = data.named("instruct", declares_template(base))
+    return with_template_settings(base.tokenizer, data, None), data
+
+
+def measure(records: Records, flags: CheckFlags, data: DataFlags, tokenizer: Any) -> None:
+    """Lengths in tokens, what the cut does, and some rows as they are trained on."""
     everything = range(len(records.dialogues))
     options = (data.train_on_inputs, data.train_turns)
     whole = tokenise(tokenizer, records, everything, data.prompt_type, sys.maxsize, *options)
@@ -169,11 +184,11 @@ def print_histogram(lengths: Sequence[int]) -> None:
 
 
 def marked(tokenizer: Any, row: dict[str, Any]) -> str:
-    """A row's text with what is trained on in ⟦ ⟧, EOS written as </s>."""
+    """A row's text with what is trained on in ⟦ ⟧, the end written by its name."""
     parts = []
-    for trained, ids in label_spans(row["input_ids"], row["labels"]):
+    for trained, ids in label_spans(row["input_ids"], row["labels"], len(tokenizer.beginning)):
         text = tokenizer.decode_continuation(ids)
-        text += "</s>" if ids[-1] == tokenizer.eos_id else ""
+        text += tokenizer.token_name(ids[-1]) if ids[-1] in tokenizer.controls else ""
         parts.append(f"⟦{text}⟧" if trained else text)
     return "".join(parts)
 
@@ -184,4 +199,4 @@ def with_files(argv: list[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    run(lambda: main(*parse(__doc__, CheckFlags, DataFlags, argv=with_files(sys.argv[1:]))))
+    run(lambda: main(*parse(__doc__, CheckFlags, DataFlags, argv=with_files(sys.argv[1:]), prompt_type=None)))

@@ -23,7 +23,7 @@ from vicuna.args import at_least, flag, parse
 from vicuna.data.fields import parse_fields
 from vicuna.errors import UserError, ended_by_signals, run
 from vicuna.evaluation.flags import ModelsFlags
-from vicuna.prompt.templates import PROMPT_TYPES
+from vicuna.prompt.templates import ALL_PROMPT_TYPES
 
 if TYPE_CHECKING:
     from vicuna.evaluation.candidates import Candidate
@@ -38,7 +38,7 @@ class PplFlags(ModelsFlags):
     """Which models, on which text."""
 
     data: list[str] = flag([], "text to measure on, a figure for each file: what --data_path of finetune.py takes")
-    prompt_type: Literal[PROMPT_TYPES] | None = flag(
+    prompt_type: Literal[ALL_PROMPT_TYPES] | None = flag(
         None, "template around records that have a prompt; default: what adapters and models were trained with"
     )
     count_prompts: bool = flag(False, "count the prompts of records too, not only their responses")

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal
 from vicuna import log
 from vicuna.args import flag, parse
 from vicuna.errors import UserError, run
-from vicuna.prompt.templates import PROMPT_TYPES
+from vicuna.prompt.templates import ALL_PROMPT_TYPES
 
 if TYPE_CHECKING:
     from vicuna.export.merge import MergedTensor
@@ -53,7 +53,7 @@ class MergeFlags:
     lora_model: str = flag("", "its spelling of --lora_path: adapters with commas between them")
     output_type: Literal["huggingface", "pth"] | None = flag(None, "its spelling of --format hf and --format pth")
     output_dir: str = flag("", "its spelling of --out_path")
-    prompt_type: Literal[PROMPT_TYPES] | None = flag(
+    prompt_type: Literal[ALL_PROMPT_TYPES] | None = flag(
         None, "template that the merged model is asked in; default: the one its last adapter was trained with"
     )
     ignore_fingerprint: bool = flag(

@@ -20,7 +20,7 @@ from typing import Literal
 from vicuna import log
 from vicuna.args import at_least, flag, parse
 from vicuna.errors import UserError, ended_by_signals, run
-from vicuna.prompt.templates import PROMPT_TYPES
+from vicuna.prompt.templates import ALL_PROMPT_TYPES
 
 GENERATE = Path(__file__).resolve().parent.parent / "generate.py"
 
@@ -40,7 +40,7 @@ class QuantGenerateFlags:
     temperature: float = flag(0.1, "0 is greedy; higher is more random")
     repetition_penalty: float = flag(2.0, "above 1 makes tokens already present less likely")
     gradio: bool = flag(False, "open the page instead")
-    prompt_type: Literal[PROMPT_TYPES] = flag("text", "template around --text; text is none, as in the original")
+    prompt_type: Literal[ALL_PROMPT_TYPES] = flag("text", "template around --text; text is none, as in the original")
     save: str = flag("", "keep what a bare checkpoint becomes in this new folder")
 
     def __post_init__(self) -> None:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Literal
 from vicuna import log
 from vicuna.args import at_least, check_seed, flag, parse, switch
 from vicuna.errors import UserError, ended_by_signals, run
-from vicuna.prompt.templates import PROMPT_TYPES
+from vicuna.prompt.templates import ALL_PROMPT_TYPES
 
 if TYPE_CHECKING:
     import torch
@@ -66,7 +66,7 @@ class QuantiseFlags:
     save_safetensors: str = flag("", "the original's second spelling of --save; the weights are .safetensors anyway")
     lora_path: list[str] = flag([], "adapters to merge into the model before, in this order")
     ignore_fingerprint: bool = flag(False, "merge although an adapter was trained on other files than the model's")
-    prompt_type: Literal[PROMPT_TYPES] | None = flag(
+    prompt_type: Literal[ALL_PROMPT_TYPES] | None = flag(
         None, "template around records of DATASET; default: the one the model or its last adapter was trained with"
     )
     eval: bool = flag(
@@ -128,9 +128,11 @@ def main(flags: QuantiseFlags) -> None:
 def work(flags: QuantiseFlags, folder: Path | None) -> None:
     """Everything up to the folder's name."""
     from vicuna.export.manifests import check_input
+    from vicuna.gguf_file.folder import refuse_file
     from vicuna.model.base import check_base
 
     base = check_base(flags.model_path)
+    refuse_file(base.path, "the quantiser")
     check_input(base.path)
     settings = check_settings(flags, base)
     with merged(base, flags, folder) as one:

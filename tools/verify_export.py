@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal
 from vicuna import log
 from vicuna.args import flag, parse
 from vicuna.errors import UserError, run
-from vicuna.prompt.templates import PROMPT_TYPES, encode, prompt_ids
+from vicuna.prompt.templates import ALL_PROMPT_TYPES, encode, prompt_ids
 
 if TYPE_CHECKING:
     from vicuna.certificate.artefacts import Artefact, Setup
@@ -46,7 +46,7 @@ class CertificateFlags:
     base_gguf: list[str] = flag([], "GGUF files of the base, on each of which an adapter in --export is compared")
     bits: list[int] = flag([], "also compare base + adapters with the base at 8 or 4 bits, as it is trained and asked")
     texts: list[str] = flag([TEXTS], "records to compare on: .json, .jsonl or .txt, as finetune.py takes them")
-    prompt_type: Literal[PROMPT_TYPES] | None = flag(
+    prompt_type: Literal[ALL_PROMPT_TYPES] | None = flag(
         None, "template that the last adapter was trained with; default: what run_args.json beside it says"
     )
     max_new_tokens: int = flag(32, "length of the greedy answers that are compared")
@@ -217,6 +217,7 @@ def write_certificate(
             "distance": asdict(one.divergence) if one.divergence else None,
             "control": {"name": one.artefact.control_name, **asdict(one.control)} if one.control else None,
             "bound": asdict(BOUNDS[one.artefact.type]) if one.artefact.type in BOUNDS else None,
+            "engines": {**asdict(one.engines), "verdict": one.engines.verdict} if one.engines else None,
             "sha256": {str(path): model_hashes(path) for path in one.artefact.files},
         }
         for one in results

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.answer.gguf_assistants import GREEDY, POEMS, answered, opened
+from tests.answer.gguf_assistants import GREEDY, answered, opened
 from vicuna.answer.flags import ServeFlags
 from vicuna.errors import UserError
 
@@ -14,7 +14,7 @@ pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed: bash
 
 from vicuna.answer.llama_cpp_engine import describe_model, resolve_gpu_layers
 from vicuna.gguf.library import load_llama_cpp
-from vicuna.gguf.reader import read_gguf_model
+from vicuna.gguf_file.reader import read_gguf_model
 from vicuna.pages.strings import STRINGS
 
 
@@ -101,8 +101,10 @@ def test_a_file_from_elsewhere_has_no_keys_of_ours_and_works(exported, tmp_path)
 @pytest.mark.parametrize(
     ("keys", "said"),
     [
-        ({"general.architecture": "gptneox"}, "is for the architecture gptneox; expected llama"),
-        ({"tokenizer.ggml.model": "gpt2"}, "has gpt2 vocabulary; expected a SentencePiece one"),
+        ({"general.architecture": "mine"}, r"is for the architecture mine, which llama\.cpp does not know"),
+        ({"general.architecture": "gptneox"}, r"is no model: it has no gptneox\.context_length"),
+        ({"tokenizer.ggml.model": "bert"}, "has bert vocabulary; expected a SentencePiece one"),
+        ({"tokenizer.ggml.model": "gpt2"}, "has no merges"),
         ({"vicuna.generation_config": "[1]"}, "is not JSON of settings"),
         ({"vicuna.generation_config": "{"}, "is not JSON of settings"),
     ],
@@ -167,8 +169,6 @@ def test_an_adapter_that_does_not_belong_is_refused(exported, poems, shared, tmp
         opened(adapter)
     with pytest.raises(UserError, match="is a whole model, not a LoRA adapter"):
         opened(exported("tiny"), exported("tiny"))
-    with pytest.raises(UserError, match=r"is not a GGUF file, but .* Export the adapter.*--lora_path"):
-        opened(exported("poem-zh-750k"), shared / POEMS / "peft-safetensors")
     with pytest.raises(UserError, match=r"no adapter 'x' is loaded; there is poems-f32\.gguf, poems-f16\.gguf"):
         next(poems.stream([1], GREEDY, adapter="x"))
 

@@ -11,11 +11,12 @@ from certificate_bounds import merge, save_at_bits, to_gguf, tool  # benchmarks/
 from safetensors.torch import load_file, save_file
 from sentencepiece import sentencepiece_model_pb2
 
-from vicuna.gguf.header import read_header
-from vicuna.gguf.reader import read_gguf
 from vicuna.gguf.writer import permute_qk
+from vicuna.gguf_file.header import read_header
+from vicuna.gguf_file.reader import read_gguf
 from vicuna.model.base import check_base
-from vicuna.prompt.chat_template import CHAT_TEMPLATE_FILE, chat_template
+from vicuna.prompt.chat_template import chat_template
+from vicuna.prompt.tokenizer_files import CHAT_TEMPLATE_FILE
 
 FOLDERS = ("float32", "float16", "bfloat16")
 BITS = ("8 bit", "4 bit")

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from tests.gguf.gguf_models import change_config, export, make_model, tool
 from vicuna.errors import UserError
-from vicuna.gguf.reader import read_gguf_model
+from vicuna.gguf_file.reader import read_gguf_model
 
 
 def test_the_folders_own_chat_template_wins(tmp_path, tokenizer_model):

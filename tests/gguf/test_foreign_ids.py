@@ -7,7 +7,7 @@ import pytest
 from tests.gguf.gguf_models import export, make_model
 from tests.own_pieces import USER_DEFINED, name_pieces
 from vicuna.gguf.foreign_ids import describe_other_ids, llama_cpp_ids
-from vicuna.gguf.reader import read_gguf_model
+from vicuna.gguf_file.reader import read_gguf_model
 from vicuna.prompt.probes import probe_texts
 from vicuna.prompt.tokenizer import TextTokenizer
 

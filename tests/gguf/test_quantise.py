@@ -6,8 +6,8 @@ import pytest
 
 from tests.gguf.gguf_models import distance, drawn_ids, export, gguf_logits, hf_logits, hf_model, make_model
 from vicuna.errors import UserError
-from vicuna.gguf.reader import read_gguf_model
 from vicuna.gguf.writer import undivided_tensors
+from vicuna.gguf_file.reader import read_gguf_model
 
 # For random weights, hidden size 256: a trained model loses far less.
 QUANTISED_BOUNDS = {"q8_0": 0.08, "q6_k": 0.3, "q5_k_m": 0.45, "q4_k_m": 0.8, "q4_0": 1.0}

@@ -19,7 +19,7 @@ from tests.gguf.gguf_models import (
     make_model,
 )
 from vicuna.gguf.modelfile import modelfile
-from vicuna.gguf.reader import GENERATION, PROMPT_TYPE, read_gguf_model
+from vicuna.gguf_file.reader import GENERATION, PROMPT_TYPE, read_gguf_model
 from vicuna.prompt.chat_template import chat_template
 from vicuna.prompt.templates import PROMPT_TYPES, TEMPLATES, prompt_ids, render
 from vicuna.prompt.tokenizer import TextTokenizer

@@ -2,7 +2,10 @@
 
 import os
 import re
+import shutil
 import subprocess
+import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -81,34 +84,83 @@ def test_every_flag_that_a_script_passes_exists_in_the_program(program, script):
 PIP = """#!/usr/bin/env bash
 case "$*" in
     *"print(sys.prefix)"*) echo "$PREFIX" ;;
+    *" download "*)
+        echo "${!#}" >>"$PREFIX/downloaded"
+        while [ "$1" != --dest ]; do shift; done
+        cp "$PREFIX/sources.tar.gz" "$2/llama_cpp_python-${3#*==}.tar.gz"
+        ;;
     *" wheel "*)
         while [ "$1" != --wheel-dir ]; do shift; done
-        echo "$CMAKE_ARGS" >"$2/llama_cpp_python-${3#*==}-py3-none-any.whl"
+        name=$(basename "$3" .tar.gz)
+        echo "$CMAKE_ARGS" >"$2/$name-py3-none-any.whl"
         ;;
     *--force-reinstall*) cat "${!#}" >>"$PREFIX/installed" ;;
 esac
 """
+COMPILER = """#!/usr/bin/env bash
+echo "$*" >>"$PREFIX/compiled"
+echo "$*" >"${!#}"
+chmod +x "${!#}"
+"""
+PARTS = (
+    *("LICENSE", "convert_hf_to_gguf.py", "convert_lora_to_gguf.py", "conversion/base.py", "models/a.gguf"),
+    *("gguf-py/LICENSE", "gguf-py/gguf/gguf.py", "common/json.h", "common/json.cpp", "common/unicode.h"),
+    *("common/unicode.cpp", "common/jinja/lexer.cpp", "vendor/nlohmann/json.hpp", "ggml/include/ggml.h"),
+    *("tools/server/server.cpp", "common/chat.cpp"),  # not taken
+)
 
 
-def test_llama_cpp_is_compiled_once_for_each_setting_and_the_one_asked_for_is_installed(tmp_path):
-    (tmp_path / "python").write_text(PIP, encoding="utf-8")
-    (tmp_path / "python").chmod(0o755)
+@pytest.fixture
+def installing(tmp_path) -> Callable[..., str]:
+    """Runs scripts/install_cpp.sh with a pip and a compiler that write what they are asked for; says what it said."""
+    version = (ROOT / "requirements_cpp.txt").read_text(encoding="utf-8").split("llama-cpp-python==")[1].split()[0]
+    with tarfile.open(tmp_path / "sources.tar.gz", "w:gz") as archive:
+        for name in PARTS:
+            one = tarfile.TarInfo(f"llama_cpp_python-{version}/vendor/llama.cpp/{name}")
+            archive.addfile(one)
+    for name, text in (("python", PIP), ("compiler", COMPILER)):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        (tmp_path / name).chmod(0o755)
     env = {
-        "PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHON": str(tmp_path / "python"), "CXX": "true",
-        "PREFIX": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache"),
+        "PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHON": str(tmp_path / "python"),
+        "CXX": str(tmp_path / "compiler"), "PREFIX": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache"),
     }  # fmt: skip
 
-    said = [
-        subprocess.run(
-            ["bash", str(ROOT / "scripts/install_cpp.sh")],
-            env={**env, **more},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        for more in ({}, {}, {"CMAKE_ARGS": "-DGGML_CUDA=on"}, {})
-    ]
+    def run(**more: str) -> str:
+        command = ["bash", str(ROOT / "scripts/install_cpp.sh")]
+        ran = subprocess.run(command, env={**env, **more}, capture_output=True, text=True, check=True)
+        return ran.stdout + ran.stderr
+
+    return run
+
+
+def test_llama_cpp_is_compiled_once_for_each_setting_and_the_one_asked_for_is_installed(installing, tmp_path):
+    said = [installing(**more) for more in ({}, {}, {"CMAKE_ARGS": "-DGGML_CUDA=on"}, {})]
 
     assert ["compiling llama-cpp-python" in one for one in said] == [True, False, True, False]
     installed = (tmp_path / "installed").read_text(encoding="utf-8").splitlines()
     assert ["-DGGML_CUDA=on" in one for one in installed] == [False, True, False]
+
+
+def test_converters_and_template_engine_are_taken_once_from_the_sources_that_are_compiled(installing, tmp_path):
+    assert "engine for chat templates" in installing()
+    assert "engine for chat templates" not in installing()
+
+    (folder,) = (tmp_path / "cache/chinese-vicuna/llama.cpp").iterdir()
+    taken = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    (program,) = [name for name in taken if name.startswith("render_template-") and not name.endswith(".of")]
+    assert taken == {*PARTS[:-2], ".parts", program, f"{program}.of"}
+    assert "vicuna/gguf/render_template.cpp" in (folder / program).read_text(encoding="utf-8")
+    assert len((tmp_path / "downloaded").read_text(encoding="utf-8").splitlines()) == 1
+    assert len((tmp_path / "compiled").read_text(encoding="utf-8").splitlines()) == 1
+
+
+def test_a_cache_with_a_wheel_from_before_gets_the_sources_and_compiles_no_wheel(installing, tmp_path):
+    installing()
+    shutil.rmtree(tmp_path / "cache/chinese-vicuna/llama.cpp")
+    said = installing(CXX="no-such-compiler")
+    assert "compiling" not in said
+    assert "without a C++ compiler" in said
+    (folder,) = (tmp_path / "cache/chinese-vicuna/llama.cpp").iterdir()
+    assert (folder / "convert_hf_to_gguf.py").is_file()
+    assert "engine for chat templates" in installing()

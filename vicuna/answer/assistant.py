@@ -18,9 +18,9 @@ from vicuna.answer.stream import POLL_S, Update, to_user_error
 from vicuna.answer.worker import Worker
 from vicuna.errors import UserError
 from vicuna.files.tensors import dtype_name
-from vicuna.gguf import reader
+from vicuna.gguf_file import reader
 from vicuna.model.adapter import load_adapter, read_plain_adapter, vocabulary_modules
-from vicuna.model.adapter_files import adapter_folder, check_compatible, read_adapter, run_args
+from vicuna.model.adapter_files import adapter_folder, check_compatible, read_adapter, run_args, template_settings
 from vicuna.model.adapter_kinds import uses_at
 from vicuna.model.adapters_together import Arrangement, arrange, replacing
 from vicuna.model.base import Base, check_base, device, load_base
@@ -28,7 +28,15 @@ from vicuna.model.config import meta_model
 from vicuna.model.cpu_rounding import four_bit_warning
 from vicuna.model.flags import ModelFlags
 from vicuna.model.stored import loaded_precision, use_as_stored
-from vicuna.prompt.templates import TEMPLATES, Message, prompt_ids, render
+from vicuna.prompt.templates import (
+    ALL_PROMPT_TYPES,
+    BASE,
+    Message,
+    answers_apart,
+    prompt_ids,
+    render,
+    takes_system,
+)
 from vicuna.prompt.tokenizer import TextTokenizer
 
 Done = TypeVar("Done")
@@ -76,15 +84,34 @@ class Assistant:
 
     def prompt_text(self, messages: Sequence[Message], prompt_type: str | None = None) -> str:
         """The prompt for the last message, as text."""
-        return render(prompt_type or self.first.prompt_type, messages)
+        return render(prompt_type or self.first.prompt_type, messages, self.tokenizer_of().chat)
 
     def prompt_ids(self, messages: Sequence[Message], prompt_type: str | None = None) -> list[int]:
         """Ids of the prompt for the last message, BOS included: the same that training saw."""
-        return prompt_ids(self.tokenizer, prompt_type or self.first.prompt_type, messages)
+        return prompt_ids(self.tokenizer_of(), prompt_type or self.first.prompt_type, messages)
+
+    def tokenizer_of(self, adapter: str | None = None, **changed: str) -> TextTokenizer:
+        """The tokenizer with the base's own template as a choice was trained with it.
+
+        Args:
+            adapter: name of a choice, None for the first; changed: settings in place of those.
+        """
+        settings = (self.first if adapter is None else self.choices[adapter]).settings
+        said = {name: value for name, value in vars(settings).items() if value}
+        return self.tokenizer.with_settings(**said | changed)
+
+    @property
+    def prompt_types(self) -> list[str]:
+        """The prompt types that can be asked for: the base's own template where it declares one."""
+        return [name for name in ALL_PROMPT_TYPES if name != BASE or self.tokenizer.chat]
+
+    def takes_system(self, prompt_type: str) -> bool:
+        """Whether a prompt type has a place for a system message here."""
+        return takes_system(prompt_type, self.tokenizer.chat)
 
     def shown(self, text: str, prompt_type: str | None = None) -> str:
         """What of the text of an answer's ids is the answer."""
-        apart = TEMPLATES[prompt_type or self.first.prompt_type].answer_apart
+        apart = answers_apart(prompt_type or self.first.prompt_type)
         return self.tokenizer.without_dummy(text) if apart else text
 
     def stream(
@@ -106,7 +133,7 @@ class Assistant:
             prompt_type: what the prompt was made with, "" for a text that is continued.
         """
         name = self.first.name if adapter is None else adapter
-        apart = bool(prompt_type) and TEMPLATES[prompt_type].answer_apart
+        apart = bool(prompt_type) and answers_apart(prompt_type)
         request = GenerationRequest(prompt_ids, chosen, seed, name, stop, stops, apart)
         return self.engine.stream(request, lambda work: self.worker.submit(work, client))
 
@@ -117,7 +144,7 @@ class Assistant:
             UserError: whatever the model fails with, as a sentence.
         """
         stop, name = threading.Event(), self.first.name
-        apart = TEMPLATES[self.first.prompt_type].answer_apart
+        apart = answers_apart(self.first.prompt_type)
         requests = [
             GenerationRequest(ids, chosen, seed, name, stop, apart=apart)
             for ids, seed in zip(prompts, seeds, strict=True)
@@ -193,13 +220,14 @@ class Assistant:
         return done[0]
 
 
-def check_beams(model_path: str, decoding: DecodingFlags) -> None:
-    """Refuse beam search where the model is a GGUF.
+def check_beams(model_path: str, decoding: DecodingFlags, lora_paths: Sequence[str] = ()) -> None:
+    """Refuse beam search where llama.cpp answers.
 
     Raises:
         UserError: see above.
     """
-    if reader.names_gguf(model_path) and (beams := generation_kwargs(decoding, GenerationConfig())["num_beams"]) > 1:
+    beams = generation_kwargs(decoding, GenerationConfig())["num_beams"]
+    if beams > 1 and reader.in_llama_cpp(model_path, lora_paths):
         flag, other = (
             (f"--num_beams {beams}", "1")
             if decoding.num_beams
@@ -248,11 +276,18 @@ def check_assistant(model_flags: ModelFlags, serve: ServeFlags, lora_paths: Sequ
         UserError: see `check_base` and `vicuna.model.adapter_files.check_compatible`.
     """
     lora_paths = [path for path in lora_paths if path]
-    if reader.names_gguf(model_flags.model_path):
+    if reader.in_llama_cpp(model_flags.model_path, lora_paths):
         return _check_gguf(model_flags, serve, lora_paths)
     if serve.gpu_layers is not None:
+        name = model_flags.model_path
+        why = f"which {name} is not"
+        if reader.names_gguf(name):
+            why = f"and {name} is opened in transformers, for an adapter in PEFT's format"
+        raise UserError(f"--gpu_layers {serve.gpu_layers} is for a GGUF file in llama.cpp, {why}; leave it out.")
+    if mixed := [path for path in lora_paths if reader.names_gguf(path) and reader.names_gguf(model_flags.model_path)]:
         raise UserError(
-            f"--gpu_layers {serve.gpu_layers} is for a GGUF file, which {model_flags.model_path} is not; leave it out."
+            f"--lora_path {mixed[0]} is a GGUF adapter, for llama.cpp, and others of --lora_path are in PEFT's format, "
+            "for transformers: name adapters of one kind."
         )
     base = check_base(model_flags.model_path, model_flags.context)
     model_flags = use_as_stored(base.path, base.config, model_flags)
@@ -260,8 +295,9 @@ def check_assistant(model_flags: ModelFlags, serve: ServeFlags, lora_paths: Sequ
     names = adapter_names(lora_paths, folders)
     arrangement, read = _read_adapters(base, model_flags, names, folders)
     warnings: list[str] = []
-    prompt_types = [prompt_type_of(folder, "adapter", serve, warnings) for folder in folders]
-    of_base, trained_as = prompt_type_of(base.path, "model", serve, warnings)
+    has_template = base.tokenizer.chat is not None
+    prompt_types = [prompt_type_of(folder, "adapter", serve, warnings, has_template) for folder in folders]
+    of_base, trained_as = prompt_type_of(base.path, "model", serve, warnings, has_template)
     if prompt_types and not trained_as:  # the base alone, beside adapters, is asked as the first of them is
         of_base = prompt_types[0][0]
     warnings += filter(None, [four_bit_warning(base.config, model_flags.bits, device())])
@@ -269,6 +305,8 @@ def check_assistant(model_flags: ModelFlags, serve: ServeFlags, lora_paths: Sequ
     def load() -> Assistant:
         model = load_base(base, model_flags.bits, spread=True)
         precision = f"{loaded_precision(base.config, model_flags.bits, model.dtype)}, {dtype_name(model.dtype)}"
+        if base.file is not None:
+            precision = f"GGUF dequantised, in transformers · {precision}"
         inside = {name: f"adapter{number}" for number, name in enumerate(names)}  # PEFT takes no full stop
         for number in arrangement.order:
             settings = {"name": inside[names[number]], "whole": arrangement.whole, "read": read[number]}
@@ -278,16 +316,17 @@ def check_assistant(model_flags: ModelFlags, serve: ServeFlags, lora_paths: Sequ
         for name, folder, (prompt_type, adapter_trained_as) in zip(names, folders, prompt_types, strict=True):
             step, rank = run_args(folder).get("step"), model.peft_config[inside[name]].r
             detail = f"step {step}, r {rank}" if step else f"r {rank}"
-            choices[name] = Choice(name, prompt_type, adapter_trained_as, detail)
+            choices[name] = Choice(name, prompt_type, adapter_trained_as, detail, template_settings(folder))
         model.eval()
-        choices[""] = Choice("", of_base, trained_as)
+        choices[""] = Choice("", of_base, trained_as, settings=template_settings(base.path))
         gpus = len(set(getattr(model, "hf_device_map", {"": 0}).values()))
         where = f"{precision} · {f'{gpus} × ' if gpus > 1 else ''}{device().type.upper()}"
         engine = HFEngine(base, model, inside, serve.cache_gib)
         return Assistant(engine, base.path.name, where, choices, warnings, Worker(serve.max_queue))
 
     first = prompt_types[0] if prompt_types else (of_base, trained_as)
-    known = base.tokenizer, base.context, base.generation_config, *first
+    settings = {name: one for name, one in vars(template_settings([*folders, base.path][0])).items() if one}
+    known = base.tokenizer.with_settings(**settings), base.context, base.generation_config, *first
     return Checked(*known, base.path, folders, model_flags.bits, load)
 
 
@@ -301,11 +340,13 @@ def _check_gguf(model_flags: ModelFlags, serve: ServeFlags, lora_paths: Sequence
     context = llama_cpp_engine.context_of(file, model_flags.context)
     choices: dict[str, Choice] = {}
     warnings: list[str] = []
+    has_template = file.tokenizer().chat is not None
     for name, one in adapters.items():
-        types = choose_type(llama_cpp_engine.declared_prompt_type(one), name, "adapter", serve, warnings)
+        declared = llama_cpp_engine.declared_prompt_type(one)
+        types = choose_type(declared, name, "adapter", serve, warnings, has_template)
         choices[name] = Choice(name, *types, llama_cpp_engine.describe_adapter(one))
     of_base, trained_as = choose_type(
-        llama_cpp_engine.declared_prompt_type(file), file.path.name, "model", serve, warnings
+        llama_cpp_engine.declared_prompt_type(file), file.path.name, "model", serve, warnings, has_template
     )
     if choices and not trained_as:
         of_base = next(iter(choices.values())).prompt_type

@@ -9,7 +9,8 @@ from pathlib import Path
 from vicuna.answer.flags import ServeFlags
 from vicuna.errors import UserError
 from vicuna.model.adapter_files import model_run_args, run_args
-from vicuna.prompt.templates import PROMPT_TYPES
+from vicuna.prompt.rendering import PLAIN, Settings
+from vicuna.prompt.templates import ALL_PROMPT_TYPES, BASE
 
 
 @dataclass(frozen=True)
@@ -20,12 +21,14 @@ class Choice:
         prompt_type: template of its prompts.
         trained_as: the one it was trained with, "" where nothing says.
         detail: step and rank, for the status line.
+        settings: what the base's own template is rendered with, as in training.
     """
 
     name: str
     prompt_type: str
     trained_as: str = ""
     detail: str = ""
+    settings: Settings = PLAIN
 
 
 def adapter_names(paths: Sequence[str], folders: Sequence[Path]) -> list[str]:
@@ -50,20 +53,37 @@ def adapter_names(paths: Sequence[str], folders: Sequence[Path]) -> list[str]:
         depths = [depth + (times[name] > 1) for name, depth in zip(names, depths, strict=True)]
 
 
-def prompt_type_of(folder: Path, what: str, serve: ServeFlags, warnings: list[str]) -> tuple[str, str]:
-    """The prompt type of an adapter or a model, and the one it was trained with ("" where nothing says)."""
+def prompt_type_of(
+    folder: Path, what: str, serve: ServeFlags, warnings: list[str], has_template: bool = False
+) -> tuple[str, str]:
+    """The prompt type of an adapter or a model, and the one it was trained with ("" where nothing says).
+
+    Args:
+        has_template: the base declares a chat template.
+    """
     said = model_run_args(folder) if what == "model" else run_args(folder)
-    return choose_type(said.get("prompt_type", ""), folder.name, what, serve, warnings)
+    return choose_type(said.get("prompt_type", ""), folder.name, what, serve, warnings, has_template)
 
 
-def choose_type(trained_as: str, name: str, what: str, serve: ServeFlags, warnings: list[str]) -> tuple[str, str]:
+def choose_type(
+    trained_as: str, name: str, what: str, serve: ServeFlags, warnings: list[str], has_template: bool = False
+) -> tuple[str, str]:
     """The prompt type of what was trained with `trained_as`, and that one; `warnings` gets what the user should know.
 
+    Args:
+        has_template: the base declares a chat template, which is taken where nothing else says.
+
     Raises:
-        UserError: it is none of this version's.
+        UserError: it is none of this version's, or the base's own template, and there is none.
     """
-    prompt_type = serve.prompt_type or trained_as or "instruct"
-    if prompt_type not in PROMPT_TYPES:
+    untrained = BASE if has_template and what == "model" else "instruct"
+    prompt_type = serve.prompt_type or trained_as or untrained
+    if prompt_type == BASE and not has_template:
+        raise UserError(
+            f"--prompt_type base is the base's own chat template, and the base of {name} declares none; take another, "
+            "such as instruct or chat."
+        )
+    if prompt_type not in ALL_PROMPT_TYPES:
         raise UserError(
             f"the {what} in {name} was trained with prompt type {prompt_type!r}, which this version does not "
             "know; name one with --prompt_type."

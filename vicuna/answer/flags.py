@@ -10,7 +10,7 @@ from typing import Any, Literal
 from vicuna.args import at_least, check_seed, flag, switch
 from vicuna.data.flags import ReadFlags
 from vicuna.errors import UserError
-from vicuna.prompt.templates import PROMPT_TYPES
+from vicuna.prompt.templates import ALL_PROMPT_TYPES
 
 # What a preset sets, by GenerationConfig's names; "original" is what the original's page was set to.
 _SAMPLED = {"do_sample": True, "num_beams": 1, "repetition_penalty": 1.1}
@@ -137,7 +137,7 @@ def _origin(site: str) -> str:
 class ServeFlags:
     """What is served, and to whom."""
 
-    prompt_type: Literal[PROMPT_TYPES] | None = flag(
+    prompt_type: Literal[ALL_PROMPT_TYPES] | None = flag(
         None, "template around the question; default: what the adapter was trained with, else instruct"
     )
     use_typewriter: bool = flag(True, "stream the answer; 0 shows it when it is complete")

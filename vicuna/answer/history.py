@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 from vicuna.errors import UserError
-from vicuna.prompt.templates import TEMPLATES, Message, prompt_ids, segments, split_system
+from vicuna.prompt.templates import Message, first_messages, prompt_ids, segments, split_system, takes_turns
 from vicuna.prompt.tokenizer import TextTokenizer
 
 KEPT = 0.75  # of the budget, once turns are forgotten: the next turns then share their beginning with this one
@@ -29,7 +29,8 @@ class PromptLengths:
     def count(self, tokenizer: TextTokenizer, prompt_type: str, messages: Sequence[Message]) -> int:
         """Tokens of the prompt for the last message, BOS included."""
         key = hashlib.blake2b(
-            "\0".join([prompt_type, *segments(prompt_type, messages)]).encode(errors="surrogatepass"), digest_size=16
+            "\0".join([prompt_type, *segments(prompt_type, messages, tokenizer.chat)]).encode(errors="surrogatepass"),
+            digest_size=16,
         ).digest()
         with self._lock:
             if key in self._found:
@@ -91,13 +92,15 @@ def trim(
         UserError: messages that do not alternate.
     """
     system, others = split_system(messages)
-
     lengths = _lengths.setdefault(tokenizer, PromptLengths())
+    # A turn begins with a question, and has several answers where functions were called between them.
+    starts = first_messages(others) or [0]
+    asked = [*(start + 1 for start in starts[:-1]), len(others)]
 
     def length(first: int, last: int) -> int:
-        return lengths.count(tokenizer, prompt_type, [*system, *others[2 * first : 2 * last + 1]])
+        return lengths.count(tokenizer, prompt_type, [*system, *others[starts[first] : asked[last]]])
 
-    turns = max(0, len(others) - 1) // 2
+    turns = len(starts) - 1
     alone = length(turns, turns)
     memory = context if max_memory is None else max_memory
     if alone >= context:
@@ -108,10 +111,10 @@ def trim(
         )
     new = min(max_new_tokens, context - alone)
     budget = min(memory, context - new)
-    first = 0 if TEMPLATES[prompt_type].turn else turns  # a prompt type without earlier turns forgets them all
+    first = 0 if takes_turns(prompt_type) else turns  # a prompt type without earlier turns forgets them all
     for last in range(first, turns + 1):
         if length(first, last) > budget:
             while first < last and length(first, last) > KEPT * budget:
                 first += 1
-    shown = [*system, *others[2 * first :]]
+    shown = [*system, *others[starts[first] :]]
     return Trimmed(prompt_ids(tokenizer, prompt_type, shown), shown, first, budget, new)

@@ -11,7 +11,7 @@ import torch
 
 from vicuna.errors import UserError
 from vicuna.gguf.library import last_error, load_llama_cpp
-from vicuna.gguf.reader import INSTALL_COMMAND, GGUFFile
+from vicuna.gguf_file.reader import INSTALL_COMMAND, GGUFFile
 
 
 class LlamaContext:

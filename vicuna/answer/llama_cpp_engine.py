@@ -1,6 +1,6 @@
 """A GGUF model with its adapters in llama.cpp, as what answers: every call runs in the worker.
 
-llama.cpp computes logits and draws from them. Text and ids are ours (`vicuna.gguf.reader`), and so is what changes
+llama.cpp computes logits and draws from them. Text and ids are ours (`vicuna.gguf_file.reader`), and so is what changes
 logits before the draw, so that every setting means what it means to transformers: the penalty looks at the whole
 context, and the temperature comes before top-k and top-p. Keys and values of what a prompt has in common with the one
 before are kept by llama.cpp itself.
@@ -25,8 +25,7 @@ from vicuna.answer.scoring import PART, Scored, score_logits
 from vicuna.answer.stream import EMPTY_RESULT, GenerationResult, Streamer
 from vicuna.errors import UserError
 from vicuna.gguf.library import load_llama_cpp
-from vicuna.gguf.reader import (
-    ARCHITECTURE,
+from vicuna.gguf_file.reader import (
     MAX_CONTEXT,
     PROMPT_TYPE,
     STEP,
@@ -37,7 +36,6 @@ from vicuna.gguf.reader import (
 )
 
 CHUNK = 256  # tokens of a prompt between two looks at whether the answer is still wanted
-END_OF_TURN = "tokenizer.ggml.eot_token_id"  # a second id that ends answers
 UNQUANTISED = {0, 1, 32}  # general.file_type of f32, f16 and bf16
 
 
@@ -94,11 +92,7 @@ class LlamaCppEngine(Engine):
         self.tokenizer = file.tokenizer()
         self.context = context_of(file, context)
         self.generation_config = GenerationConfig.from_dict(file.generation)
-        eos = self.generation_config.eos_token_id
-        self.eos_ids = {self.tokenizer.eos_id} if eos is None else set(eos if isinstance(eos, list) else [eos])
-        self.eos_ids |= (
-            {file.keys[END_OF_TURN]} & set(range(self.tokenizer.size)) if END_OF_TURN in file.keys else set()
-        )
+        self.eos_ids = set(file.ends)
         self.suppressed = self.generation_config.suppress_tokens or []
         # The weights' own precision: of a model that nobody quantised, keys and values are not rounded, either.
         api = load_llama_cpp()
@@ -214,7 +208,7 @@ def context_of(file: GGUFFile, asked: int | None = None) -> int:
 
 def count_layers(file: GGUFFile) -> int:
     """What llama.cpp counts as layers: the blocks, and what comes behind them."""
-    return file.keys[f"{ARCHITECTURE}.block_count"] + 1
+    return file.blocks + 1
 
 
 def resolve_gpu_layers(file: GGUFFile, asked: int | None, has_gpu: bool) -> int:

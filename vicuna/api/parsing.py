@@ -102,7 +102,7 @@ def parse_chat(
     prompt_type = assistant.choices[adapter].prompt_type
     try:
         trimmed = trim(
-            assistant.tokenizer, prompt_type, messages, assistant.engine.context, chosen["max_new_tokens"],
+            assistant.tokenizer_of(adapter), prompt_type, messages, assistant.engine.context, chosen["max_new_tokens"],
             flags.max_memory,
         )  # fmt: skip
     except MessageTooLong as error:
@@ -279,13 +279,13 @@ def prompt_rows(fields: RequestFields, assistant: Assistant, spare: int = 1) -> 
     given = fields.take("prompt", "text or a list")
     with_bos = fields.take("add_special_tokens", "true or false", True)
     rows = _rows(given, "prompt", assistant, spare)
-    bos, by_ids = assistant.tokenizer.bos_id, not _is_text(given)
+    bos, by_ids = assistant.tokenizer.beginning, not _is_text(given)
     if not with_bos and not by_ids:
         raise APIError(400, "add_special_tokens false is for prompts of token ids; a text begins with BOS.",
                        "add_special_tokens")  # fmt: skip
     if not by_ids:
         return [(row, True) for row in rows]
-    found = [(row, False) if row[0] == bos or not with_bos else ([bos, *row], True) for row in rows]
+    found = [(row, False) if row[: len(bos)] == bos or not with_bos else ([*bos, *row], True) for row in rows]
     _check_room([row for row, _ in found], "prompt", assistant.engine.context - spare)
     return found
 

@@ -29,11 +29,13 @@ def tokenize(values: Mapping[str, Any], assistant: Assistant, peer: str) -> dict
     if text is None:
         raise APIError(400, "prompt is missing: expected a text.", "prompt")
     tokenizer = assistant.tokenizer
-    control = {tokenizer.markers.get(i): i for i in (tokenizer.bos_id, tokenizer.eos_id)}
+    control = {tokenizer.markers.get(i): i for i in (tokenizer.bos_id, tokenizer.eos_id) if i is not None}
     if text in control:
         ids = [control[text]]
     else:
-        ids = prompt_ids(tokenizer, "text", [{"role": "user", "content": text}])[0 if with_bos else 1 :]
+        ids = prompt_ids(tokenizer, "text", [{"role": "user", "content": text}])[
+            0 if with_bos else len(tokenizer.beginning) :
+        ]
     names = [tokenizer.token_name(i) for i in ids] if named else None
     return {"count": len(ids), "max_model_len": assistant.engine.context, "tokens": ids, "token_strs": names}
 

@@ -4,6 +4,7 @@ Checks base and adapters, then becomes `vllm serve` with the template they were 
 and whatever follows `--` as it is. scripts/serve_vllm.sh is the launcher.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -16,7 +17,7 @@ from vicuna import log
 from vicuna.answer.flags import ServeFlags
 from vicuna.args import flag, parse
 from vicuna.errors import UserError, run
-from vicuna.prompt.templates import PROMPT_TYPES
+from vicuna.prompt.templates import ALL_PROMPT_TYPES, BASE
 
 if TYPE_CHECKING:
     from vicuna.model.base import Base
@@ -30,7 +31,7 @@ class VllmFlags:
 
     model_path: str = flag("models/tiny-llama-zh", "merged model, or base: a folder, or a hub id owner/name")
     lora_path: list[str] = flag([], "adapters, each a folder or a hub id; clients name one of them, or the base")
-    prompt_type: Literal[PROMPT_TYPES] | None = flag(
+    prompt_type: Literal[ALL_PROMPT_TYPES] | None = flag(
         None, "template; default: what model and adapters were trained with"
     )
     gpus: int = flag(1, "GPUs to spread the model over")
@@ -80,10 +81,12 @@ def vllm_argv(flags: VllmFlags) -> list[str]:
         UserError: a base or an adapter that can not be served.
     """
     # Imported here so that a program that is missing is named at once.
+    from vicuna.gguf_file.folder import refuse_file
     from vicuna.model.adapter_files import adapter_folder
     from vicuna.model.base import check_base
 
     base = check_base(flags.model_path)
+    refuse_file(base.path, "vLLM")
     _refuse_adapter_beside(base.path)
     heads = base.config.num_attention_heads
     if flags.gpus < 1 or heads % flags.gpus:
@@ -98,7 +101,7 @@ def vllm_argv(flags: VllmFlags) -> list[str]:
     if flags.gpus > 1:
         argv += ["--tensor-parallel-size", str(flags.gpus)]
     if prompt_type := _prompt_type(flags.prompt_type, base.path, folders):
-        argv += ["--chat-template", str(_template_file(prompt_type))]
+        argv += ["--chat-template", str(_template_file(prompt_type, base, folders))]
     return argv + _adapters(base, folders)
 
 
@@ -148,32 +151,50 @@ def _prompt_type(asked_for: str | None, base: Path, folders: list[Path]) -> str:
     if not known:
         return "" if has_chat_template(base) else "instruct"
     (prompt_type,) = known
-    if prompt_type not in PROMPT_TYPES:
+    if prompt_type not in ALL_PROMPT_TYPES:
         raise UserError(f"prompt type {prompt_type!r} is not known to this version; name one with PROMPT_TYPE.")
     return prompt_type if folders or not has_chat_template(base) else ""
 
 
 def has_chat_template(folder: Path) -> bool:
     """Whether a model's folder says itself how its prompts are built."""
-    from vicuna.prompt.chat_template import CHAT_TEMPLATE_FILE
+    from vicuna.prompt.tokenizer_files import read_template
 
-    if (folder / CHAT_TEMPLATE_FILE).is_file():
-        return True
-    try:
-        return bool(json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("chat_template"))
-    except (OSError, ValueError, AttributeError):
-        return False
+    return bool(read_template(folder))
 
 
-def _template_file(prompt_type: str) -> Path:
-    """A file with the template of a prompt type, in the user's cache folder."""
+def _template_file(prompt_type: str, base: "Base", folders: list[Path]) -> Path:
+    """A file with the template of a prompt type, in the user's cache folder.
+
+    Raises:
+        UserError: adapters that were trained with the base's own template, rendered otherwise.
+    """
     from vicuna.data.cache import default_cache
     from vicuna.prompt.chat_template import chat_template
 
-    file = default_cache().parent / f"chat_template-{prompt_type}.jinja"
+    text = _own_template(base, folders) if prompt_type == BASE else chat_template(prompt_type)
+    name = f"base-{hashlib.sha256(text.encode()).hexdigest()[:16]}" if prompt_type == BASE else prompt_type
+    file = default_cache().parent / f"chat_template-{name}.jinja"
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(chat_template(prompt_type), encoding="utf-8")
+    file.write_text(text, encoding="utf-8")
     return file
+
+
+def _own_template(base: "Base", folders: list[Path]) -> str:
+    """The base's own template with the settings that the adapters were trained with."""
+    from vicuna.model.adapter_files import template_settings
+    from vicuna.prompt.templates import own_template
+
+    found = {folder.name: template_settings(folder) for folder in folders or [base.path]}
+    if len(set(found.values())) > 1:
+        each = "; ".join(f"{name}: day {one.day or '–'}, thinking {one.thinking or '–'}" for name, one in found.items())
+        raise UserError(
+            f"the adapters were trained with other settings of the base's chat template ({each}), and vLLM has one "
+            "template for all: serve them apart."
+        )
+    settings = {name: one for name, one in vars(next(iter(found.values()))).items() if one}
+    own_template(base.tokenizer.chat)
+    return base.tokenizer.with_settings(**settings).chat.exported()
 
 
 def _adapters(base: "Base", folders: list[Path]) -> list[str]:

@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from itertools import groupby
 
 from vicuna.certificate.artefacts import Artefact, Setup
+from vicuna.certificate.dialogues import dialogues_for
 from vicuna.certificate.divergence import Divergence, Measurement, Reference, measure
+from vicuna.certificate.engines import UNLIKE, EngineComparison, compare_engines
 from vicuna.certificate.identity import Identity, find_differences
 from vicuna.certificate.verdict import FAILED, judge
 from vicuna.errors import UserError
@@ -15,7 +17,11 @@ from vicuna.export.manifests import check_input
 
 @dataclass
 class ArtefactResult:
-    """What was found about one artefact; `divergence` and `control` are None where it could not be opened."""
+    """What was found about one artefact.
+
+    Attributes:
+        divergence, control: None where it could not be opened; engines: None where it holds no template.
+    """
 
     artefact: Artefact
     verdict: str
@@ -23,6 +29,7 @@ class ArtefactResult:
     divergence: Divergence | None = None
     control: Divergence | None = None
     odd: dict[str, str] = field(default_factory=dict)
+    engines: EngineComparison | None = None
 
 
 def compare_artefacts(
@@ -66,11 +73,21 @@ def compare_artefact(
     if one.vocab not in (0, reference.vocab):
         raise UserError(f"it has a vocabulary of {one.vocab}, base + adapters one of {reference.vocab}.")
     odd = find_differences(own, wanted, said) if own else {}
+    engines = rendered_by_engines(own) if own and own.template else None
+    if engines and engines.verdict == UNLIKE:
+        odd["engines"] = "programs ask it with other prompts than it was trained on"
     gc.collect()
     divergence = measure(one.open(setup), reference, one.name).divergence(control)
     before = control.divergence(control)
     verdict, reasons = judge(one.type, divergence, before, reference.perplexity)
-    return ArtefactResult(one, FAILED if odd else verdict, [*odd.values(), *reasons], divergence, before, odd)
+    return ArtefactResult(one, FAILED if odd else verdict, [*odd.values(), *reasons], divergence, before, odd, engines)
+
+
+def rendered_by_engines(found: Identity) -> EngineComparison:
+    """What the programs that people ask a model with make of its template."""
+    names = found.tokenizer.markers
+    bos, eos = (names.get(one, "") for one in (found.tokenizer.bos_id, found.tokenizer.eos_id))
+    return compare_engines(found.template, bos, eos, dialogues_for(found.template))
 
 
 def print_table(results: list[ArtefactResult], reference: Reference, before: Measurement) -> None:
@@ -92,6 +109,7 @@ def print_table(results: list[ArtefactResult], reference: Reference, before: Mea
         "weakest part",
         "template",
         "ids",
+        "engines",
     )
     rows = [heads] + [table_row(one, reference) for one in results]
     widths = [max(len(row[i]) for row in rows) for i in range(len(heads))]
@@ -99,15 +117,17 @@ def print_table(results: list[ArtefactResult], reference: Reference, before: Mea
     for row, name in zip(rows, names, strict=True):
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)), name, sep="  ")
     for one in results:
-        for reason in one.reasons:
+        for reason in (*one.reasons, *(one.engines.lines() if one.engines else ())):
             print(f"{one.artefact.name}: {reason}")
+    for line in dict.fromkeys(line for one in results if one.engines for line in one.engines.not_rendered()):
+        print(line)
 
 
 def table_row(one: ArtefactResult, reference: Reference) -> tuple[str, ...]:
     """A row of the table."""
     found, before = one.divergence, one.control
     if found is None or before is None:
-        return one.verdict, one.artefact.type, *["–"] * 9
+        return one.verdict, one.artefact.type, *["–"] * 10
     length = sum(map(len, reference.answers))
     same = {name: "differs" if name in one.odd else "same" for name in ("template", "ids", "tokens")}
     if one.artefact.layout == "bits":
@@ -116,4 +136,5 @@ def table_row(one: ArtefactResult, reference: Reference) -> tuple[str, ...]:
     part, share = found.weakest
     figures = (f"{found.kl:.1e}", f"{before.kl:.1e}", f"{1 - found.other_top:.1%}", f"{found.perplexity:.4g}")
     reach = (f"{sum(found.prefix)}/{length}", f"{found.effect['all']:.1%}", f"{share:.1%} {part}")
-    return one.verdict, one.artefact.type, *figures, *reach, same["template"], ids
+    engines = one.engines.verdict if one.engines else "–"
+    return one.verdict, one.artefact.type, *figures, *reach, same["template"], ids, engines

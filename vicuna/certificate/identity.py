@@ -9,15 +9,16 @@ from sentencepiece import SentencePieceProcessor
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from vicuna.errors import UserError
+from vicuna.export.merged import own_or_written
 from vicuna.export.updates import AdapterUpdate
 from vicuna.files.json_files import read_json
 from vicuna.gguf.foreign_ids import llama_cpp_ids
-from vicuna.gguf.reader import PROMPT_TYPE, GGUFFile
+from vicuna.gguf_file.reader import PROMPT_TYPE, GGUFFile
 from vicuna.model.adapter_files import model_run_args
 from vicuna.model.base import Base
-from vicuna.prompt.chat_template import CHAT_TEMPLATE_FILE, chat_template
 from vicuna.prompt.probes import probe_texts
 from vicuna.prompt.tokenizer import TextTokenizer
+from vicuna.prompt.tokenizer_files import CHAT_TEMPLATE_FILE
 from vicuna.prompt.tokenizer_json import transformers_ids
 
 END_OF_TURN = "tokenizer.ggml.eot_token_id"  # a second id that ends answers
@@ -102,7 +103,10 @@ def expected_identity(base: Base, updates: Sequence[AdapterUpdate], prompt_type:
         base: with the tokenizer of the adapters, if they bring one.
         prompt_type: what they were trained with, "" where nothing says: the base's own template then counts.
     """
-    template = chat_template(prompt_type) if prompt_type else read_chat_template(base.path)
+    if prompt_type:
+        template, _ = own_or_written(base, prompt_type, updates[-1].folder)
+    else:
+        template = read_chat_template(base.path)
     return replace(base_identity(base), template=template, prompt_type=prompt_type)
 
 
@@ -139,9 +143,10 @@ def _read_otherwise(found: Identity, wanted: Identity) -> str:
     if not other:
         return ""
     text, one, own = other[0]
+    around = " around its user-defined pieces" if wanted.tokenizer.user_defined else ""
     return (
-        f"other programs give {len(other)} of {len(probes)} texts around its user-defined pieces other ids, such as "
-        f"{text!r} {one} instead of {own}"
+        f"other programs give {len(other)} of {len(probes)} texts{around} other ids, such as {text!r} {one} instead of "
+        f"{own}"
     )
 
 

@@ -22,11 +22,12 @@ from typing import Any
 from vicuna.data.examples import Examples, tokenise
 from vicuna.data.files import file_kind
 from vicuna.data.flags import DataFlags
-from vicuna.data.records import Records, Source, hold_out, read_records
+from vicuna.data.records import Records, Source, hold_out, read_records, refusal
 from vicuna.data.spilled import spilled_dialogues
 from vicuna.errors import UserError
-from vicuna.prompt.templates import TEMPLATES
+from vicuna.prompt.templates import BASE
 from vicuna.prompt.tokenizer import TextTokenizer
+from vicuna.prompt.wordings import TEMPLATES
 
 MANIFEST, TRAIN_ROWS, HELD_OUT_ROWS = "manifest.json", "train.arrow", "held_out.arrow"
 HEARTBEAT_TIMEOUT_S = 60  # a process that tokenises shows every few seconds that it still does
@@ -42,7 +43,8 @@ ROW_MODULES = (
     *("vicuna.data.pieces", "vicuna.data.spilled"),
     *("vicuna.data.fields", "vicuna.data.fills", "vicuna.data.suspicions", "vicuna.data.values", "vicuna.data.marks"),
     *("vicuna.data.readers", "vicuna.data.formats", "vicuna.data.records", "vicuna.data.packing"),
-    *("vicuna.data.examples", "vicuna.prompt.templates", "vicuna.prompt.tokenizer", "vicuna.foreign"),
+    *("vicuna.data.examples", "vicuna.prompt.wordings", "vicuna.prompt.templates", "vicuna.prompt.tokenizer"),
+    *("vicuna.prompt.tokenizer_files", "vicuna.prompt.rendering", "vicuna.prompt.own_template", "vicuna.foreign"),
 )
 
 
@@ -109,12 +111,30 @@ def cache_key(flags: DataFlags, sources: Sequence[Source], text_tokenizer: TextT
     parts = {
         "files": [(source.sha256, source.weight, file_kind(source.path)) for source in sources],
         "options": {name: getattr(flags, name) for name in OPTIONS},
-        "template": asdict(TEMPLATES[flags.prompt_type]),
-        "tokenizer": _sha256(text_tokenizer.source.read_bytes()),
+        "template": _template(flags.prompt_type, text_tokenizer),
+        "tokenizer": _tokenizer(text_tokenizer),
         "code": _sha256(code),
         "versions": [version(name) for name in ("sentencepiece", "tokenizers")],
     }
     return _sha256(json.dumps(parts, sort_keys=True).encode())[:32]
+
+
+def _template(prompt_type: str, tokenizer: TextTokenizer) -> Any:
+    """The wording of the prompts, and what it is rendered with."""
+    if prompt_type != BASE or tokenizer.chat is None:
+        return asdict(TEMPLATES[prompt_type]) if prompt_type in TEMPLATES else prompt_type
+    return [tokenizer.chat.text, tokenizer.chat.day, *asdict(tokenizer.chat.settings).values()]
+
+
+def _tokenizer(tokenizer: TextTokenizer) -> str:
+    """SHA-256 of what the ids come from: the file, or what was read of a larger one; and of what begins a text."""
+    files = tokenizer.files
+    if tokenizer.source.suffix in (".model", ".json"):
+        raw = tokenizer.source.read_bytes()
+    else:
+        raw = files.json.encode() if files.sentencepiece is None else files.sentencepiece
+    settings = [tokenizer.beginning, tokenizer.bos_id, tokenizer.eos_id, tokenizer.unk_id]
+    return _sha256(raw + json.dumps(settings).encode())
 
 
 def _sha256(raw: bytes) -> str:
@@ -129,7 +149,14 @@ def _write(flags: DataFlags, text_tokenizer: TextTokenizer, entry: Path) -> None
         spilled_dialogues(entry.parent) as dialogues,
     ):
         records = read_records(
-            flags.data_path, flags.prompt_type, flags.skip_bad_rows, flags.encoding, flags.fields, dialogues, flags.fill
+            flags.data_path,
+            flags.prompt_type,
+            flags.skip_bad_rows,
+            flags.encoding,
+            flags.fields,
+            dialogues,
+            flags.fill,
+            refusal(text_tokenizer, flags.prompt_type),
         )
         train_ids, held_ids = hold_out(len(records.dialogues), flags.test_size)
         options = (flags.prompt_type, flags.cutoff_len, flags.train_on_inputs, flags.train_turns, flags.pack)

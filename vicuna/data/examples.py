@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from vicuna.data.packing import PackedRow, Packer
 from vicuna.data.records import Records
 from vicuna.errors import UserError
-from vicuna.prompt.templates import IGNORE_INDEX, Encoded, encode
+from vicuna.prompt.own_template import split_thought
+from vicuna.prompt.templates import BASE, IGNORE_INDEX, Encoded, encode_all
 
 if TYPE_CHECKING:
     from vicuna.prompt.tokenizer import TextTokenizer
@@ -36,6 +37,7 @@ class Examples:
             token within cutoff_len.
         unknown: tokens that are the tokenizer's unk.
         sha256: of all ids and labels.
+        thoughts: records whose answer has thinking before it.
     """
 
     rows: Any
@@ -47,6 +49,7 @@ class Examples:
     unknown: int
     sha256: str
     documents: int = 0
+    thoughts: int = 0
 
     def place(self, record: int) -> tuple[int, int]:
         """The index of a record's file, and the line it begins at."""
@@ -83,19 +86,22 @@ def tokenise(
 
     rows = _Rows(records, Packer(cutoff_len) if pack else None, file)
     longest = sys.maxsize if pack else cutoff_len
-    cut = shortened = unknown = kept = 0
-    previous, example = None, None
+    options = (train_on_inputs, train_turns)
+    cut = shortened = unknown = kept = thoughts = 0
+    previous, examples = None, []
     for i in tqdm(chosen, desc="Tokenising", unit="record", disable=None, leave=False):
         if i != previous:  # repetitions of a record stand beside each other
-            example = encode(tokenizer, prompt_type, records.dialogues[i], longest, train_on_inputs, train_turns)
+            examples = encode_all(tokenizer, prompt_type, records.dialogues[i], longest, *options)
             previous = i
-        if example is None:
-            continue
-        cut += example.cut
-        shortened += example.shortened
-        unknown += example.input_ids.count(tokenizer.unk_id)
-        kept += 1
-        rows.add(i, example)
+        kept += bool(examples)
+        thoughts += prompt_type == BASE and any(
+            split_thought(one)[1] for one in records.dialogues[i] if one["role"] == "assistant"
+        )
+        cut += any(one.cut for one in examples)
+        shortened += any(one.shortened for one in examples)
+        for example in examples:
+            unknown += example.input_ids.count(tokenizer.unk_id)
+            rows.add(i, example)
     found = rows.end()
     if chosen and not kept:
         raise UserError(
@@ -112,6 +118,7 @@ def tokenise(
         unknown=unknown,
         sha256=rows.digest.hexdigest(),
         documents=kept if pack else 0,
+        thoughts=thoughts,
     )
 
 
@@ -184,8 +191,8 @@ class _Rows:
         self._columns = {name: [] for name in self._columns}
 
 
-def label_spans(input_ids: Sequence[int], labels: Sequence[int]) -> list[tuple[bool, list[int]]]:
-    """An example as runs of ids that are learnt, True, and that are not; BOS is left away."""
-    pairs = list(zip(input_ids, labels, strict=True))[1:]
+def label_spans(input_ids: Sequence[int], labels: Sequence[int], beginning: int = 1) -> list[tuple[bool, list[int]]]:
+    """An example as runs of ids that are learnt, True, and that are not; BOS, its `beginning`, is left away."""
+    pairs = list(zip(input_ids, labels, strict=True))[beginning:]
     runs = groupby(pairs, key=lambda pair: pair[1] != IGNORE_INDEX)
     return [(trained, [i for i, _ in run]) for trained, run in runs]

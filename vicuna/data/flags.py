@@ -1,13 +1,14 @@
 """Flags of the data: what is learnt, and how it becomes tokens."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from vicuna.args import at_least, flag
 from vicuna.data.fields import parse_fields
 from vicuna.data.fills import parse_fills
 from vicuna.errors import UserError
-from vicuna.prompt.templates import PROMPT_TYPES, TRAIN_TURNS
+from vicuna.prompt.own_template import THINKING
+from vicuna.prompt.templates import ALL_PROMPT_TYPES, BASE, TRAIN_TURNS
 
 
 @dataclass
@@ -40,7 +41,20 @@ class DataFlags(ReadFlags):
         "files are mixed; my.jsonl:2 takes each training record of that "
         "file twice an epoch, :0.5 half of them",
     )
-    prompt_type: Literal[PROMPT_TYPES] = flag("instruct", "template around a record; text adds nothing")
+    # None, which the programs pass, stands for what `named` says; the value here is for callers that have no base.
+    prompt_type: Literal[ALL_PROMPT_TYPES] | None = field(
+        default="instruct",
+        metadata={
+            "help": "template around a record; text adds nothing, base is the base's own chat template (default: base "
+            "where the base declares one, else instruct, and chat for finetune_chat.py)"
+        },
+    )
+    thinking: Literal[THINKING] | None = flag(
+        None,
+        "of --prompt_type base: keep learns the thinking before an answer (reasoning_content, or <think>…</think>), "
+        "drop leaves it out, empty also puts a block without a thought into the prompt; default: keep, and empty for "
+        "answers without one",
+    )
     cutoff_len: int = flag(
         256, "longest example in tokens; a longer dialogue loses its oldest turns, a longer answer its end"
     )
@@ -50,7 +64,8 @@ class DataFlags(ReadFlags):
         "attention stays within a document",
     )
     train_turns: Literal[TRAIN_TURNS] = flag(
-        "last", "answers of a dialogue to learn; all takes --prompt_type chat, and puts EOS behind each (chat_eos)"
+        "last",
+        "answers of a dialogue to learn; all takes --prompt_type base or chat, and puts EOS behind each (chat_eos)",
     )
     train_on_inputs: bool = flag(False, "learn the prompt too, as the original in effect did")
     test_size: int | None = flag(
@@ -73,11 +88,17 @@ class DataFlags(ReadFlags):
         parse_fills(self.fill)
         at_least("--cutoff_len", self.cutoff_len, 8)
         if self.pack and self.prompt_type != "text":
+            named = f"of --prompt_type {self.prompt_type}" if self.prompt_type else "with a template"
             raise UserError(
-                f"--pack puts documents behind each other, which records of --prompt_type {self.prompt_type} are not; "
-                "use --prompt_type text, or leave it out."
+                f"--pack puts documents behind each other, which records {named} are not; use --prompt_type text, or "
+                "leave it out."
             )
-        if self.train_turns == "all":
+        if self.thinking and self.prompt_type not in (BASE, None):
+            raise UserError(
+                f"--thinking {self.thinking} is of the base's own chat template, and --prompt_type {self.prompt_type} "
+                "knows no thinking; leave it out, or use --prompt_type base."
+            )
+        if self.train_turns == "all" and self.prompt_type not in (BASE, None):
             if self.prompt_type not in ("chat", "chat_eos"):
                 raise UserError(
                     f"--train_turns all puts EOS behind every answer, which --prompt_type {self.prompt_type} does not "
@@ -86,3 +107,16 @@ class DataFlags(ReadFlags):
             self.prompt_type = "chat_eos"
         if self.test_size is not None:
             at_least("--test_size", self.test_size, 0)
+
+    def named(self, fallback: str, has_template: bool) -> "DataFlags":
+        """These flags with the prompt type that they leave open.
+
+        Args:
+            fallback: the program's own; has_template: the base declares a chat template.
+
+        Raises:
+            UserError: it does not go with the other flags.
+        """
+        if self.prompt_type is not None:
+            return self
+        return replace(self, prompt_type=BASE if has_template else fallback)

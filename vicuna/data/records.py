@@ -8,10 +8,10 @@ import hashlib
 import math
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vicuna.data.bad_row import BadRow
 from vicuna.data.files import EXPECTED, file_kind, read_rows
@@ -20,7 +20,10 @@ from vicuna.data.formats import to_messages
 from vicuna.data.spilled import SpilledDialogues
 from vicuna.data.suspicions import suspicions
 from vicuna.errors import UserError
-from vicuna.prompt.templates import Message
+from vicuna.prompt.templates import BASE, Message, tools_of
+
+if TYPE_CHECKING:
+    from vicuna.prompt.tokenizer import TextTokenizer
 
 # The held-out records are the same for every --seed, so that runs can be compared; 42 as in the original.
 SPLIT_SEED = 42
@@ -125,12 +128,14 @@ def read_records(
     fields: Sequence[str] = (),
     dialogues: SpilledDialogues | None = None,
     fills: Sequence[str] = (),
+    refuse: Callable[[list[Message]], str] | None = None,
 ) -> Records:
     """Read and check data files, each a path or `path:weight`; `fields` are those of `vicuna.data.fields`.
 
     Args:
         dialogues: takes them, in place of memory.
         fills: of placeholders, see `vicuna.data.fills`.
+        refuse: what further is wrong with a dialogue, "" for nothing; see `refusal`.
 
     Raises:
         UserError: no such file, an unknown kind of file or encoding, no rows, a weight that is none, malformed rows
@@ -143,7 +148,10 @@ def read_records(
         records.sources.append(source)
         for line, row in rows:
             try:
-                records.add(to_messages(fill(row, places, filled) if places else row, prompt_type), line)
+                messages = to_messages(fill(row, places, filled) if places else row, prompt_type)
+                if refuse and (why := refuse(messages)):
+                    raise BadRow(why, "does not fit the base's chat template")
+                records.add(messages, line)
             except BadRow as problem:
                 problems.append(f"{source.path} line {line}: {problem}")
                 source.bad[problem.reason] += 1
@@ -154,6 +162,33 @@ def read_records(
             raise UserError(f"--data_path {source.path} has no usable rows; expected at least one record.")
     check_fills(fills, filled)
     return records
+
+
+def refusal(tokenizer: "TextTokenizer", prompt_type: str) -> Callable[[list[Message]], str] | None:
+    """What the base's own chat template has against a dialogue, which is known only when it is rendered.
+
+    Returns:
+        What tells why a dialogue can not be learnt, "" where it can; None for prompt types of our own.
+
+    Raises:
+        UserError: there is no template, or one that renders no question at all.
+    """
+    if prompt_type != BASE or tokenizer.chat is None:
+        return None
+    if tokenizer.chat.problem:
+        raise UserError(f"{tokenizer.chat.problem} Take another --prompt_type, such as chat.")
+
+    def refuse(messages: list[Message]) -> str:
+        view = tokenizer.with_settings(tools=tools_of(messages)) if tools_of(messages) else tokenizer
+        if (messages[0].get("tools") or any(one.get("tool_calls") for one in messages)) and not view.chat.knows_tools:
+            return f"calls functions, which the chat template in {view.chat.path} does not know"
+        try:
+            view.chat.turn(messages)
+        except UserError as error:
+            return f"does not fit: {error}"
+        return ""
+
+    return refuse
 
 
 def check_problems(problems: Sequence[str], rows: int, sources: Sequence[Source]) -> None:

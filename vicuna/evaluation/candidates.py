@@ -14,7 +14,7 @@ from vicuna.errors import UserError
 from vicuna.evaluation.flags import is_address
 from vicuna.evaluation.runners import HFRunner, LlamaCppRunner, Runner
 from vicuna.files.tensors import weight_paths
-from vicuna.gguf import reader
+from vicuna.gguf_file import reader
 from vicuna.model.adapter_files import (
     adapter_file,
     adapter_folder,
@@ -29,7 +29,7 @@ from vicuna.model.base import check_base, device
 from vicuna.model.config import meta_model
 from vicuna.model.flags import ModelFlags
 from vicuna.model.stored import use_as_stored
-from vicuna.prompt.templates import PROMPT_TYPES
+from vicuna.prompt.templates import ALL_PROMPT_TYPES, BASE
 from vicuna.prompt.tokenizer import TextTokenizer
 
 
@@ -145,7 +145,7 @@ def find_candidate(model_path: str, lora_path: str, bits: int, gpu_layers: int |
             f"--model_path {model_path} is an address, and this needs the model itself: name a folder in Hugging Face "
             "format or a .gguf file."
         )
-    if reader.names_gguf(model_path):
+    if reader.in_llama_cpp(model_path, [lora_path]):
         return GGUFCandidate(model_path, lora_path, gpu_layers)
     return HFCandidate(model_path, lora_path, bits)
 
@@ -159,7 +159,7 @@ def find_candidates(pairs: Sequence[tuple[str, str, int]], gpu_layers: int | Non
     Raises:
         UserError: one that can not be opened; layers for a GPU, and nothing that has them.
     """
-    if gpu_layers is not None and not any(reader.names_gguf(model) for model, _, _ in pairs):
+    if gpu_layers is not None and not any(reader.in_llama_cpp(model, [lora]) for model, lora, _ in pairs):
         raise UserError(f"--gpu_layers {gpu_layers} is for GGUF files, of which --model_path names none; leave it out.")
     found: dict[tuple[str, str], Candidate] = {}
     for model, lora, bits in pairs:
@@ -169,7 +169,8 @@ def find_candidates(pairs: Sequence[tuple[str, str, int]], gpu_layers: int | Non
 
 
 def agreed_prompt_type(candidates: Sequence[Candidate]) -> str:
-    """The prompt type that models and adapters were trained with; instruct where none says.
+    """The prompt type that models and adapters were trained with; where none says, base if all bases declare a chat
+    template, else instruct.
 
     Raises:
         UserError: they differ, so that the same text can not be right for all.
@@ -178,8 +179,9 @@ def agreed_prompt_type(candidates: Sequence[Candidate]) -> str:
     if len(trained) > 1:
         said = ", ".join(f"{name} with {kind}" for kind, name in trained.items())
         raise UserError(f"the models were trained with different prompt types ({said}): name one with --prompt_type.")
-    found = next(iter(trained), "instruct")
-    if found not in PROMPT_TYPES:
+    own = BASE if all(one.tokenizer.chat for one in candidates) else "instruct"
+    found = next(iter(trained), own)
+    if found not in ALL_PROMPT_TYPES:
         raise UserError(
             f"{trained[found]} was trained with prompt type {found!r}: name a known one with --prompt_type."
         )

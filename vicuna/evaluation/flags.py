@@ -12,7 +12,7 @@ from typing import Literal
 from vicuna.answer.flags import PRESETS, DecodingFlags
 from vicuna.args import at_least, check_seed, flag, switch
 from vicuna.errors import UserError
-from vicuna.prompt.templates import PROMPT_TYPES
+from vicuna.prompt.templates import ALL_PROMPT_TYPES
 
 BITS = (4, 8, 16, 32)
 NO_ADAPTER = "-"
@@ -110,7 +110,7 @@ class AnswersFlags:
     """What is asked, and what becomes of the answers."""
 
     names: list[str] = flag([], "what the models are called in the tables, in their order; default: their paths")
-    prompt_type: Literal[PROMPT_TYPES] | None = flag(
+    prompt_type: Literal[ALL_PROMPT_TYPES] | None = flag(
         None, "template around the questions; default: what each model was trained with, else what the others were"
     )
     micro_batch: int = flag(8, "questions that are answered at once; lower it when memory runs out")
@@ -151,7 +151,7 @@ class LossFlags:
     """What of the records counts."""
 
     category: str = flag("category", "field of a record that says what it is about; each value gets figures of its own")
-    prompt_type: Literal[PROMPT_TYPES] | None = flag(
+    prompt_type: Literal[ALL_PROMPT_TYPES] | None = flag(
         None, "template around the records; default: what adapters and models were trained with"
     )
     cutoff_len: int | None = flag(

@@ -263,9 +263,10 @@ def find_respondents(models: ModelsFlags, flags: AnswersFlags) -> list[Responden
 
 
 def _check(model: str, lora: str, bits: int, gpu_layers: int | None, prompt_type: str | None) -> Checked:
-    from vicuna.gguf.reader import names_gguf
+    from vicuna.gguf_file.reader import in_llama_cpp
 
-    serve = ServeFlags(prompt_type=prompt_type, cache_gib=0, gpu_layers=gpu_layers if names_gguf(model) else None)
+    layers = gpu_layers if in_llama_cpp(model, [lora]) else None
+    serve = ServeFlags(prompt_type=prompt_type, cache_gib=0, gpu_layers=layers)
     return check_assistant(ModelFlags(model, bits), serve, [lora])
 
 

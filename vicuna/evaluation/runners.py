@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from vicuna.evaluation.likelihood import token_nll
-from vicuna.gguf.reader import GGUFFile
+from vicuna.gguf_file.reader import GGUFFile
 
 
 class Runner(ABC):

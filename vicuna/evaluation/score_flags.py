@@ -8,7 +8,7 @@ from vicuna.crawling.client import check_address
 from vicuna.data.fields import parse_fields
 from vicuna.data.fills import parse_fills
 from vicuna.errors import UserError
-from vicuna.prompt.templates import PROMPT_TYPES
+from vicuna.prompt.templates import ALL_PROMPT_TYPES
 
 # Scores that two results can be compared by, in the order in which one is looked for.
 METRIC_NAMES = (
@@ -71,7 +71,7 @@ class IdentityFlags:
 
     fill: list[str] = flag([], "the name and the maker that were taught, as in training: name=小羊驼 author=春水团队")
     others: list[str] = flag([], "further names that are none of its own, beside those of well-known models and makers")
-    prompt_type: Literal[PROMPT_TYPES] | None = flag(
+    prompt_type: Literal[ALL_PROMPT_TYPES] | None = flag(
         None, "template around the questions; default: what each model was trained with, else what the others were"
     )
     max_new_tokens: int = flag(64, "longest answer in tokens")
@@ -95,7 +95,7 @@ class ForgettingFlags:
     most_divergence: float | None = flag(
         None, "nats a token by which the point to choose may diverge from the base on --general"
     )
-    prompt_type: Literal[PROMPT_TYPES] | None = flag(
+    prompt_type: Literal[ALL_PROMPT_TYPES] | None = flag(
         None, "template around the records; default: what the adapters were trained with"
     )
     cutoff_len: int | None = flag(

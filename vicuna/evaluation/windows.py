@@ -165,7 +165,7 @@ def record_window(
     if one is None:
         return None
     window = Window(one.input_ids, _first_label(one.labels))
-    whole = f"{render(kind, dialogue[:-1]) if count_prompts else ''}{dialogue[-1]['content']}"
+    whole = f"{render(kind, dialogue[:-1], tokenizer.chat) if count_prompts else ''}{dialogue[-1]['content']}"
     lost = one.cut or (count_prompts and one.shortened)
     size = _size(tokenizer, window.ids[window.start :]) if lost else (len(whole), len(whole.encode()))
     return RecordWindow(window, *size, bool(one.cut))

@@ -5,7 +5,7 @@ from typing import Literal
 
 from vicuna.args import at_least, flag
 from vicuna.errors import UserError
-from vicuna.prompt.templates import PROMPT_TYPES
+from vicuna.prompt.templates import ALL_PROMPT_TYPES
 
 PUBLISHED, LM_EVAL = STYLES = ("published", "lm-eval")
 ANY, EXACT = SEVERAL = ("any", "exact")
@@ -30,7 +30,7 @@ class ChoiceFlags:
         ANY, "what counts where several options are right: any of them, or exactly their set, of all sets of options"
     )
     limit: int | None = flag(None, "ask only the first questions of each subject, this many")
-    prompt_type: Literal[PROMPT_TYPES] = flag(
+    prompt_type: Literal[ALL_PROMPT_TYPES] = flag(
         "text", "template around the question; text is for a base, and for adapters asked as one"
     )
     cutoff_len: int | None = flag(

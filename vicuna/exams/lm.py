@@ -57,12 +57,12 @@ class ChoiceLM(TemplateLM):
 
     @property
     def prefix_token_id(self) -> int:
-        return self.encoder.tokenizer.bos_id
+        return [*self.encoder.tokenizer.beginning, self.encoder.tokenizer.eos_id][0]  # as lm-eval does without BOS
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
         """Ids of a text; with BOS, unless it is said to be without."""
         ids = self.encoder.context(string)
-        return ids[1:] if add_special_tokens is False else ids
+        return ids[len(self.encoder.tokenizer.beginning) :] if add_special_tokens is False else ids
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """Those of all options, a question at a time; in the order of the requests."""

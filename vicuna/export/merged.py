@@ -11,13 +11,14 @@ from vicuna.export.updates import AdapterUpdate
 from vicuna.files.json_files import read_json
 from vicuna.files.tensors import dtype_name, main_dtype, write_model
 from vicuna.log import log
-from vicuna.model.adapter_files import RUN_ARGS
+from vicuna.model.adapter_files import RUN_ARGS, template_settings
 from vicuna.model.base import Base
 from vicuna.model.config import meta_model
 from vicuna.model.model_card import export_card, write_card
 from vicuna.model.openable import copy_tokenizer, make_openable
-from vicuna.prompt.chat_template import CHAT_TEMPLATE_FILE, chat_template
-from vicuna.prompt.templates import PROMPT_TYPES
+from vicuna.prompt.chat_template import chat_template
+from vicuna.prompt.templates import ALL_PROMPT_TYPES, BASE
+from vicuna.prompt.tokenizer_files import CHAT_TEMPLATE_FILE
 from vicuna.prompt.tokenizer_json import match_training_ids
 
 
@@ -72,19 +73,36 @@ def describe(
             "nothing says which template the last adapter was trained with, so the merged model has none: pass "
             "--prompt_type, such as instruct or chat."
         )
-    elif prompt_type not in PROMPT_TYPES:
+    elif prompt_type not in ALL_PROMPT_TYPES:
         raise UserError(
             f"{updates[-1].folder} was trained with the prompt type {prompt_type!r}, which this version does not know: "
             "name one with --prompt_type."
         )
     else:
         facts["prompt_type"] = prompt_type
-        (folder / CHAT_TEMPLATE_FILE).write_text(chat_template(prompt_type), encoding="utf-8")
+        text, settings = own_or_written(base, prompt_type, updates[-1].folder)
+        facts |= settings
+        (folder / CHAT_TEMPLATE_FILE).write_text(text, encoding="utf-8")
         drop_own_template(folder / "tokenizer_config.json")
     (folder / RUN_ARGS).write_text(json.dumps(facts, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
     made_of = {"base": base.path.name, **{f"adapter {i}": one.folder.name for i, one in enumerate(updates, 1)}}
     made_of |= {"prompt type": prompt_type or "not known", "dtype": dtype}
     write_card(folder, export_card(out.name, "a base with adapters merged into it", base.path, made_of))
+
+
+def own_or_written(base: Base, prompt_type: str, adapter: Path) -> tuple[str, dict[str, Any]]:
+    """The template of a merged model as Jinja, and what run_args.json says of it beside the prompt type.
+
+    Raises:
+        UserError: it is the base's own, and the base declares none.
+    """
+    if prompt_type != BASE:
+        return chat_template(prompt_type), {}
+    if base.tokenizer.chat is None:
+        raise UserError(f"--prompt_type base is the base's own chat template, and {base.path} declares none.")
+    settings = {name: one for name, one in vars(template_settings(adapter)).items() if one}
+    said = {"template": settings} if settings else {}
+    return base.tokenizer.with_settings(**settings).chat.exported(), said
 
 
 def drop_own_template(file: Path) -> None:

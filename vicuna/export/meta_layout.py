@@ -29,7 +29,7 @@ from vicuna.files.tensors import (
     write_crcs,
 )
 from vicuna.model.adapter_files import RUN_ARGS
-from vicuna.prompt.chat_template import CHAT_TEMPLATE_FILE as CHAT_TEMPLATE
+from vicuna.prompt.tokenizer_files import CHAT_TEMPLATE_FILE as CHAT_TEMPLATE
 
 ROWS, COLUMNS, COPIED = 0, 1, None  # the dimension along which a tensor is cut
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"

@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from mmap import MAP_SHARED
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
@@ -25,6 +25,7 @@ from vicuna.errors import UserError, first_line, listing
 from vicuna.files.json_files import read_json
 from vicuna.files.outputs import check_disk_space
 from vicuna.foreign import check_safetensors, describe_odd_file, unfinished
+from vicuna.gguf_file.weights import LINK, read_gguf_tensors
 
 SHARD_BYTES = 2 * 2**30
 INDEX_FILE = "model.safetensors.index.json"
@@ -45,6 +46,8 @@ def weight_paths(folder: Path) -> list[Path]:
     Raises:
         UserError: there are none, or some that the index names are missing.
     """
+    if (folder / LINK).is_symlink():
+        return [folder / LINK]
     named = [read_json(folder / "config.json").get("transformers_weights")]
     sources = [folder / name for name in (*named, *WEIGHT_SOURCES) if name]
     source = next((file for file in sources if file.is_file()), None)
@@ -108,6 +111,8 @@ def check_weight_file(file: Path) -> None:
     Raises:
         UserError: what it is instead, or how much of it is missing.
     """
+    if file.name == LINK:
+        return  # the file was checked when its folder was made
     if file.suffix == ".safetensors":
         check_safetensors(file)
     elif odd := describe_odd_file(file):
@@ -122,13 +127,17 @@ def check_weight_file(file: Path) -> None:
             )
 
 
-def read_tensor_file(file: Path) -> dict[str, torch.Tensor]:
+def read_tensor_file(file: Path) -> dict[str, Any]:
     """The tensors of one file by their names, mapped; only a .bin of before 2020 is read into memory.
+
+    Those of a GGUF file are dequantised when they are asked for: each is a `LazyTensor`.
 
     Raises:
         UserError: a file that is broken, or holds anything but named tensors.
     """
     check_weight_file(file)
+    if file.name == LINK:
+        return read_gguf_tensors(file.resolve())
     try:
         if file.suffix == ".safetensors":
             with safe_open(file, framework="pt") as opened:
@@ -146,13 +155,13 @@ def read_tensor_file(file: Path) -> dict[str, torch.Tensor]:
     return dict(tensors)
 
 
-def read_tensor_files(files: Iterable[Path]) -> dict[str, torch.Tensor]:
+def read_tensor_files(files: Iterable[Path]) -> dict[str, Any]:
     """The tensors of several files of one model.
 
     Raises:
         UserError: see `read_tensor_file`; or a name that is in two files.
     """
-    found: dict[str, torch.Tensor] = {}
+    found: dict[str, Any] = {}
     for file in files:
         tensors = read_tensor_file(file)
         if twice := sorted(found.keys() & tensors.keys()):

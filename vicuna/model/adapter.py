@@ -4,6 +4,7 @@ What is saved is PEFT's own format; it is written aside, opened again and checke
 """
 
 import copy
+import json
 import os
 import tempfile
 from collections.abc import Collection
@@ -20,6 +21,8 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from vicuna.errors import UserError
+from vicuna.files.json_files import read_json
+from vicuna.gguf_file.folder import stands_for
 from vicuna.log import log
 from vicuna.model.adapter_conversion import as_plain_lora, with_added_biases
 from vicuna.model.adapter_files import (
@@ -224,7 +227,8 @@ def load_adapter(
     config = copy.deepcopy(within or config)
     config.inference_mode = not trainable
     config.lora_dropout = config.lora_dropout if dropout is None else dropout
-    config.base_model_name_or_path = base_name
+    # PEFT looks there for the base's config, which a GGUF file itself does not have.
+    config.base_model_name_or_path = bare.name_or_path if stands_for(Path(bare.name_or_path)) else base_name
     if isinstance(base, PeftModel):
         base.add_adapter(name, config)
         model = base
@@ -292,9 +296,18 @@ def save_adapter(model: PeftModel, folder: Path, weights: dict[str, torch.Tensor
     expected = get_peft_model_state_dict(model, state_dict=weights, save_embedding_layers=False)
     with tempfile.TemporaryDirectory(prefix=SAVING, dir=folder) as aside:
         model.save_pretrained(aside, state_dict=weights, save_embedding_layers=False)
+        name_base_file(Path(aside))
         _verify(load_file(Path(aside) / ADAPTER_FILES[0]), expected)
         for name in (ADAPTER_FILES[0], ADAPTER_CONFIG):
             os.replace(Path(aside) / name, folder / name)
+
+
+def name_base_file(folder: Path) -> None:
+    """Have the config of an adapter on a GGUF name the file, not the folder that stands for it."""
+    config = folder / ADAPTER_CONFIG
+    said = read_json(config)
+    if file := stands_for(Path(said.get("base_model_name_or_path") or "")):
+        config.write_text(json.dumps(said | {"base_model_name_or_path": str(file)}, indent=2), encoding="utf-8")
 
 
 def _verify(written: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:

@@ -16,10 +16,13 @@ from torch import nn
 
 from vicuna.errors import UserError, listing
 from vicuna.files.tensors import read_tensor_file
+from vicuna.gguf_file.folder import stands_for
+from vicuna.gguf_file.reader import PROMPT_TYPE, read_gguf
 from vicuna.model.adapter_kinds import BEGINS_FROM_WEIGHTS, Use, begins_with, check_uses
 from vicuna.model.adapter_names import PEFT_PREFIX, ROWS, own_names, unwrapped
 from vicuna.model.base import ADAPTER_CONFIG, ADAPTER_FILES, fingerprint, holds_adapter, local_folder
 from vicuna.model.gptq import keep_peft_silent
+from vicuna.prompt.rendering import Settings
 
 RUN_ARGS = "run_args.json"
 HUB_FILES = [*ADAPTER_FILES, ADAPTER_CONFIG, RUN_ARGS]
@@ -85,8 +88,18 @@ def run_args(folder: Path) -> dict[str, Any]:
 
 def model_run_args(folder: Path) -> dict[str, Any]:
     """What training or merging wrote beside a model; {} where it wrote of an adapter that lies in the same folder."""
+    if file := stands_for(folder):
+        said = read_gguf(str(file), "--model_path").keys.get(PROMPT_TYPE)
+        return {"prompt_type": said} if said else {}
     found = run_args(folder)
     return found if "merged" in found or not holds_adapter(folder) else {}
+
+
+def template_settings(folder: Path) -> Settings:
+    """What the base's own chat template was rendered with when an adapter, or a model, was trained."""
+    said = run_args(folder).get("template")
+    names = ("day", "thinking") if isinstance(said, dict) else ()
+    return Settings(**{name: said[name] for name in names if isinstance(said.get(name), str)})
 
 
 def read_adapter(folder: Path, *uses: Use) -> tuple[dict[str, torch.Tensor], LoraConfig, str]:

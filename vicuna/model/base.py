@@ -19,8 +19,11 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationCon
 
 from vicuna.errors import UserError, first_line, listing
 from vicuna.files.proxies import check_proxies
-from vicuna.files.tensors import check_weight_file, weight_paths
+from vicuna.files.tensors import check_weight_file, read_tensor_files, weight_paths
 from vicuna.foreign import NEVER_RUN
+from vicuna.gguf_file.folder import folder_of, stands_for
+from vicuna.gguf_file.reader import is_gguf, read_gguf
+from vicuna.gguf_file.weights import describe_types
 from vicuna.log import log
 from vicuna.model.config import meta_model, read_config
 from vicuna.model.context import read_context
@@ -28,7 +31,7 @@ from vicuna.model.flags import ModelFlags
 from vicuna.model.gptq import KERNELS, config_for_plain_kernels, silenced
 from vicuna.model.placement import device_map
 from vicuna.model.stored import BITSANDBYTES, check_marks, check_quantiser, stored_method
-from vicuna.model.token_ids import check_ids
+from vicuna.model.token_ids import check_ids, ends_of
 from vicuna.prompt.tokenizer import TextTokenizer
 
 BASE_FILES = ["*.json", "*.safetensors", "tokenizer.model"]
@@ -77,7 +80,9 @@ class Base:
     """A base model that passed every check which needs no weights.
 
     Attributes:
+        path: the folder with its files. For a GGUF file one that stands for it, of the file's name.
         context: longest sequence in tokens, see `vicuna.model.context`.
+        file: the GGUF file that it is, None for a folder.
     """
 
     path: Path
@@ -85,10 +90,16 @@ class Base:
     tokenizer: TextTokenizer
     generation_config: GenerationConfig
     context: int = sys.maxsize
+    file: Path | None = None
+
+    @property
+    def place(self) -> Path:
+        """Where it lies, for people and for who opens it again: the GGUF file or the folder."""
+        return self.file or self.path
 
 
 def check_base(name: str, context: int | None = None) -> Base:
-    """Find a base and check its config, tokenizer, ids and files.
+    """Find a base, a folder or a GGUF file, and check its config, tokenizer, ids and files.
 
     Args:
         context: what the user says of it, as --context.
@@ -96,7 +107,7 @@ def check_base(name: str, context: int | None = None) -> Base:
     Raises:
         UserError: what does not fit, naming both sources.
     """
-    path = local_folder(name, "--model_path", BASE_FILES)
+    path = folder_of(name) if is_gguf(name) else local_folder(name, "--model_path", BASE_FILES)
     if not (path / "config.json").is_file():
         if any(path.glob("consolidated.*.pth")):
             raise UserError(
@@ -115,12 +126,15 @@ def check_base(name: str, context: int | None = None) -> Base:
     tokenizer = TextTokenizer(path)
     generation_config = _generation_config(path, config)
     check_ids(path, config, generation_config, tokenizer)
-    if generation_config.eos_token_id is None:
-        generation_config.eos_token_id = tokenizer.eos_id  # which answers are trained to end with
+    generation_config.eos_token_id = ends_of(config, generation_config, tokenizer)
     found = read_context(path, config, context)
     if found.reason:
         log.info("%s: context of %d tokens (%s)%s", path, found.tokens, found.reason, _other_context(context))
-    return Base(path, config, tokenizer, generation_config, found.tokens)
+    file = stands_for(path)
+    if file is not None:
+        types = describe_types(read_gguf(str(file), "--model_path"))
+        log.info("%s is opened as a base: its tensors (%s) are dequantised", file, types)
+    return Base(path, config, tokenizer, generation_config, found.tokens, file)
 
 
 def _other_context(given: int | None) -> str:
@@ -150,6 +164,7 @@ def fingerprint(path: Path) -> str:
 
     An adapter beside them is no part of the base. The same of a file that is a base of its own.
     """
+    path = stands_for(path) or path
     digest = hashlib.sha256()
     others = ADAPTER_FILES[:2] if holds_adapter(path) else ()
     files = [
@@ -263,12 +278,14 @@ def load_base(base: Base, bits: int, placed: bool = True, spread: bool = False) 
         kwargs["config"] = config_for_plain_kernels(base.config)
     try:
         with silenced() if stored in KERNELS else contextlib.nullcontext():
-            model, info = AutoModelForCausalLM.from_pretrained(
-                base.path,
+            kind, source = (AutoModelForCausalLM, {}) if base.file is None else _read_here(base, placed)
+            model, info = kind.from_pretrained(
+                base.path if base.file is None else None,
                 device_map=place,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # they are refused below, by name
                 **kwargs,
+                **source,
                 **BASE_ALONE,
                 **NEVER_RUN,
             )
@@ -288,7 +305,20 @@ def load_base(base: Base, bits: int, placed: bool = True, spread: bool = False) 
     if stored == BITSANDBYTES or (bits == 4 and not stored):
         _prepare_4_bit(model, dtype)
     model.generation_config = base.generation_config
+    if base.file is not None:
+        model.name_or_path = model.config.name_or_path = str(base.path)
     return model
+
+
+def _read_here(base: Base, placed: bool) -> tuple[type[PreTrainedModel], dict[str, Any]]:
+    """What opens a GGUF base, and its arguments of from_pretrained: tensors that are dequantised one by one.
+
+    transformers' own reader gives float32 as a whole, or the file's rounding; neither goes with `load_kwargs`.
+    """
+    tensors = read_tensor_files(weight_paths(base.path))
+    if not placed:  # ZeRO-3's parts are cut from tensors themselves
+        tensors = {name: rows[...] for name, rows in tensors.items()}
+    return type(meta_model(base.config)), {"config": base.config, "state_dict": tensors}
 
 
 def _prepare_4_bit(model: PreTrainedModel, dtype: torch.dtype) -> None:

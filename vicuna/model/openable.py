@@ -14,11 +14,11 @@ from vicuna.files.json_files import read_json
 from vicuna.log import log
 from vicuna.model.config import read_config
 from vicuna.model.new_rows import NEW_ROWS
+from vicuna.prompt.tokenizer_files import CHAT_TEMPLATE_FILE, TOKENIZER_CONFIG
 from vicuna.prompt.tokenizer_json import openable_tokenizer
 
-TOKENIZER_CONFIG = "tokenizer_config.json"
 CHAT_TEMPLATES = "additional_chat_templates"  # a folder, of bases with more than one template
-TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json")
+TEMPLATE_FILES = (CHAT_TEMPLATE_FILE, "chat_template.json")
 # What a tokenizer is made of, by name: a base's own code is never taken along.
 TOKENIZER_FILES = (
     *("tokenizer.model", "tokenizer.json", TOKENIZER_CONFIG, "special_tokens_map.json", "added_tokens.json"),

@@ -10,6 +10,9 @@ from transformers.quantizers import AutoHfQuantizer
 
 from vicuna.errors import UserError, first_line
 from vicuna.files.tensors import dtype_name, main_dtype, read_tensor_files, weight_paths
+from vicuna.gguf_file.folder import stands_for
+from vicuna.gguf_file.reader import read_gguf
+from vicuna.gguf_file.weights import describe_types
 from vicuna.log import log
 from vicuna.model.config import quantization_method
 from vicuna.model.flags import ModelFlags
@@ -115,6 +118,8 @@ def stored_precision(path: Path, config: Any) -> str:
     """What a base's weights are stored as, such as float16 or "bitsandbytes 8 bit"; files are mapped for it."""
     if bits := stored_bits(config):
         return f"{stored_method(config)} {bits} bit"
+    if file := stands_for(path):
+        return f"{describe_types(read_gguf(str(file), '--model_path'))} of a GGUF"
     return dtype_name(main_dtype(read_tensor_files(weight_paths(path))))
 
 

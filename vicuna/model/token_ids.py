@@ -5,6 +5,7 @@ from typing import Any
 
 from vicuna.errors import UserError
 from vicuna.files.json_files import read_json
+from vicuna.prompt.templates import BASE
 from vicuna.prompt.tokenizer import TextTokenizer
 
 
@@ -23,6 +24,8 @@ def check_ids(path: Path, config: Any, generation_config: Any, tokenizer: TextTo
             ids = declared if isinstance(declared, list) else [declared]
             if declared is None or own in ids:
                 continue
+            if own not in tokenizer.beginning and name == "bos_token_id":
+                continue  # no text begins with it, whichever it is
             said = f"{path / source} says {name} {declared}, but {tokenizer.source.name} beside it says {own}: "
             # Nothing that ends a turn, whichever file is right.
             mistaken = {tokenizer.bos_id, tokenizer.unk_id}
@@ -35,12 +38,29 @@ def check_ids(path: Path, config: Any, generation_config: Any, tokenizer: TextTo
                 raise UserError(
                     f"{said}answers would not end. Correct {name} in {source} if the tokenizer is the right one."
                 )
-            raise UserError(said + _another_end(path, ids, tokenizer))
+            if tokenizer.chat is None:  # which would say what ends an answer
+                raise UserError(said + _another_end(path, ids, tokenizer))
     if tokenizer.size > config.vocab_size:
         raise UserError(
             f"{tokenizer.source} has {tokenizer.size} pieces, but the base's vocab_size is {config.vocab_size}: "
             "the tokenizer belongs to another base."
         )
+
+
+def ends_of(config: Any, generation_config: Any, tokenizer: TextTokenizer) -> int | list[int]:
+    """Every id that ends an answer.
+
+    Of a base with a chat template of its own that is what config.json and generation_config.json name, which disagree
+    in published copies (Llama 3.0 Instruct, Qwen2.5), the tokenizer's EOS, and what the template writes behind an
+    answer. Of others it is what generation_config.json names, or else the tokenizer's EOS.
+    """
+    named = generation_config.eos_token_id
+    if tokenizer.chat is None:
+        return tokenizer.eos_id if named is None else named
+    ends: list[int] = []
+    for found in (named, getattr(config, "eos_token_id", None), tokenizer.eos_id, tokenizer.answer_end(BASE)):
+        ends += [one for one in (found if isinstance(found, list) else [found]) if one is not None and one not in ends]
+    return ends[0] if len(ends) == 1 else ends
 
 
 def _another_end(path: Path, ids: list[int], tokenizer: TextTokenizer) -> str:

@@ -23,7 +23,7 @@ from vicuna.pages.decoding_controls import MAX_VALUE, kwargs_from_controls
 from vicuna.pages.events import throttle
 from vicuna.pages.rendering import chatbot_message, chatbot_messages
 from vicuna.pages.strings import Strings
-from vicuna.prompt.templates import PROMPT_TYPES, TEMPLATES, split_system
+from vicuna.prompt.templates import split_system, takes_turns
 
 MAX_MESSAGE_CHARS = 100_000  # what a context holds is far less
 MAX_ANSWER_BYTES = 2**18  # that an answer may add to what the browser keeps
@@ -50,14 +50,14 @@ class ChatController:
             UserError: a value that no control has; a request need not come from the page.
         """
         adapter, prompt_type, system, max_memory, all_beams, *decoding = values
-        if adapter not in self.assistant.choices or prompt_type not in PROMPT_TYPES:
+        if adapter not in self.assistant.choices or prompt_type not in self.assistant.prompt_types:
             raise UserError(f"there is no adapter {adapter!r} or no prompt type {prompt_type!r} here.")
         if not isinstance(max_memory, int | float) or not 0 <= max_memory <= MAX_VALUE:
             raise UserError(f"Max Memory {max_memory!r} is not possible: expected 0 to {MAX_VALUE}.")
         generation, max_beams = kwargs_from_controls(decoding), self.assistant.engine.max_beams
         if generation["num_beams"] > max_beams:
             raise UserError(f"{generation['num_beams']} beams are more than the {max_beams} possible.")
-        system = (system or "").strip() if TEMPLATES[prompt_type].takes_system else ""
+        system = (system or "").strip() if self.assistant.takes_system(prompt_type) else ""
         return ChatSettings(adapter, prompt_type, system, int(max_memory), bool(all_beams), generation)
 
     # --- asking -------------------------------------------------------------------------------------------------------
@@ -198,8 +198,8 @@ class ChatController:
 
     def trim(self, asked: Sequence[StoredMessage], settings: ChatSettings) -> history.Trimmed:
         """The prompt for the last message; a prompt type without earlier turns forgets them all."""
-        tokenizer, context = self.assistant.tokenizer, self.assistant.engine.context
-        has_turns, max_new_tokens = TEMPLATES[settings.prompt_type].turn, settings.generation["max_new_tokens"]
+        tokenizer, context = self.assistant.tokenizer_of(settings.adapter), self.assistant.engine.context
+        has_turns, max_new_tokens = takes_turns(settings.prompt_type), settings.generation["max_new_tokens"]
         shown = list(asked) if has_turns else [*split_system(asked)[0], asked[-1]]
         trimmed = history.trim(tokenizer, settings.prompt_type, shown, context, max_new_tokens, settings.max_memory)
         return replace(trimmed, forgotten=trimmed.forgotten + (len(asked) - len(shown)) // 2)

@@ -18,7 +18,7 @@ from vicuna.pages.localization import request_strings
 from vicuna.pages.markup import safe_markdown
 from vicuna.pages.rendering import chatbot_messages, notice, turn_at
 from vicuna.pages.strings import STRINGS, Strings
-from vicuna.prompt.templates import TEMPLATES, split_system
+from vicuna.prompt.templates import split_system
 
 READY = gr.update(submit_btn=True, stop_btn=False)  # where a message is typed, while no answer is running
 
@@ -223,7 +223,7 @@ class ChatHandlers:
         if choice.trained_as and prompt_type != choice.trained_as:
             name = safe_markdown(choice.name or self.assistant.base_name)
             warning = strings["wrong_prompt_type"].format(name=name, trained=choice.trained_as)
-        takes_system = TEMPLATES[prompt_type].takes_system
+        takes_system = self.assistant.takes_system(prompt_type)
         hint = strings["system_hint" if takes_system else "no_system"].format(prompt_type=prompt_type)
         return [
             safe_markdown(self.assistant.status(strings["status"], adapter, prompt_type)),

@@ -9,7 +9,6 @@ from vicuna.pages.localization import i18n
 from vicuna.pages.markup import LATEX_DELIMITERS, safe_markdown
 from vicuna.pages.rendering import notice
 from vicuna.pages.strings import STRINGS
-from vicuna.prompt.templates import PROMPT_TYPES
 
 MAX_MEMORY = 2048  # the original's end of the slider
 
@@ -91,7 +90,7 @@ class ChatLayout:
             named, value=first.name, label=i18n("adapter"), visible=len(choices) > 1, elem_id="adapter"
         )
         self.prompt_type = gr.Dropdown(
-            list(PROMPT_TYPES),
+            assistant.prompt_types,
             value=first.prompt_type,
             label=i18n("prompt_type"),
             info=i18n("prompt_type_info"),

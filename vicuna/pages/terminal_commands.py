@@ -8,7 +8,7 @@ from vicuna.errors import UserError
 from vicuna.pages import conversation, saved_chats
 from vicuna.pages.strings import STRINGS
 from vicuna.pages.terminal_session import TerminalSession
-from vicuna.prompt.templates import TEMPLATES, split_system
+from vicuna.prompt.templates import split_system
 
 
 class Commands:
@@ -63,7 +63,7 @@ class Commands:
 
     def _system(self, text: str) -> None:
         prompt_type = self.session.prompt_type
-        if text and not TEMPLATES[prompt_type].takes_system:
+        if text and not self.session.assistant.takes_system(prompt_type):
             self.session.notify("no_place", prompt_type=prompt_type)
             return
         self.session.system = text

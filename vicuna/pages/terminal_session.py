@@ -10,7 +10,7 @@ from vicuna.answer.flags import ChatFlags, DecodingFlags
 from vicuna.answer.history import trim
 from vicuna.answer.stream import Update
 from vicuna.pages.terminal_strings import environment_strings
-from vicuna.prompt.templates import TEMPLATES, Message
+from vicuna.prompt.templates import Message
 
 # A terminal obeys control characters, and a model may have learnt any.
 CONTROL_CHARACTERS = dict.fromkeys([*range(0x20), 0x7F, *range(0x80, 0xA0)], "\ufffd") | {10: "\n", 9: "\t"}
@@ -47,7 +47,7 @@ class TerminalSession:
     @property
     def messages(self) -> list[Message]:
         """The turns, behind the system prompt if there is one and the adapter in use has a place for it."""
-        has_place = self.system and TEMPLATES[self.prompt_type].takes_system
+        has_place = self.system and self.assistant.takes_system(self.prompt_type)
         return [*([Message(role="system", content=self.system)] if has_place else []), *self.turns]
 
     # --- writing ------------------------------------------------------------------------------------------------------
@@ -73,8 +73,8 @@ class TerminalSession:
         """Stream an answer to standard output; its last update."""
         assistant, generation = self.assistant, self.generation
         trimmed = trim(
-            assistant.tokenizer, self.prompt_type, messages, assistant.engine.context, generation["max_new_tokens"],
-            self.flags.max_memory,
+            assistant.tokenizer_of(self.adapter), self.prompt_type, messages, assistant.engine.context,
+            generation["max_new_tokens"], self.flags.max_memory,
         )  # fmt: skip
         if trimmed.forgotten:
             self.notify("forgotten", count=trimmed.forgotten)

@@ -7,9 +7,8 @@ begins with the BOS token: it is to be tokenised without adding another.
 
 import json
 
-from vicuna.prompt.templates import TEMPLATES, Template
+from vicuna.prompt.wordings import TEMPLATES, Template
 
-CHAT_TEMPLATE_FILE = "chat_template.jinja"  # where a model folder has it
 _NOT_ALTERNATING = "the messages must be user, assistant, ..., user, behind at most one of system"
 
 

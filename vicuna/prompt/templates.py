@@ -6,32 +6,45 @@ training, for the pages and for exports alike, and `prompt_ids` its ids. Prompt 
 labels are exact.
 """
 
+import json
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import NotRequired, Protocol, TypedDict
+from dataclasses import dataclass
+from typing import Any, NotRequired, Protocol, TypedDict
 
 from vicuna.errors import UserError
+from vicuna.prompt.own_template import ChatTemplate, Turn
+from vicuna.prompt.rendering import BASE
+from vicuna.prompt.wordings import TEMPLATES
 
 IGNORE_INDEX = -100  # what torch's cross entropy ignores by default
 
 
 class Message(TypedDict):
-    """One message; `input` is the optional second field of an instruction record, `learnt` false of an answer that is
-    only context.
+    """One message.
+
+    `input` is the optional second field of an instruction record, `learnt` false of an answer that is only context.
+    The others are of dialogues for the base's own template: the thinking before an answer, functions that it calls
+    (OpenAI's form), which call a message of role "tool" answers, and on the first message the functions there are.
     """
 
     role: str
     content: str
     input: NotRequired[str]
     learnt: NotRequired[bool]
+    reasoning_content: NotRequired[str]
+    tool_calls: NotRequired[list[dict[str, Any]]]
+    tool_call_id: NotRequired[str]
+    name: NotRequired[str]
+    tools: NotRequired[list[dict[str, Any]]]
 
 
 class Tokenizer(Protocol):
     """What `prompt_ids` and `encode` need of a tokenizer; `vicuna.prompt.tokenizer.TextTokenizer` is the real one."""
 
-    bos_id: int
     eos_id: int
+    beginning: list[int]
+    chat: ChatTemplate | None
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text's beginning, without BOS."""
@@ -39,93 +52,18 @@ class Tokenizer(Protocol):
     def encode_continuation(self, text: str) -> list[int]:
         """Ids of text that follows other text."""
 
+    def encode_rendering(self, text: str, continues: bool = False) -> list[int]:
+        """Ids of what the base's own template wrote, control tokens among them."""
 
-@dataclass(frozen=True)
-class Template:
-    """The fixed words of a prompt type, in the order in which they appear; "" where it has no such part."""
+    def answer_end(self, prompt_type: str) -> int:
+        """The id that ends an answer."""
 
-    system: str = ""
-    system_with_input: str = ""
-    user: str = ""
-    user_with_input: str = ""
-    turn: str = ""  # an earlier turn, of a prompt type that knows turns
-    turn_end: str = ""  # what stands between a turn and the next
-    turn_last: str = ""  # the last user message behind earlier turns
-    turn_only: str = ""  # the only user message, where it looks like a turn of its own kind
-    answer: str = ""  # what the answer follows
-    takes_system: bool = False  # a system message replaces `system`
-    eos_after_turns: bool = False
-    answer_apart: bool = False  # an answer's ids are those of a text of its own, which begins with a dummy space
+    def with_settings(self, **changed: str) -> "Tokenizer":
+        """The same, with other settings of the base's own template."""
 
 
-_INSTRUCT = (
-    "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
-)
-_CHAT = Template(
-    system="The following is a conversation between an AI assistant called Assistant and a human user called "
-    "User. The assistant is intelligent, knowledgeable and polite to answer questions of user.\n\n",
-    turn="User:{content}\n\nAssistant:{answer}",
-    turn_end="\n\n",
-    turn_last="User:{content}\n\nAssistant:",
-    takes_system=True,
-)
-_INTERACTION = Template(
-    system="The following is a conversation between an AI assistant called Assistant and a human user called User.\n\n",
-    user="### Instruction:\n{content}\n\n",
-    user_with_input="### Instruction:\n{content}\n\n### Input:\n{input}\n\n",
-    turn="User:{content}\nAssistant:{answer}",
-    turn_end="\n",
-    turn_last="User:{content}",
-    answer="### Response:",
-)
-
-# The wording is that of the published adapters, byte for byte; tests/prompt/golden holds copies to compare with.
-TEMPLATES = {
-    "instruct": Template(
-        system=_INSTRUCT,
-        system_with_input="Below is an instruction that describes a task, paired with an input that provides "
-        "further context. Write a response that appropriately completes the request.\n\n",
-        user="### Instruction:\n{content}\n\n",
-        user_with_input="### Instruction:\n{content}\n\n### Input:\n{input}\n\n",
-        turn="User:{content}\n\nAssistant:{answer}",
-        turn_end="\n\n",
-        turn_last="User:{content}\n\nAssistant:",
-        answer="### Response:\n",
-    ),
-    "chat": _CHAT,
-    "chat_eos": replace(_CHAT, eos_after_turns=True),
-    # What the original's pages sent to adapters trained on instructions.
-    "instruct_v0": Template(
-        system=_INSTRUCT,
-        user="### Instruction:\n{content}\n\n",
-        turn="User:{content}\nAssistant:{answer}",
-        turn_end="\n",
-        turn_last="User:{content}\nAssistant:",
-        turn_only="\nUser:{content}\nAssistant:",
-        answer="### Response:",
-    ),
-    "interaction": _INTERACTION,
-    "bot": replace(
-        _INTERACTION,
-        system="The following is a conversation between an AI assistant called Bot and a human user called User.\n\n",
-        turn="User:{content}\nBot:{answer}",
-    ),
-    # Chinese-LLaMA-Alpaca's: earlier turns look like the last, and its program for chats lets a system message replace
-    # the sentence.
-    "chinese_alpaca": Template(
-        system=_INSTRUCT,
-        user="### Instruction:\n{content}\n\n",
-        user_with_input="### Instruction:\n{content}\n{input}\n\n",
-        turn="{content}\n\n### Response: {answer}",
-        turn_end="\n\n### Instruction:\n",
-        turn_last="{content}",
-        answer="### Response: ",
-        takes_system=True,
-        answer_apart=True,
-    ),
-    "text": Template(user="{content}", user_with_input="{content}\n{input}"),
-}
 PROMPT_TYPES = tuple(TEMPLATES)
+ALL_PROMPT_TYPES = (*PROMPT_TYPES, BASE)
 TRAIN_TURNS = ("last", "all")
 
 
@@ -135,10 +73,46 @@ def split_system(messages: Sequence[Message]) -> tuple[Sequence[Message], Sequen
     return messages[:count], messages[count:]
 
 
+def first_messages(messages: Sequence[Message]) -> list[int]:
+    """Where turns begin: the indices of the questions, behind which answers and what functions said follow."""
+    return [at for at, message in enumerate(messages) if message["role"] == "user"]
+
+
+def tools_of(messages: Sequence[Message]) -> str:
+    """The functions that a dialogue says there are, as JSON, "" for none."""
+    found = messages[0].get("tools") if messages else None
+    return json.dumps(found, ensure_ascii=False) if found else ""
+
+
+def takes_system(prompt_type: str, chat: ChatTemplate | None = None) -> bool:
+    """Whether a prompt type has a place for a system message; `chat` is the base's own template."""
+    return bool(chat and chat.takes_system) if prompt_type == BASE else TEMPLATES[prompt_type].takes_system
+
+
+def takes_turns(prompt_type: str) -> bool:
+    """Whether a prompt type has a place for earlier turns."""
+    return prompt_type == BASE or bool(TEMPLATES[prompt_type].turn)
+
+
+def answers_apart(prompt_type: str) -> bool:
+    """Whether the ids of an answer are those of a text of its own, which begins with a dummy space."""
+    return prompt_type != BASE and TEMPLATES[prompt_type].answer_apart
+
+
 def unsupported(prompt_type: str, messages: Sequence[Message]) -> str:
-    """What a prompt type has no place for in these messages, as the end of a sentence; "" when all fits."""
+    """What a prompt type has no place for in these messages, as the end of a sentence; "" when all fits.
+
+    Of the base's own template it is known only when it is rendered.
+    """
+    if prompt_type == BASE:
+        return ""
     template = TEMPLATES[prompt_type]
     system, others = split_system(messages)
+    if any(message["role"] == "tool" or message.get("tool_calls") for message in others) or tools_of(messages):
+        return (
+            f"calls of functions, for which --prompt_type {prompt_type} has no place; use --prompt_type base with a "
+            "base whose chat template knows tools"
+        )
     if system and not template.takes_system:
         return f"a system message, for which --prompt_type {prompt_type} has no place; use chat or chat_eos"
     if len(others) > 2 and not template.turn:
@@ -146,14 +120,19 @@ def unsupported(prompt_type: str, messages: Sequence[Message]) -> str:
     return ""
 
 
-def segments(prompt_type: str, messages: Sequence[Message]) -> list[str]:
+def segments(prompt_type: str, messages: Sequence[Message], chat: ChatTemplate | None = None) -> list[str]:
     """The texts of the prompt that EOS ids stand between: one, unless the prompt type ends its turns with EOS.
+
+    Args:
+        chat: the base's own template, for the prompt type base.
 
     Raises:
         UserError: messages that do not alternate, or for which the prompt type has no place.
     """
     if not messages:
         return [""]
+    if prompt_type == BASE:
+        return [own_template(chat).prompt(messages)]
     template = TEMPLATES[prompt_type]
     system, others = split_system(messages)
     roles = [message["role"] for message in others]
@@ -186,23 +165,43 @@ def segments(prompt_type: str, messages: Sequence[Message]) -> list[str]:
     return [preamble + user.format(content=content, input=extra) + template.answer]
 
 
-def render(prompt_type: str, messages: Sequence[Message]) -> str:
+def own_template(chat: ChatTemplate | None) -> ChatTemplate:
+    """The base's own template, for the prompt type base.
+
+    Raises:
+        UserError: the base declares none.
+    """
+    if chat is None:
+        raise UserError(
+            "--prompt_type base is the base's own chat template, and this base declares none (chat_template.jinja, or "
+            "chat_template in tokenizer_config.json): take another, such as instruct or chat."
+        )
+    return chat
+
+
+def render(prompt_type: str, messages: Sequence[Message], chat: ChatTemplate | None = None) -> str:
     """The prompt as text: everything up to the answer to the last user message. No messages give an empty prompt.
+
+    Args:
+        chat: the base's own template, for the prompt type base.
 
     Raises:
         UserError: see `segments`.
     """
-    return "".join(segments(prompt_type, messages))
+    text = "".join(segments(prompt_type, messages, chat))
+    return chat.unshield(text) if prompt_type == BASE and messages else text
 
 
 def prompt_ids(tokenizer: Tokenizer, prompt_type: str, messages: Sequence[Message]) -> list[int]:
-    """Ids of the prompt, BOS included: the same in training, on the pages and in exports.
+    """Ids of the prompt, BOS included where the base has one: the same in training, on the pages and in exports.
 
     Raises:
         UserError: see `segments`.
     """
-    first, *further = segments(prompt_type, messages)
-    ids = [tokenizer.bos_id, *(tokenizer.encode(first) if first else [])]
+    first, *further = segments(prompt_type, messages, tokenizer.chat)
+    if prompt_type == BASE and messages:
+        return tokenizer.encode_rendering(first)
+    ids = [*tokenizer.beginning, *(tokenizer.encode(first) if first else [])]
     for segment in further:
         ids += [tokenizer.eos_id, *tokenizer.encode_continuation(segment)]
     return ids
@@ -238,22 +237,27 @@ def encode(
         cutoff_len: longest example in tokens, BOS and EOS included. A longer dialogue loses whole turns, the oldest
             first. A last turn that is too long alone loses the end of its answer and its EOS with it, so that the
             model never learns to stop where the text was merely cut.
-        train_on_inputs: label the prompt too (all but BOS, which nothing predicts).
-        train_turns: "last" learns the last answer, "all" every one, with EOS behind each.
+        train_on_inputs: label the prompt too (all but the first id, which nothing predicts).
+        train_turns: "last" learns the last answer, "all" every one, with EOS behind each; of the base's own template
+            only as far as a prompt begins with all that came before (see `encode_all`).
 
     Returns:
         The example, or None where no token of the last answer is left within `cutoff_len`.
     """
     system, others = split_system(messages)
+    tokenizer = tokenizer.with_settings(tools=tools) if (tools := tools_of(messages)) else tokenizer
+    starts = first_messages(others) or [0]
 
     def parts(dropped: int) -> list[tuple[list[int], list[int]]]:
-        kept = [*system, *others[2 * dropped :]]
+        kept = [*system, *others[starts[dropped] :]]
+        if prompt_type == BASE:
+            return _own_answers(tokenizer, kept, train_turns)
         return (_every_answer if train_turns == "all" else _last_answer)(tokenizer, prompt_type, kept)
 
     def fits(dropped: int) -> bool:
         return sum(len(prompt) + len(answer) for prompt, answer in parts(dropped)) <= cutoff_len
 
-    earlier = max(0, (len(others) - 1) // 2)
+    earlier = len(starts) - 1
     dropped = bisect_left(range(earlier), True, key=fits)
     pairs = parts(dropped)
     ids = [i for prompt, answer in pairs for i in (*prompt, *answer)]
@@ -270,6 +274,51 @@ def encode(
         if not message.get("learnt", True):
             labels[start:at] = [IGNORE_INDEX] * len(answer)
     return Encoded(ids[:cutoff_len], labels[:cutoff_len], len(ids) > cutoff_len, dropped > 0)
+
+
+def encode_all(
+    tokenizer: Tokenizer,
+    prompt_type: str,
+    messages: Sequence[Message],
+    cutoff_len: int,
+    train_on_inputs: bool = False,
+    train_turns: str = "last",
+) -> list[Encoded]:
+    """The examples of a dialogue: one, or under `--train_turns all` one for each answer that is to be learnt, where the
+    base's own template writes an earlier turn otherwise than it did as the last (Qwen3 drops its thinking).
+
+    Args:
+        see `encode`.
+
+    Returns:
+        None of them where no token of an answer is left within `cutoff_len`.
+    """
+    options = (cutoff_len, train_on_inputs)
+    if prompt_type == BASE and train_turns == "all":
+        view = tokenizer.with_settings(tools=tools_of(messages))
+        if not own_template(view.chat).turns(messages)[1]:
+            ends = [at for at, one in enumerate(messages) if one["role"] == "assistant" and one.get("learnt", True)]
+            head = {"tools": messages[0]["tools"]} if messages[0].get("tools") else {}
+            rows = [[{**messages[0], **head}, *messages[1 : at + 1]] for at in ends]
+            found = [encode(tokenizer, prompt_type, row, *options) for row in rows]
+            return [one for one in found if one is not None]
+    found = encode(tokenizer, prompt_type, messages, *options, train_turns)
+    return [] if found is None else [found]
+
+
+def _own_answers(
+    tokenizer: Tokenizer, messages: Sequence[Message], train_turns: str
+) -> list[tuple[list[int], list[int]]]:
+    """What leads to each answer, and the answer with its end, as the base's own template writes them."""
+    chat = own_template(tokenizer.chat)
+    turns, _ = chat.turns(messages) if train_turns == "all" else ([chat.turn(messages)], True)
+    found: list[tuple[list[int], list[int]]] = []
+    before = Turn("", "")
+    for turn in turns:
+        lead = turn.prompt[len(before.prompt + before.answer) :]
+        found.append((tokenizer.encode_rendering(lead, bool(found)), tokenizer.encode_rendering(turn.answer, True)))
+        before = turn
+    return found
 
 
 def _last_answer(
@@ -295,5 +344,5 @@ def _every_answer(
     ends = [*answers[:-1], messages[-1]["content"]]
     return [
         (lead, [*tokenizer.encode_continuation(answer), tokenizer.eos_id])
-        for lead, answer in zip([[tokenizer.bos_id, *first], *further], ends, strict=True)
+        for lead, answer in zip([[*tokenizer.beginning, *first], *further], ends, strict=True)
     ]

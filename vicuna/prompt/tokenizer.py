@@ -2,71 +2,106 @@
 
 Where the base has a `tokenizer.model`, SentencePiece itself does the work: converters to the tokenizers library
 rank merges, and so differ wherever pieces share a score (runs of spaces in LLaMA's, every Chinese piece of the
-enlarged vocabularies). Only a base without that file is read from its `tokenizer.json`.
+enlarged vocabularies). A base without that file is read from its `tokenizer.json`, by the tokenizers library itself:
+transformers 5 puts a class of its own in the place of what the file says (in a qwen2 folder Qwen2's splitting).
 """
 
 import codecs
 import json
-from collections.abc import Callable
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from copy import copy
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from vicuna.errors import UserError, listing
-from vicuna.foreign import NEVER_RUN, describe_odd_file, is_tiktoken, names_own_code
+from vicuna.errors import UserError, first_line
+from vicuna.foreign import describe_odd_file
+from vicuna.prompt.own_template import ChatTemplate
+from vicuna.prompt.rendering import BASE, PLAIN, Settings
+from vicuna.prompt.tokenizer_files import TOKENIZER_CONFIG, TokenizerFiles, read_tokenizer_files
 
 # Begins every decoding, and is cut off again: decoders treat the first piece of a text specially.
 _ANCHOR = "a"
+_MOST_VIEWS = 64  # settings of a chat template that are kept ready, the functions of an API's clients among them
+
+
+@dataclass(frozen=True)
+class Control:
+    """A control token: its id, and whether it takes the blanks before or behind it away."""
+
+    id: int
+    lstrip: bool = False
+    rstrip: bool = False
 
 
 class TextTokenizer:
     """Ids of a text's beginning and of its continuation; decoding of what follows other text.
 
     Text never becomes a control id: `</s>` typed by somebody is five ordinary characters. BOS and EOS are the
-    caller's to add.
+    caller's to add; only in a rendering of the base's own chat template are the names of control tokens these tokens.
 
     Args:
-        path: the folder with the tokenizer's files.
+        path: the folder with the tokenizer's files, or what was read of them.
         model: a serialised SentencePiece model to read in their place; `path` is then the file it came in.
+        settings: what the chat template is rendered with.
 
     Attributes:
-        bos_id, eos_id, unk_id: as the tokenizer itself declares them; `unk_id` is None where it has none.
-        size: number of pieces.
+        bos_id, eos_id, unk_id: as the tokenizer itself declares them; None where it has no BOS, or no unknown.
+        beginning: what a text begins with: BOS where the base's own tokenizer puts it, else nothing.
+        size: number of ids.
         markers: names of the control and user-defined pieces, by id.
         user_defined: the latter as they stand in a text; of a SentencePiece model only.
         source: the file the ids come from.
+        chat: the base's own chat template, None where it declares none.
     """
 
-    def __init__(self, path: Path, model: bytes | None = None):
-        names = ("tokenizer.model", "tokenizer.json")
-        self.source = path if model else next((path / name for name in names if (path / name).is_file()), None)
-        if self.source and not model and is_tiktoken(self.source) and (path / "tokenizer.json").is_file():
-            self.source = path / "tokenizer.json"  # Llama 3's, whose tokenizer.model is another thing
-        if self.source is None:
-            raise UserError(
-                f"{path} has no tokenizer: expected tokenizer.model or tokenizer.json, found {listing(path)}. "
-                "Copy the base's tokenizer.model into the folder."
-            )
-        if model or self.source.suffix == ".model":
-            self._read_sentencepiece(model)
+    def __init__(
+        self,
+        path: Path | TokenizerFiles,
+        model: bytes | None = None,
+        settings: Settings = PLAIN,
+    ):
+        if model is not None:
+            path = TokenizerFiles(path, sentencepiece=model)
+        self.files = path if isinstance(path, TokenizerFiles) else read_tokenizer_files(path)
+        self.source = self.files.source
+        if self.files.sentencepiece is not None:
+            self._read_sentencepiece()
         else:
             self._read_json()
-        if self.bos_id is None or self.eos_id is None:
+        if self.eos_id is None:
             raise UserError(
                 f"{self.source} declares bos id {self.bos_id} and eos id {self.eos_id}: both are needed. "
                 "Use the tokenizer that belongs to the base."
             )
+        if self.files.adds_bos and self.bos_id is None:
+            raise UserError(
+                f"{self.source} declares no BOS token, and add_bos_token that one is to be added: correct "
+                f"{TOKENIZER_CONFIG}."
+            )
+        self.beginning = [self.bos_id] if self._adds_bos and self.bos_id is not None else []
         self._anchor = self.encode(_ANCHOR)
         self._anchor_width = len(self._decode(self._anchor))
         self._dummy = self.decode_continuation(self._anchor).removesuffix(_ANCHOR)
+        self.chat = self._open_template(settings)
+        self._views: OrderedDict[Settings, TextTokenizer] = OrderedDict()  # shared by all views of a tokenizer
+        self._lock = threading.Lock()
 
-    def _read_sentencepiece(self, model: bytes | None) -> None:
-        proto, beginning = read_sentencepiece(self.source, model)
+    def _read_sentencepiece(self) -> None:
+        given = self.files.sentencepiece if self.source.suffix != ".model" else None
+        proto, beginning = read_sentencepiece(self.source, given)
         continuation = without_dummy_prefix(proto)
         self.encode, self.encode_continuation = beginning.encode, continuation.encode
         self._decode = beginning.decode
         self.bos_id, self.eos_id, self.unk_id = (
             None if i < 0 else i for i in (beginning.bos_id(), beginning.eos_id(), beginning.unk_id())
         )
+        said = self.files.adds_bos
+        self._adds_bos = True if said is None else said
         self.size = beginning.vocab_size()
         self._control_ids = {i for i in range(self.size) if beginning.is_control(i)}
         marked = (proto.SentencePiece.CONTROL, proto.SentencePiece.USER_DEFINED)
@@ -76,47 +111,120 @@ class TextTokenizer:
         self._bytes = _byte_pieces(
             lambda piece: i if beginning.id_to_piece(i := beginning.piece_to_id(piece)) == piece else None
         )
+        self._controls = {self.markers[i]: Control(i) for i in sorted(self._control_ids)}
+        self._controls |= _added_controls(self.files.config, self.size)
+        # llama.cpp and the tokenizers of 2023 put a space before each text that follows a control token.
+        self._parts = beginning.encode, continuation.encode, beginning.encode
 
     def _read_json(self) -> None:
         from tokenizers import Tokenizer
-        from transformers import AutoTokenizer
 
         try:
-            hf = AutoTokenizer.from_pretrained(self.source.parent, **NEVER_RUN)
-            beginning = hf.backend_tokenizer
-            self.bos_id, self.eos_id, self.unk_id = hf.bos_token_id, hf.eos_token_id, hf.unk_token_id
-        except RecursionError as error:  # what transformers ends in where a name is "", as in conversions of 2023
-            raise UserError(
-                f"{self.source} cannot be read as a tokenizer: tokenizer_config.json beside it names no bos_token or "
-                'eos_token (""). Write their names there, for LLaMA <s> and </s>.'
-            ) from error
-        except (ValueError, OSError, AttributeError, KeyError, TypeError) as error:
-            if names_own_code(self.source.parent / "tokenizer_config.json"):
-                raise UserError(
-                    f"{self.source.parent} has a tokenizer with Python code of its own (auto_map in "
-                    "tokenizer_config.json), which is never run: copy the model's tokenizer.model into the folder, if "
-                    "it has one, or take a base whose tokenizer transformers knows."
-                ) from error
+            beginning = Tokenizer.from_str(self.files.json)
+            names = {name: self.files.token(f"{name}_token") for name in ("bos", "eos", "unk")}
+        except Exception as error:  # what tokenizers raises has no type of its own
             if odd := describe_odd_file(self.source, is_text=True):
                 raise UserError(f"{self.source} {odd}") from error
-            raise UserError(f"{self.source} cannot be read as a tokenizer ({error}).") from error
+            raise UserError(f"{self.source} cannot be read as a tokenizer ({first_line(error)}).") from error
+        if "" in (names["bos"], names["eos"]):
+            raise UserError(
+                f"{self.source} cannot be read as a tokenizer: {TOKENIZER_CONFIG} beside it names no bos_token or "
+                'eos_token (""). Write their names there, for LLaMA <s> and </s>.'
+            )
+        self.bos_id, self.eos_id, self.unk_id = (
+            None if name is None else beginning.token_to_id(name) for name in names.values()
+        )
+        # Asked of its own settings where they say nothing: a Llama 3 has BOS in its post-processor only.
+        said, first = self.files.adds_bos, beginning.encode(_ANCHOR).ids[:1]
+        self._adds_bos = first == [self.bos_id] if said is None else said
+        text = beginning.to_str()
         beginning.encode_special_tokens = True
-        continuation = Tokenizer.from_str(_without_prefix(beginning.to_str()))
+        continuation, rendering = Tokenizer.from_str(_without_prefix(text)), Tokenizer.from_str(text)
+        further = Tokenizer.from_str(_without_prefix(text))
         continuation.encode_special_tokens = True
-        self.encode = lambda text: beginning.encode(text, add_special_tokens=False).ids
-        self.encode_continuation = lambda text: continuation.encode(text, add_special_tokens=False).ids
+        self.encode = _encoder(beginning)
+        self.encode_continuation = _encoder(continuation)
         self._decode = beginning.decode
-        self.size = beginning.get_vocab_size()
         added = beginning.get_added_tokens_decoder()
+        self.size = max([beginning.get_vocab_size(), *(i + 1 for i in added)])
         self._control_ids = {i for i, token in added.items() if token.special}
         self.markers = {i: token.content for i, token in added.items()}
         self.user_defined: list[str] = []
         self._bytes = _byte_pieces(beginning.token_to_id)
+        self._controls = {
+            token.content: Control(i, token.lstrip, token.rstrip) for i, token in added.items() if token.special
+        }
+        self._parts = _encoder(beginning), _encoder(continuation), _encoder(continuation)
+        self._rendered = _encoder(rendering), _encoder(further)
+
+    def _open_template(self, settings: Settings) -> ChatTemplate | None:
+        if not self.files.template:
+            return None
+        names = ("bos_token", "eos_token", "unk_token", "pad_token")
+        tokens = {name: text for name in names if (text := self.files.token(name))}
+        for name, i in (("bos_token", self.bos_id), ("eos_token", self.eos_id)):
+            if i in self.markers:
+                tokens.setdefault(name, self.markers[i])
+        return ChatTemplate(self.files.template, tokens, list(self._controls), self.source, settings)
+
+    def with_settings(self, **changed: str) -> "TextTokenizer":
+        """The same tokenizer, its chat template rendered with other settings; see `own_template.Settings`."""
+        if self.chat is None or (settings := replace(self.chat.settings, **changed)) == self.chat.settings:
+            return self
+        with self._lock:
+            if settings not in self._views:
+                self._views[settings] = copy(self)
+                self._views[settings].chat = self.chat.with_settings(settings)
+                while len(self._views) > _MOST_VIEWS:
+                    self._views.popitem(last=False)
+            return self._views[settings]
+
+    def encode_rendering(self, text: str, continues: bool = False) -> list[int]:
+        """Ids of a text that the base's chat template wrote; the names of control tokens in it are these tokens.
+
+        Args:
+            text: control tokens that somebody typed are shielded in it, as `ChatTemplate` does.
+            continues: it follows other text.
+        """
+        if self.files.json is not None and not self.chat.is_shielded(text):
+            return self._rendered[continues](text)
+        first, after_text, after_control = self._parts
+        encode, ids, at = (after_text if continues else first), [], 0
+        for found in self.chat.typed.finditer(text):
+            control = self._controls[found[0]]
+            part = text[at : found.start()]
+            ids += self._part(encode, part.rstrip() if control.lstrip else part)
+            ids.append(control.id)
+            encode, at = after_control, found.end()
+            if control.rstrip:
+                at += len(text[at:]) - len(text[at:].lstrip())
+        return ids + self._part(encode, text[at:])
+
+    def _part(self, encode: Callable[[str], list[int]], text: str) -> list[int]:
+        return encode(self.chat.unshield(text)) if text else []
+
+    @cached_property
+    def controls(self) -> set[int]:
+        """Ids that are no text."""
+        return {one.id for one in self._controls.values()} | {self.eos_id}
+
+    def answer_end(self, prompt_type: str) -> int:
+        """The id that ends an answer in training: EOS, or what the base's own template writes behind one."""
+        name = self.chat.end_of_turn if prompt_type == BASE and self.chat else ""
+        return self._controls[name].id if name else self.eos_id
 
     def decode_continuation(self, ids: list[int]) -> str:
         """The text of `ids` that follow other text: a leading space is kept, control ids are not text."""
         text_ids = [i for i in ids if self._is_text(i)]
         return self._decode(self._anchor + text_ids)[self._anchor_width :]
+
+    def show(self, ids: list[int]) -> str:
+        """The text of ids with the names of control tokens, which `decode_continuation` leaves out."""
+        runs = groupby(ids, key=lambda i: i in self.controls)
+        return "".join(
+            "".join(map(self.token_name, run)) if control else self.decode_continuation(list(run))
+            for control, run in ((control, list(run)) for control, run in runs)
+        )
 
     def token_name(self, i: int) -> str:
         """What a token is called by itself: its text, `<0xE6>` for a byte of a character, `</s>` for EOS."""
@@ -192,6 +300,21 @@ def without_dummy_prefix(proto: Any) -> Any:
     bare.CopyFrom(proto)
     bare.normalizer_spec.add_dummy_prefix = False
     return SentencePieceProcessor(model_proto=bare.SerializeToString())
+
+
+def _encoder(tokenizer: Any) -> Callable[[str], list[int]]:
+    return lambda text: tokenizer.encode(text, add_special_tokens=False).ids
+
+
+def _added_controls(config: Mapping[str, Any], size: int) -> dict[str, Control]:
+    """Control tokens that a tokenizer_config.json adds behind the pieces of a SentencePiece model, by name."""
+    listed = config.get("added_tokens_decoder")
+    found = {}
+    for number, token in listed.items() if isinstance(listed, dict) else ():
+        if str(number).isdecimal() and int(number) >= size and isinstance(token, dict) and token.get("special"):
+            strips = bool(token.get("lstrip")), bool(token.get("rstrip"))
+            found[str(token.get("content", ""))] = Control(int(number), *strips)
+    return found
 
 
 def _byte_pieces(id_of: Callable[[str], int | None]) -> dict[int, int]:

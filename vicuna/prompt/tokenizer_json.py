@@ -18,7 +18,7 @@ from vicuna.prompt.tokenizer import TextTokenizer
 
 # What a chat template may put behind BOS. Some conversions put no space before it, as SentencePiece does, and merge
 # runs of spaces in another order.
-_PROBES = ("Below is an instruction", "你好 x", "\nUser:", "a\n    return b\n        c")
+_PROBES = ("Below is an instruction", "你好 x", "\nUser:", "a\n    return b\n        c", "1. 2024  42 é")
 
 
 def write_tokenizer_json(
@@ -133,7 +133,7 @@ def match_training_ids(folder: Path, context: int) -> str:
     if own.source.suffix != ".model" or [i for i, _ in further] != [*range(own.size, own.size + len(further))]:
         return (
             f"transformers and vLLM read {own.source.name} otherwise than this toolkit did in training, so their "
-            "answers may be worse: the first word behind <s> has other ids there"
+            "answers may be worse: the same text has other ids there"
         )
     padding = getattr(hf, "pad_token", None) or None
     for name in ("special_tokens_map.json", "added_tokens.json"):  # tokenizer.json says it now
@@ -158,16 +158,18 @@ def transformers_ids(folder: Path, texts: Sequence[str]) -> list[list[int]]:
         UserError: transformers can not read the folder's tokenizer.
     """
     hf = _auto_tokenizer(folder)
-    if hf is None or not hf.bos_token:
+    if hf is None:
         raise UserError(f"transformers can not read the tokenizer in {folder}.")
-    return [hf(hf.bos_token + text, add_special_tokens=False)["input_ids"][1:] for text in texts]
+    begin, count = (hf.bos_token, 1) if hf.bos_token else ("", 0)
+    return [hf(begin + text, add_special_tokens=False)["input_ids"][count:] for text in texts]
 
 
 def _same_ids(hf: Any, own: TextTokenizer) -> bool:
     """Whether the two agree on BOS, EOS and what may follow; one that can not even say so does not."""
     try:
+        begin, ids = ("", []) if own.bos_id is None else (hf.bos_token, [own.bos_id])
         return (hf.bos_token_id, hf.eos_token_id) == (own.bos_id, own.eos_id) and all(
-            hf(hf.bos_token + text, add_special_tokens=False)["input_ids"] == [own.bos_id, *own.encode(text)]
+            hf(begin + text, add_special_tokens=False)["input_ids"] == [*ids, *own.encode(text)]
             for text in (*_PROBES, *probe_texts(own))
         )
     except Exception:  # as in _auto_tokenizer: of the names "" the ids are looked for without end

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from vicuna.log import log
-from vicuna.model.adapter import gather_tensors
+from vicuna.model.adapter import gather_tensors, name_base_file
 from vicuna.model.model_card import CARD, training_card
 from vicuna.model.openable import copy_tokenizer, make_openable
 from vicuna.train.checkpoint import (
@@ -120,6 +120,7 @@ class CheckpointCallback(TrainerCallback):
             if self.facts["flags"]["train"] == "full":
                 copy_tokenizer(self.base_path, folder)
                 make_openable(folder)
+            name_base_file(folder)
             seal_checkpoint(folder)
             rotate_checkpoints(self.output, self.facts["run_id"], self.limit)
 

@@ -84,7 +84,7 @@ def check_adapter_folder(folder: Path, base: Base, ignore_fingerprint: bool) -> 
     trained_on = run_args(folder).get("exact", {}).get("base_fingerprint")
     if trained_on and not ignore_fingerprint and trained_on != (found := fingerprint(base.path)):
         raise UserError(
-            f"the adapter in {folder} was trained on another base than {base.path}: run_args.json has the fingerprint "
+            f"the adapter in {folder} was trained on another base than {base.place}: run_args.json has the fingerprint "
             f"{trained_on[:12]}…, this base has {found[:12]}…. Pass the base it was trained on; or "
             "--ignore_fingerprint True if this one has the same weights, or gets them from the adapters before it."
         )

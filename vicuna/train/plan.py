@@ -18,6 +18,7 @@ from vicuna.model.cpu_rounding import four_bit_warning
 from vicuna.model.flags import SHORT, LoraFlags
 from vicuna.model.parameters import ParameterCounts
 from vicuna.model.stored import BITSANDBYTES, loaded_precision, stored_method, stored_precision
+from vicuna.prompt.templates import BASE
 from vicuna.train.batches import StepBatchSampler
 from vicuna.train.checkpoint import list_checkpoints
 from vicuna.train.flags import OPTIMIZER_BYTES, RunFlags, TrainFlags
@@ -110,6 +111,7 @@ def _data_facts(data: TrainingData) -> dict[str, Any]:
         "rows_left_out": sum(part.left_out for part in parts), "rows_bad": dict(records.bad),
         "rows_suspicious": dict(records.suspicious),
         "rows_cut": sum(part.cut for part in parts), "rows_shortened": sum(part.shortened for part in parts),
+        "rows_thinking": sum(part.thoughts for part in parts),
         "encoding": records.encoding, "files": [source.as_json() for source in records.sources],
         "tokens_train": sum(lengths), "tokens_supervised": train.supervised, "longest": lengths[-1],
         "median": lengths[len(lengths) // 2], "tokens_unknown": train.unknown,
@@ -133,7 +135,7 @@ def _lines(
     tokens, supervised = facts["tokens_train"], facts["tokens_supervised"]
     turns = ", every answer" if flags.data.train_turns == "all" else ""
     return {
-        "base": f"{base.path}  {type(base.config).__name__.removesuffix('Config')}  "
+        "base": f"{base.place}  {type(base.config).__name__.removesuffix('Config')}  "
         f"{_millions(parameters.frozen or total)}  "
         f"{_precision(facts, base.config, flags.model.bits)}   compute {facts['compute_dtype']}: "
         f"{facts['compute_dtype_reason']}",
@@ -149,7 +151,7 @@ def _lines(
         f"{facts['warmup_steps']} warm-up steps{' in a run of one step' * (batches.steps == 1)}",
         "memory": _memory(flags, parameters, batches.world_size),
         "saves": _saves(flags.run, facts),
-        "example": _example(base, data.train),
+        "example": _example(base, data.train, flags.data.prompt_type),
         "start": facts["start"],
         **({"reports": where_reported(flags.run, os.environ)} if flags.run.report_to != "none" else {}),
     }
@@ -281,14 +283,18 @@ def _disk_facts(
     return {"bytes_checkpoint": checkpoint, "bytes_written": written, "bytes_free": free_bytes(output)}
 
 
-def _example(base: Base, train: Examples) -> str:
+def _example(base: Base, train: Examples, prompt_type: str) -> str:
     """The first example on one line, what is trained on in brackets."""
     row = train.rows[0]
     first = slice(0, [*row.get("starts", []), None, None][1])  # of packed documents
-    *prompt, answer = [ids for _, ids in label_spans(row["input_ids"][first], row["labels"][first])[:2]]
-    end = "</s>" if answer[-1] == base.tokenizer.eos_id else " (cut)"
+    begins = len(base.tokenizer.beginning)
+    *prompt, answer = [ids for _, ids in label_spans(row["input_ids"][first], row["labels"][first], begins)[:2]]
+    is_end = answer[-1] in base.tokenizer.controls
+    end = base.tokenizer.token_name(answer[-1]) if is_end else " (cut)"
+    # A template of the base's own is mostly control tokens, and it is they that tell whether it is the right one.
     text = base.tokenizer.decode_continuation
-    before = _short(text(prompt[0]), -60) if prompt else ""
+    asked = base.tokenizer.show if prompt_type == BASE else text
+    before = _short(asked(prompt[0]), -60) if prompt else ""
     return f"{before} [trained on: {_short(text(answer), 60)}{end}]".replace("\n", "⏎")
 
 

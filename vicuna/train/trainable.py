@@ -23,6 +23,7 @@ from vicuna.model.base import Base
 from vicuna.model.config import has_fused_experts
 from vicuna.model.flags import LoraFlags
 from vicuna.model.openable import copy_tokenizer, make_openable
+from vicuna.model.targets import check_targets
 from vicuna.train.flags import RunFlags
 
 SHARD_SIZE = "2GB"
@@ -81,9 +82,11 @@ def plan_trainable(
         bits: of the base.
 
     Raises:
-        UserError: it holds the other of the two.
+        UserError: it holds the other of the two; names of layers that the base does not have.
     """
     if flags.train != "full":
+        if "lora" in flags.trains and not folder:
+            check_targets(base.config, flags.lora_target_modules)
         return plan_adapter(base, flags, folder, bits)
     if folder and any((folder / name).is_file() for name in ADAPTER_FILES[:2]):
         raise UserError(

@@ -12,8 +12,9 @@ from typing import Any
 from vicuna.errors import UserError
 from vicuna.files.json_files import read_json
 from vicuna.model.base import Base
-from vicuna.model.openable import TEMPLATE_FILES, TOKENIZER_CONFIG, copy_files
+from vicuna.model.openable import TEMPLATE_FILES, copy_files
 from vicuna.prompt.tokenizer import TextTokenizer, read_sentencepiece
+from vicuna.prompt.tokenizer_files import TOKENIZER_CONFIG
 from vicuna.prompt.tokenizer_json import write_tokenizer_json
 from vicuna.vocabulary.expansion import NewPieces
 from vicuna.vocabulary.merging import SPACE

@@ -1,12 +1,13 @@
 """What a GGUF file says: its keys, its tensors' types and shapes, and the tokenizer inside it. No weight is read.
 
-The tokenizer is SentencePiece itself, made of the file's pieces: llama.cpp's own never sees a text, for it takes typed
-`</s>` for the end of an answer, and ends the process where a character has no piece.
+The tokenizer is SentencePiece itself or the library tokenizers, made of the file's pieces: llama.cpp's own never sees
+a text, for it takes typed `</s>` for the end of an answer, and ends the process where a character has no piece.
 """
 
 import importlib
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,13 +15,13 @@ from typing import Any
 
 from vicuna.errors import UserError
 from vicuna.foreign import describe_odd_file
-from vicuna.gguf.header import MAGIC, read_header
+from vicuna.gguf_file.header import MAGIC, read_header
+from vicuna.gguf_file.vocabulary import end_ids, token_id, tokenizer_files
 from vicuna.prompt.tokenizer import TextTokenizer
 
 # Keys of our own, beside the public ones of `gguf.Keys`.
 PROMPT_TYPE = "vicuna.prompt_type"  # what the model or adapter was trained with
 GENERATION = "vicuna.generation_config"  # JSON of GenerationConfig: suppressed tokens, every eos id, declared settings
-UNKNOWN_TEXT = "vicuna.unknown_text"  # how SentencePiece shows an unknown character
 STEP = "vicuna.step"  # of the training of an adapter
 
 # Written as they are; every other type is llama.cpp's quantisation of one of these.
@@ -32,7 +33,7 @@ QUANTISED_TYPES = (
 # Tokens: keys and values of longer contexts would take more memory than most machines have left.
 MAX_CONTEXT = 4096
 INSTALL_COMMAND = "bash scripts/install_cpp.sh"  # what installs the packages for GGUF
-ARCHITECTURE = "llama"
+ARCHITECTURE = "llama"  # of the files that our own writer makes
 REQUIRED_KEYS = ("context_length", "block_count")  # keys without which nothing can be said of a model
 _OLD_MAGIC = {b"lmgg": "ggml", b"fmgg": "ggmf", b"tjgg": "ggjt", b"algg": "ggla"}  # of 2023, before GGUF
 
@@ -57,22 +58,34 @@ class GGUFFile:
 
     Attributes:
         keys: values by key, lists among them.
-        types: tensor name -> type, such as F16 or Q4_K; shapes: tensor name -> (rows, columns), or (n,).
+        types: tensor name -> type, such as F16 or Q4_K; shapes: tensor name -> (rows, columns), or (n,);
+            begins: tensor name -> where its bytes begin in the file.
     """
 
     path: Path
     keys: dict[str, Any]
     types: dict[str, str]
     shapes: dict[str, tuple[int, ...]]
+    begins: dict[str, int]
 
     @property
     def is_adapter(self) -> bool:
         return self.keys.get("general.type") == "adapter"
 
     @property
+    def architecture(self) -> str:
+        """As llama.cpp names it, such as llama or qwen2."""
+        return str(self.keys.get("general.architecture", ""))
+
+    @property
     def context(self) -> int:
         """Longest sequence the model was made for, in tokens."""
-        return self.keys[f"{ARCHITECTURE}.context_length"]
+        return self.keys[f"{self.architecture}.context_length"]
+
+    @property
+    def blocks(self) -> int:
+        """How many layers it has."""
+        return self.keys[f"{self.architecture}.block_count"]
 
     @cached_property
     def generation(self) -> dict[str, Any]:
@@ -89,19 +102,23 @@ class GGUFFile:
                 f"{GENERATION} in {self.path} is not JSON of settings ({error}); export it again."
             ) from error
 
+    @property
+    def ends(self) -> list[int]:
+        """Every id that ends an answer: those that the file declares, else those at which llama.cpp ends it."""
+        declared = self.generation.get("eos_token_id")
+        if declared is None:
+            return end_ids(self.keys)
+        turn = token_id(self.keys, "eot")
+        ids = [*(declared if isinstance(declared, list) else [declared]), *([] if turn is None else [turn])]
+        return list(dict.fromkeys(ids))
+
     def tokenizer(self) -> TextTokenizer:
-        """Text to the ids this file was made with, by SentencePiece.
+        """Text to the ids this file was made with.
 
         Raises:
-            UserError: a vocabulary that is not SentencePiece's.
+            UserError: see `vicuna.gguf_file.vocabulary.tokenizer_files`.
         """
-        kind = self.keys.get("tokenizer.ggml.model", "no")
-        if kind != "llama":
-            raise UserError(
-                f"{self.path} has {kind} vocabulary; expected a SentencePiece one (llama). Export the model again from "
-                "a folder with a tokenizer.model: python tools/export_gguf.py."
-            )
-        return TextTokenizer(self.path, sentencepiece_model(self))
+        return TextTokenizer(tokenizer_files(self.keys, self.path))
 
 
 def _is_setting(value: Any) -> bool:
@@ -115,11 +132,28 @@ def names_gguf(name: str) -> bool:
     return name.endswith(".gguf") or Path(name).expanduser().is_file()
 
 
+def is_gguf(name: str) -> bool:
+    """Whether a `--model_path` means a GGUF file, by its ending or by its first bytes."""
+    path = Path(name).expanduser()
+    if name.endswith(".gguf") or not path.is_file():
+        return name.endswith(".gguf")
+    with path.open("rb") as opened:
+        return opened.read(4) == MAGIC
+
+
+def in_llama_cpp(model_path: str, lora_paths: Iterable[str] = ()) -> bool:
+    """Whether llama.cpp is what answers: a GGUF file, and no adapter in PEFT's format on it.
+
+    With such an adapter the file is opened as a base, its weights dequantised, in transformers.
+    """
+    return names_gguf(model_path) and all(names_gguf(path) for path in lora_paths if path)
+
+
 def read_gguf(name: str, flag: str) -> GGUFFile:
     """Read what `flag` names, up to the weights.
 
     Raises:
-        UserError: not a GGUF file, a broken one, or one for another architecture than LLaMA's.
+        UserError: not a GGUF file, or a broken one.
     """
     path = Path(name).expanduser()
     if path.is_dir():
@@ -148,26 +182,29 @@ def read_gguf(name: str, flag: str) -> GGUFFile:
         values, size = gguf.GGML_QUANT_SIZES[kinds[tensor]]
         if one.offset + math.prod(one.shape) // values * size > header.data:
             raise UserError(f"{flag} {name} is incomplete: it ends within {tensor}. Copy or export it again.")
-    found = header.keys.get("general.architecture")
-    if found != ARCHITECTURE:
-        raise UserError(f"{flag} {name} is for the architecture {found}; expected {ARCHITECTURE}.")
+    if (found := header.keys.get("general.architecture")) not in gguf.MODEL_ARCH_NAMES.values():
+        raise UserError(f"{flag} {name} is for the architecture {found}, which llama.cpp does not know.")
     types = {tensor: kind.name for tensor, kind in kinds.items()}
-    return GGUFFile(path, header.keys, types, {tensor: one.shape for tensor, one in header.tensors.items()})
+    shapes = {tensor: one.shape for tensor, one in header.tensors.items()}
+    begin = path.stat().st_size - header.data
+    return GGUFFile(
+        path, header.keys, types, shapes, {tensor: begin + one.offset for tensor, one in header.tensors.items()}
+    )
 
 
-def read_gguf_model(name: str) -> GGUFFile:
-    """The GGUF model of `--model_path`.
+def read_gguf_model(name: str, flag: str = "--model_path") -> GGUFFile:
+    """The GGUF model that `flag` names.
 
     Raises:
         UserError: see `read_gguf`; or an adapter, or a vocabulary alone.
     """
-    file = read_gguf(name, "--model_path")
+    file = read_gguf(name, flag)
     if file.is_adapter:
-        raise UserError(f"--model_path {name} is an adapter: pass it as --lora_path, and its base as --model_path.")
-    lacking = [key for key in (f"{ARCHITECTURE}.{what}" for what in REQUIRED_KEYS) if key not in file.keys]
+        raise UserError(f"{flag} {name} is an adapter: pass it as --lora_path, and its base as --model_path.")
+    lacking = [key for key in (f"{file.architecture}.{what}" for what in REQUIRED_KEYS) if key not in file.keys]
     if lacking or not file.types:
         what = lacking[0] if lacking else "weights"
-        raise UserError(f"--model_path {name} is no model: it has no {what}. Copy or export it again.")
+        raise UserError(f"{flag} {name} is no model: it has no {what}. Copy or export it again.")
     return file
 
 
@@ -177,11 +214,6 @@ def read_gguf_adapter(name: str, model: GGUFFile) -> GGUFFile:
     Raises:
         UserError: see `read_gguf`; or not an adapter, or one for another base.
     """
-    if Path(name).expanduser().is_dir() or not names_gguf(name):
-        raise UserError(
-            f"--lora_path {name} is not a GGUF file, but --model_path {model.path.name} is one. Export the adapter, "
-            f"too: python tools/export_gguf.py --model_path BASE_FOLDER --lora_path {name} --out_path adapter.gguf"
-        )
     file = read_gguf(name, "--lora_path")
     if not file.is_adapter or file.keys.get("adapter.type") != "lora":
         raise UserError(f"--lora_path {name} is a whole model, not a LoRA adapter: pass it as --model_path.")
@@ -195,46 +227,3 @@ def read_gguf_adapter(name: str, model: GGUFFile) -> GGUFFile:
                 f"{f'{target} of {expected}' if expected else f'no {target}'}."
             )
     return file
-
-
-def sentencepiece_model(file: GGUFFile) -> bytes:
-    """The SentencePiece model that a GGUF file's vocabulary was, serialised.
-
-    Padding above the tokenizer, `[PAD32000]` and so on, is left out.
-    """
-    from sentencepiece import sentencepiece_model_pb2
-
-    keys = file.keys
-    pieces = list(keys.get("tokenizer.ggml.tokens", []))
-    scores = keys.get("tokenizer.ggml.scores", [0.0] * len(pieces))
-    types = keys.get("tokenizer.ggml.token_type", [1] * len(pieces))
-    while pieces and types[len(pieces) - 1] == 5 and pieces[-1] == padding_token(len(pieces) - 1):
-        pieces.pop()
-    proto = sentencepiece_model_pb2.ModelProto()
-    for piece, score, kind in zip(pieces, scores, types, strict=False):
-        # llama.cpp's converter writes the spaces of user-defined pieces as spaces.
-        proto.pieces.add(piece=piece.replace(" ", "▁"), score=score, type=kind)
-    trainer, normalizer = proto.trainer_spec, proto.normalizer_spec
-    trainer.model_type = sentencepiece_model_pb2.TrainerSpec.BPE
-    trainer.vocab_size = len(pieces)
-    trainer.byte_fallback = 6 in types
-    trainer.unk_id = keys.get("tokenizer.ggml.unknown_token_id", 0)
-    trainer.bos_id = keys.get("tokenizer.ggml.bos_token_id", 1)
-    trainer.eos_id = keys.get("tokenizer.ggml.eos_token_id", 2)
-    trainer.pad_id = -1
-    for name, number in (("unk", trainer.unk_id), ("bos", trainer.bos_id), ("eos", trainer.eos_id)):
-        if 0 <= number < len(pieces):  # SentencePiece finds these ids by their pieces
-            setattr(trainer, f"{name}_piece", proto.pieces[number].piece)
-    if UNKNOWN_TEXT in keys:
-        trainer.unk_surface = keys[UNKNOWN_TEXT]
-    normalizer.name = "identity"
-    normalizer.precompiled_charsmap = bytes(keys.get("tokenizer.ggml.precompiled_charsmap", []))
-    normalizer.add_dummy_prefix = keys.get("tokenizer.ggml.add_space_prefix", True)
-    normalizer.remove_extra_whitespaces = keys.get("tokenizer.ggml.remove_extra_whitespaces", False)
-    normalizer.escape_whitespaces = True
-    return proto.SerializeToString()
-
-
-def padding_token(number: int) -> str:
-    """The name of a row above the tokenizer, as llama.cpp's converter gives it."""
-    return f"[PAD{number}]"

@@ -1,0 +1,96 @@
+"""A folder in Hugging Face format that stands for a GGUF file: its small files are made, its weights stay in the file.
+
+All that opens a base reads folders: config, tokenizer, template and decoding are files there, and a link leads to the
+weights (`vicuna.files.tensors.weight_paths` finds it).
+"""
+
+import json
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from vicuna.errors import UserError
+from vicuna.gguf_file.architecture import config_of
+from vicuna.gguf_file.reader import GGUFFile, read_gguf_model
+from vicuna.gguf_file.vocabulary import tokenizer_files
+from vicuna.gguf_file.weights import LINK
+from vicuna.prompt.tokenizer_files import CHAT_TEMPLATE_FILE, TOKENIZER_CONFIG
+
+
+def stands_for(folder: Path) -> Path | None:
+    """The GGUF file that a folder stands for; None for any other folder."""
+    link = folder / LINK
+    return link.resolve() if link.is_symlink() else None
+
+
+def refuse_file(folder: Path, reader: str) -> None:
+    """Refuse a base that is a GGUF file where another program reads the folder itself.
+
+    Args:
+        reader: what does, as the subject of a sentence.
+
+    Raises:
+        UserError: see above.
+    """
+    if file := stands_for(folder):
+        raise UserError(
+            f"{reader} reads a model's folder itself, and --model_path {file} is a GGUF file: make a folder of it "
+            f"first, python tools/convert_gguf.py {file} {file.stem}-hf, and name that."
+        )
+
+
+def folder_of(name: str) -> Path:
+    """The folder that stands for the GGUF model of `--model_path`; it is gone when the program ends.
+
+    Raises:
+        UserError: see `read_gguf_model`, `config_of` and `tokenizer_files`.
+    """
+    path = Path(name).expanduser().resolve()
+    stat = path.stat() if path.is_file() else None
+    return _made(name, stat and stat.st_size, stat and stat.st_mtime_ns)
+
+
+@cache
+def _made(name: str, size: int | None, changed: int | None) -> Path:
+    file = read_gguf_model(name)
+    config_of(file)  # refused before anything is made
+    holder = tempfile.TemporaryDirectory(prefix="vicuna-gguf-")
+    _holders.append(holder)
+    folder = Path(holder.name) / file.path.name
+    folder.mkdir()
+    write_small_files(file, folder)
+    (folder / LINK).symlink_to(file.path.resolve())
+    return folder
+
+
+_holders: list[tempfile.TemporaryDirectory] = []  # each removes its folder when the program ends
+
+
+def write_small_files(file: GGUFFile, folder: Path) -> None:
+    """All of a model but its weights: config, ways of decoding, tokenizer and chat template.
+
+    Raises:
+        UserError: see `config_of` and `tokenizer_files`.
+    """
+    config = config_of(file)
+    _write(folder / "config.json", config)
+    _write(folder / "generation_config.json", generation_of(file))
+    tokenizer = tokenizer_files(file.keys, file.path)
+    if tokenizer.sentencepiece is not None:
+        (folder / "tokenizer.model").write_bytes(tokenizer.sentencepiece)
+    if tokenizer.json is not None:
+        (folder / "tokenizer.json").write_text(tokenizer.json, encoding="utf-8")
+    _write(folder / TOKENIZER_CONFIG, tokenizer.config | {"model_max_length": config["max_position_embeddings"]})
+    if tokenizer.template:
+        (folder / CHAT_TEMPLATE_FILE).write_text(tokenizer.template, encoding="utf-8")
+
+
+def generation_of(file: GGUFFile) -> dict[str, Any]:
+    """What generation_config.json says of a file's model: every id that ends an answer, and what the file declares."""
+    own = {**file.generation, "eos_token_id": file.ends if len(file.ends) > 1 else next(iter(file.ends), None)}
+    return {name: value for name, value in own.items() if value is not None}
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
