@@ -35,8 +35,8 @@ from template_engines import FIXED_DAY, published_templates
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from transformers.utils import logging
 
-from vicuna.answer.assistant import load_assistant
 from vicuna.answer.flags import ChatFlags, DecodingFlags, ServeFlags
+from vicuna.answer.loading import load_assistant
 from vicuna.api.error_body import APIError
 from vicuna.api.parsing import parse_chat
 from vicuna.errors import UserError

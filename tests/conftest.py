@@ -108,6 +108,14 @@ def tied_base(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 @pytest.fixture(scope="session")
+def thinker(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small base that thinks and calls a function, see tests/taught.py; do not write to it."""
+    from tests.taught import teach
+
+    return teach(tmp_path_factory.mktemp("base") / "thinker")
+
+
+@pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real models, adapters and records beside the checkout."""
     if not SHARED.is_dir():

@@ -25,7 +25,7 @@ _STRIPPING, _NOT_STRIPPING = ("phi-3", "phi3"), ("<unk>", "<s>", "<|endoftext|>"
 # Where a file says nothing of them; a byte-level one then has none.
 _SENTENCEPIECE_IDS = {"unknown": 0, "bos": 1, "eos": 2}
 # Tokens that end an answer in llama.cpp by their names, beside the ids that a file has for it.
-_ENDS = frozenset(
+ENDS_BY_NAME = frozenset(
     [
         "<|eot_id|>",
         "<|im_end|>",
@@ -113,7 +113,7 @@ def end_ids(keys: dict[str, Any]) -> list[int]:
     named += [
         number
         for number, (piece, kind) in enumerate(zip(pieces, types, strict=False))
-        if kind in (CONTROL, USER_DEFINED) and piece in _ENDS
+        if kind in (CONTROL, USER_DEFINED) and piece in ENDS_BY_NAME
     ]
     return list(dict.fromkeys(number for number in named if number is not None))
 

@@ -23,7 +23,8 @@ from vicuna.pages.decoding_controls import MAX_VALUE, kwargs_from_controls
 from vicuna.pages.events import throttle
 from vicuna.pages.rendering import chatbot_message, chatbot_messages
 from vicuna.pages.strings import Strings
-from vicuna.prompt.templates import split_system, takes_turns
+from vicuna.prompt.templates import split_system
+from vicuna.prompt.traits import takes_turns
 
 MAX_MESSAGE_CHARS = 100_000  # what a context holds is far less
 MAX_ANSWER_BYTES = 2**18  # that an answer may add to what the browser keeps

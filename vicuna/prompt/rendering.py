@@ -203,6 +203,14 @@ class Renderer:
         return f'"k": "{_PROBE}"' in self.tried(asked, False)
 
     @cached_property
+    def calls_in_tags(self) -> bool:
+        """Whether a call is written between <tool_call> and </tool_call>, as Hermes and Qwen have it."""
+        call = {"id": "a23456789", "type": "function", "function": {"name": "f", "arguments": {"k": _PROBE}}}
+        return "<tool_call>" in self.tried(
+            [QUESTION, {"role": "assistant", "content": "", "tool_calls": [call]}], False
+        )
+
+    @cached_property
     def plain_answer(self) -> tuple[str, str]:
         """What stands before and behind the text of an answer to one question, from the end of the prompt on."""
         question = [QUESTION]
