@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vicuna import log
-from vicuna.args import parse
+from vicuna.args import Fallback, parse
 from vicuna.data.flags import DataFlags
 from vicuna.errors import ended_by_signals, run
 from vicuna.files.folder_lock import output_folder
@@ -37,13 +37,9 @@ if TYPE_CHECKING:
     from vicuna.train.trainer import AdapterTrainer
 
 
-def main(model: ModelFlags, data: DataFlags, lora: LoraFlags, run_flags: RunFlags, template: str = "instruct") -> None:
-    """Train as the flags say. What a stage needs is imported in it: --help and a mistyped flag answer at once.
-
-    Args:
-        template: the prompt type where neither the flags name one nor the base declares a chat template.
-    """
-    flags = TrainFlags(model, data, lora, run_flags)
+def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, run_flags: RunFlags) -> None:
+    """Train as the flags say. What a stage needs is imported in it: --help and a mistyped flag answer at once."""
+    flags = TrainFlags(model_flags, data_flags, lora_flags, run_flags)
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     gpus = one_gpu_per_process(os.environ)
 
@@ -54,7 +50,7 @@ def main(model: ModelFlags, data: DataFlags, lora: LoraFlags, run_flags: RunFlag
         sources = open_data(flags, gpus)
 
         # 2. base and adapter, as far as they can be checked without loading weights
-        setup = check_setup(flags, sources, world_size, template)
+        setup = check_setup(flags, sources, world_size)
 
         # 3. examples and the plan
         planned = plan_run(setup, sources, rank, world_size)
@@ -125,7 +121,7 @@ def open_data(flags: TrainFlags, gpus: int) -> "list[Source]":
     return sources
 
 
-def check_setup(flags: TrainFlags, sources: "list[Source]", world_size: int, template: str) -> Setup:
+def check_setup(flags: TrainFlags, sources: "list[Source]", world_size: int) -> Setup:
     """Check flags, base and adapter against each other and against the run that is gone on with, if any."""
     import torch
 
@@ -144,7 +140,7 @@ def check_setup(flags: TrainFlags, sources: "list[Source]", world_size: int, tem
     check_reporter(flags.run)
     base = check_base(flags.model.model_path, flags.model.context)
     flags = flags._replace(
-        data=flags.data.named(template, declares_template(base)),
+        data=flags.data.named(declares_template(base)),
         model=use_as_stored(base.path, base.config, flags.model, flags.lora.train),
         lora=with_named_modules(flags.lora, base.config),
     )
@@ -336,4 +332,4 @@ def save(setup: Setup, trainer: "AdapterTrainer", model: "torch.nn.Module", fact
 
 
 if __name__ == "__main__":
-    run(lambda: main(*parse(__doc__, ModelFlags, DataFlags, LoraFlags, RunFlags, prompt_type=None)))
+    run(lambda: main(*parse(__doc__, ModelFlags, DataFlags, LoraFlags, RunFlags, prompt_type=Fallback("instruct"))))

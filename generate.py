@@ -34,8 +34,8 @@ def main(
         raise UserError(f"{given} is one question, --data_path a file of them; give one of them.")
     log.set_up()
     # Imported here so that --help and a mistyped flag answer at once.
-    from vicuna.answer.assistant import check_beams, load_assistant
     from vicuna.answer.decoding import generation_kwargs
+    from vicuna.answer.loading import check_beams, load_assistant
 
     check_beams(model_flags.model_path, decoding, [ask.lora_path])
     if predict.data_path:

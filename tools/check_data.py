@@ -15,7 +15,7 @@ from statistics import median
 from typing import Any
 
 from vicuna import log
-from vicuna.args import flag, parse
+from vicuna.args import Fallback, flag, parse
 from vicuna.data.bad_row import BadRow
 from vicuna.data.examples import label_spans, tokenise
 from vicuna.data.files import read_rows
@@ -141,12 +141,12 @@ def print_some(lines: Sequence[str]) -> None:
 def open_base(model_path: str, data: DataFlags) -> tuple[Any, DataFlags]:
     """The base's tokenizer, None where no base is named, and the flags with the prompt type that training takes."""
     if not model_path:
-        return None, data.named("instruct", has_template=False)
+        return None, data.named(has_template=False)
     from vicuna.model.base import check_base
     from vicuna.train.own_template import declares_template, with_template_settings
 
     base = check_base(model_path)
-    data = data.named("instruct", declares_template(base))
+    data = data.named(declares_template(base))
     return with_template_settings(base.tokenizer, data, None), data
 
 
@@ -200,4 +200,8 @@ def with_files(argv: list[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    run(lambda: main(*parse(__doc__, CheckFlags, DataFlags, argv=with_files(sys.argv[1:]), prompt_type=None)))
+    run(
+        lambda: main(
+            *parse(__doc__, CheckFlags, DataFlags, argv=with_files(sys.argv[1:]), prompt_type=Fallback("instruct"))
+        )
+    )

@@ -1,11 +1,12 @@
-"""Write a LLaMA in Hugging Face format, or an adapter for one, as a GGUF file for llama.cpp, Ollama and chat.py.
+"""Write a model in Hugging Face format, or an adapter for one, as a GGUF file for llama.cpp, Ollama and chat.py.
 
     python tools/export_gguf.py --model_path merged --out_path merged-q4_k_m.gguf --type q4_k_m
     python tools/export_gguf.py --model_path models/tiny-llama-zh --lora_path lora-Vicuna --out_path adapter.gguf
 
-Reads the folder tensor by tensor; writes the file, aside first, and a Modelfile for Ollama beside it. Prints the type
-that each tensor really got. f32, f16 and bf16 need only the package gguf, the others llama.cpp's own library as well;
-bash scripts/install_cpp.sh installs both.
+Reads the folder tensor by tensor; writes the file, aside first, and beside a model a Modelfile for Ollama. Prints the
+type that each tensor really got. Of a LLaMA f32, f16 and bf16 need only the package gguf, the others llama.cpp's own
+library as well; every other architecture is written by llama.cpp's own converter. bash scripts/install_cpp.sh installs
+all three.
 """
 
 import os
@@ -67,13 +68,11 @@ def main(flags: ExportFlags) -> None:
     """Check, write aside, report, move into place."""
     log.set_up()
     # Imported here so that --help and a mistyped flag answer at once.
-    import torch
-
-    from vicuna.gguf import library, lora, modelfile, writer
+    from vicuna.gguf import library, model_file
+    from vicuna.gguf.writer import undivided_tensors
     from vicuna.gguf_file import reader
     from vicuna.model.adapter_files import adapter_folder, model_run_args, run_args
     from vicuna.model.base import check_base
-    from vicuna.model.model_card import export_card, write_card
     from vicuna.train import checkpoint
 
     refuse_existing(Path(flags.out_path), flags.overwrite)
@@ -81,7 +80,7 @@ def main(flags: ExportFlags) -> None:
     if flags.type in QUANTISED_TYPES:
         library.load_llama_cpp()
     base = check_base(flags.model_path)
-    writer.check_exportable(base)
+    model_file.check_exportable(base, bool(flags.lora_path))
     if settings := getattr(base.config, "quantization_config", None):
         bits = 8 if settings.get("load_in_8bit") else 4
         log.log.warning("WARNING %s is kept at %d bits: what that lost stays lost in the GGUF.", base.path, bits)
@@ -91,45 +90,74 @@ def main(flags: ExportFlags) -> None:
     said = run_args(folder) if flags.lora_path else model_run_args(folder)
     prompt_type = flags.prompt_type or said.get("prompt_type", "")
     if flags.plan_only:
+        if not flags.lora_path:
+            model_file.check_vocabulary(base)
         return
     if flags.strict and not flags.lora_path:
         refuse_other_types(base, flags.type)
-    suppressed = base.generation_config.suppress_tokens or []
     out = Path(flags.out_path)
-    text = modelfile.modelfile(out.name, prompt_type, writer.context_of(base), suppressed, bool(flags.lora_path))
     out.parent.mkdir(parents=True, exist_ok=True)
     with ended_by_signals(), tempfile.TemporaryDirectory(prefix=".exporting-", dir=out.parent) as name:
         aside = Path(name) / "model.gguf"
-        if flags.lora_path:
-            lora.write_gguf_adapter(base, folder, aside, flags.type, prompt_type)
-        elif flags.type in PLAIN_TYPES:
-            writer.write_gguf(base, aside, flags.type, prompt_type, chat_template(base.path, prompt_type))
-        else:
-            plain = Path(name) / "plain.gguf"
-            writer.write_gguf(base, plain, "", prompt_type, chat_template(base.path, prompt_type))
-            writer.quantise(plain, aside, flags.type, torch.get_num_threads())
+        lost = write(flags, base, folder, aside, prompt_type)
         with outputs.kept_if_lost(aside, out, "--out_path"):
             written = reader.read_gguf(str(aside), "--out_path")
             _report(written.types)
-            warn_of_other_types(writer.undivided_tensors(written.shapes, flags.type), written.types, flags.type)
-            warn_of_other_ids(aside, base, bool(flags.lora_path))
+            warn_of_other_types(undivided_tensors(written.shapes, flags.type), written.types, flags.type)
             os.replace(aside, out)
-    beside = modelfile.modelfile_path(out)
-    beside.write_text(text, encoding="utf-8")
-    made_of = {"base" if flags.lora_path else "model": base.path.name, "type": flags.type}
-    made_of |= {"adapter": folder.name} if flags.lora_path else {}
+    describe(flags, base, folder, prompt_type, lost)
+
+
+def write(flags: ExportFlags, base: "Base", folder: Path, file: Path, prompt_type: str) -> list[int]:
+    """Write the file, and warn of what llama.cpp does otherwise.
+
+    Returns:
+        Ids that end an answer, and that llama.cpp's own programs do not end at.
+    """
+    from vicuna.gguf import ends, lora, model_file
+
+    if flags.lora_path:
+        lora.write_gguf_adapter(base, folder, file, flags.type, prompt_type)
+        return []
+    model_file.write_model(base, file, flags.type, prompt_type, chat_template(base, prompt_type))
+    warn_of_other_ids(file, base)
+    lost, said = ends.describe_ends(file, base, ends.ordered_ends(base, prompt_type))
+    if lost:
+        log.log.warning("WARNING %s", said)
+    elif said:
+        log.log.info("%s", said)
+    return lost
+
+
+def describe(flags: ExportFlags, base: "Base", folder: Path, prompt_type: str, lost: list[int]) -> None:
+    """Say what was made of what, beside the file and on the terminal, and what to do with it."""
+    from vicuna.gguf import modelfile, writer
+    from vicuna.model.model_card import export_card, write_card
+
+    out, adapter = Path(flags.out_path), bool(flags.lora_path)
+    suppressed = base.generation_config.suppress_tokens or []
+    made_of = {"base" if adapter else "model": base.path.name, "type": flags.type}
+    made_of |= {"adapter": folder.name} if adapter else {}
     made_of |= {"prompt type": prompt_type or "not known"}
-    what = "an adapter as a GGUF file" if flags.lora_path else "a model as a GGUF file"
+    what = "an adapter as a GGUF file" if adapter else "a model as a GGUF file"
     write_card(out.parent, export_card(out.name, what, base.path, made_of))
     if suppressed:
         log.log.info(
             "the base never generates the ids %s: this toolkit's programs keep to that, other programs do not.",
             ", ".join(map(str, suppressed)),
         )
-    if not prompt_type:
+    if not prompt_type and not base.tokenizer.files.template:
         log.log.info("no prompt type is known, so there is no template: name it with --prompt_type if it was trained.")
-    what = f"--model_path BASE.gguf --lora_path {out}" if flags.lora_path else f"--model_path {out}"
-    print(f"wrote {out} ({out.stat().st_size / 2**20:.1f} MiB) and {beside}; talk to it: python chat.py {what}")
+    size = f"{out} ({out.stat().st_size / 2**20:.1f} MiB)"
+    if adapter:
+        print(f"in llama.cpp's own server: {modelfile.adapter_command('BASE.gguf', str(out))}")
+        print(f"wrote {size}; talk to it: python chat.py --model_path BASE.gguf --lora_path {out}")
+        return
+    beside = modelfile.modelfile_path(out)
+    names = [base.tokenizer.markers[number] for number in lost if number in base.tokenizer.markers]
+    text = modelfile.modelfile(out.name, prompt_type, writer.context_of(base), suppressed, names)
+    beside.write_text(text, encoding="utf-8")
+    print(f"wrote {size} and {beside}; talk to it: python chat.py --model_path {out}")
 
 
 def refuse_existing(out: Path, overwrite: bool) -> None:
@@ -144,14 +172,16 @@ def refuse_existing(out: Path, overwrite: bool) -> None:
         raise UserError(f"--out_path {out} exists; name another file, or pass --overwrite.")
 
 
-def chat_template(folder: Path, prompt_type: str) -> str:
+def chat_template(base: "Base", prompt_type: str) -> str:
     """The model's chat template: the one in its folder, else the one that its prompt type stands for; "" for none."""
     from vicuna.prompt.chat_template import chat_template
+    from vicuna.prompt.replaced_templates import kept_as_written
     from vicuna.prompt.tokenizer_files import CHAT_TEMPLATE_FILE
+    from vicuna.prompt.wordings import TEMPLATES
 
-    if (folder / CHAT_TEMPLATE_FILE).is_file():
-        return (folder / CHAT_TEMPLATE_FILE).read_text(encoding="utf-8")
-    return chat_template(prompt_type) if prompt_type else ""
+    if (base.path / CHAT_TEMPLATE_FILE).is_file() or prompt_type not in TEMPLATES:
+        return kept_as_written(base.tokenizer.files.template)
+    return chat_template(prompt_type)
 
 
 def _report(types: dict[str, str]) -> None:
@@ -172,11 +202,15 @@ def refuse_other_types(base: "Base", kind: str) -> None:
     Raises:
         UserError: tensors that can not have the type.
     """
+    from vicuna.gguf.model_file import is_written_here
     from vicuna.gguf.writer import plan_tensors, undivided_tensors
     from vicuna.model.base_tensors import read_base_tensors
 
-    planned = plan_tensors(base, read_base_tensors(base.path, base.config), "")
-    if names := undivided_tensors({one.name: one.shape for one in planned}, kind):
+    weights = read_base_tensors(base.path, base.config)
+    shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    if is_written_here(base):
+        shapes = {one.name: one.shape for one in plan_tensors(base, weights, "")}
+    if names := undivided_tensors(shapes, kind):
         raise UserError(f"{_undivided(names, kind)}. Nothing was written; take another --type, or leave --strict out.")
 
 
@@ -186,12 +220,15 @@ def warn_of_other_types(names: list[str], types: dict[str, str], kind: str) -> N
         log.log.warning("WARNING %s.", _undivided([f"{name} {types[name]}" for name in names], kind))
 
 
-def warn_of_other_ids(file: Path, base: "Base", adapter: bool) -> None:
-    """Say where llama.cpp's own tokenizer reads texts otherwise than training did; an adapter's file has none."""
-    from vicuna.gguf.foreign_ids import describe_other_ids
+def warn_of_other_ids(file: Path, base: "Base") -> None:
+    """Say where llama.cpp's own tokenizer reads texts otherwise than training did."""
+    from vicuna.gguf import foreign_ids
 
-    if not adapter and (differs := describe_other_ids(file, base.tokenizer)):
+    other = foreign_ids.describe_other_ids(file, base.tokenizer), foreign_ids.describe_stripping(base.tokenizer)
+    for differs in filter(None, other):
         log.log.warning("WARNING %s", differs)
+    if composes := foreign_ids.describe_composing(base.tokenizer):
+        log.log.info("%s", composes)
 
 
 def _undivided(names: list[str], kind: str) -> str:

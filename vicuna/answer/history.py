@@ -8,17 +8,9 @@ from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 from vicuna.errors import UserError
-from vicuna.prompt.templates import (
-    BASE,
-    Message,
-    first_messages,
-    prompt_ids,
-    segments,
-    split_system,
-    takes_turns,
-    with_tools,
-)
+from vicuna.prompt.templates import BASE, Message, prompt_ids, segments, split_system, with_tools
 from vicuna.prompt.tokenizer import TextTokenizer
+from vicuna.prompt.traits import first_messages, takes_turns
 
 SHOWN_END = 32  # characters of a prompt's end, which an opened block of thinking is found in
 KEPT = 0.75  # of the budget, once turns are forgotten: the next turns then share their beginning with this one

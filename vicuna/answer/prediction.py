@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from vicuna import __version__
-from vicuna.answer.assistant import Assistant, Checked, check_assistant
+from vicuna.answer.assistant import Assistant
 from vicuna.answer.decoding import derive_seed, generation_kwargs
 from vicuna.answer.flags import DecodingFlags, PredictFlags, ServeFlags
+from vicuna.answer.loading import Checked, check_assistant
 from vicuna.answer.stream import Update, is_out_of_memory
 from vicuna.data.bad_row import BadRow
 from vicuna.data.questions import Question, Questions, read_questions

@@ -188,19 +188,13 @@ class GGUFModel(Artefact):
         return LlamaCppRunner(self.file, setup.context)
 
     def control(self, setup: Setup) -> LlamaCppRunner:
-        from vicuna.gguf import writer
+        from vicuna.gguf import model_file
 
         if self.kind not in (*reader.PLAIN_TYPES, *reader.QUANTISED_TYPES):
             return HFRunner(load_base(setup.alone, 32))
-        writer.check_exportable(setup.alone)
+        model_file.check_exportable(setup.alone)
         made = setup.aside / f"base-{self.kind}.gguf"
-        if self.kind in reader.PLAIN_TYPES:
-            writer.write_gguf(setup.alone, made, self.kind, "", "")
-        else:
-            plain = setup.aside / "plain.gguf"
-            writer.write_gguf(setup.alone, plain, "", "", "")
-            writer.quantise(plain, made, self.kind, torch.get_num_threads())
-            plain.unlink()
+        model_file.write_model(setup.alone, made, self.kind)
         model = LlamaCppRunner(reader.read_gguf_model(str(made)), setup.context)
         made.unlink()  # it is mapped as long as it is needed
         return model

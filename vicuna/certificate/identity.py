@@ -115,6 +115,9 @@ def find_differences(found: Identity, wanted: Identity, texts: Sequence[str]) ->
     odd = {}
     names = {"BOS": (found.bos, wanted.bos), "EOS": (found.eos, wanted.eos)}
     wrong = [f"{name} {_shown(own)} (expected {_shown(other)})" for name, (own, other) in names.items() if own - other]
+    begins, expected = ("BOS" if one.tokenizer.beginning else "none" for one in (found, wanted))
+    if begins != expected:
+        wrong.append(f"texts begin with {begins} (expected {expected})")
     if found.stops is not None and found.stops != wanted.stops:
         wrong.append(f"answers end at {_shown(found.stops)} (expected {_shown(wanted.stops)})")
     if wrong:
@@ -143,9 +146,10 @@ def _read_otherwise(found: Identity, wanted: Identity) -> str:
     if not other:
         return ""
     text, one, own = other[0]
+    around = " around its user-defined pieces" if wanted.tokenizer.user_defined else ""
     return (
-        f"other programs give {len(other)} of {len(probes)} texts around its user-defined pieces other ids, such as "
-        f"{text!r} {one} instead of {own}"
+        f"other programs give {len(other)} of {len(probes)} texts{around} other ids, such as {text!r} {one} instead of "
+        f"{own}"
     )
 
 

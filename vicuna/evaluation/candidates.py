@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vicuna.answer.assistant import load_assistant
 from vicuna.answer.flags import ServeFlags
+from vicuna.answer.loading import load_assistant
 from vicuna.errors import UserError
 from vicuna.evaluation.flags import is_address
 from vicuna.evaluation.runners import HFRunner, LlamaCppRunner, Runner

@@ -15,10 +15,11 @@ from urllib.parse import urldefrag
 
 from transformers import GenerationConfig
 
-from vicuna.answer.assistant import Assistant, Checked, check_assistant, check_beams
+from vicuna.answer.assistant import Assistant
 from vicuna.answer.decoding import SAMPLING_ONLY, derive_seed, generation_kwargs
 from vicuna.answer.flags import DecodingFlags, ServeFlags
 from vicuna.answer.history import MessageTooLong, Trimmed, trim
+from vicuna.answer.loading import Checked, check_assistant, check_beams
 from vicuna.answer.prediction import make_batches
 from vicuna.answer.stream import is_out_of_memory
 from vicuna.crawling.client import MOST_FAILURES, as_they_come, ask, check_address, make_client, reply_text

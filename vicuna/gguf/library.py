@@ -1,9 +1,13 @@
 """llama.cpp's library: loading it, and what it has to say."""
 
 from collections import deque
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from functools import cache
+from pathlib import Path
 from typing import Any
 
+from vicuna.errors import UserError
 from vicuna.gguf_file.reader import optional_package
 
 _ERROR = 4  # ggml's level; what is below is of interest to its developers
@@ -35,3 +39,19 @@ def last_error(default: object) -> str:
     said = [text for text in _said if text]
     _said.clear()
     return said[0].split(": ", 1)[-1] if said else str(default)
+
+
+@contextmanager
+def opened_vocabulary(file: Path) -> Iterator[Any]:
+    """A GGUF file as `llama_cpp.Llama` that has its vocabulary alone; no weight is read.
+
+    Raises:
+        UserError: llama.cpp is not installed, or can not read it.
+    """
+    api = load_llama_cpp()
+    try:
+        llama = api.Llama(model_path=str(file), vocab_only=True, verbose=False)
+    except Exception as error:  # the template engine it hands the chat template to has errors of its own
+        raise UserError(f"llama.cpp can not read the vocabulary of {file} ({last_error(error)}).") from error
+    with closing(llama):
+        yield llama

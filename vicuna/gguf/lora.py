@@ -1,22 +1,34 @@
-"""A LoRA adapter as a GGUF file of its own, which llama.cpp puts on the GGUF of its base."""
+"""A LoRA adapter as a GGUF file of its own, which llama.cpp puts on the GGUF of its base.
 
+Where the base is no LLaMA, llama.cpp's own converter names the tensors; it is given matrices for which alpha / rank is
+all there is to multiply by, since rank-stabilised adapters and alphas of single modules mean nothing to it.
+"""
+
+import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import get_peft_model
+from safetensors.torch import save_file
 
 from vicuna.errors import UserError
-from vicuna.gguf.writer import PLAIN_DTYPES, PlannedTensor, add_vicuna_keys, permute_qk, write_tensors
+from vicuna.gguf.converter import convert_adapter
+from vicuna.gguf.head_edit import with_keys
+from vicuna.gguf.writer import PLAIN_DTYPES, PlannedTensor, permute_qk, vicuna_keys, write_tensors
 from vicuna.gguf_file.reader import ARCHITECTURE, STEP, optional_package
 from vicuna.log import log
 from vicuna.model.adapter import lora_scalings, read_plain_adapter
 from vicuna.model.adapter_files import drop_frozen_copies, lora_modules, run_args
 from vicuna.model.adapter_kinds import Use
 from vicuna.model.adapter_names import PEFT_PREFIX
-from vicuna.model.base import Base
+from vicuna.model.base import ADAPTER_CONFIG, ADAPTER_FILES, Base
 from vicuna.model.base_tensors import read_base_tensors
 from vicuna.model.config import meta_model
+
+GENERAL_NAME = "general.name"
+Modules = dict[str, tuple[torch.Tensor, torch.Tensor]]  # A and B by the module that they are added to
 
 
 def write_gguf_adapter(base: Base, folder: Path, file: Path, kind: str, prompt_type: str) -> None:
@@ -40,29 +52,58 @@ def write_gguf_adapter(base: Base, folder: Path, file: Path, kind: str, prompt_t
             f"{folder} has {odd[0]}, for which llama.cpp's adapters have no place: merge "
             "it into its base, and export the whole model."
         )
+    alpha, scalings = config.lora_alpha, _scalings(base, config)
+    found = {}
+    for module, (rank, _, _) in modules.items():
+        # llama.cpp multiplies by alpha / rank; what PEFT multiplies by beyond that goes into B.
+        beyond = scalings[module] / (alpha / rank)
+        lora_a, lora_b = (matrices[f"{module}.lora_{side}.weight"] for side in "AB")
+        found[module] = lora_a, lora_b.float() * beyond
+    step = {STEP: int(args["step"])} if (args := run_args(folder)).get("step") else {}
+    keys = {GENERAL_NAME: folder.resolve().name, **vicuna_keys(prompt_type), **step}
+    if base.config.model_type == ARCHITECTURE:
+        _write(base, folder, file, kind, alpha, found, keys)
+    else:
+        _convert(base, folder, file, kind, alpha, found, keys)
+
+
+def _write(
+    base: Base, folder: Path, file: Path, kind: str, alpha: float, modules: Modules, keys: dict[str, str | int]
+) -> None:
+    """The file of an adapter for a LLaMA."""
     gguf = optional_package("gguf")
     writer = gguf.GGUFWriter(file, ARCHITECTURE)
     writer.add_type(gguf.GGUFType.ADAPTER)
     writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
-    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, config.lora_alpha)
-    writer.add_name(folder.resolve().name)
-    args = run_args(folder)
-    add_vicuna_keys(writer, prompt_type)
-    if args.get("step"):
-        writer.add_uint32(STEP, args["step"])
+    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, alpha)
+    for name, value in keys.items():
+        (writer.add_string if isinstance(value, str) else writer.add_uint32)(name, value)
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, base.config.num_hidden_layers)
-    scalings = _scalings(base, config)
     todo, values = [], []
-    for module, (rank, _, _) in modules.items():
-        # llama.cpp multiplies by alpha / rank; what PEFT multiplies by beyond that goes into lora_b.
-        beyond = scalings[module] / (config.lora_alpha / rank)
-        lora_a, lora_b = (matrices[f"{module}.lora_{side}.weight"] for side in "AB")
-        lora_b = permute_qk(lora_b.float(), module, base.config) * beyond
-        for side, tensor in (("a", lora_a), ("b", lora_b)):
+    for module, (lora_a, lora_b) in modules.items():
+        for side, tensor in (("a", lora_a), ("b", permute_qk(lora_b, module, base.config))):
             name = f"{names.get_name(f'{module}.weight', try_suffixes=('.weight',))}.lora_{side}"
             todo.append(PlannedTensor(module, name, tuple(tensor.shape), PLAIN_DTYPES[kind]))
             values.append(tensor.to(PLAIN_DTYPES[kind]))
     write_tensors(writer, todo, iter(values), folder)
+
+
+def _convert(
+    base: Base, folder: Path, file: Path, kind: str, alpha: float, modules: Modules, keys: dict[str, str | int]
+) -> None:
+    """The file of any other adapter, by llama.cpp's converter: it takes alpha / rank for what PEFT multiplies by."""
+    tensors = {
+        f"{PEFT_PREFIX}{module}.lora_{side}.weight": tensor.contiguous()
+        for module, matrices in modules.items()
+        for side, tensor in zip("AB", matrices, strict=True)
+    }
+    with tempfile.TemporaryDirectory(prefix=".converting-", dir=file.parent) as name:
+        plain, made = Path(name) / "adapter", Path(name) / "converted.gguf"
+        plain.mkdir()
+        save_file(tensors, plain / ADAPTER_FILES[0], {"format": "pt"})
+        (plain / ADAPTER_CONFIG).write_text(json.dumps({"peft_type": "LORA", "lora_alpha": alpha}), encoding="utf-8")
+        convert_adapter(base, plain, made, kind)
+        with_keys(made, file, keys)
 
 
 def _weight(base: Base, module: str) -> torch.Tensor:

@@ -19,6 +19,7 @@ from vicuna.errors import UserError
 from vicuna.files.outputs import check_disk_space
 from vicuna.files.tensors import LazyTensor
 from vicuna.gguf.library import last_error, load_llama_cpp
+from vicuna.gguf.vocabulary import add_vocabulary, has_known_vocabulary
 from vicuna.gguf_file.reader import (
     ARCHITECTURE,
     GENERATION,
@@ -26,11 +27,9 @@ from vicuna.gguf_file.reader import (
     PROMPT_TYPE,
     optional_package,
 )
-from vicuna.gguf_file.vocabulary import UNKNOWN_TEXT, padding_token
 from vicuna.model.base import Base
 from vicuna.model.base_tensors import read_base_tensors
-from vicuna.model.config import head_dim, quantization_method
-from vicuna.model.gptq import made_of
+from vicuna.model.config import head_dim
 
 PLAIN_DTYPES = dict(zip(PLAIN_TYPES, (torch.float32, torch.float16, torch.bfloat16), strict=True))
 _POLL_S = 0.2
@@ -41,22 +40,17 @@ def block_size(kind: str) -> int:
     return 1 if kind in PLAIN_DTYPES else 256 if "_k" in kind else 32
 
 
-def check_exportable(base: Base) -> None:
-    """Refuse what this program can not write as a LLaMA of GGUF.
+def check_llama(base: Base) -> None:
+    """Refuse a LLaMA that llama.cpp computes otherwise, or whose vocabulary it reads otherwise.
 
     Raises:
         UserError: see above.
     """
     config, path = base.config, base.path
-    if config.model_type != "llama":
-        raise UserError(f"{path} is of type {config.model_type}; GGUF export is for LLaMA's architecture (llama).")
-    if (method := quantization_method(config)) not in ("", "bitsandbytes"):
+    if not has_known_vocabulary(base.tokenizer):
         raise UserError(
-            f"{path} is quantised with {method}, from which a GGUF would only lose more: export {made_of(path)}."
-        )
-    if base.tokenizer.source.suffix != ".model":
-        raise UserError(
-            f"{path} has no tokenizer.model, of which the GGUF's vocabulary is made; copy the base's into the folder."
+            f"{path} has no tokenizer.model, of which the GGUF's vocabulary is made, and a tokenizer.json that is not "
+            "byte-level, or cuts texts as llama.cpp does not; copy the base's tokenizer.model into the folder."
         )
     if config.hidden_act != "silu":
         raise UserError(f"{path} computes with {config.hidden_act}; llama.cpp's LLaMA only knows silu.")
@@ -69,8 +63,9 @@ def check_exportable(base: Base) -> None:
 
 def context_of(base: Base) -> int:
     """Longest sequence in tokens for llama.cpp, which does not compute dynamic scaling."""
-    unscaled = base.config.max_position_embeddings
-    return min(base.context, unscaled) if base.config.rope_parameters["rope_type"] == "dynamic" else base.context
+    rope = getattr(base.config, "rope_parameters", None) or {}
+    dynamic = rope.get("rope_type") == "dynamic"
+    return min(base.context, base.config.max_position_embeddings) if dynamic else base.context
 
 
 @dataclass(frozen=True)
@@ -116,12 +111,13 @@ def permute_qk(tensor: torch.Tensor, name: str, config: Any) -> torch.Tensor:
     return tensor
 
 
-def write_gguf(base: Base, file: Path, kind: str, prompt_type: str, template: str) -> None:
-    """Write a model, unquantised.
+def write_gguf(base: Base, file: Path, kind: str, prompt_type: str, template: str, ends: Sequence[int]) -> None:
+    """Write a LLaMA, unquantised.
 
     Args:
         kind: as in `plan_tensors`.
         prompt_type: what it was trained with, "" if unknown; template: its chat template, "" for none.
+        ends: ids that end an answer, see `vicuna.gguf.ends.ordered_ends`.
 
     Raises:
         UserError: see `vicuna.model.base_tensors.read_base_tensors`; weights that are not finite, or not at that type.
@@ -130,10 +126,10 @@ def write_gguf(base: Base, file: Path, kind: str, prompt_type: str, template: st
     gguf = optional_package("gguf")
     writer = gguf.GGUFWriter(file, ARCHITECTURE)
     _model_keys(writer, base, kind)
-    _vocabulary(writer, base)
+    add_vocabulary(writer, base, ends)
     if template:
         writer.add_chat_template(template)
-    add_vicuna_keys(writer, prompt_type, base.generation_config)
+    add_strings(writer, vicuna_keys(prompt_type, base.generation_config))
     todo = plan_tensors(base, weights, kind)
 
     def tensors() -> Iterator[torch.Tensor]:
@@ -210,79 +206,19 @@ def _model_keys(writer: Any, base: Base, kind: str) -> None:
         writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
 
 
-def _vocabulary(writer: Any, base: Base) -> None:
-    """Pieces, scores and types as SentencePiece has them, and a row of padding for each further row of the model."""
-    from sentencepiece import sentencepiece_model_pb2
-
-    proto = sentencepiece_model_pb2.ModelProto()
-    proto.ParseFromString(base.tokenizer.source.read_bytes())
-    trainer, normalizer = proto.trainer_spec, proto.normalizer_spec
-    if (
-        trainer.model_type != trainer.BPE
-        or trainer.treat_whitespace_as_suffix
-        or not normalizer.escape_whitespaces
-        or normalizer.precompiled_charsmap
-    ):
-        raise UserError(
-            f"{base.tokenizer.source} is not a BPE model with LLaMA's settings, the only kind that llama.cpp's "
-            "vocabulary of type llama stands for; its ids would differ in other programs."
-        )
-    rows = range(len(proto.pieces), base.config.vocab_size)
-    added = _added_tokens(base.path)
-    unused, control = 5, 3
-    writer.add_tokenizer_model("llama")
-    writer.add_tokenizer_pre("default")
-    writer.add_token_list(
-        [_name(piece) for piece in proto.pieces] + [added.get(row, padding_token(row)) for row in rows]
-    )
-    writer.add_token_scores([piece.score for piece in proto.pieces] + [-10000.0] * len(rows))
-    # Named rows above the tokenizer are control ids: text never becomes one on our paths, either.
-    types = [int(piece.type) for piece in proto.pieces] + [control if row in added else unused for row in rows]
-    writer.add_token_types(types)
-    tokenizer = base.tokenizer
-    writer.add_bos_token_id(tokenizer.bos_id)
-    writer.add_eos_token_id(tokenizer.eos_id)
-    eos = base.generation_config.eos_token_id
-    if others := [number for number in (eos if isinstance(eos, list) else []) if number != tokenizer.eos_id]:
-        writer.add_eot_token_id(others[0])  # llama.cpp's own programs know two of them
-    if tokenizer.unk_id is not None:
-        writer.add_unk_token_id(tokenizer.unk_id)
-    if base.config.pad_token_id is not None:
-        writer.add_pad_token_id(base.config.pad_token_id)
-    writer.add_add_bos_token(True)
-    writer.add_add_eos_token(False)
-    writer.add_add_space_prefix(normalizer.add_dummy_prefix)
-    writer.add_remove_extra_whitespaces(normalizer.remove_extra_whitespaces)
-    writer.add_string(UNKNOWN_TEXT, trainer.unk_surface)
-
-
-def _name(piece: Any) -> str:
-    """A piece as llama.cpp has it: user-defined ones are looked for in the text itself, before its spaces are `▁`.
-
-    Runs of spaces are better left to merging, which does not cut the text.
-    """
-    in_text = piece.type == piece.USER_DEFINED and piece.piece.strip("▁")
-    return piece.piece.replace("▁", " ") if in_text else piece.piece
-
-
-def _added_tokens(folder: Path) -> dict[int, str]:
-    """Ids above the SentencePiece model that the folder names, such as [PAD] of 2023's Chinese Alpaca."""
-    file = folder / "added_tokens.json"
-    if not file.is_file():
-        return {}
-    try:
-        return {int(number): name for name, number in json.loads(file.read_text(encoding="utf-8")).items()}
-    except (ValueError, AttributeError, TypeError) as error:
-        raise UserError(f"{file} is not JSON of names and ids ({error}). Delete it, or copy it again.") from error
-
-
-def add_vicuna_keys(writer: Any, prompt_type: str, generation: Any = None) -> None:
-    if prompt_type:
-        writer.add_string(PROMPT_TYPE, prompt_type)
+def vicuna_keys(prompt_type: str, generation: Any = None) -> dict[str, str]:
+    """Keys of our own: the template it was trained with, and what it declares of its decoding."""
+    keys = {PROMPT_TYPE: prompt_type} if prompt_type else {}
     if generation is not None:
         declared = generation.to_diff_dict()
         kept = {name: value for name, value in declared.items() if name[0] != "_" and name != "transformers_version"}
-        writer.add_string(GENERATION, json.dumps(kept, sort_keys=True))
+        keys[GENERATION] = json.dumps(kept, sort_keys=True)
+    return keys
+
+
+def add_strings(writer: Any, keys: Mapping[str, str]) -> None:
+    for name, text in keys.items():
+        writer.add_string(name, text)
 
 
 def _llama3_factors(config: Any) -> torch.Tensor:

@@ -39,6 +39,28 @@ class Header:
     data: int
 
 
+@dataclass(frozen=True)
+class Head:
+    """A head with the places of its parts, in bytes from the beginning of the file.
+
+    Attributes:
+        spans: key -> where it begins and ends, its name included.
+        list_begin, list_end: of the list of tensors; data_begin: of what stands behind the head.
+    """
+
+    version: int
+    alignment: int
+    keys: dict[str, Any]
+    spans: dict[str, tuple[int, int]]
+    tensors: dict[str, TensorInfo]
+    list_begin: int
+    list_end: int
+
+    @property
+    def data_begin(self) -> int:
+        return -(-self.list_end // self.alignment) * self.alignment
+
+
 class _Cursor:
     """Reads little-endian values one after the other."""
 
@@ -81,23 +103,34 @@ def read_header(path: Path) -> Header:
         ValueError: not a GGUF file, one of another version, or one that ends too early.
     """
     with path.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as buffer:
-        cursor = _Cursor(buffer)
-        if buffer[:4] != MAGIC:
-            raise ValueError("it does not begin with GGUF")
-        cursor.at = 4
-        (version,) = cursor.numbers("I")
-        if version not in VERSIONS:
-            raise ValueError(f"its version is {version}, expected one of {VERSIONS}")
-        tensor_count, key_count = cursor.numbers("Q", 2)
-        keys = {}
-        for _ in range(key_count):
-            name = cursor.string()
-            keys[name] = cursor.value(cursor.numbers("I")[0])
-        tensors = {}
-        for _ in range(tensor_count):
-            name = cursor.string()
-            shape = cursor.numbers("Q", cursor.numbers("I")[0])[::-1]
-            kind, offset = cursor.numbers("I") + cursor.numbers("Q")
-            tensors[name] = TensorInfo(kind, shape, offset)
-        alignment = keys.get(_ALIGNMENT, 32)
-        return Header(keys, tensors, len(buffer) - -(-cursor.at // alignment) * alignment)
+        head = read_head(buffer)
+        return Header(head.keys, head.tensors, len(buffer) - head.data_begin)
+
+
+def read_head(buffer: mmap.mmap) -> Head:
+    """The head of a file that is mapped.
+
+    Raises:
+        ValueError: see `read_header`.
+    """
+    cursor = _Cursor(buffer)
+    if buffer[:4] != MAGIC:
+        raise ValueError("it does not begin with GGUF")
+    cursor.at = 4
+    (version,) = cursor.numbers("I")
+    if version not in VERSIONS:
+        raise ValueError(f"its version is {version}, expected one of {VERSIONS}")
+    tensor_count, key_count = cursor.numbers("Q", 2)
+    keys, spans = {}, {}
+    for _ in range(key_count):
+        begin = cursor.at
+        name = cursor.string()
+        keys[name] = cursor.value(cursor.numbers("I")[0])
+        spans[name] = (begin, cursor.at)
+    tensors, list_begin = {}, cursor.at
+    for _ in range(tensor_count):
+        name = cursor.string()
+        shape = cursor.numbers("Q", cursor.numbers("I")[0])[::-1]
+        kind, offset = cursor.numbers("I") + cursor.numbers("Q")
+        tensors[name] = TensorInfo(kind, shape, offset)
+    return Head(version, keys.get(_ALIGNMENT, 32), keys, spans, tensors, list_begin, cursor.at)

@@ -21,10 +21,11 @@ _ADD_BOS = "tokenizer.ggml.add_bos_token"
 _SENTENCEPIECE = "llama"
 _BYTE_LEVEL = ("gpt2", "gemma4")
 _TOKENS = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
+_STRIPPING, _NOT_STRIPPING = ("phi-3", "phi3"), ("<unk>", "<s>", "<|endoftext|>")
 # Where a file says nothing of them; a byte-level one then has none.
 _SENTENCEPIECE_IDS = {"unknown": 0, "bos": 1, "eos": 2}
 # Tokens that end an answer in llama.cpp by their names, beside the ids that a file has for it.
-_ENDS = frozenset(
+ENDS_BY_NAME = frozenset(
     [
         "<|eot_id|>",
         "<|im_end|>",
@@ -75,6 +76,8 @@ def tokenizer_files(keys: dict[str, Any], source: Path) -> TokenizerFiles:
     template = keys.get(TEMPLATE, "")
     if kind == _SENTENCEPIECE:
         config |= {"tokenizer_class": "LlamaTokenizer", "add_bos_token": bool(keys.get(_ADD_BOS, True)), "legacy": True}
+        if strips := _stripping(keys, pieces):
+            config["added_tokens_decoder"] = strips
         return TokenizerFiles(source, sentencepiece=sentencepiece_model(keys), config=config, template=template)
     if kind in _BYTE_LEVEL:
         begins = "bos_token" in config and bool(keys.get(_ADD_BOS, file_splitting(keys, source).begins))
@@ -88,6 +91,21 @@ def tokenizer_files(keys: dict[str, Any], source: Path) -> TokenizerFiles:
     )
 
 
+def _stripping(keys: dict[str, Any], pieces: list[str]) -> dict[str, Any]:
+    """Control tokens that take the blanks behind them away, as tokenizer_config.json has them: a file does not say it,
+    and llama.cpp goes by its name.
+    """
+    name = str(keys.get("general.name", "")).lower()
+    if not any(one in name for one in _STRIPPING):
+        return {}
+    types = keys.get("tokenizer.ggml.token_type") or []
+    return {
+        str(number): {"content": piece, "lstrip": False, "rstrip": True, "normalized": False, "special": True}
+        for number, (piece, kind) in enumerate(zip(pieces, types, strict=False))
+        if kind == CONTROL and piece not in _NOT_STRIPPING
+    }
+
+
 def end_ids(keys: dict[str, Any]) -> list[int]:
     """Every id that ends an answer: EOS first, then those of turns and messages, then those that go by their names."""
     pieces, types = keys.get("tokenizer.ggml.tokens") or [], keys.get("tokenizer.ggml.token_type") or []
@@ -95,7 +113,7 @@ def end_ids(keys: dict[str, Any]) -> list[int]:
     named += [
         number
         for number, (piece, kind) in enumerate(zip(pieces, types, strict=False))
-        if kind in (CONTROL, USER_DEFINED) and piece in _ENDS
+        if kind in (CONTROL, USER_DEFINED) and piece in ENDS_BY_NAME
     ]
     return list(dict.fromkeys(number for number in named if number is not None))
 

@@ -19,7 +19,7 @@ class ModelFlags:
     """Which base model, and how precise."""
 
     model_path: str = flag(
-        "models/tiny-llama-zh", "base model: a folder in Hugging Face format, or a hub id owner/name"
+        "models/tiny-llama-zh", "base model: a folder in Hugging Face format, a hub id owner/name, or a .gguf file"
     )
     bits: Literal[4, 8, 16, 32] | None = flag(
         None,

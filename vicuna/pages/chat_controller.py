@@ -23,8 +23,9 @@ from vicuna.pages.decoding_controls import CONTROL_NAMES, MAX_VALUE, kwargs_from
 from vicuna.pages.events import throttle
 from vicuna.pages.rendering import chatbot_message, chatbot_messages
 from vicuna.pages.strings import Strings
-from vicuna.prompt.own_template import knows_thinking, split_answer
-from vicuna.prompt.templates import split_system, takes_turns
+from vicuna.prompt.own_template import split_answer
+from vicuna.prompt.templates import split_system
+from vicuna.prompt.traits import knows_thinking, takes_turns
 
 MAX_MESSAGE_CHARS = 100_000  # what a context holds is far less
 THINKING_CHOICES = ("", "keep", "empty")  # as trained, on, off

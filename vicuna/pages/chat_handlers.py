@@ -18,8 +18,8 @@ from vicuna.pages.localization import request_strings
 from vicuna.pages.markup import safe_markdown
 from vicuna.pages.rendering import chatbot_messages, notice, turn_at
 from vicuna.pages.strings import STRINGS, Strings
-from vicuna.prompt.own_template import knows_thinking
 from vicuna.prompt.templates import split_system
+from vicuna.prompt.traits import knows_thinking
 
 READY = gr.update(submit_btn=True, stop_btn=False)  # where a message is typed, while no answer is running
 

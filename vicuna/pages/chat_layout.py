@@ -9,7 +9,7 @@ from vicuna.pages.localization import i18n
 from vicuna.pages.markup import LATEX_DELIMITERS, safe_markdown
 from vicuna.pages.rendering import notice
 from vicuna.pages.strings import STRINGS
-from vicuna.prompt.own_template import knows_thinking
+from vicuna.prompt.traits import knows_thinking
 
 THINKING = {"trained": "", "on": "keep", "off": "empty"}
 MAX_MEMORY = 2048  # the original's end of the slider

@@ -15,7 +15,7 @@ from itertools import pairwise
 from typing import Any
 
 from vicuna.errors import UserError
-from vicuna.prompt.rendering import BASE, OPENED, QUESTION, Renderer
+from vicuna.prompt.rendering import OPENED, QUESTION, Renderer
 from vicuna.prompt.replaced_templates import kept_as_written
 
 THINKING = ("keep", "drop", "empty")
@@ -167,11 +167,6 @@ def split_thought(message: Mapping[str, Any]) -> tuple[str, str]:
         return content, thought
     found = _THOUGHT.match(content)
     return (content[found.end() :], found[1].strip()) if found else (content, "")
-
-
-def knows_thinking(prompt_type: str, chat: ChatTemplate | None) -> bool:
-    """Whether thinking can be switched in prompts of this type; `chat` is the base's own template."""
-    return prompt_type == BASE and chat is not None and chat.knows_thinking
 
 
 @dataclass(frozen=True)

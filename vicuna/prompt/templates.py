@@ -6,7 +6,6 @@ training, for the pages and for exports alike, and `prompt_ids` its ids. Prompt 
 labels are exact.
 """
 
-import json
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any, NotRequired, Protocol, TypedDict
 from vicuna.errors import UserError
 from vicuna.prompt.own_template import ChatTemplate, Turn
 from vicuna.prompt.rendering import BASE
+from vicuna.prompt.traits import first_messages, tools_of
 from vicuna.prompt.wordings import TEMPLATES
 
 IGNORE_INDEX = -100  # what torch's cross entropy ignores by default
@@ -72,36 +72,6 @@ def split_system(messages: Sequence[Message]) -> tuple[Sequence[Message], Sequen
     """The system message, if there is one, and the others."""
     count = 1 if messages and messages[0]["role"] == "system" else 0
     return messages[:count], messages[count:]
-
-
-def first_messages(messages: Sequence[Message]) -> list[int]:
-    """Where turns begin: the indices of the questions, behind which answers and what functions said follow."""
-    return [at for at, message in enumerate(messages) if message["role"] == "user"]
-
-
-def tools_of(messages: Sequence[Message]) -> str:
-    """The functions that a dialogue says there are, as JSON, "" for none."""
-    return json.dumps(messages[0]["tools"], ensure_ascii=False) if messages and messages[0].get("tools") else ""
-
-
-def with_tools(tokenizer: Tokenizer, messages: Sequence[Message]) -> Tokenizer:
-    """The tokenizer with the functions that a dialogue says there are, where it says so."""
-    return tokenizer.with_settings(tools=tools) if (tools := tools_of(messages)) else tokenizer
-
-
-def takes_system(prompt_type: str, chat: ChatTemplate | None = None) -> bool:
-    """Whether a prompt type has a place for a system message; `chat` is the base's own template."""
-    return bool(chat and chat.takes_system) if prompt_type == BASE else TEMPLATES[prompt_type].takes_system
-
-
-def takes_turns(prompt_type: str) -> bool:
-    """Whether a prompt type has a place for earlier turns."""
-    return prompt_type == BASE or bool(TEMPLATES[prompt_type].turn)
-
-
-def answers_apart(prompt_type: str) -> bool:
-    """Whether the ids of an answer are those of a text of its own, which begins with a dummy space."""
-    return prompt_type != BASE and TEMPLATES[prompt_type].answer_apart
 
 
 def unsupported(prompt_type: str, messages: Sequence[Message]) -> str:
@@ -168,6 +138,11 @@ def segments(prompt_type: str, messages: Sequence[Message], chat: ChatTemplate |
         preamble = template.system_with_input
     user = template.user_with_input if extra else template.user
     return [preamble + user.format(content=content, input=extra) + template.answer]
+
+
+def with_tools(tokenizer: Tokenizer, messages: Sequence[Message]) -> Tokenizer:
+    """The tokenizer with the functions that a dialogue says there are, where it says so."""
+    return tokenizer.with_settings(tools=tools) if (tools := tools_of(messages)) else tokenizer
 
 
 def own_template(chat: ChatTemplate | None) -> ChatTemplate:

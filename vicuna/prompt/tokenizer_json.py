@@ -15,6 +15,7 @@ from vicuna.errors import UserError
 from vicuna.foreign import NEVER_RUN
 from vicuna.prompt.probes import probe_texts
 from vicuna.prompt.tokenizer import TextTokenizer
+from vicuna.prompt.tokenizer_files import read_tokenizer_files
 
 # What a chat template may put behind BOS. Some conversions put no space before it, as SentencePiece does, and merge
 # runs of spaces in another order.
@@ -71,7 +72,10 @@ def write_tokenizer_json(
             single=f"{begin} $A", pair=f"{begin} $A {begin} $B", special_tokens=[(begin, proto.trainer_spec.bos_id)]
         )
     controls = [piece.piece for piece in proto.pieces if piece.type in (piece.UNKNOWN, piece.CONTROL)]
-    tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in controls])
+    strips = _declared_strips(folder)
+    tokenizer.add_special_tokens([
+        AddedToken(name, special=True, normalized=False, **strips.get(name, {})) for name in controls
+    ])  # fmt: skip
     tokenizer.add_tokens(list(further))
     named = {"unk_token": unknown, "bos_token": begin, "eos_token": end, "pad_token": padding}
     named["model_max_length"] = context
@@ -87,6 +91,13 @@ def write_tokenizer_json(
         f"{equal} pieces of tokenizer.model share their score, and programs that read tokenizer.json merge them in "
         "another order than SentencePiece: a few texts have other ids there"
     )
+
+
+def _declared_strips(folder: Path) -> dict[str, dict[str, bool]]:
+    """Which tokens take the blanks beside them away, by name, as tokenizer_config.json says."""
+    listed = read_tokenizer_files(folder).config.get("added_tokens_decoder")
+    tokens = [one for one in listed.values() if isinstance(one, dict)] if isinstance(listed, dict) else []
+    return {str(one.get("content")): {name: one.get(name) is True for name in ("lstrip", "rstrip")} for one in tokens}
 
 
 def _name_class(file: Path, begins: bool) -> None:
