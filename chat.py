@@ -29,7 +29,7 @@ def main(model_flags: ModelFlags, chat: ChatFlags, serve: ServeFlags, decoding: 
         decoding = replace(decoding, min_new_tokens=5)  # where the original's chat page stood
     log.set_up()
     # Imported here so that --help and a mistyped flag answer at once.
-    from vicuna.answer.assistant import check_beams, load_assistant
+    from vicuna.answer.loading import check_beams, load_assistant
 
     check_beams(model_flags.model_path, decoding, chat.lora_path)
     assistant = load_assistant(model_flags, serve, chat.lora_path)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vicuna import log
-from vicuna.args import parse
+from vicuna.args import Fallback, parse
 from vicuna.data.flags import DataFlags
 from vicuna.errors import ended_by_signals, run
 from vicuna.files.folder_lock import output_folder
@@ -37,18 +37,8 @@ if TYPE_CHECKING:
     from vicuna.train.trainer import AdapterTrainer
 
 
-def main(
-    model_flags: ModelFlags,
-    data_flags: DataFlags,
-    lora_flags: LoraFlags,
-    run_flags: RunFlags,
-    prompt_type: str = "instruct",
-) -> None:
-    """Train as the flags say. What a stage needs is imported in it: --help and a mistyped flag answer at once.
-
-    Args:
-        prompt_type: where neither the flags name one nor the base declares a chat template.
-    """
+def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, run_flags: RunFlags) -> None:
+    """Train as the flags say. What a stage needs is imported in it: --help and a mistyped flag answer at once."""
     flags = TrainFlags(model_flags, data_flags, lora_flags, run_flags)
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     gpus = one_gpu_per_process(os.environ)
@@ -60,7 +50,7 @@ def main(
         sources = open_data(flags, gpus)
 
         # 2. base and adapter, as far as they can be checked without loading weights
-        setup = check_setup(flags, sources, world_size, prompt_type)
+        setup = check_setup(flags, sources, world_size)
 
         # 3. examples and the plan
         planned = plan_run(setup, sources, rank, world_size)
@@ -131,7 +121,7 @@ def open_data(flags: TrainFlags, gpus: int) -> "list[Source]":
     return sources
 
 
-def check_setup(flags: TrainFlags, sources: "list[Source]", world_size: int, prompt_type: str) -> Setup:
+def check_setup(flags: TrainFlags, sources: "list[Source]", world_size: int) -> Setup:
     """Check flags, base and adapter against each other and against the run that is gone on with, if any."""
     import torch
 
@@ -150,7 +140,7 @@ def check_setup(flags: TrainFlags, sources: "list[Source]", world_size: int, pro
     check_reporter(flags.run)
     base = check_base(flags.model.model_path, flags.model.context)
     flags = flags._replace(
-        data=flags.data.named(prompt_type, declares_template(base)),
+        data=flags.data.named(declares_template(base)),
         model=use_as_stored(base.path, base.config, flags.model, flags.lora.train),
         lora=with_named_modules(flags.lora, base.config),
     )
@@ -275,27 +265,9 @@ def load_model(setup: Setup) -> "torch.nn.Module":
 
 def run_facts(setup: Setup, plan: "Plan") -> dict[str, Any]:
     """What run_args.json says of the run, everywhere it stands; what the run is reported to is made ready with it."""
-    from vicuna.train.own_template import template_facts
-    from vicuna.train.reporting import start_reporter
-    from vicuna.train.resume import run_id
+    from vicuna.train.facts import describe_run
 
-    start, name = setup.start, run_id(setup.start)
-    if int(os.environ.get("RANK", 0)) == 0:
-        start_reporter(setup.flags.run, name, os.environ)
-    return {
-        "run_id": name,
-        "flags": setup.flags.by_name(),
-        "prompt_type": setup.flags.data.prompt_type,
-        **template_facts(setup.base.tokenizer, setup.flags.data, plan.facts),
-        "trains": setup.flags.lora.trains,  # --train, as the spellings are meant since the embeddings can be alone
-        "plan": plan.facts,
-        "base_file": setup.base.file and setup.base.file.name,  # a GGUF; several in one folder are common
-        "exact": setup.exact,  # what a resumed run is compared with, beside the flags
-        # what this run has from elsewhere, and a resumed one has to take over
-        "data_start": start.data_start,
-        "at_least": start.min_steps,
-        "inherited": {**start.inherited, **(vars(setup.flags.lora) if start.adapter else {})},
-    }
+    return describe_run(setup.flags, setup.start, setup.exact, setup.base, plan.facts)
 
 
 def make_trainer(
@@ -360,4 +332,4 @@ def save(setup: Setup, trainer: "AdapterTrainer", model: "torch.nn.Module", fact
 
 
 if __name__ == "__main__":
-    run(lambda: main(*parse(__doc__, ModelFlags, DataFlags, LoraFlags, RunFlags, prompt_type=None)))
+    run(lambda: main(*parse(__doc__, ModelFlags, DataFlags, LoraFlags, RunFlags, prompt_type=Fallback("instruct"))))

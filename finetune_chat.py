@@ -9,7 +9,7 @@ adapter, and 5 % of the steps warm up. `python finetune_chat.py --help` lists ev
 """
 
 from finetune import main
-from vicuna.args import parse
+from vicuna.args import Fallback, parse
 from vicuna.data.flags import DataFlags
 from vicuna.errors import run
 from vicuna.model.flags import LoraFlags, ModelFlags
@@ -17,7 +17,7 @@ from vicuna.train.flags import RunFlags
 
 DEFAULTS = {
     "data_path": ["sample/chat/data_sample.jsonl"],
-    "prompt_type": None,
+    "prompt_type": "chat",
     "cutoff_len": 2048,
     "lora_target_modules": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
     "warmup_ratio": 0.05,
@@ -25,4 +25,5 @@ DEFAULTS = {
 }
 
 if __name__ == "__main__":
-    run(lambda: main(*parse(__doc__, ModelFlags, DataFlags, LoraFlags, RunFlags, **DEFAULTS), prompt_type="chat"))
+    defaults = {**DEFAULTS, "prompt_type": Fallback(DEFAULTS["prompt_type"])}
+    run(lambda: main(*parse(__doc__, ModelFlags, DataFlags, LoraFlags, RunFlags, **defaults)))

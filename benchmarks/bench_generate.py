@@ -145,7 +145,7 @@ def main(flags: GenerateFlags) -> None:
 
 def open_base(base: Path, bits: int) -> "Assistant":
     """The base as every program loads it."""
-    from vicuna.answer.assistant import load_assistant
+    from vicuna.answer.loading import load_assistant
 
     return load_assistant(ModelFlags(model_path=str(base), bits=bits), ServeFlags(prompt_type="chat", cache_gib=2))
 

@@ -88,8 +88,8 @@ def bench_speeds(models: list[tuple[str, str, int]], lengths: list[int], most_ne
 
 def bench_speed(name: str, model_path: str, lora_path: str, bits: int, rounds: list[tuple[int, int]]) -> dict[str, Any]:
     """Print the rows of a model; what is in them."""
-    from vicuna.answer.assistant import load_assistant
     from vicuna.answer.flags import ServeFlags
+    from vicuna.answer.loading import load_assistant
     from vicuna.evaluation.memory import PeakMemory
     from vicuna.model.flags import ModelFlags
 

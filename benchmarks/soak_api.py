@@ -116,7 +116,7 @@ def serve(model: ModelFlags, fd: int) -> None:
     import uvicorn
     from fastapi import FastAPI
 
-    from vicuna.answer.assistant import load_assistant
+    from vicuna.answer.loading import load_assistant
     from vicuna.api.routes import add_routes
 
     app, flags = FastAPI(), ServeFlags()

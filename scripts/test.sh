@@ -15,6 +15,7 @@ began=$SECONDS
 bash scripts/install.sh requirements.txt requirements_dev.txt
 bash scripts/install_gptq.sh
 bash scripts/install_eval.sh
+bash scripts/install_smollm2.sh
 . scripts/environment.sh
 unset PYTHONDONTWRITEBYTECODE # else each of hundreds of processes compiles the project anew
 export HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false GRADIO_ANALYTICS_ENABLED=0

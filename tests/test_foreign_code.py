@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.test_layers import OURS, ROOT, name, tree
-from vicuna.answer.assistant import load_assistant
 from vicuna.answer.flags import ServeFlags
+from vicuna.answer.loading import load_assistant
 from vicuna.errors import UserError
 from vicuna.foreign import NEVER_RUN
 from vicuna.model.base import check_base

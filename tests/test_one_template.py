@@ -40,8 +40,9 @@ from tests.served import make_adapter
 pytest.importorskip("gguf", reason="gguf is not installed: bash scripts/install_cpp.sh")
 pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed: bash scripts/install_cpp.sh")
 
-from vicuna.answer.assistant import Assistant, load_assistant
+from vicuna.answer.assistant import Assistant
 from vicuna.answer.flags import ChatFlags, DecodingFlags, ServeFlags
+from vicuna.answer.loading import load_assistant
 from vicuna.api.parsing import parse_chat
 from vicuna.gguf.library import load_llama_cpp
 from vicuna.model.flags import ModelFlags

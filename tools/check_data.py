@@ -15,7 +15,7 @@ from statistics import median
 from typing import Any
 
 from vicuna import log
-from vicuna.args import flag, parse
+from vicuna.args import Fallback, flag, parse
 from vicuna.data.bad_row import BadRow
 from vicuna.data.examples import label_spans, tokenise
 from vicuna.data.files import read_rows
@@ -24,6 +24,7 @@ from vicuna.data.flags import DataFlags
 from vicuna.data.formats import detect_format, to_messages
 from vicuna.data.records import SHOWN_BAD_ROWS, Records, Source, open_sources, refusal
 from vicuna.errors import UserError, run
+from vicuna.prompt.rendering import BASE
 
 BARS = 10  # of the histogram
 BAR_WIDTH = 40  # characters of its longest bar
@@ -97,7 +98,7 @@ def read(
     records.sources.append(source)
     for line, row in rows:
         try:
-            report.formats[detect_format(row).name] += 1
+            report.formats[detect_format(row, own=data.prompt_type == BASE).name] += 1
             messages = to_messages(fill(row, fills, filled), data.prompt_type)
             if refuse and (why := refuse(messages)):
                 raise BadRow(why, "does not fit the base's chat template")
@@ -140,12 +141,12 @@ def print_some(lines: Sequence[str]) -> None:
 def open_base(model_path: str, data: DataFlags) -> tuple[Any, DataFlags]:
     """The base's tokenizer, None where no base is named, and the flags with the prompt type that training takes."""
     if not model_path:
-        return None, data.named("instruct", has_template=False)
+        return None, data.named(has_template=False)
     from vicuna.model.base import check_base
     from vicuna.train.own_template import declares_template, with_template_settings
 
     base = check_base(model_path)
-    data = data.named("instruct", declares_template(base))
+    data = data.named(declares_template(base))
     return with_template_settings(base.tokenizer, data, None), data
 
 
@@ -199,4 +200,8 @@ def with_files(argv: list[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    run(lambda: main(*parse(__doc__, CheckFlags, DataFlags, argv=with_files(sys.argv[1:]), prompt_type=None)))
+    run(
+        lambda: main(
+            *parse(__doc__, CheckFlags, DataFlags, argv=with_files(sys.argv[1:]), prompt_type=Fallback("instruct"))
+        )
+    )

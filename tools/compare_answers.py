@@ -37,8 +37,8 @@ def main(model_flags: ModelFlags, flags: CompareFlags) -> None:
     records = read_records(flags.questions, "instruct")
     from tqdm import tqdm
 
-    from vicuna.answer.assistant import load_assistant
     from vicuna.answer.decoding import generation_kwargs
+    from vicuna.answer.loading import load_assistant
 
     assistant = load_assistant(model_flags, ServeFlags(), [flags.lora_path])
     for warning in assistant.warnings:

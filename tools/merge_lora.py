@@ -36,7 +36,8 @@ class MergeFlags:
     """What is merged into what, and what becomes of it."""
 
     model_path: str = flag(
-        DEFAULTS["model_path"], "base model: a folder in Hugging Face format, or a hub id owner/name; not changed"
+        DEFAULTS["model_path"],
+        "base model: a folder in Hugging Face format, a hub id owner/name, or a .gguf file; not changed",
     )
     lora_path: list[str] = flag(
         DEFAULTS["lora_path"], "adapters, folders or hub ids, merged one after the other in this order"

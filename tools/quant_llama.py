@@ -239,10 +239,10 @@ def stored_dtype(base: "Base") -> "torch.dtype":
 
 def read_rows(flags: QuantiseFlags, base: "Base") -> "Calibration":
     """The rows that it is quantised on, and what is kept to measure on."""
-    from vicuna.model.adapter_files import model_run_args
+    from vicuna.model.adapter_files import model_prompt_type
     from vicuna.quantise.calibration import read_calibration
 
-    prompt_type = flags.prompt_type or model_run_args(base.path).get("prompt_type") or "instruct"
+    prompt_type = flags.prompt_type or model_prompt_type(base)
     length = min(flags.seqlen, base.context)
     if length < flags.seqlen and flags.seqlen != SEQLEN:
         log.log.info("--seqlen %d is cut to the model's context of %d tokens", flags.seqlen, length)

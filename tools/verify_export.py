@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from vicuna.data.records import Records
     from vicuna.export.updates import AdapterUpdate
     from vicuna.model.base import Base
+    from vicuna.prompt.tokenizer import TextTokenizer
 
 TEXTS = "sample/instruct/certificate.jsonl"
 ROOT = Path(__file__).resolve().parent.parent
@@ -75,6 +76,7 @@ def main(flags: CertificateFlags) -> None:
     from vicuna.certificate.comparison import compare_artefacts, print_table
     from vicuna.export.manifests import check_input
     from vicuna.export.updates import read_updates
+    from vicuna.model.adapter_files import as_trained
     from vicuna.model.base import check_base
 
     base = check_base(flags.model_path)
@@ -89,7 +91,8 @@ def main(flags: CertificateFlags) -> None:
     with tempfile.TemporaryDirectory(prefix=".certifying-", dir=out.parent) as aside:
         plain = base_as_plain(base, Path(aside) / "plain")
         alone = base_alone(plain, updates, Path(aside) / "base")
-        texts, prompts = encode_texts(alone, prompt_type or "text", records, flags.max_new_tokens)
+        tokenizer = as_trained(alone.tokenizer, updates[-1].folder)
+        texts, prompts = encode_texts(tokenizer, alone.context, prompt_type or "text", records, flags.max_new_tokens)
         context = max(map(len, [*texts, *prompts])) + flags.max_new_tokens
         from vicuna.certificate.artefacts import Setup
         from vicuna.certificate.identity import expected_identity
@@ -167,17 +170,17 @@ def base_alone(base: "Base", updates: list["AdapterUpdate"], folder: Path) -> "B
 
 
 def encode_texts(
-    base: "Base", prompt_type: str, records: "Records", room: int
+    tokenizer: "TextTokenizer", context: int, prompt_type: str, records: "Records", room: int
 ) -> tuple[list[list[int]], list[list[int]]]:
     """Ids of the texts, cut at the base's context; and of the prompts that leave room for an answer."""
-    encoded = [encode(base.tokenizer, prompt_type, one, base.context) for one in records.dialogues]
+    encoded = [encode(tokenizer, prompt_type, one, context) for one in records.dialogues]
     texts = [one.input_ids for one in encoded if one]
-    asked = [prompt_ids(base.tokenizer, prompt_type, one[:-1]) for one in records.dialogues if len(one) > 1]
-    prompts = [ids for ids in asked if len(ids) + room <= base.context]
+    asked = [prompt_ids(tokenizer, prompt_type, one[:-1]) for one in records.dialogues if len(one) > 1]
+    prompts = [ids for ids in asked if len(ids) + room <= context]
     if not texts or not prompts:
         raise UserError(
             f"of {len(records.dialogues)} --texts none leaves room for an answer in the base's context of "
-            f"{base.context} tokens: name shorter ones, with a prompt each, or lower --max_new_tokens."
+            f"{context} tokens: name shorter ones, with a prompt each, or lower --max_new_tokens."
         )
     return texts, prompts
 

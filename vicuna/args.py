@@ -9,7 +9,7 @@ import math
 import sys
 from argparse import Action, ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
-from dataclasses import field, fields
+from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from typing import Any
 
@@ -21,6 +21,16 @@ class Words(list):
 
     def __str__(self) -> str:
         return " ".join(map(str, self))
+
+
+@dataclass(frozen=True)
+class Fallback:
+    """A default that gives way to what only the base tells; a help text shows it as it is typed."""
+
+    value: str
+
+    def __str__(self) -> str:
+        return self.value
 
 
 class Gather(Action):

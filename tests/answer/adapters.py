@@ -6,8 +6,9 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, get_peft_model
 
-from vicuna.answer.assistant import Assistant, load_assistant
+from vicuna.answer.assistant import Assistant
 from vicuna.answer.flags import ServeFlags
+from vicuna.answer.loading import load_assistant
 from vicuna.model import adapter
 from vicuna.model.base import check_base, load_base
 from vicuna.model.flags import ModelFlags

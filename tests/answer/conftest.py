@@ -7,8 +7,9 @@ import pytest
 from tests.answer.adapters import make_adapter
 from tests.answer.gguf_assistants import POEMS, PROMPTS, opened
 from tests.gguf.gguf_models import export
-from vicuna.answer.assistant import Assistant, load_assistant
+from vicuna.answer.assistant import Assistant
 from vicuna.answer.flags import ServeFlags
+from vicuna.answer.loading import load_assistant
 from vicuna.model.flags import ModelFlags
 
 

@@ -4,9 +4,10 @@ from pathlib import Path
 
 from transformers import GenerationConfig
 
-from vicuna.answer.assistant import Assistant, load_assistant
+from vicuna.answer.assistant import Assistant
 from vicuna.answer.decoding import generation_kwargs
 from vicuna.answer.flags import DecodingFlags, ServeFlags
+from vicuna.answer.loading import load_assistant
 from vicuna.model.flags import ModelFlags
 
 BARE = GenerationConfig()

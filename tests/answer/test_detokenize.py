@@ -9,6 +9,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from tests.own_bases import write_tokenizer
 from vicuna.answer.detokenize import Detokenizer, StopStrings
 from vicuna.prompt.tokenizer import TextTokenizer
 
@@ -54,6 +55,18 @@ def test_a_text_that_grows_by_a_token_is_the_text_of_the_whole(tokenizer):
         texts = Detokenizer(tokenizer)
         for end in range(len(ids) + 1):
             assert texts.decode(ids[:end]) == whole(tokenizer, ids[:end])
+
+
+def test_a_token_that_ends_a_character_and_begins_the_next_shows_none_of_it(tmp_path):
+    write_tokenizer(tmp_path, "thinking")
+    tokenizer = TextTokenizer(tmp_path)
+    text = "今天晴。"
+    ids = tokenizer.encode_continuation(text)
+    texts = [whole(tokenizer, ids[:end]) for end in range(len(ids) + 1)]
+
+    assert any(tokenizer.decode_continuation([i]).count("\ufffd") > 1 for i in ids)  # such a token is there
+    assert texts[-1] == text
+    assert all(text.startswith(one) for one in texts)
 
 
 def test_texts_that_skip_and_branch_are_those_of_the_whole(tokenizer):

@@ -10,8 +10,8 @@ import torch
 from tests.answer.gguf_assistants import GREEDY as GGUF_GREEDY
 from tests.answer.gguf_assistants import answered
 from tests.gguf.gguf_models import change_config, export, hf_model
-from vicuna.answer.assistant import load_assistant
 from vicuna.answer.flags import ServeFlags
+from vicuna.answer.loading import load_assistant
 from vicuna.errors import UserError
 from vicuna.model.flags import ModelFlags
 

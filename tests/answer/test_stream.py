@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from tests.answer.modes import BARE, MODES, chosen_for, counted, long_ids
-from vicuna.answer.assistant import load_assistant
 from vicuna.answer.decoding import decoding_mode, generation_kwargs
 from vicuna.answer.flags import DecodingFlags, ServeFlags
+from vicuna.answer.loading import load_assistant
 from vicuna.answer.stream import EMPTY_RESULT, PENDING, Step, Streamer
 from vicuna.errors import UserError
 from vicuna.log import log

@@ -230,7 +230,7 @@ def test_the_tables_go_into_pages_of_both_languages(base, asked, tmp_path):
 
 
 def test_what_can_not_be_asked_is_refused_before_a_model_is_read(base, adapter, asked, tmp_path, monkeypatch):
-    from vicuna.answer.assistant import Checked
+    from vicuna.answer.loading import Checked
 
     monkeypatch.setattr(Checked, "load", None, raising=False)
 

@@ -14,8 +14,8 @@ from lm_eval.models.openai_completions import LocalCompletionsAPI
 from tests.certificate.certifying import needs_cpp
 from tests.exams.planting import question
 from tests.served import Server
-from vicuna.answer.assistant import load_assistant
 from vicuna.answer.flags import ServeFlags
+from vicuna.answer.loading import load_assistant
 from vicuna.evaluation.flags import ModelsFlags, OutputFlags
 from vicuna.exams.choice import evaluate_choice
 from vicuna.exams.flags import ChoiceFlags

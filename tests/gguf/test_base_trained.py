@@ -12,9 +12,9 @@ from tests.answer.gguf_assistants import GREEDY, answered
 from tests.export.tool_models import tool
 from tests.gguf.byte_level_models import ROOT, write_gguf
 from tests.gguf.gguf_models import distance, hf_logits
-from vicuna.answer.assistant import check_beams, load_assistant
 from vicuna.answer.decoding import DecodingFlags
 from vicuna.answer.flags import ServeFlags
+from vicuna.answer.loading import check_beams, load_assistant
 from vicuna.errors import UserError
 from vicuna.model.base import check_base, fingerprint, load_base
 from vicuna.model.flags import ModelFlags

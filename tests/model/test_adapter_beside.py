@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from tests.model.tiny_adapters import logits
-from vicuna.answer.assistant import load_assistant
 from vicuna.answer.flags import ServeFlags
+from vicuna.answer.loading import load_assistant
 from vicuna.errors import UserError
 from vicuna.export.manifests import model_hashes, tensor_digests
 from vicuna.model.adapter import load_adapter, new_adapter, plan_adapter, save_adapter

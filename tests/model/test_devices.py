@@ -7,10 +7,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from vicuna.answer.assistant import load_assistant
 from vicuna.answer.engine import GenerationRequest
 from vicuna.answer.flags import ServeFlags
 from vicuna.answer.hf_engine import HFEngine
+from vicuna.answer.loading import load_assistant
 from vicuna.answer.worker import Worker
 from vicuna.errors import UserError
 from vicuna.model.base import check_base, load_base

@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from tests.export.merging import run as merge
 from tests.model.tiny_adapters import logits, new_adapter, train_losses
-from vicuna.answer.assistant import load_assistant
 from vicuna.answer.flags import ServeFlags
+from vicuna.answer.loading import load_assistant
 from vicuna.errors import UserError
 from vicuna.model.adapter import save_adapter
 from vicuna.model.base import check_base, load_base

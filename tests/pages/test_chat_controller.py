@@ -2,8 +2,8 @@
 
 import pytest
 
-from vicuna.answer.assistant import load_assistant
 from vicuna.answer.flags import ServeFlags
+from vicuna.answer.loading import load_assistant
 from vicuna.answer.stream import OUT_OF_MEMORY, Beam, Update
 from vicuna.errors import UserError
 from vicuna.model.flags import ModelFlags

@@ -12,9 +12,10 @@ from tests.served import make_adapter
 pytest.importorskip("gguf", reason="gguf is not installed: bash scripts/install_cpp.sh")
 pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed: bash scripts/install_cpp.sh")
 
-from vicuna.answer.assistant import Assistant, check_beams, load_assistant
+from vicuna.answer.assistant import Assistant
 from vicuna.answer.decoding import generation_kwargs
 from vicuna.answer.flags import DecodingFlags, ServeFlags
+from vicuna.answer.loading import check_beams, load_assistant
 from vicuna.errors import UserError
 from vicuna.model.flags import ModelFlags
 from vicuna.pages.strings import STRINGS

@@ -120,8 +120,8 @@ def test_generate_takes_what_was_trained(program, tiny_base, runs, kind):
 
 
 def test_a_whole_model_is_asked_in_the_template_it_learnt(tiny_base, tmp_path):
-    from vicuna.answer.assistant import load_assistant
     from vicuna.answer.flags import ServeFlags
+    from vicuna.answer.loading import load_assistant
     from vicuna.model.flags import ModelFlags
 
     folder = Path(shutil.copytree(tiny_base, tmp_path / "model"))

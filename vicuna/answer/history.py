@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 from vicuna.errors import UserError
-from vicuna.prompt.templates import Message, first_messages, prompt_ids, segments, split_system, takes_turns
+from vicuna.prompt.templates import BASE, Message, prompt_ids, segments, split_system, with_tools
 from vicuna.prompt.tokenizer import TextTokenizer
+from vicuna.prompt.traits import first_messages, takes_turns
 
+SHOWN_END = 32  # characters of a prompt's end, which an opened block of thinking is found in
 KEPT = 0.75  # of the budget, once turns are forgotten: the next turns then share their beginning with this one
 
 
@@ -61,6 +63,8 @@ class Trimmed:
         forgotten: turns left out, the oldest; a turn is a question with its answer.
         budget: most tokens that the prompt may have.
         max_new_tokens: as asked for, or lowered to what the context leaves.
+        prompt_end: how the prompt ends, by which thinking is told from the answer (see `split_answer`); None of prompt
+            types that know no thinking.
     """
 
     ids: list[int]
@@ -68,6 +72,7 @@ class Trimmed:
     forgotten: int
     budget: int
     max_new_tokens: int
+    prompt_end: str | None = None
 
 
 def trim(
@@ -91,6 +96,7 @@ def trim(
         MessageTooLong: the last message alone does not fit.
         UserError: messages that do not alternate.
     """
+    tokenizer = with_tools(tokenizer, messages) if prompt_type == BASE else tokenizer
     system, others = split_system(messages)
     lengths = _lengths.setdefault(tokenizer, PromptLengths())
     # A turn begins with a question, and has several answers where functions were called between them.
@@ -117,4 +123,6 @@ def trim(
             while first < last and length(first, last) > KEPT * budget:
                 first += 1
     shown = [*system, *others[starts[first] :]]
-    return Trimmed(prompt_ids(tokenizer, prompt_type, shown), shown, first, budget, new)
+    ids = prompt_ids(tokenizer, prompt_type, shown)
+    prompt_end = segments(prompt_type, shown, tokenizer.chat)[-1][-SHOWN_END:] if prompt_type == BASE else None
+    return Trimmed(ids, shown, first, budget, new, prompt_end)

@@ -17,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from vicuna.answer.detokenize import TextDelta
 from vicuna.answer.stream import Update
+from vicuna.api.calls import tell
 from vicuna.api.error_body import APIError
 from vicuna.api.parsing import CompletionRequest, EmbeddingRequest
 from vicuna.log import log
@@ -29,6 +30,7 @@ class ChatFormat:
     """How /v1/chat/completions puts the answers to a request."""
 
     prefix, whole, part = "chatcmpl-", "chat.completion", "chat.completion.chunk"
+    parts: tuple[str, ...] = ("reasoning_content", "content")  # the texts of an answer
 
     def __init__(self, asked: CompletionRequest):
         self.asked = asked
@@ -38,14 +40,15 @@ class ChatFormat:
 
     def body(self, updates: list[Update]) -> dict[str, Any]:
         """The finished answers."""
-        choices = [_choice(i, self._answer(update.text), update.finish_reason) for i, update in enumerate(updates)]
+        choices = [_choice(i, *self._answer(update)) for i, update in enumerate(updates)]
         return {**self._envelope(self.whole), "choices": choices, "usage": self._usage(updates), **self.notices}
 
     async def chunks(self, growing: AsyncIterator[tuple[int, Update]]) -> AsyncIterator[dict[str, Any]]:
         """The answers as OpenAI streams them: pieces, the finish reason of each, and at last the usage if asked for."""
         head = self._envelope(self.part) | ({"usage": None} if self.asked.include_usage else {})
         count = len(self.asked.prompts) * self.asked.n
-        grown = [TextDelta(steady=self.asked.chosen["num_beams"] == 1) for _ in range(count)]
+        steady = self.asked.chosen["num_beams"] == 1
+        grown = [{name: TextDelta(steady) for name in self.parts} for _ in range(count)]
         latest: dict[int, Update] = {}
         notices = self.notices
         for i in range(count):
@@ -54,10 +57,15 @@ class ChatFormat:
                 notices = {}
         async for i, update in growing:
             latest[i] = update
-            if new := grown[i].new(update.text, bool(update.finish)):
-                yield {**head, "choices": [_choice(i, self._piece(new), None)]}
+            parts, calls = self._parts(update)
+            for name, text in parts.items():
+                if new := grown[i][name].new(text, bool(update.finish)):
+                    yield {**head, "choices": [_choice(i, self._piece(name, new), None)]}
+            for number, call in enumerate(calls):
+                delta = {"delta": {"tool_calls": [{"index": number, **call}]}}
+                yield {**head, "choices": [_choice(i, delta, None)]}
             if update.finish:
-                yield {**head, "choices": [_choice(i, self._piece(""), update.finish_reason)]}
+                yield {**head, "choices": [_choice(i, self._piece("", ""), _finish_reason(update, calls))]}
         if self.asked.include_usage:
             yield {**head, "choices": [], "usage": self._usage(list(latest.values()))}
 
@@ -65,13 +73,23 @@ class ChatFormat:
         """What a stream begins with."""
         return {"delta": {"role": "assistant", "content": ""}}
 
-    def _answer(self, text: str) -> dict[str, Any]:
-        """A whole answer."""
-        return {"message": {"role": "assistant", "content": text, "refusal": None}}
+    def _parts(self, update: Update) -> tuple[dict[str, str], list[dict[str, Any]]]:
+        """The texts of an answer by their names, as far as they are sure, and its calls."""
+        told = tell(update, self.asked.prompt_end, self.asked.calling)
+        return dict(zip(self.parts, (told.thought, told.content), strict=True)), told.calls
 
-    def _piece(self, text: str) -> dict[str, Any]:
+    def _answer(self, update: Update) -> tuple[dict[str, Any], str | None]:
+        """A whole answer, and why it ended."""
+        parts, calls = self._parts(update)
+        content = None if calls and not parts["content"] else parts["content"]
+        message = {"role": "assistant", "content": content, "refusal": None}
+        message |= {"reasoning_content": thought} if (thought := parts["reasoning_content"]) else {}
+        message |= {"tool_calls": calls} if calls else {}
+        return {"message": message}, _finish_reason(update, calls)
+
+    def _piece(self, name: str, text: str) -> dict[str, Any]:
         """A part of one."""
-        return {"delta": {"content": text} if text else {}}
+        return {"delta": {name: text} if text else {}}
 
     def _envelope(self, kind: str) -> dict[str, Any]:
         return _envelope(self.prefix, kind, self.asked.model)
@@ -85,14 +103,19 @@ class CompletionFormat(ChatFormat):
     """How /v1/completions does."""
 
     prefix, whole, part = "cmpl-", "text_completion", "text_completion"
+    parts = ("text",)
 
     def _opening(self) -> dict[str, Any] | None:
         return None
 
-    def _answer(self, text: str) -> dict[str, Any]:
-        return {"text": text}
+    def _parts(self, update: Update) -> tuple[dict[str, str], list[dict[str, Any]]]:
+        return {"text": update.text}, []
 
-    _piece = _answer
+    def _answer(self, update: Update) -> tuple[dict[str, Any], str | None]:
+        return {"text": update.text}, update.finish_reason
+
+    def _piece(self, name: str, text: str) -> dict[str, Any]:
+        return {"text": text}
 
 
 def completion_envelope(model: str) -> dict[str, Any]:
@@ -102,6 +125,10 @@ def completion_envelope(model: str) -> dict[str, Any]:
 
 def _envelope(prefix: str, kind: str, model: str) -> dict[str, Any]:
     return {"id": prefix + uuid.uuid4().hex, "object": kind, "created": int(time.time()), "model": model}
+
+
+def _finish_reason(update: Update, calls: list[dict[str, Any]]) -> str | None:
+    return "tool_calls" if calls and update.finish_reason == "stop" else update.finish_reason
 
 
 def _choice(i: int, content: dict[str, Any], finish: str | None) -> dict[str, Any]:

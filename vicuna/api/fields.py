@@ -54,8 +54,11 @@ class RequestFields:
         """Names of those that are left to be taken, but for what means nothing here."""
         return set(self._values) - self._taken - IGNORED
 
-    def leave_out_tools(self) -> int:
+    def leave_out_tools(self, why: str = "and no tool is called here") -> int:
         """How many tools a model was offered that it may do without: none is ever called.
+
+        Args:
+            why: a call can not be had, as the end of a sentence about one that has to be made.
 
         Raises:
             APIError: one of them has to be called.
@@ -67,9 +70,7 @@ class RequestFields:
             if _is_free(chosen):
                 continue
             asked = json.dumps(chosen)[:80]
-            message = (
-                f"{choice} {asked} asks for a call, and no tool is called here; send auto or none, or leave it out."
-            )
+            message = f"{choice} {asked} asks for a call, {why}; send auto or none, or leave it out."
             raise APIError(400, message, choice, "unsupported_parameter")
         return count
 

@@ -8,10 +8,12 @@ from vicuna.answer.assistant import Assistant
 from vicuna.answer.decoding import FLOATS, SAMPLING_ONLY, generation_kwargs
 from vicuna.answer.flags import ChatFlags, DecodingFlags
 from vicuna.answer.history import MessageTooLong, trim
+from vicuna.api.calls import Calling, read_calls, read_thinking, read_tools
 from vicuna.api.error_body import APIError
 from vicuna.api.fields import RequestFields, check_type, is_integer
 from vicuna.errors import UserError
-from vicuna.prompt.templates import Message, prompt_ids
+from vicuna.prompt.own_template import ChatTemplate
+from vicuna.prompt.templates import BASE, Message, prompt_ids
 
 MAX_MESSAGES = 1000
 MAX_CHOICES = 16  # answers to one request
@@ -45,6 +47,8 @@ class CompletionRequest:
         prompt_type: that of a chat, "" of a text that is continued.
         chosen: generate()'s arguments; seed: of the first answer, the next ones count on.
         notices: what the user should know of what was sent; left_out: what of it the model is not shown.
+        prompt_end: how the prompt ends, by which thinking is told from the answer; None where it is not.
+        calling: how calls of functions are told; None where none are.
     """
 
     model: str
@@ -60,6 +64,8 @@ class CompletionRequest:
     prompt_type: str = ""
     notices: tuple[str, ...] = ()
     left_out: str = ""
+    prompt_end: str | None = None
+    calling: Calling | None = None
 
 
 @dataclass(frozen=True)
@@ -95,16 +101,17 @@ def parse_chat(
     """
     fields = RequestFields(values)
     model, adapter = model_of(fields, assistant)
-    messages = _messages(fields.take("messages", "a list", []))
-    chosen, common = _common(fields, assistant, decoding, peer)
-    tools = fields.leave_out_tools()
-    fields.reject_unknown()
     prompt_type = assistant.choices[adapter].prompt_type
+    chat = assistant.tokenizer_of(adapter).chat if prompt_type == BASE else None
+    messages = _messages(fields.take("messages", "a list", []), chat)
+    chosen, common = _common(fields, assistant, decoding, peer)
+    tools, calling, unseen = read_tools(fields, chat)
+    tokenizer = assistant.tokenizer_of(adapter, **read_thinking(fields, chat), tools=tools)
+    fields.reject_unknown()
     try:
         trimmed = trim(
-            assistant.tokenizer_of(adapter), prompt_type, messages, assistant.engine.context, chosen["max_new_tokens"],
-            flags.max_memory,
-        )  # fmt: skip
+            tokenizer, prompt_type, messages, assistant.engine.context, chosen["max_new_tokens"], flags.max_memory
+        )
     except MessageTooLong as error:
         raise APIError(400, str(error), "messages", "context_length_exceeded") from error
     except UserError as error:
@@ -116,8 +123,8 @@ def parse_chat(
         notices.append(f"the context leaves {trimmed.max_new_tokens} tokens for the answer")
     chosen = {**chosen, "max_new_tokens": trimmed.max_new_tokens}
     _bound(common["n"], "n", assistant)
-    left_out = f"tools were left out ({tools}): no prompt type shows them to the model" if tools else ""
-    said = {"notices": tuple(notices), "left_out": left_out}
+    left_out = f"tools were left out ({unseen}): no prompt type shows them to the model" if unseen else ""
+    said = {"notices": tuple(notices), "left_out": left_out, "prompt_end": trimmed.prompt_end, "calling": calling}
     return CompletionRequest(model, adapter, [trimmed.ids], chosen, prompt_type=prompt_type, **said, **common)
 
 
@@ -240,21 +247,35 @@ def _stops(given: str | list) -> tuple[str, ...]:
     return tuple(texts)
 
 
-def _messages(given: list) -> list[Message]:
+def _messages(given: list, chat: ChatTemplate | None) -> list[Message]:
     if not 0 < len(given) <= MAX_MESSAGES:
         raise APIError(400, f"messages has {len(given)} items, expected 1 to {MAX_MESSAGES}.", "messages")
-    return [_message(one, f"messages[{i}]") for i, one in enumerate(given)]
+    return [_message(one, f"messages[{i}]", chat) for i, one in enumerate(given)]
 
 
-def _message(given: Any, where: str) -> Message:
+def _message(given: Any, where: str, chat: ChatTemplate | None) -> Message:
+    """A message; of functions too, where the base's own template `chat` knows them, and with its thinking."""
     check_type(given, where, "an object")
-    role = given.get("role")
-    if not isinstance(role, str) or role not in ROLES:
-        raise APIError(400, f"{where}.role is {str(role)[:80]!r}, expected one of {', '.join(ROLES)}.", f"{where}.role")
+    role, with_tools = given.get("role"), chat is not None and chat.knows_tools
+    roles = {**ROLES, "tool": "tool"} if with_tools else ROLES
+    if not isinstance(role, str) or role not in roles:
+        raise APIError(400, f"{where}.role is {str(role)[:80]!r}, expected one of {', '.join(roles)}.", f"{where}.role")
     for name in ("tool_calls", "function_call"):
-        if given.get(name):
+        if given.get(name) and not (with_tools and role == "assistant" and name == "tool_calls"):
             raise APIError(400, f"{where}.{name} is not supported here.", f"{where}.{name}")
-    return {"role": ROLES[role], "content": _content(given.get("content"), f"{where}.content")}
+    calls = read_calls(given["tool_calls"], f"{where}.tool_calls") if given.get("tool_calls") else []
+    content = given.get("content")
+    message: Message = {
+        "role": roles[role],
+        "content": "" if calls and content is None else _content(content, f"{where}.content"),
+    }
+    if calls:
+        message["tool_calls"] = calls
+    names = {"tool": ("tool_call_id", "name"), "assistant": ("reasoning_content",)}.get(role, ()) if chat else ()
+    for name in names:
+        if given.get(name):
+            message[name] = check_type(given[name], f"{where}.{name}", "text")
+    return message
 
 
 def _content(given: Any, where: str) -> str:

@@ -182,7 +182,7 @@ def _template_file(prompt_type: str, base: "Base", folders: list[Path]) -> Path:
 
 def _own_template(base: "Base", folders: list[Path]) -> str:
     """The base's own template with the settings that the adapters were trained with."""
-    from vicuna.model.adapter_files import template_settings
+    from vicuna.model.adapter_files import as_trained, template_settings
     from vicuna.prompt.templates import own_template
 
     found = {folder.name: template_settings(folder) for folder in folders or [base.path]}
@@ -192,9 +192,8 @@ def _own_template(base: "Base", folders: list[Path]) -> str:
             f"the adapters were trained with other settings of the base's chat template ({each}), and vLLM has one "
             "template for all: serve them apart."
         )
-    settings = {name: one for name, one in vars(next(iter(found.values()))).items() if one}
     own_template(base.tokenizer.chat)
-    return base.tokenizer.with_settings(**settings).chat.exported()
+    return as_trained(base.tokenizer, [*folders, base.path][0]).chat.exported()
 
 
 def _adapters(base: "Base", folders: list[Path]) -> list[str]:

@@ -8,8 +8,11 @@ from vicuna.data.bad_row import BadRow
 from vicuna.data.marks import check_row, unmarked
 from vicuna.errors import UserError
 
-NAMES = ("instruction", "input", "output", "system", "history", "messages", "conversations", "text")
-OPTIONAL = ("input", "system", "history")
+NAMES = (
+    *("instruction", "input", "output", "system", "history", "messages", "conversations", "text"),
+    *("reasoning_content", "tools"),
+)
+OPTIONAL = ("input", "system", "history", "reasoning_content", "tools")
 ANSWER = "output"  # which a row that is only asked can do without too
 # A name, or a place in a list: [0] is the first, [-1] the last, [] all of them.
 STEP = re.compile(r"(?:^|\.)(?P<name>[^.\[\]]+)|\[(?P<place>-?\d+)?\]")

@@ -1,9 +1,9 @@
 """Flags of the data: what is learnt, and how it becomes tokens."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from vicuna.args import at_least, flag
+from vicuna.args import Fallback, at_least, flag
 from vicuna.data.fields import parse_fields
 from vicuna.data.fills import parse_fills
 from vicuna.errors import UserError
@@ -41,13 +41,11 @@ class DataFlags(ReadFlags):
         "files are mixed; my.jsonl:2 takes each training record of that "
         "file twice an epoch, :0.5 half of them",
     )
-    # None, which the programs pass, stands for what `named` says; the value here is for callers that have no base.
-    prompt_type: Literal[ALL_PROMPT_TYPES] | None = field(
-        default="instruct",
-        metadata={
-            "help": "template around a record; text adds nothing, base is the base's own chat template (default: base "
-            "where the base declares one, else instruct, and chat for finetune_chat.py)"
-        },
+    # Programs that know the base pass a `Fallback`, which `named` resolves.
+    prompt_type: Literal[ALL_PROMPT_TYPES] = flag(
+        "instruct",
+        "template around a record; text adds nothing, base is the base's own chat template, which is taken where it "
+        "declares one and nothing is named here",
     )
     thinking: Literal[THINKING] | None = flag(
         None,
@@ -88,17 +86,17 @@ class DataFlags(ReadFlags):
         parse_fills(self.fill)
         at_least("--cutoff_len", self.cutoff_len, 8)
         if self.pack and self.prompt_type != "text":
-            named = f"of --prompt_type {self.prompt_type}" if self.prompt_type else "with a template"
             raise UserError(
-                f"--pack puts documents behind each other, which records {named} are not; use --prompt_type text, or "
-                "leave it out."
+                f"--pack puts documents behind each other, which records of --prompt_type {self.prompt_type} are not; "
+                "use --prompt_type text, or leave it out."
             )
-        if self.thinking and self.prompt_type not in (BASE, None):
+        is_open = isinstance(self.prompt_type, Fallback)
+        if self.thinking and self.prompt_type != BASE and not is_open:
             raise UserError(
                 f"--thinking {self.thinking} is of the base's own chat template, and --prompt_type {self.prompt_type} "
                 "knows no thinking; leave it out, or use --prompt_type base."
             )
-        if self.train_turns == "all" and self.prompt_type not in (BASE, None):
+        if self.train_turns == "all" and self.prompt_type != BASE and not is_open:
             if self.prompt_type not in ("chat", "chat_eos"):
                 raise UserError(
                     f"--train_turns all puts EOS behind every answer, which --prompt_type {self.prompt_type} does not "
@@ -108,15 +106,15 @@ class DataFlags(ReadFlags):
         if self.test_size is not None:
             at_least("--test_size", self.test_size, 0)
 
-    def named(self, fallback: str, has_template: bool) -> "DataFlags":
+    def named(self, has_template: bool) -> "DataFlags":
         """These flags with the prompt type that they leave open.
 
         Args:
-            fallback: the program's own; has_template: the base declares a chat template.
+            has_template: the base declares a chat template.
 
         Raises:
             UserError: it does not go with the other flags.
         """
-        if self.prompt_type is not None:
+        if not isinstance(self.prompt_type, Fallback):
             return self
-        return replace(self, prompt_type=BASE if has_template else fallback)
+        return replace(self, prompt_type=BASE if has_template else self.prompt_type.value)

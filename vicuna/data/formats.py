@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 from vicuna.data.bad_row import BadRow
+from vicuna.data.calls import check_calls, with_row_facts, with_thoughts_apart
 from vicuna.data.marks import check_row
 from vicuna.data.readers import (
     FROM_VALUE,
@@ -25,7 +26,7 @@ from vicuna.data.readers import (
     spoken,
 )
 from vicuna.data.values import kind
-from vicuna.prompt.templates import Message, split_system, unsupported
+from vicuna.prompt.templates import BASE, Message, split_system, unsupported
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,23 @@ class Format:
         fields: what tells it, in words.
         matches: whether a row is of this kind, by its keys.
         read: row -> messages, unchecked as to their order.
+        read_own: the same for the base's own chat template, where thinking and calls of functions are read, too.
     """
 
     name: str
     fields: str
     matches: Callable[[Any], bool]
     read: Callable[[Any], list[Message]]
+    read_own: Callable[[Any], list[Message]] | None = None
+
+    def messages(self, row: Any, prompt_type: str) -> list[Message]:
+        """The messages of a row, unchecked as to their order."""
+        if prompt_type != BASE or self is TEXT:
+            return self.read(row)
+        messages = (self.read_own or self.read)(row)
+        with_row_facts(row, messages)
+        with_thoughts_apart(messages)
+        return messages
 
 
 def to_messages(row: Any, prompt_type: str) -> list[Message]:
@@ -50,21 +62,24 @@ def to_messages(row: Any, prompt_type: str) -> list[Message]:
     Raises:
         BadRow: what is wrong with the row.
     """
-    form = detect_format(row)
+    form = detect_format(row, own=prompt_type == BASE)
     if form is TEXT and prompt_type != "text":
         raise BadRow("has a field text, which is learnt as it is: use --prompt_type text", "plain text")
-    messages = form.read(row)
+    messages = form.messages(row, prompt_type)
     if form is TEXT:
         return messages
-    _check_order(messages)
+    _check_order(messages, prompt_type)
     messages = _up_to_last_learnt(messages)
     if problem := unsupported(prompt_type, messages):
         raise BadRow(f"has {problem}", "does not fit the prompt type")
     return messages
 
 
-def detect_format(row: Any) -> Format:
+def detect_format(row: Any, own: bool = False) -> Format:
     """The format of a parsed row.
+
+    Args:
+        own: it is for the base's own chat template, which may have a place for thinking and for tools.
 
     Raises:
         BadRow: of none, or by its own fields not to be learnt, or `row` itself where it is what could not be parsed.
@@ -77,7 +92,7 @@ def detect_format(row: Any) -> Format:
         raise BadRow(
             f"is a {kind(row)}; expected an object with instruction and output, or a dialogue", "not an object"
         )
-    check_row(row)
+    check_row(row, own=own)
     found = next((one for one in FORMATS if one.matches(row)), None)
     if found is None or (found is TEXT and "instruction" in row):
         keys = ", ".join(map(repr, row)) or "no fields"
@@ -88,18 +103,23 @@ def detect_format(row: Any) -> Format:
     return found
 
 
-def _check_order(messages: Sequence[Message]) -> None:
-    others = check_alternation(messages)
-    if len(others) % 2:
-        raise BadRow(f"ends with the user's message of turn {len(others) // 2 + 1}; expected an answer", "no answer")
+def _check_order(messages: Sequence[Message], prompt_type: str) -> None:
+    others = check_alternation(messages, prompt_type)
+    if others[-1]["role"] == "tool":
+        raise BadRow("ends with what a function said; expected an answer", "no answer")
+    if others[-1]["role"] == "user":
+        turns = sum(one["role"] == "user" for one in others)
+        raise BadRow(f"ends with the user's message of turn {turns}; expected an answer", "no answer")
 
 
-def check_alternation(messages: Sequence[Message]) -> Sequence[Message]:
-    """The messages of user and assistant, who take turns.
+def check_alternation(messages: Sequence[Message], prompt_type: str) -> Sequence[Message]:
+    """The messages of user and assistant, who take turns; of functions too, for the base's own chat template.
 
     Raises:
         BadRow: they do not, or there are none.
     """
+    if prompt_type == BASE:
+        return check_calls(messages)
     _, others = split_system(messages)
     for i, one in enumerate(others):
         expected = ("user", "assistant")[i % 2]
@@ -141,9 +161,9 @@ def _is_list(row: Any) -> bool:
     return messages or _records_of(row)
 
 
-def _read_list(row: list) -> list[Message]:
+def _read_list(row: list, own: bool = False) -> list[Message]:
     if not isinstance(row[0], dict) or not _records_of(row):
-        return read_list(row)
+        return read_list(row, own)
     turns = [form.read(item) for item in row if (form := detect_format(item))]
     for one in (one for turn in turns[:-1] for one in turn):
         # An earlier turn has one place for what was asked.
@@ -172,7 +192,13 @@ RECORDS = (
         _has("input", "target"),
         partial(read_instruction, question="input", answer="target"),
     ),
-    Format("prompt and completion", "prompt and completion", _has("prompt", "completion"), read_completion),
+    Format(
+        "prompt and completion",
+        "prompt and completion",
+        _has("prompt", "completion"),
+        read_completion,
+        partial(read_completion, own=True),
+    ),
 )
 # In the order in which they are tried: the first whose keys a row has.
 FORMATS = (
@@ -182,17 +208,31 @@ FORMATS = (
         "conversations of from and value",
         _has("conversations"),
         spoken("conversations", FROM_VALUE),
+        spoken("conversations", FROM_VALUE, own=True),
     ),
     Format(
         "messages",
         "messages of role and content",
         _has("messages"),
         spoken("messages", ROLE_CONTENT),
+        spoken("messages", ROLE_CONTENT, own=True),
     ),
-    Format("conversation", "conversation of human and assistant", _has("conversation"), read_conversation),
+    Format(
+        "conversation",
+        "conversation of human and assistant",
+        _has("conversation"),
+        read_conversation,
+        partial(read_conversation, own=True),
+    ),
     Format("moss", "chat of turn_1, turn_2, …", _has("chat", kind=dict), read_moss),
     Format("input and output", "input and output, both lists", _has("input", "output", kind=list), read_parallel),
     TEXT,
     *RECORDS[1:],
 )
-LIST = Format("list", "[question, answer], or a list of such, of messages or of records", _is_list, _read_list)
+LIST = Format(
+    "list",
+    "[question, answer], or a list of such, of messages or of records",
+    _is_list,
+    _read_list,
+    partial(_read_list, own=True),
+)

@@ -33,11 +33,12 @@ TRAINED_PARTS = ("train_detail", "training_detail")
 OF_LEARNING = {*BAD_EXAMPLE, *chain(*PREFERENCES), *REASONING, *TRAINED, *TRAINED_PARTS, "weight", "mask"}
 
 
-def check_row(row: dict, chosen: bool = False) -> None:
+def check_row(row: dict, chosen: bool = False, own: bool = False) -> None:
     """Refuse a row that is a bad example, a pair of which one is, or lacks what its dialogue is about.
 
     Args:
         chosen: of a pair the user has said which one to learn.
+        own: it is for the base's own chat template, which may have a place for thinking and for tools.
 
     Raises:
         BadRow: which field says so.
@@ -56,50 +57,58 @@ def check_row(row: dict, chosen: bool = False) -> None:
                 f"{good} ones: --fields instruction=… output={good}, or messages={good} where it holds messages",
                 "a preference set",
             )
-    for name in TOOLS:
-        if not _nothing(row.get(name)):
+    for name in () if own else TOOLS:
+        if not holds_nothing(row.get(name)):
             raise BadRow(f"has {name}, for which no prompt type has a place; remove such rows", "tools")
-    if any(not _nothing(row.get(name)) for name in MEDIA) and any(
+    if any(not holds_nothing(row.get(name)) for name in MEDIA) and any(
         place in text for text in _texts(row) for place in MEDIA_PLACES
     ):
         raise BadRow("is about a picture, a video or a sound; expected text alone", "not text alone")
-    if not _nothing(row.get(REASONING[0])):
+    if not own and not holds_nothing(row.get(REASONING[0])):
         raise BadRow(_reasoning(REASONING[0]), "reasoning apart from the answer")
 
 
-def unmarked(row: Any) -> Any:
-    """A row, or its messages, without what says how answers are learnt, for who only asks what it asks."""
+def unmarked(row: Any, own: bool = False) -> Any:
+    """A row, or its messages, without what says how answers are learnt, for who only asks what it asks.
+
+    Args:
+        own: it is for the base's own chat template, which may show the thinking of earlier answers.
+    """
+    left_away = OF_LEARNING - set(REASONING) if own else OF_LEARNING
     if isinstance(row, list):
-        return [_without_marks(item) for item in row]
+        return [_without(item, left_away) for item in row]
     if not isinstance(row, dict):
         return row
     return {
-        name: [_without_marks(item) for item in value] if isinstance(value, list) else value
-        for name, value in _without_marks(row).items()
+        name: [_without(item, left_away) for item in value] if isinstance(value, list) else value
+        for name, value in _without(row, left_away).items()
     }
 
 
-def _without_marks(item: Any) -> Any:
+def _without(item: Any, names: set[str]) -> Any:
     if not isinstance(item, dict):
         return item
-    return {name: value for name, value in item.items() if name not in OF_LEARNING}
+    return {name: value for name, value in item.items() if name not in names}
 
 
-def check_message(item: dict, name: str, speaker: str) -> None:
+def check_message(item: dict, name: str, speaker: str, own: bool = False) -> None:
     """Refuse a message of a tool, or that calls or declares one, or declines to answer.
+
+    Args:
+        own: as in `check_row`; messages of tools are then none to refuse.
 
     Raises:
         BadRow: which field says so.
     """
-    if speaker.strip().lower() in TOOL_SPEAKERS:
+    if not own and speaker.strip().lower() in TOOL_SPEAKERS:
         raise BadRow(f"field {name} is of the speaker {speaker!r}, a tool's; expected a dialogue without", "tools")
-    for field in CALLS:
-        if not _nothing(item.get(field)):
+    for field in () if own else CALLS:
+        if not holds_nothing(item.get(field)):
             raise BadRow(f"field {name}.{field} is of tools, which are not learnt; remove such rows", "tools")
-    if not _nothing(item.get("refusal")):
+    if not holds_nothing(item.get("refusal")):
         raise BadRow(f"field {name}.refusal stands apart from the content; put it there", "a refusal apart")
     for field in TRAINED_PARTS:
-        if not _nothing(item.get(field)):
+        if not holds_nothing(item.get(field)):
             raise BadRow(
                 f"field {name}.{field} says which parts are learnt; only whole answers can be", "parts of answers"
             )
@@ -112,7 +121,7 @@ def check_reasoning(item: dict, name: str) -> None:
         BadRow: in which field it stands.
     """
     for field in REASONING:
-        if not _nothing(item.get(field)):
+        if not holds_nothing(item.get(field)):
             raise BadRow(_reasoning(f"{name}.{field}"), "reasoning apart from the answer")
 
 
@@ -135,7 +144,7 @@ def _reasoning(name: str) -> str:
     )
 
 
-def _nothing(value: Any) -> bool:
+def holds_nothing(value: Any) -> bool:
     """Whether a field is empty, also where its JSON is written as text."""
     return blank(value) or value in ([], {}, "[]", "{}", "null", False)
 

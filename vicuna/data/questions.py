@@ -18,7 +18,7 @@ from vicuna.data.readers import FROM_VALUE, ROLE_CONTENT, SPEAKERS, TURNS
 from vicuna.data.records import Source, check_problems
 from vicuna.data.values import blank
 from vicuna.errors import UserError
-from vicuna.prompt.templates import Message, unsupported
+from vicuna.prompt.templates import BASE, Message, unsupported
 
 # Question and answer of records that have one of each, in the order in which they are looked for.
 PAIRS = (("instruction", "output"), ("query", "response"), ("input", "target"), ("prompt", "completion"))
@@ -106,13 +106,14 @@ def to_question(row: Any, prompt_type: str) -> tuple[list[Message], str | None]:
     Raises:
         BadRow: what is wrong with the row.
     """
-    row, filled = _with_answer(unmarked(row))
-    form = detect_format(row)
-    messages = form.read(row)
+    own = prompt_type == BASE
+    row, filled = _with_answer(unmarked(row, own))
+    form = detect_format(row, own)
+    messages = form.messages(row, prompt_type)
     if form is TEXT:
         return [{"role": "user", "content": messages[0]["content"]}], None
     reference = None
-    if len(check_alternation(messages)) % 2 == 0:
+    if check_alternation(messages, prompt_type)[-1]["role"] == "assistant":
         *messages, last = messages
         reference = None if filled else last["content"]
     if problem := unsupported(prompt_type, messages):

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from vicuna.data.bad_row import BadRow
+from vicuna.data.calls import joined, read_calls, read_reasoning, read_tool_message, read_tools, speaks_as_tool
 from vicuna.data.marks import check_message, check_reasoning, is_learnt
 from vicuna.data.values import blank, items, kind, message, parts, system, text
 from vicuna.prompt.templates import Message
@@ -38,10 +39,10 @@ def read_instruction(row: dict, question: str = "instruction", answer: str = "ou
     return [*system(row), *earlier, asked, {"role": "assistant", "content": text(row[answer], answer)}]
 
 
-def read_completion(row: dict) -> list[Message]:
+def read_completion(row: dict, own: bool = False) -> list[Message]:
     """`prompt` and `completion`, both texts or both lists of messages."""
     if isinstance(row["prompt"], list) and isinstance(row["completion"], list):
-        return read_spoken({"messages": [*row["prompt"], *row["completion"]]}, "messages", ROLE_CONTENT)
+        return read_spoken({"messages": [*row["prompt"], *row["completion"]]}, "messages", ROLE_CONTENT, own)
     return read_instruction(row, "prompt", "completion")
 
 
@@ -64,45 +65,75 @@ def read_parallel(row: dict, question: str = "input", answer: str = "output") ->
     ]
 
 
-def spoken(field: str, first: tuple[str, str]) -> Callable[[dict], list[Message]]:
+def spoken(field: str, first: tuple[str, str], own: bool = False) -> Callable[[dict], list[Message]]:
     """Reader of a list of objects that each hold a speaker and what was said, `first` being what they mostly are."""
-    return lambda row: read_spoken(row, field, first)
+    return lambda row: read_spoken(row, field, first, own)
 
 
-def read_spoken(row: dict, field: str, first: tuple[str, str]) -> list[Message]:
-    """The messages of a list of objects that each hold a speaker and what was said."""
+def read_spoken(row: dict, field: str, first: tuple[str, str], own: bool = False) -> list[Message]:
+    """The messages of a list of objects that each hold a speaker and what was said.
+
+    Args:
+        own: they are for the base's own chat template, which may have a place for thinking and for tools.
+    """
     names = (first, ROLE_CONTENT if first == FROM_VALUE else FROM_VALUE)
     masked = row.get("mask")
     if isinstance(masked, str) and SPEAKERS.get(masked.strip().lower()) == "assistant":
         raise BadRow(f"has mask {masked!r}, by which no answer is learnt", "no answer is to be learnt")
-    messages = system(row)
+    messages, tools = system(row), []
     for i, item in enumerate(items(row, field)):
         name = f"{field}[{i}]"
+        if own and isinstance(item, dict):
+            tools = tools or read_tools(item)
+            item = {"content": None, **item} if "role" in item and read_calls(item, name) else item
         keys = next((keys for keys in names if isinstance(item, dict) and set(keys) <= item.keys()), None)
         if keys is None:
             if isinstance(item, dict):
-                check_message(item, name, str(item.get("role", item.get("from", ""))))
+                check_message(item, name, str(item.get("role", item.get("from", ""))), own)
             found = ", ".join(map(repr, item)) if isinstance(item, dict) else f"a {kind(item)}"
             expected = ", or ".join(" and ".join(keys) for keys in names)
             raise BadRow(f"field {name} has {found or 'nothing'}; expected {expected}", "no speaker")
-        speaker, content = item[keys[0]], parts(item[keys[1]], f"{name}.{keys[1]}")
-        check_message(item, name, str(speaker))
-        role = SPEAKERS.get(str(speaker).strip().lower())
-        if role is None:
-            known = ", ".join(SPEAKERS)
-            raise BadRow(f"field {name}.{keys[0]} is {speaker!r}; expected {known}", "unknown speaker")
-        if role == "system" and blank(content):
+        one = _spoken(item, keys, name, own)
+        if one is None or (own and joined(messages, one)):
             continue
-        messages.append(message(role, content, f"{name}.{keys[1]}"))
-        if role == "assistant":
-            if not is_learnt(item, name):
-                messages[-1]["learnt"] = False
-            else:
-                check_reasoning(item, name)
+        messages.append(one)
+        if one["role"] == "assistant":
+            _mark(one, item, name, own)
+    if tools and messages:
+        messages[0]["tools"] = tools
     return messages
 
 
-def read_conversation(row: dict) -> list[Message]:
+def _spoken(item: dict, keys: tuple[str, str], name: str, own: bool) -> Message | None:
+    """One message; None for a system message that says nothing."""
+    speaker, said = item[keys[0]], f"{name}.{keys[1]}"
+    if own and speaks_as_tool(speaker):
+        return read_tool_message(item, speaker, keys[1], name)
+    content = parts(item[keys[1]], said)
+    check_message(item, name, str(speaker), own)
+    role = SPEAKERS.get(str(speaker).strip().lower())
+    if role is None:
+        known = ", ".join(SPEAKERS)
+        raise BadRow(f"field {name}.{keys[0]} is {speaker!r}; expected {known}", "unknown speaker")
+    if role == "system" and blank(content):
+        return None
+    calls = read_calls(item, name) if own and role == "assistant" else []
+    if calls:
+        return {"role": role, "content": "" if blank(content) else text(content, said).strip(), "tool_calls": calls}
+    return message(role, content, said)
+
+
+def _mark(answer: Message, item: dict, name: str, own: bool) -> None:
+    """Say of an answer whether it is learnt, and what was thought before it."""
+    if not is_learnt(item, name):
+        answer["learnt"] = False
+    elif not own:
+        check_reasoning(item, name)
+    if own and (thought := read_reasoning(item, name)):
+        answer["reasoning_content"] = thought
+
+
+def read_conversation(row: dict, own: bool = False) -> list[Message]:
     """A list of turns, or of messages."""
     turns = items(row, "conversation")
     if (
@@ -110,7 +141,7 @@ def read_conversation(row: dict) -> list[Message]:
         and isinstance(turns[0], dict)
         and any(set(keys) <= turns[0].keys() for keys in (FROM_VALUE, ROLE_CONTENT))
     ):
-        return read_spoken(row, "conversation", ROLE_CONTENT)
+        return read_spoken(row, "conversation", ROLE_CONTENT, own)
     messages = system(row)
     for i, turn in enumerate(turns):
         name = f"conversation[{i}]"
@@ -151,12 +182,12 @@ def read_text(row: dict) -> list[Message]:
     return [{"role": "assistant", "content": text(row["text"], "text")}]
 
 
-def read_list(row: list) -> list[Message]:
+def read_list(row: list, own: bool = False) -> list[Message]:
     """[question, answer], a list of them, or of messages."""
     if row and all(isinstance(item, str) for item in row):
         return _pair(row, "row")
     if row and all(isinstance(item, dict) for item in row):
-        return read_spoken({"messages": row}, "messages", ROLE_CONTENT)
+        return read_spoken({"messages": row}, "messages", ROLE_CONTENT, own)
     return [one for i, turn in enumerate(row) for one in _pair(turn, f"row[{i}]")]
 
 

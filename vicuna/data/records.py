@@ -20,7 +20,7 @@ from vicuna.data.formats import to_messages
 from vicuna.data.spilled import SpilledDialogues
 from vicuna.data.suspicions import suspicions
 from vicuna.errors import UserError
-from vicuna.prompt.templates import BASE, Message, tools_of
+from vicuna.prompt.templates import BASE, Message, with_tools
 
 if TYPE_CHECKING:
     from vicuna.prompt.tokenizer import TextTokenizer
@@ -179,7 +179,7 @@ def refusal(tokenizer: "TextTokenizer", prompt_type: str) -> Callable[[list[Mess
         raise UserError(f"{tokenizer.chat.problem} Take another --prompt_type, such as chat.")
 
     def refuse(messages: list[Message]) -> str:
-        view = tokenizer.with_settings(tools=tools_of(messages)) if tools_of(messages) else tokenizer
+        view = with_tools(tokenizer, messages)
         if (messages[0].get("tools") or any(one.get("tool_calls") for one in messages)) and not view.chat.knows_tools:
             return f"calls functions, which the chat template in {view.chat.path} does not know"
         try:

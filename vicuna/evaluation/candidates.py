@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vicuna.answer.assistant import load_assistant
 from vicuna.answer.flags import ServeFlags
+from vicuna.answer.loading import load_assistant
 from vicuna.errors import UserError
 from vicuna.evaluation.flags import is_address
 from vicuna.evaluation.runners import HFRunner, LlamaCppRunner, Runner
@@ -18,6 +18,7 @@ from vicuna.gguf_file import reader
 from vicuna.model.adapter_files import (
     adapter_file,
     adapter_folder,
+    as_trained,
     check_compatible,
     model_run_args,
     model_sha256,
@@ -80,7 +81,7 @@ class HFCandidate(Candidate):
         self.base = check_base(model_path)
         self.flags = use_as_stored(self.base.path, self.base.config, ModelFlags(model_path, bits))
         self.precision = f"{self.flags.bits} bit"
-        self.tokenizer, self.context = self.base.tokenizer, self.base.context
+        self.context = self.base.context
         files, folder = weight_paths(self.base.path), None
         if lora_path:
             folder = adapter_folder(lora_path)
@@ -88,6 +89,7 @@ class HFCandidate(Candidate):
             check_compatible(read_adapter(folder, *uses)[0], meta_model(self.base.config), model_path)
             files = [*files, adapter_file(folder)]
         self.lora_path, self.folder = lora_path, folder
+        self.tokenizer = as_trained(self.base.tokenizer, folder or self.base.path)
         self.name = f"{model_path} + {lora_path}" if lora_path else model_path
         self.disk_bytes = _size(files)
         said = run_args(folder) if folder else {}

@@ -11,15 +11,15 @@ from vicuna.export.updates import AdapterUpdate
 from vicuna.files.json_files import read_json
 from vicuna.files.tensors import dtype_name, main_dtype, write_model
 from vicuna.log import log
-from vicuna.model.adapter_files import RUN_ARGS, template_settings
+from vicuna.model.adapter_files import RUN_ARGS, as_trained, template_settings
 from vicuna.model.base import Base
 from vicuna.model.config import meta_model
 from vicuna.model.model_card import export_card, write_card
+from vicuna.model.openable import copy_tokenizer, make_openable
 from vicuna.prompt.chat_template import chat_template
 from vicuna.prompt.templates import ALL_PROMPT_TYPES, BASE
 from vicuna.prompt.tokenizer_files import CHAT_TEMPLATE_FILE
 from vicuna.prompt.tokenizer_json import match_training_ids
-from vicuna.train.trainable import copy_tokenizer
 
 
 def write_hf(folder: Path, tensors: dict[str, MergedTensor], base: Base, updates: list[AdapterUpdate]) -> None:
@@ -42,6 +42,7 @@ def write_hf(folder: Path, tensors: dict[str, MergedTensor], base: Base, updates
         shutil.copyfile(generation, folder / generation.name)
     else:
         base.generation_config.save_pretrained(folder)
+    make_openable(folder)
     write_model(folder, tensors)
 
 
@@ -100,8 +101,7 @@ def own_or_written(base: Base, prompt_type: str, adapter: Path) -> tuple[str, di
     if base.tokenizer.chat is None:
         raise UserError(f"--prompt_type base is the base's own chat template, and {base.path} declares none.")
     settings = {name: one for name, one in vars(template_settings(adapter)).items() if one}
-    said = {"template": settings} if settings else {}
-    return base.tokenizer.with_settings(**settings).chat.exported(), said
+    return as_trained(base.tokenizer, adapter).chat.exported(), {"template": settings} if settings else {}
 
 
 def drop_own_template(file: Path) -> None:

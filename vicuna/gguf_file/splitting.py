@@ -42,7 +42,7 @@ _HAN = "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+"
 _DEEPSEEK_LLM = (
     "[\r\n]",
     rf"\s?[A-Za-z{_CASED}]+",
-    "\\s?[!-/:-~\uff01-\uff0f\uff1a-\uff5e\u2018-\u201f\u3000-\u3002]+",
+    "\\s?[!-/:-~\uff01-\uff0f\uff1a-\uff5e\u2018-\u201f\u3001-\u3002]+",  # U+3000 is a blank in llama.cpp
     r"\s+$",
     _HAN,
     r"\p{N}+",

@@ -4,7 +4,15 @@ from pathlib import Path
 from typing import Any
 
 from vicuna.errors import UserError
-from vicuna.gguf_file.byte_level import CONTROL, USER_DEFINED, byte_level_json, file_splitting, pieces_of
+from vicuna.gguf_file.byte_level import (
+    CONTROL,
+    UNKNOWN,
+    UNUSED,
+    USER_DEFINED,
+    byte_level_json,
+    file_splitting,
+    pieces_of,
+)
 from vicuna.prompt.tokenizer_files import TokenizerFiles
 
 UNKNOWN_TEXT = "vicuna.unknown_text"  # key of our own: how SentencePiece shows an unknown character
@@ -13,6 +21,7 @@ _ADD_BOS = "tokenizer.ggml.add_bos_token"
 _SENTENCEPIECE = "llama"
 _BYTE_LEVEL = ("gpt2", "gemma4")
 _TOKENS = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
+_STRIPPING, _NOT_STRIPPING = ("phi-3", "phi3"), ("<unk>", "<s>", "<|endoftext|>")
 # Where a file says nothing of them; a byte-level one then has none.
 _SENTENCEPIECE_IDS = {"unknown": 0, "bos": 1, "eos": 2}
 # Tokens that end an answer in llama.cpp by their names, beside the ids that a file has for it.
@@ -67,6 +76,8 @@ def tokenizer_files(keys: dict[str, Any], source: Path) -> TokenizerFiles:
     template = keys.get(TEMPLATE, "")
     if kind == _SENTENCEPIECE:
         config |= {"tokenizer_class": "LlamaTokenizer", "add_bos_token": bool(keys.get(_ADD_BOS, True)), "legacy": True}
+        if strips := _stripping(keys, pieces):
+            config["added_tokens_decoder"] = strips
         return TokenizerFiles(source, sentencepiece=sentencepiece_model(keys), config=config, template=template)
     if kind in _BYTE_LEVEL:
         begins = "bos_token" in config and bool(keys.get(_ADD_BOS, file_splitting(keys, source).begins))
@@ -78,6 +89,21 @@ def tokenizer_files(keys: dict[str, Any], source: Path) -> TokenizerFiles:
         f"{source} has {kind} vocabulary; expected a SentencePiece one (llama) or a byte-level one (gpt2). Take "
         "another model, or export this one again from its folder: python tools/export_gguf.py."
     )
+
+
+def _stripping(keys: dict[str, Any], pieces: list[str]) -> dict[str, Any]:
+    """Control tokens that take the blanks behind them away, as tokenizer_config.json has them: a file does not say it,
+    and llama.cpp goes by its name.
+    """
+    name = str(keys.get("general.name", "")).lower()
+    if not any(one in name for one in _STRIPPING):
+        return {}
+    types = keys.get("tokenizer.ggml.token_type") or []
+    return {
+        str(number): {"content": piece, "lstrip": False, "rstrip": True, "normalized": False, "special": True}
+        for number, (piece, kind) in enumerate(zip(pieces, types, strict=False))
+        if kind == CONTROL and piece not in _NOT_STRIPPING
+    }
 
 
 def end_ids(keys: dict[str, Any]) -> list[int]:
@@ -102,17 +128,21 @@ def sentencepiece_model(keys: dict[str, Any]) -> bytes:
     pieces = list(keys.get("tokenizer.ggml.tokens", []))
     scores = keys.get("tokenizer.ggml.scores", [0.0] * len(pieces))
     types = keys.get("tokenizer.ggml.token_type", [1] * len(pieces))
-    while pieces and types[len(pieces) - 1] == 5 and pieces[-1] == padding_token(len(pieces) - 1):
+    # Padding is of the type "unused", in files of some older converters "unknown".
+    while pieces and types[len(pieces) - 1] in (UNUSED, UNKNOWN) and pieces[-1] == padding_token(len(pieces) - 1):
         pieces.pop()
+    unknown = keys.get("tokenizer.ggml.unknown_token_id", 0)
     proto = sentencepiece_model_pb2.ModelProto()
-    for piece, score, kind in zip(pieces, scores, types, strict=False):
+    for number, (piece, score, kind) in enumerate(zip(pieces, scores, types, strict=False)):
+        # SentencePiece wants one unknown piece and no more, whatever those converters said of it.
+        kind = UNKNOWN if number == unknown else CONTROL if kind == UNKNOWN else kind
         # llama.cpp's converter writes the spaces of user-defined pieces as spaces.
         proto.pieces.add(piece=piece.replace(" ", "▁"), score=score, type=kind)
     trainer, normalizer = proto.trainer_spec, proto.normalizer_spec
     trainer.model_type = sentencepiece_model_pb2.TrainerSpec.BPE
     trainer.vocab_size = len(pieces)
     trainer.byte_fallback = 6 in types
-    trainer.unk_id = keys.get("tokenizer.ggml.unknown_token_id", 0)
+    trainer.unk_id = unknown
     trainer.bos_id = keys.get("tokenizer.ggml.bos_token_id", 1)
     trainer.eos_id = keys.get("tokenizer.ggml.eos_token_id", 2)
     trainer.pad_id = -1

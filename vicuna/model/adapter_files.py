@@ -20,9 +20,10 @@ from vicuna.gguf_file.folder import stands_for
 from vicuna.gguf_file.reader import PROMPT_TYPE, read_gguf
 from vicuna.model.adapter_kinds import BEGINS_FROM_WEIGHTS, Use, begins_with, check_uses
 from vicuna.model.adapter_names import PEFT_PREFIX, ROWS, own_names, unwrapped
-from vicuna.model.base import ADAPTER_CONFIG, ADAPTER_FILES, fingerprint, holds_adapter, local_folder
+from vicuna.model.base import ADAPTER_CONFIG, ADAPTER_FILES, Base, fingerprint, holds_adapter, local_folder
 from vicuna.model.gptq import keep_peft_silent
-from vicuna.prompt.rendering import Settings
+from vicuna.prompt.rendering import BASE, Settings
+from vicuna.prompt.tokenizer import TextTokenizer
 
 RUN_ARGS = "run_args.json"
 HUB_FILES = [*ADAPTER_FILES, ADAPTER_CONFIG, RUN_ARGS]
@@ -100,6 +101,18 @@ def template_settings(folder: Path) -> Settings:
     said = run_args(folder).get("template")
     names = ("day", "thinking") if isinstance(said, dict) else ()
     return Settings(**{name: said[name] for name in names if isinstance(said.get(name), str)})
+
+
+def as_trained(tokenizer: TextTokenizer, folder: Path) -> TextTokenizer:
+    """A base's tokenizer with its own chat template as an adapter, or a model, in `folder` was trained with it."""
+    return tokenizer.with_settings(**{name: one for name, one in vars(template_settings(folder)).items() if one})
+
+
+def model_prompt_type(base: Base) -> str:
+    """The prompt type of a model's records where nothing else says: the one it was trained with, else its own chat
+    template, else instruct.
+    """
+    return model_run_args(base.path).get("prompt_type") or (BASE if base.tokenizer.chat else "instruct")
 
 
 def read_adapter(folder: Path, *uses: Use) -> tuple[dict[str, torch.Tensor], LoraConfig, str]:

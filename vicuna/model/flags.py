@@ -19,7 +19,7 @@ class ModelFlags:
     """Which base model, and how precise."""
 
     model_path: str = flag(
-        "models/tiny-llama-zh", "base model: a folder in Hugging Face format, or a hub id owner/name"
+        "models/tiny-llama-zh", "base model: a folder in Hugging Face format, a hub id owner/name, or a .gguf file"
     )
     bits: Literal[4, 8, 16, 32] | None = flag(
         None,
@@ -58,7 +58,7 @@ class LoraFlags:
     lora_dropout: float = flag(0.05, "dropout in front of the adapter, 0 to 1")
     lora_target_modules: list[str] = flag(
         ["q_proj", "v_proj"],
-        "linear layers that get an adapter; all-linear for every one but the head",
+        "linear layers that get an adapter; all-linear for every one but the head, routers, and experts in one tensor",
     )
 
     @property

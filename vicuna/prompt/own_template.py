@@ -167,3 +167,40 @@ def split_thought(message: Mapping[str, Any]) -> tuple[str, str]:
         return content, thought
     found = _THOUGHT.match(content)
     return (content[found.end() :], found[1].strip()) if found else (content, "")
+
+
+@dataclass(frozen=True)
+class SplitAnswer:
+    """An answer, or as much of it as there is, by its parts; `is_thinking` while the first of them goes on."""
+
+    thought: str
+    content: str
+    is_thinking: bool = False
+
+
+def split_answer(prompt_end: str | None, text: str, finished: bool = True) -> SplitAnswer:
+    """The thinking in the text of an answer that follows a prompt, and what is answered.
+
+    While an answer grows, both parts only ever grow, too: what may become a tag is held back.
+
+    Args:
+        prompt_end: how the prompt of the base's own template ends, which may have opened a block of thinking; None of
+            another prompt, whose answers are taken as they are.
+        finished: nothing more will follow.
+    """
+    if prompt_end is None:
+        return SplitAnswer("", text)
+    is_open, begun = bool(OPENED.search(prompt_end)), text.lstrip()
+    if not finished and OPEN_THINKING.startswith(begun):
+        return SplitAnswer("", "", is_open)
+    if not is_open and not begun.startswith(OPEN_THINKING):
+        return SplitAnswer("", text)
+    inside, closing, content = begun.removeprefix(OPEN_THINKING).partition(CLOSE_THINKING)
+    if not closing:
+        inside = inside[: len(inside) - (0 if finished else _begun(inside, CLOSE_THINKING))]
+    return SplitAnswer(inside.strip(), content.lstrip(), not closing and not finished)
+
+
+def _begun(text: str, tag: str) -> int:
+    """Characters at the end of a text that a tag begins with."""
+    return next((n for n in range(len(tag) - 1, 0, -1) if text.endswith(tag[:n])), 0)

@@ -203,6 +203,14 @@ class Renderer:
         return f'"k": "{_PROBE}"' in self.tried(asked, False)
 
     @cached_property
+    def calls_in_tags(self) -> bool:
+        """Whether a call is written between <tool_call> and </tool_call>, as Hermes and Qwen have it."""
+        call = {"id": "a23456789", "type": "function", "function": {"name": "f", "arguments": {"k": _PROBE}}}
+        return "<tool_call>" in self.tried(
+            [QUESTION, {"role": "assistant", "content": "", "tool_calls": [call]}], False
+        )
+
+    @cached_property
     def plain_answer(self) -> tuple[str, str]:
         """What stands before and behind the text of an answer to one question, from the end of the prompt on."""
         question = [QUESTION]
@@ -226,9 +234,14 @@ class Renderer:
 
     @cached_property
     def end_of_turn(self) -> str:
-        """The name of the control token that the template writes behind an answer, "" for none."""
-        found = self.typed.search(self.plain_answer[1])
-        return found[0] if found and not self.plain_answer[1][: found.start()].strip() else ""
+        """The name of the control token that the template writes behind an answer, "" for none: the first, or where
+        words stand between several, as in Kimi K3's, the last.
+        """
+        tail = self.plain_answer[1]
+        found = [one[0] for one in self.typed.finditer(tail)]
+        if not found or tail[: tail.index(found[0])].strip():
+            return ""
+        return found[-1] if self.typed.sub("", tail).strip() else found[0]
 
     @cached_property
     def problem(self) -> str:

@@ -6,15 +6,16 @@ training, for the pages and for exports alike, and `prompt_ids` its ids. Prompt 
 labels are exact.
 """
 
-import json
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NotRequired, Protocol, TypedDict
 
 from vicuna.errors import UserError
 from vicuna.prompt.own_template import ChatTemplate, Turn
 from vicuna.prompt.rendering import BASE
+from vicuna.prompt.traits import first_messages, tools_of
 from vicuna.prompt.wordings import TEMPLATES
 
 IGNORE_INDEX = -100  # what torch's cross entropy ignores by default
@@ -71,32 +72,6 @@ def split_system(messages: Sequence[Message]) -> tuple[Sequence[Message], Sequen
     """The system message, if there is one, and the others."""
     count = 1 if messages and messages[0]["role"] == "system" else 0
     return messages[:count], messages[count:]
-
-
-def first_messages(messages: Sequence[Message]) -> list[int]:
-    """Where turns begin: the indices of the questions, behind which answers and what functions said follow."""
-    return [at for at, message in enumerate(messages) if message["role"] == "user"]
-
-
-def tools_of(messages: Sequence[Message]) -> str:
-    """The functions that a dialogue says there are, as JSON, "" for none."""
-    found = messages[0].get("tools") if messages else None
-    return json.dumps(found, ensure_ascii=False) if found else ""
-
-
-def takes_system(prompt_type: str, chat: ChatTemplate | None = None) -> bool:
-    """Whether a prompt type has a place for a system message; `chat` is the base's own template."""
-    return bool(chat and chat.takes_system) if prompt_type == BASE else TEMPLATES[prompt_type].takes_system
-
-
-def takes_turns(prompt_type: str) -> bool:
-    """Whether a prompt type has a place for earlier turns."""
-    return prompt_type == BASE or bool(TEMPLATES[prompt_type].turn)
-
-
-def answers_apart(prompt_type: str) -> bool:
-    """Whether the ids of an answer are those of a text of its own, which begins with a dummy space."""
-    return prompt_type != BASE and TEMPLATES[prompt_type].answer_apart
 
 
 def unsupported(prompt_type: str, messages: Sequence[Message]) -> str:
@@ -165,6 +140,11 @@ def segments(prompt_type: str, messages: Sequence[Message], chat: ChatTemplate |
     return [preamble + user.format(content=content, input=extra) + template.answer]
 
 
+def with_tools(tokenizer: Tokenizer, messages: Sequence[Message]) -> Tokenizer:
+    """The tokenizer with the functions that a dialogue says there are, where it says so."""
+    return tokenizer.with_settings(tools=tools) if (tools := tools_of(messages)) else tokenizer
+
+
 def own_template(chat: ChatTemplate | None) -> ChatTemplate:
     """The base's own template, for the prompt type base.
 
@@ -198,9 +178,10 @@ def prompt_ids(tokenizer: Tokenizer, prompt_type: str, messages: Sequence[Messag
     Raises:
         UserError: see `segments`.
     """
-    first, *further = segments(prompt_type, messages, tokenizer.chat)
     if prompt_type == BASE and messages:
-        return tokenizer.encode_rendering(first)
+        tokenizer = with_tools(tokenizer, messages)
+        return tokenizer.encode_rendering(segments(prompt_type, messages, tokenizer.chat)[0])
+    first, *further = segments(prompt_type, messages, tokenizer.chat)
     ids = [*tokenizer.beginning, *(tokenizer.encode(first) if first else [])]
     for segment in further:
         ids += [tokenizer.eos_id, *tokenizer.encode_continuation(segment)]
@@ -245,9 +226,10 @@ def encode(
         The example, or None where no token of the last answer is left within `cutoff_len`.
     """
     system, others = split_system(messages)
-    tokenizer = tokenizer.with_settings(tools=tools) if (tools := tools_of(messages)) else tokenizer
+    tokenizer = with_tools(tokenizer, messages)
     starts = first_messages(others) or [0]
 
+    @cache
     def parts(dropped: int) -> list[tuple[list[int], list[int]]]:
         kept = [*system, *others[starts[dropped] :]]
         if prompt_type == BASE:
@@ -294,14 +276,11 @@ def encode_all(
         None of them where no token of an answer is left within `cutoff_len`.
     """
     options = (cutoff_len, train_on_inputs)
-    if prompt_type == BASE and train_turns == "all":
-        view = tokenizer.with_settings(tools=tools_of(messages))
-        if not own_template(view.chat).turns(messages)[1]:
-            ends = [at for at, one in enumerate(messages) if one["role"] == "assistant" and one.get("learnt", True)]
-            head = {"tools": messages[0]["tools"]} if messages[0].get("tools") else {}
-            rows = [[{**messages[0], **head}, *messages[1 : at + 1]] for at in ends]
-            found = [encode(tokenizer, prompt_type, row, *options) for row in rows]
-            return [one for one in found if one is not None]
+    own = own_template(with_tools(tokenizer, messages).chat) if prompt_type == BASE and train_turns == "all" else None
+    if own and not own.turns(messages)[1]:
+        ends = [at for at, one in enumerate(messages) if one["role"] == "assistant" and one.get("learnt", True)]
+        rows = [encode(tokenizer, prompt_type, messages[: at + 1], *options) for at in ends]
+        return [one for one in rows if one is not None]
     found = encode(tokenizer, prompt_type, messages, *options, train_turns)
     return [] if found is None else [found]
 

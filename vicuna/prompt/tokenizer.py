@@ -7,12 +7,11 @@ transformers 5 puts a class of its own in the place of what the file says (in a 
 """
 
 import codecs
-import json
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
@@ -21,21 +20,15 @@ from typing import Any
 from vicuna.errors import UserError, first_line
 from vicuna.foreign import describe_odd_file
 from vicuna.prompt.own_template import ChatTemplate
+from vicuna.prompt.pieces import Control, added_controls, byte_pieces, encoder, without_prefix
 from vicuna.prompt.rendering import BASE, PLAIN, Settings
 from vicuna.prompt.tokenizer_files import TOKENIZER_CONFIG, TokenizerFiles, read_tokenizer_files
 
 # Begins every decoding, and is cut off again: decoders treat the first piece of a text specially.
 _ANCHOR = "a"
+# Control tokens that are part of an answer's text where a base has them as such; elsewhere they are user-defined.
+_TAGS = ("<think>", "</think>", "<tool_call>", "</tool_call>")
 _MOST_VIEWS = 64  # settings of a chat template that are kept ready, the functions of an API's clients among them
-
-
-@dataclass(frozen=True)
-class Control:
-    """A control token: its id, and whether it takes the blanks before or behind it away."""
-
-    id: int
-    lstrip: bool = False
-    rstrip: bool = False
 
 
 class TextTokenizer:
@@ -84,6 +77,7 @@ class TextTokenizer:
                 f"{TOKENIZER_CONFIG}."
             )
         self.beginning = [self.bos_id] if self._adds_bos and self.bos_id is not None else []
+        self._tags = {one.id: tag for tag in _TAGS if (one := self._controls.get(tag))}
         self._anchor = self.encode(_ANCHOR)
         self._anchor_width = len(self._decode(self._anchor))
         self._dummy = self.decode_continuation(self._anchor).removesuffix(_ANCHOR)
@@ -108,11 +102,11 @@ class TextTokenizer:
         self.markers = {i: one.piece for i, one in enumerate(proto.pieces) if one.type in marked}
         defined = [one.piece for one in proto.pieces if one.type == one.USER_DEFINED]
         self.user_defined = [piece.replace("▁", " ") for piece in defined]
-        self._bytes = _byte_pieces(
+        self._bytes = byte_pieces(
             lambda piece: i if beginning.id_to_piece(i := beginning.piece_to_id(piece)) == piece else None
         )
         self._controls = {self.markers[i]: Control(i) for i in sorted(self._control_ids)}
-        self._controls |= _added_controls(self.files.config, self.size)
+        self._controls |= added_controls(self.files.config, self.size, self._control_ids)
         # llama.cpp and the tokenizers of 2023 put a space before each text that follows a control token.
         self._parts = beginning.encode, continuation.encode, beginning.encode
 
@@ -139,23 +133,25 @@ class TextTokenizer:
         self._adds_bos = first == [self.bos_id] if said is None else said
         text = beginning.to_str()
         beginning.encode_special_tokens = True
-        continuation, rendering = Tokenizer.from_str(_without_prefix(text)), Tokenizer.from_str(text)
-        further = Tokenizer.from_str(_without_prefix(text))
-        continuation.encode_special_tokens = True
-        self.encode = _encoder(beginning)
-        self.encode_continuation = _encoder(continuation)
+        rendering, bare = Tokenizer.from_str(text), without_prefix(text)
+        continuation, further = beginning, rendering
+        if bare != text:  # of a vocabulary of 150,000 each takes most of a second
+            continuation, further = Tokenizer.from_str(bare), Tokenizer.from_str(bare)
+            continuation.encode_special_tokens = True
+        self.encode = encoder(beginning)
+        self.encode_continuation = encoder(continuation)
         self._decode = beginning.decode
         added = beginning.get_added_tokens_decoder()
         self.size = max([beginning.get_vocab_size(), *(i + 1 for i in added)])
         self._control_ids = {i for i, token in added.items() if token.special}
         self.markers = {i: token.content for i, token in added.items()}
         self.user_defined: list[str] = []
-        self._bytes = _byte_pieces(beginning.token_to_id)
+        self._bytes = byte_pieces(beginning.token_to_id)
         self._controls = {
             token.content: Control(i, token.lstrip, token.rstrip) for i, token in added.items() if token.special
         }
-        self._parts = _encoder(beginning), _encoder(continuation), _encoder(continuation)
-        self._rendered = _encoder(rendering), _encoder(further)
+        self._parts = encoder(beginning), encoder(continuation), encoder(continuation)
+        self._rendered = encoder(rendering), encoder(further)
 
     def _open_template(self, settings: Settings) -> ChatTemplate | None:
         if not self.files.template:
@@ -214,7 +210,11 @@ class TextTokenizer:
         return self._controls[name].id if name else self.eos_id
 
     def decode_continuation(self, ids: list[int]) -> str:
-        """The text of `ids` that follow other text: a leading space is kept, control ids are not text."""
+        """The text of `ids` that follow other text: a leading space is kept, control ids are not text, but tags are."""
+        if self._tags and not self._tags.keys().isdisjoint(ids):
+            at = next(at for at, i in enumerate(ids) if i in self._tags)
+            before, behind = self.decode_continuation(ids[:at]), self.decode_continuation(ids[at + 1 :])
+            return f"{before}{self._tags[ids[at]]}{behind}"
         text_ids = [i for i in ids if self._is_text(i)]
         return self._decode(self._anchor + text_ids)[self._anchor_width :]
 
@@ -248,9 +248,10 @@ class TextTokenizer:
             decoder.decode(bytes(run))
             pending, _ = decoder.getstate()
             return ids[: len(ids) - len(pending)]
-        # Byte-level pieces hold several bytes: drop pieces until the text ends well, or in a U+FFFD that was meant.
+        # Byte-level pieces hold several bytes, also of two characters: drop pieces until the text ends well, or in a
+        # U+FFFD that was meant.
         meant = self.encode_continuation("\ufffd")
-        for missing in range(min(4, len(ids) + 1)):
+        for missing in range(min(8, len(ids) + 1)):
             kept = ids[: len(ids) - missing]
             if not self.decode_continuation(kept).endswith("\ufffd") or kept[-len(meant) :] == meant:
                 return kept
@@ -300,41 +301,3 @@ def without_dummy_prefix(proto: Any) -> Any:
     bare.CopyFrom(proto)
     bare.normalizer_spec.add_dummy_prefix = False
     return SentencePieceProcessor(model_proto=bare.SerializeToString())
-
-
-def _encoder(tokenizer: Any) -> Callable[[str], list[int]]:
-    return lambda text: tokenizer.encode(text, add_special_tokens=False).ids
-
-
-def _added_controls(config: Mapping[str, Any], size: int) -> dict[str, Control]:
-    """Control tokens that a tokenizer_config.json adds behind the pieces of a SentencePiece model, by name."""
-    listed = config.get("added_tokens_decoder")
-    found = {}
-    for number, token in listed.items() if isinstance(listed, dict) else ():
-        if str(number).isdecimal() and int(number) >= size and isinstance(token, dict) and token.get("special"):
-            strips = bool(token.get("lstrip")), bool(token.get("rstrip"))
-            found[str(token.get("content", ""))] = Control(int(number), *strips)
-    return found
-
-
-def _byte_pieces(id_of: Callable[[str], int | None]) -> dict[int, int]:
-    """The ids of the byte-fallback pieces `<0x00>` to `<0xFF>`, if there are any, and the bytes they stand for."""
-    ids = {value: id_of(f"<0x{value:02X}>") for value in range(256)}
-    return {i: value for value, i in ids.items() if i is not None}
-
-
-def _without_prefix(tokenizer_json: str) -> str:
-    """A tokenizer.json that puts no space before the text: neither a Prepend normaliser nor a Metaspace prefix."""
-    spec = json.loads(tokenizer_json)
-
-    def strip(part: dict | None) -> dict | None:
-        if part is None or part["type"] == "Prepend":
-            return None
-        if part["type"] == "Metaspace":
-            return {**part, "prepend_scheme": "never"}
-        if part["type"] == "Sequence":
-            key = "normalizers" if "normalizers" in part else "pretokenizers"
-            return {**part, key: [kept for kept in map(strip, part[key]) if kept is not None]}
-        return part
-
-    return json.dumps({**spec, "normalizer": strip(spec["normalizer"]), "pre_tokenizer": strip(spec["pre_tokenizer"])})

@@ -15,6 +15,7 @@ from vicuna.errors import UserError
 from vicuna.foreign import NEVER_RUN
 from vicuna.prompt.probes import probe_texts
 from vicuna.prompt.tokenizer import TextTokenizer
+from vicuna.prompt.tokenizer_files import read_tokenizer_files
 
 # What a chat template may put behind BOS. Some conversions put no space before it, as SentencePiece does, and merge
 # runs of spaces in another order.
@@ -71,7 +72,10 @@ def write_tokenizer_json(
             single=f"{begin} $A", pair=f"{begin} $A {begin} $B", special_tokens=[(begin, proto.trainer_spec.bos_id)]
         )
     controls = [piece.piece for piece in proto.pieces if piece.type in (piece.UNKNOWN, piece.CONTROL)]
-    tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in controls])
+    strips = _declared_strips(folder)
+    tokenizer.add_special_tokens([
+        AddedToken(name, special=True, normalized=False, **strips.get(name, {})) for name in controls
+    ])  # fmt: skip
     tokenizer.add_tokens(list(further))
     named = {"unk_token": unknown, "bos_token": begin, "eos_token": end, "pad_token": padding}
     named["model_max_length"] = context
@@ -89,15 +93,37 @@ def write_tokenizer_json(
     )
 
 
+def _declared_strips(folder: Path) -> dict[str, dict[str, bool]]:
+    """Which tokens take the blanks beside them away, by name, as tokenizer_config.json says."""
+    listed = read_tokenizer_files(folder).config.get("added_tokens_decoder")
+    tokens = [one for one in listed.values() if isinstance(one, dict)] if isinstance(listed, dict) else []
+    return {str(one.get("content")): {name: one.get(name) is True for name in ("lstrip", "rstrip")} for one in tokens}
+
+
 def _name_class(file: Path, begins: bool) -> None:
-    """Say in tokenizer_config.json what opens tokenizer.json as it is: a class that transformers 4 has, too.
+    """Say in tokenizer_config.json what opens tokenizer.json as it is, and where BOS stands.
 
     LlamaTokenizer would build another tokenizer from its pieces, whose merges are in the order of their ids.
     """
-    settings = json.loads(file.read_text(encoding="utf-8"))
-    settings.pop("backend", None)
-    settings |= {"tokenizer_class": "PreTrainedTokenizerFast", "add_bos_token": begins, "add_eos_token": False}
+    settings = openable_tokenizer(json.loads(file.read_text(encoding="utf-8")), has_json=True)
+    settings |= {"add_bos_token": begins, "add_eos_token": False}
     file.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def openable_tokenizer(settings: dict[str, Any], has_json: bool) -> dict[str, Any]:
+    """tokenizer_config.json in words that transformers before 5, llama.cpp's converter, mlx-lm and vLLM know.
+
+    Args:
+        has_json: there is a tokenizer.json beside it.
+    """
+    written = {name: value for name, value in settings.items() if name != "backend"}
+    # TokenizersBackend and its like: names of transformers 5 alone, and no other class of it ends so.
+    if str(settings.get("tokenizer_class")).endswith("Backend"):
+        written["tokenizer_class"] = "PreTrainedTokenizerFast" if has_json else "LlamaTokenizer"
+    if isinstance(tokens := settings.get("extra_special_tokens"), list):  # before 5 these are named ones
+        del written["extra_special_tokens"]
+        written.setdefault("additional_special_tokens", tokens)
+    return written
 
 
 def match_training_ids(folder: Path, context: int) -> str:
