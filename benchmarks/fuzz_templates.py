@@ -21,7 +21,6 @@ and ends with status 1 where ids differ.
 import argparse
 import json
 import random
-import re
 import sys
 import tempfile
 import time
@@ -31,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lent_vocabulary import CONTEXT, LENT, lend_vocabulary
 from template_engines import FIXED_DAY, published_templates
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from transformers.utils import logging
@@ -43,9 +43,7 @@ from vicuna.errors import UserError
 from vicuna.foreign import NEVER_RUN
 from vicuna.gguf.library import load_llama_cpp
 from vicuna.gguf.llama_cpp_source import render_in_llama_cpp, source_folder
-from vicuna.gguf_file.byte_level import CONTROL
 from vicuna.gguf_file.header import read_header
-from vicuna.gguf_file.reader import optional_package
 from vicuna.gguf_file.vocabulary import tokenizer_files
 from vicuna.model.flags import ModelFlags
 from vicuna.pages.chat_controller import ChatController
@@ -56,10 +54,7 @@ from vicuna.prompt.templates import BASE, IGNORE_INDEX, encode
 from vicuna.prompt.tokenizer import TextTokenizer
 from vicuna.prompt.tokenizer_json import match_training_ids
 
-CONTEXT = 8192
 DAY = "2024-07-26"  # what templates take for today
-LENT = "llama-bpe"  # the vocabulary whose reserved tokens are renamed
-LENT_PIECES = 20_000  # of its pieces, beside the control tokens
 # A vocabulary -> the templates that it belongs to.
 OWN = {
     "qwen2": ("Qwen-Qwen2.5-7B-Instruct", "Qwen-Qwen3-0.6B", "Qwen-QwQ-32B"),
@@ -74,7 +69,6 @@ OWN = {
     "gemma-4": ("google-gemma-4-31B-it",),
 }
 MISTRAL = "tekken"  # how Mistral's texts are cut, by llama.cpp's name
-_NAMES = re.compile(r"<\|[^|<>'\"\s]+\|>|<｜[^｜<>]+｜>|\[/?[A-Z][A-Z_]+\]|<(?:start|end)_of_turn>")
 PIECES = [
     *("你好", "春天的花有哪些？", "，", "。", "鹉", "𠮷野家", "한국어", "Tell me ", "What is a llama?", " a ", "ÄÖ "),
     *("🦙", "👨‍👩‍👧", "🏳️‍🌈", "é", "e\u0301", "ﬁ", "\u3000", "\u00a0", "\ufeff", "\u200b", "\ufffd", "\x7f", "▁"),
@@ -128,52 +122,6 @@ def dialogue(seed: int, names: list[str], system: bool) -> list[dict[str, Any]]:
     if system and draw.random() < 0.4:
         messages.insert(0, {"role": "system", "content": drawn_text(draw, names, 1)})
     return messages
-
-
-def control_names(template: str) -> list[str]:
-    """What a template writes that looks like the name of a control token."""
-    return list(dict.fromkeys(_NAMES.findall(template)))
-
-
-def lend_vocabulary(keys: dict[str, Any], template: str, splitting: str, file: Path) -> dict[str, Any]:
-    """Write a vocabulary whose reserved tokens have the names that a template writes; its keys.
-
-    Args:
-        splitting: llama.cpp's name of how texts are cut.
-    """
-    gguf = optional_package("gguf")
-    pieces, kinds = keys["tokenizer.ggml.tokens"], keys["tokenizer.ggml.token_type"]
-    begin, end = keys["tokenizer.ggml.bos_token_id"], keys["tokenizer.ggml.eos_token_id"]
-    kept = [number for number in range(len(pieces)) if number < LENT_PIECES or kinds[number] == CONTROL]
-    tokens, known = [pieces[number] for number in kept], {pieces[number] for number in kept}
-    merges = [one for one in keys["tokenizer.ggml.merges"] if known.issuperset([*one.split(" "), one.replace(" ", "")])]
-    names = [one for one in control_names(template) if one not in known]
-    reserved = [number for number, token in enumerate(tokens) if token.startswith("<|reserved_special_token_")]
-    for number, name in zip(reserved, names, strict=False):
-        tokens[number] = name
-    changed = {
-        **keys, "tokenizer.ggml.tokens": tokens, "tokenizer.ggml.token_type": [kinds[number] for number in kept],
-        "tokenizer.ggml.merges": merges, "tokenizer.ggml.pre": splitting,
-        "tokenizer.ggml.bos_token_id": kept.index(begin), "tokenizer.ggml.eos_token_id": kept.index(end),
-    }  # fmt: skip
-    writer = gguf.GGUFWriter(file, "llama")
-    writer.add_context_length(CONTEXT)
-    writer.add_embedding_length(16)
-    writer.add_block_count(1)
-    writer.add_feed_forward_length(16)
-    writer.add_head_count(2)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_tokenizer_model(keys["tokenizer.ggml.model"])
-    writer.add_tokenizer_pre(splitting)
-    writer.add_token_list(tokens)
-    writer.add_token_types(changed["tokenizer.ggml.token_type"])
-    writer.add_token_merges(merges)
-    writer.add_bos_token_id(changed["tokenizer.ggml.bos_token_id"])
-    writer.add_eos_token_id(changed["tokenizer.ggml.eos_token_id"])
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.close()
-    return changed
 
 
 def switches_thinking(chat: ChatTemplate) -> bool:

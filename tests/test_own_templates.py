@@ -12,7 +12,8 @@ import pytest
 pytest.importorskip("gguf", reason="gguf is not installed: bash scripts/install_cpp.sh")
 pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed: bash scripts/install_cpp.sh")
 
-from fuzz_templates import LENT, Base, Outcome, compare_template, lend_vocabulary, plan
+from fuzz_templates import Base, Outcome, compare_template, plan
+from lent_vocabulary import LENT, lend_vocabulary
 from template_engines import published_templates
 
 from vicuna.errors import UserError
