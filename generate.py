@@ -54,7 +54,10 @@ def main(
             decoding.seed,
             prompt_type=assistant.first.prompt_type,
         )
-        print(last.text)
+        said = assistant.split(messages, last.text)
+        if said.thought and not said.content:
+            log.log.warning("the answer ended while it was thought about; --max_new_tokens allows more")
+        print(said.content)
         return
     from vicuna.files.proxies import without_proxies
 
@@ -124,6 +127,7 @@ def make_handlers(assistant: Any, serve: ServeFlags, decoding: DecodingFlags) ->
     from vicuna.pages.events import throttle
     from vicuna.pages.localization import request_strings
     from vicuna.pages.markup import safe_markdown
+    from vicuna.prompt.rendering import BASE
 
     stops: dict[str, threading.Event] = {}  # session of a tab -> what ends the answer that it is getting
 
@@ -143,7 +147,9 @@ def make_handlers(assistant: Any, serve: ServeFlags, decoding: DecodingFlags) ->
         ended = stops[session] = threading.Event()
         try:
             prompt_ids = assistant.prompt_ids(messages)
-            sent = f"{strings['tokens'].format(tokens=len(prompt_ids))}\n\n{assistant.prompt_text(messages)}"
+            text = assistant.prompt_text(messages)
+            prompt_end = text if assistant.first.prompt_type == BASE else None
+            sent = f"{strings['tokens'].format(tokens=len(prompt_ids))}\n\n{text}"
             yield [rendering.CURSOR, "", sent, gr.update(visible=False), [], ""]
             generation = kwargs_from_controls(values)
             updates = assistant.stream(
@@ -152,8 +158,8 @@ def make_handlers(assistant: Any, serve: ServeFlags, decoding: DecodingFlags) ->
             for update in throttle(updates, serve.use_typewriter):
                 if stops.get(session) is not ended:
                     return  # the tab has asked something else, or is closed
-                shown = rendering.answer_markdown(strings, update, said, all_beams)
-                plain = said + update.text if update.finish else gr.skip()
+                shown = rendering.answer_markdown(strings, update, said, all_beams, prompt_end)
+                plain = assistant.split(messages, said + update.text).content if update.finish else gr.skip()
                 ids = [*before, *update.beams[0].ids] if update.finish == "length" else []
                 yield [shown, rendering.stats_line(strings, update), sent, gr.update(visible=bool(ids)), ids, plain]
         except UserError as error:

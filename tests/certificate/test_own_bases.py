@@ -1,82 +1,109 @@
-"""Certificates of bases with a byte-level vocabulary and their own chat template, and faults in their GGUF files."""
+"""Exports of bases with a template of their own: clean ones pass, and what is planted in them is found."""
 
 import json
-from pathlib import Path
+import re
+import shutil
 
 import pytest
-from certificate_bounds import merge, strong_adapter, to_gguf
 
-from tests.certificate.certifying import certify, needs_cpp, one_of
-from tests.own_bases import write_base
+from tests.certificate.certifying import CPP, certify, one_of
+from tests.certificate.planted import derive
+from tests.own_bases import CHATML, KINDS, write_base
+from tests.served import make_adapter
+from vicuna.prompt.templates import BASE
+from vicuna.prompt.tokenizer_files import CHAT_TEMPLATE_FILE, TOKENIZER_CONFIG
 
-pytestmark = needs_cpp
-OTHER = "{{ bos_token }}{% for message in messages %}{{ message.role }}: {{ message.content }}{% endfor %}"
-SAID = {
-    "chatml": {
-        "BOS that the base has not": "texts begin with BOS (expected none)",
-        "an end lost": "answers end at",
-        "another template": "it has another template",
-    },
-    "headers": {
-        "BOS left out": "texts begin with none (expected BOS)",
-        "an end lost": "answers end at",
-        "another template": "it has another template",
-    },
+TEXTS = [
+    {"messages": [{"role": "user", "content": "你好！"}, {"role": "assistant", "content": "很高兴认识你。"}]},
+    {"messages": [{"role": "user", "content": "1. 春风  42"}, {"role": "assistant", "content": "柳树绿了。\n2. 河边"}]},
+]
+
+
+def rewritten(folder, out, **files):
+    """A copy of a model in which some JSON files say something else, or a text is another."""
+    shutil.copytree(folder, out)
+    for name, change in files.values():
+        file = out / name
+        if isinstance(change, str):
+            file.write_text(change, encoding="utf-8")
+        elif file.is_file():
+            said = json.loads(file.read_text(encoding="utf-8"))
+            file.write_text(json.dumps({**said, **change}), encoding="utf-8")
+    return out
+
+
+def planted(kind, merged, place):
+    """Fault -> the export that has it."""
+    template = (merged / CHAT_TEMPLATE_FILE).read_text(encoding="utf-8")
+    eos = json.loads((merged / "generation_config.json").read_text(encoding="utf-8"))["eos_token_id"]
+    one_end = {"eos_token_id": eos[0]} if isinstance(eos, list) else {"eos_token_id": 5}
+    found = {
+        "an end lost": rewritten(
+            merged, place / "end", a=("config.json", one_end), b=("generation_config.json", one_end)
+        ),
+        "another template": rewritten(merged, place / "template", a=(CHAT_TEMPLATE_FILE, CHATML.replace("\\n", " "))),
+    }
+    if KINDS[kind][1]:
+        doubled = "{{- bos_token -}}" + template
+        found["BOS twice"] = rewritten(merged, place / "twice", a=(CHAT_TEMPLATE_FILE, doubled))
+        found["no BOS before a text"] = rewritten(
+            merged, place / "none", a=(TOKENIZER_CONFIG, {"add_bos_token": False})
+        )
+    return found
+
+
+SAYS = {
+    "an end lost": "answers end at",
+    "another template": "template",
+    "BOS twice": "template",
+    "no BOS before a text": "BOS",
 }
 
 
-def planted(clean: Path, folder: Path, fault: str) -> Path:
-    """A GGUF file with a fault in its head."""
-    from vicuna.gguf.head_edit import with_keys
-    from vicuna.gguf_file.reader import GENERATION, read_gguf
+@pytest.fixture(scope="module", params=["chatml", "headers"])
+def certified(request, tmp_path_factory):
+    from tests.export.tool_models import tool
 
-    keys = read_gguf(str(clean), "--export").keys
-    generation = json.loads(keys[GENERATION])
-    ends = generation["eos_token_id"]
-    changes = {
-        "BOS that the base has not": {
-            "tokenizer.ggml.add_bos_token": True, "tokenizer.ggml.bos_token_id": keys["tokenizer.ggml.eos_token_id"],
-        },
-        "BOS left out": {"tokenizer.ggml.add_bos_token": False},
-        "an end lost": {
-            GENERATION: json.dumps(generation | {"eos_token_id": ends[:1]}), "tokenizer.ggml.eot_token_id": None,
-            "tokenizer.ggml.eom_token_id": None,
-        },
-        "another template": {"tokenizer.chat_template": OTHER},
-    }  # fmt: skip
-    made = folder / f"{fault}.gguf"
-    with_keys(clean, made, changes[fault])
-    return made
+    place = tmp_path_factory.mktemp("own")
+    base = write_base(place / "base", request.param)
+    adapter = make_adapter(base, place / "adapter", BASE, 0)
+    merge, merged = tool("merge_lora"), place / "merged"
+    merge.main(merge.MergeFlags(model_path=str(base), lora_path=[str(adapter)], out_path=str(merged)))
+    texts = place / "texts.jsonl"
+    texts.write_text("".join(json.dumps(one, ensure_ascii=False) + "\n" for one in TEXTS), encoding="utf-8")
+    clean = {"float32": merged} | ({"f16": derive(merged, place / "f16", "f16")} if CPP else {})
+    faults = planted(request.param, merged, place)
+    _, data = certify(base, adapter, [*clean.values(), *faults.values()], place / "c.json", texts=[str(texts)])
+    return ({name: one_of(data, path) for name, path in paths.items()} for paths in (clean, faults))
 
 
-@pytest.fixture(scope="module", params=SAID)
-def certified(request, texts, tmp_path_factory) -> tuple[str, dict, list[Path]]:
-    """kind, what the certificate says, and what it says it of: the folder, its GGUF, the faults in their order."""
-    kind, folder = request.param, tmp_path_factory.mktemp(request.param)
-    base = write_base(folder / "base", kind, initializer_range=0.2)
-    adapter = strong_adapter(base, folder / "adapter")
-    (adapter / "run_args.json").write_text(json.dumps({"prompt_type": "base"}), encoding="utf-8")
-    merged = merge(base, adapter, folder / "merged", dtype="float32")
-    clean = to_gguf(merged, folder / "clean.gguf", "f32")
-    exports = [merged, clean, *(planted(clean, folder, fault) for fault in SAID[kind])]
-    _, found = certify(base, adapter, exports, folder / "c.json", texts=[str(texts)])
-    return kind, found, exports
+def test_clean_exports_pass_and_every_fault_is_found(certified):
+    clean, faults = certified
+
+    for found in clean.values():
+        assert (found["verdict"], found["reasons"]) == ("passed", [])
+    for fault, found in faults.items():
+        assert found["verdict"] == "FAILED", fault
+        assert re.search(SAYS[fault], " ".join(found["reasons"])), (fault, found["reasons"])
 
 
-def test_clean_exports_pass(certified):
-    kind, found, (merged, clean, *_) = certified
+def test_an_export_that_thinks_otherwise_than_it_was_trained_is_found(tmp_path):
+    from tests.export.tool_models import tool
 
-    assert found["prompt_type"] == "base"
-    assert [(one_of(found, one)["verdict"], one_of(found, one)["reasons"]) for one in (merged, clean)] == [
-        ("passed", []),
-        ("passed", []),
-    ], kind
+    base = write_base(tmp_path / "base", "thinking")
+    adapter = make_adapter(base, tmp_path / "adapter", BASE, 0)
+    (adapter / "run_args.json").write_text(
+        json.dumps({"prompt_type": BASE, "template": {"thinking": "empty"}}), encoding="utf-8"
+    )
+    merge, merged = tool("merge_lora"), tmp_path / "merged"
+    merge.main(merge.MergeFlags(model_path=str(base), lora_path=[str(adapter)], out_path=str(merged)))
+    plain = (base / CHAT_TEMPLATE_FILE).read_text(encoding="utf-8")
+    thinks = rewritten(merged, tmp_path / "thinks", a=(CHAT_TEMPLATE_FILE, plain))
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text("".join(json.dumps(one, ensure_ascii=False) + "\n" for one in TEXTS), encoding="utf-8")
+    _, data = certify(base, adapter, [merged, thinks], tmp_path / "c.json", texts=[str(texts)])
 
-
-def test_planted_faults_are_found(certified):
-    kind, found, (_, _, *faults) = certified
-
-    for file, said in zip(faults, SAID[kind].values(), strict=True):
-        one = one_of(found, file)
-        assert one["verdict"] == "FAILED", file
-        assert said in " ".join(one["reasons"]), file
+    assert one_of(data, merged)["verdict"] == "passed"
+    found = one_of(data, thinks)
+    assert found["verdict"] == "FAILED"
+    assert "template" in " ".join(found["reasons"])

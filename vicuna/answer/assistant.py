@@ -10,6 +10,7 @@ from vicuna.answer.engine import Engine, GenerationRequest
 from vicuna.answer.scoring import Scored
 from vicuna.answer.stream import POLL_S, Update, to_user_error
 from vicuna.answer.worker import Worker
+from vicuna.prompt.own_template import SplitAnswer, split_answer
 from vicuna.prompt.templates import ALL_PROMPT_TYPES, BASE, Message, prompt_ids, render
 from vicuna.prompt.tokenizer import TextTokenizer
 from vicuna.prompt.traits import answers_apart, takes_system
@@ -64,6 +65,10 @@ class Assistant:
     def prompt_ids(self, messages: Sequence[Message], prompt_type: str | None = None) -> list[int]:
         """Ids of the prompt for the last message, BOS included: the same that training saw."""
         return prompt_ids(self.tokenizer_of(), prompt_type or self.first.prompt_type, messages)
+
+    def split(self, messages: Sequence[Message], text: str) -> SplitAnswer:
+        """A whole answer to the last message, by the first choice: what was thought, and what is answered."""
+        return split_answer(self.prompt_text(messages) if self.first.prompt_type == BASE else None, text)
 
     def tokenizer_of(self, adapter: str | None = None, **changed: str) -> TextTokenizer:
         """The tokenizer with the base's own template as a choice was trained with it.

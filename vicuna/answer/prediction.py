@@ -28,6 +28,7 @@ from vicuna.log import log
 from vicuna.model.adapter_files import adapter_sha256
 from vicuna.model.base import fingerprint
 from vicuna.model.flags import ModelFlags
+from vicuna.prompt.own_template import SplitAnswer
 from vicuna.prompt.templates import Message, prompt_ids
 
 One = TypeVar("One")
@@ -241,11 +242,17 @@ def _answer(
                     f"the {len(lines.done)} that are answered in {lines.file} stay."
                 ) from error
             answers = zip(batch, prompts, updates, strict=True)
-            lines.append([_line(one, ids, update, sources) for one, ids, update in answers if one.row not in lines])
+            lines.append([
+                _line(one, ids, update, assistant.split(one.messages, update.text), sources)
+                for one, ids, update in answers
+                if one.row not in lines
+            ])  # fmt: skip
             bar.update(len(new))
 
 
-def _line(one: Question, ids: Sequence[int], update: Update, sources: Sequence[Source]) -> dict[str, Any]:
+def _line(
+    one: Question, ids: Sequence[int], update: Update, said: SplitAnswer, sources: Sequence[Source]
+) -> dict[str, Any]:
     file = {"file": str(sources[one.source].path)} if len(sources) > 1 else {}
     return {
         ROW: one.row,
@@ -253,7 +260,8 @@ def _line(one: Question, ids: Sequence[int], update: Update, sources: Sequence[S
         "line": one.line,
         "record": one.record,
         "reference": one.reference,
-        "answer": update.text,
+        "answer": said.content,
+        **({"reasoning_content": said.thought} if said.thought else {}),
         "prompt_tokens": len(ids),
         "completion_tokens": update.tokens,
         "finish_reason": update.finish_reason,

@@ -28,6 +28,7 @@ from vicuna.evaluation.flags import AnswersFlags, ModelsFlags, is_address
 from vicuna.log import log
 from vicuna.model.adapter_files import model_sha256
 from vicuna.model.flags import ModelFlags
+from vicuna.prompt.own_template import split_answer
 from vicuna.prompt.templates import Message, unsupported
 
 NO_ROOM = "no room"  # why there is no answer: the question alone fills the context
@@ -134,7 +135,8 @@ class LocalModel(Respondent):
             for record, update in zip(batch, updates, strict=True):
                 if record not in done:
                     counts = len(prompts[record].ids), update.tokens, prompts[record].forgotten
-                    yield Answered(record, update.text, update.finish_reason, *counts)
+                    text = split_answer(prompts[record].prompt_end, update.text).content
+                    yield Answered(record, text, update.finish_reason, *counts)
 
     def _prompt(self, messages: Sequence[Message], max_new_tokens: int) -> Trimmed | None:
         """The prompt of a conversation; None where its last message alone fills the context."""

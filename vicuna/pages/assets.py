@@ -5,6 +5,10 @@ CSS = """
 .prose hr { margin: var(--spacing-xl) 0; }
 /* What has no effect as things stand; moving it gives it one. */
 .inert { opacity: 0.5; }
+/* The thinking before an answer. */
+.prose details { color: var(--body-text-color-subdued); border-left: 2px solid var(--border-color-primary);
+    padding-left: var(--spacing-md); margin-bottom: var(--spacing-md); }
+.prose summary { cursor: pointer; }
 @media (max-width: 640px) {
     #columns { flex-direction: column; }
     #columns > * { min-width: 100% !important; }

@@ -19,14 +19,16 @@ from vicuna.errors import UserError
 from vicuna.pages import conversation, rendering
 from vicuna.pages.chat_queue import ActiveAnswer, ActiveAnswers, ChatRequest, ChatSettings
 from vicuna.pages.conversation import StoredMessage, before_turn, count_turns, with_system_prompt
-from vicuna.pages.decoding_controls import MAX_VALUE, kwargs_from_controls
+from vicuna.pages.decoding_controls import CONTROL_NAMES, MAX_VALUE, kwargs_from_controls
 from vicuna.pages.events import throttle
 from vicuna.pages.rendering import chatbot_message, chatbot_messages
 from vicuna.pages.strings import Strings
+from vicuna.prompt.own_template import split_answer
 from vicuna.prompt.templates import split_system
-from vicuna.prompt.traits import takes_turns
+from vicuna.prompt.traits import knows_thinking, takes_turns
 
 MAX_MESSAGE_CHARS = 100_000  # what a context holds is far less
+THINKING_CHOICES = ("", "keep", "empty")  # as trained, on, off
 MAX_ANSWER_BYTES = 2**18  # that an answer may add to what the browser keeps
 
 Changes = dict[str, Any]
@@ -45,21 +47,27 @@ class ChatController:
         self.answers = ActiveAnswers()
 
     def read_settings(self, values: Sequence[Any]) -> ChatSettings:
-        """The settings from the values of their controls: adapter, prompt type, system, memory, beams, decoding.
+        """The settings from the values of their controls: adapter, prompt type, system, memory, beams, decoding, and
+        thinking.
 
         Raises:
             UserError: a value that no control has; a request need not come from the page.
         """
-        adapter, prompt_type, system, max_memory, all_beams, *decoding = values
+        adapter, prompt_type, system, max_memory, all_beams, *others = values
+        decoding, thinking = others[: len(CONTROL_NAMES)], "".join(map(str, others[len(CONTROL_NAMES) :]))
         if adapter not in self.assistant.choices or prompt_type not in self.assistant.prompt_types:
             raise UserError(f"there is no adapter {adapter!r} or no prompt type {prompt_type!r} here.")
         if not isinstance(max_memory, int | float) or not 0 <= max_memory <= MAX_VALUE:
             raise UserError(f"Max Memory {max_memory!r} is not possible: expected 0 to {MAX_VALUE}.")
+        if thinking not in THINKING_CHOICES:
+            raise UserError(f"Thinking {thinking[:20]!r} is not possible: expected keep or empty, or nothing.")
+        if not knows_thinking(prompt_type, self.assistant.tokenizer.chat):
+            thinking = ""
         generation, max_beams = kwargs_from_controls(decoding), self.assistant.engine.max_beams
         if generation["num_beams"] > max_beams:
             raise UserError(f"{generation['num_beams']} beams are more than the {max_beams} possible.")
         system = (system or "").strip() if self.assistant.takes_system(prompt_type) else ""
-        return ChatSettings(adapter, prompt_type, system, int(max_memory), bool(all_beams), generation)
+        return ChatSettings(adapter, prompt_type, system, int(max_memory), bool(all_beams), generation, thinking)
 
     # --- asking -------------------------------------------------------------------------------------------------------
 
@@ -161,7 +169,9 @@ class ChatController:
                     return messages
                 last = update
                 if not update.finish:
-                    text = rendering.answer_markdown(strings, update, all_beams=settings.all_beams)
+                    text = rendering.answer_markdown(
+                        strings, update, all_beams=settings.all_beams, prompt_end=trimmed.prompt_end
+                    )
                     yield {"chatbot": [*above, chatbot_message("assistant", text)]}
         except UserError as error:
             problem = str(error)
@@ -173,7 +183,10 @@ class ChatController:
         note = " · ".join(
             filter(None, (settings.adapter, rendering.stats_line(strings, last), problem and f"⚠ {problem}"))
         )
-        answer = StoredMessage(role="assistant", content=last.text, note=note[: conversation.MAX_NOTE_CHARS])
+        said = split_answer(trimmed.prompt_end, last.text)
+        answer = StoredMessage(role="assistant", content=said.content, note=note[: conversation.MAX_NOTE_CHARS])
+        if said.thought:
+            answer["reasoning_content"] = said.thought
         if request.draw:
             answer["draw"] = request.draw
         messages = [*asked, answer]
@@ -199,7 +212,9 @@ class ChatController:
 
     def trim(self, asked: Sequence[StoredMessage], settings: ChatSettings) -> history.Trimmed:
         """The prompt for the last message; a prompt type without earlier turns forgets them all."""
-        tokenizer, context = self.assistant.tokenizer_of(settings.adapter), self.assistant.engine.context
+        switched = {"thinking": settings.thinking} if settings.thinking else {}
+        tokenizer = self.assistant.tokenizer_of(settings.adapter, **switched)
+        context = self.assistant.engine.context
         has_turns, max_new_tokens = takes_turns(settings.prompt_type), settings.generation["max_new_tokens"]
         shown = list(asked) if has_turns else [*split_system(asked)[0], asked[-1]]
         trimmed = history.trim(tokenizer, settings.prompt_type, shown, context, max_new_tokens, settings.max_memory)

@@ -83,12 +83,12 @@ def _connect_storage(blocks: gr.Blocks, layout: ChatLayout, handlers: ChatHandle
 
 def _connect_settings(blocks: gr.Blocks, layout: ChatLayout, handlers: ChatHandlers, changing: list[Any]) -> None:
     settings, decoding = layout.settings, layout.decoding
-    status = [layout.status, layout.warning, layout.system]
+    status = [layout.status, layout.warning, layout.system, layout.thinking]
     debounce([layout.adapter.input], handlers.trained_prompt_type, [layout.adapter], [layout.prompt_type])
     triggers = [blocks.load, layout.adapter.change, layout.prompt_type.change]
     debounce(triggers, handlers.describe, [layout.adapter, layout.prompt_type], status)
     decoding.connect_mode_line(blocks)
-    parts = (layout.prompt_type, layout.system, layout.max_memory, decoding.sliders["max_new_tokens"])
+    parts = (layout.prompt_type, layout.thinking, layout.system, layout.max_memory, decoding.sliders["max_new_tokens"])
     inputs = [layout.stored, layout.forgotten, *settings]
     debounce([part.change for part in parts], handlers.refresh_memory, inputs, changing)
     layout.reset.click(

@@ -19,6 +19,7 @@ from vicuna.pages.markup import safe_markdown
 from vicuna.pages.rendering import chatbot_messages, notice, turn_at
 from vicuna.pages.strings import STRINGS, Strings
 from vicuna.prompt.templates import split_system
+from vicuna.prompt.traits import knows_thinking
 
 READY = gr.update(submit_btn=True, stop_btn=False)  # where a message is typed, while no answer is running
 
@@ -118,9 +119,12 @@ class ChatHandlers:
     def original_text(self, stored: str, event: gr.CopyData) -> str:
         """What a message was written as, of which Gradio copied what it shows."""
         messages = _readable(stored)
-        shown = chatbot_messages(STRINGS["en"], messages)
-        pairs = zip(split_system(messages)[1], shown, strict=True)
-        return next((one["content"] for one, copy in pairs if copy["content"]["text"] == event.value), "")
+        for strings in STRINGS.values():  # a folded thought is headed in the visitor's language
+            pairs = zip(split_system(messages)[1], chatbot_messages(strings, messages), strict=True)
+            for one, copy in pairs:
+                if copy["content"]["text"] == event.value:
+                    return one["content"]
+        return ""
 
     # --- conversations ------------------------------------------------------------------------------------------------
 
@@ -206,7 +210,7 @@ class ChatHandlers:
 
     def _export(self, messages: list[StoredMessage], values: Sequence[Any]) -> str:
         settings = self.controller.read_settings(values)
-        decoding = dict(zip(CONTROL_NAMES, values[5:], strict=True))
+        decoding = dict(zip(CONTROL_NAMES, values[5:], strict=False))  # behind them stands thinking
         saved = {**decoding, "max_memory": settings.max_memory}
         return saved_chats.export_chat(self.assistant, messages, saved, settings.adapter, settings.prompt_type)
 
@@ -217,7 +221,7 @@ class ChatHandlers:
         return self.assistant.choices[adapter].prompt_type
 
     def describe(self, request: gr.Request, adapter: str, prompt_type: str) -> list[Any]:
-        """The status line, the warning about an untrained prompt type, and the system prompt's place."""
+        """The status line, the warning about an untrained prompt type, the places of system prompt and thinking."""
         strings, choice = request_strings(request), self.assistant.choices[adapter]
         warning = ""
         if choice.trained_as and prompt_type != choice.trained_as:
@@ -229,6 +233,7 @@ class ChatHandlers:
             safe_markdown(self.assistant.status(strings["status"], adapter, prompt_type)),
             warning,
             gr.update(interactive=takes_system, placeholder=hint),
+            gr.update(visible=knows_thinking(prompt_type, self.assistant.tokenizer.chat)),
         ]
 
     def refresh_memory(self, request: gr.Request, stored: str, forgotten: int, *values: Any) -> dict:

@@ -9,7 +9,9 @@ from vicuna.pages.localization import i18n
 from vicuna.pages.markup import LATEX_DELIMITERS, safe_markdown
 from vicuna.pages.rendering import notice
 from vicuna.pages.strings import STRINGS
+from vicuna.prompt.traits import knows_thinking
 
+THINKING = {"trained": "", "on": "keep", "off": "empty"}
 MAX_MEMORY = 2048  # the original's end of the slider
 
 
@@ -97,6 +99,11 @@ class ChatLayout:
             elem_id="prompt_type",
         )
         self.warning = gr.Markdown(elem_id="warning")
+        self.thinking = gr.Dropdown(
+            [(i18n(f"thinking_{name}"), value) for name, value in THINKING.items()], value="", label=i18n("thinking"),
+            info=i18n("thinking_info"), visible=knows_thinking(first.prompt_type, assistant.tokenizer.chat),
+            elem_id="thinking",
+        )  # fmt: skip
         with gr.Accordion(i18n("system"), open=False, elem_id="system_prompt"):
             self.system = gr.Textbox(
                 show_label=False, lines=3, placeholder=i18n("system_hint"), elem_id="system", container=False
@@ -109,5 +116,5 @@ class ChatLayout:
         self.all_beams = all_beams_checkbox(flags.show_beam, assistant.engine.max_beams)
         beside = [self.adapter, self.prompt_type, self.system, self.max_memory, self.all_beams]
         initial = [first.name, first.prompt_type, "", flags.max_memory, flags.show_beam]
-        self.settings = [*beside, *self.decoding.inputs]
-        self.initial_settings = [*initial, *self.decoding.initial.values()]
+        self.settings = [*beside, *self.decoding.inputs, self.thinking]
+        self.initial_settings = [*initial, *self.decoding.initial.values(), ""]

@@ -14,6 +14,7 @@ class ChatSettings:
 
     Attributes:
         generation: arguments of generate().
+        thinking: "keep" or "empty" to have it switched on or off; "" as the adapter was trained.
     """
 
     adapter: str
@@ -22,6 +23,7 @@ class ChatSettings:
     max_memory: int
     all_beams: bool
     generation: dict[str, Any]
+    thinking: str = ""
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,8 @@ def _message(message: Any, n: int) -> StoredMessage:
     if not isinstance(message, dict) or message.get("role") not in ("system", "user", "assistant"):
         raise UserError(f"message {n} is not one: expected an object with role system, user or assistant, and content.")
     checked = StoredMessage(role=message["role"], content=check_text(message.get("content"), f"message {n}: content"))
+    if message.get("reasoning_content"):
+        checked["reasoning_content"] = check_text(message["reasoning_content"], f"message {n}: reasoning_content")
     if message.get("note"):
         checked["note"] = check_text(message["note"], f"message {n}: note")[:MAX_NOTE_CHARS]
     if draw := message.get("draw"):

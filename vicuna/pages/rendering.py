@@ -7,6 +7,7 @@ from vicuna.answer.stream import Update
 from vicuna.pages.conversation import StoredMessage
 from vicuna.pages.markup import safe_markdown
 from vicuna.pages.strings import Strings
+from vicuna.prompt.own_template import split_answer
 from vicuna.prompt.templates import split_system
 
 CURSOR = " ▌"
@@ -24,16 +25,35 @@ def stats_line(strings: Strings, update: Update) -> str:
     return line + (strings[update.finish] if update.finish else "") + (strings["cut"] if update.cut_character else "")
 
 
-def answer_markdown(strings: Strings, update: Update, before: str = "", all_beams: bool = True) -> str:
-    """The answer as Markdown: one beam as it is, several one below the other, best first."""
+def answer_markdown(
+    strings: Strings, update: Update, before: str = "", all_beams: bool = True, prompt_end: str | None = None
+) -> str:
+    """The answer as Markdown: one beam as it is, several one below the other, best first.
+
+    Args:
+        prompt_end: how the prompt ends, by which thinking is told from the answer (see `split_answer`).
+    """
     cursor = "" if update.finish else CURSOR
+
+    def shown(text: str) -> str:
+        found = split_answer(prompt_end, before + text, bool(update.finish))
+        return thought_markdown(strings, found.thought, found.is_thinking) + safe_markdown(found.content)
+
     if len(update.beams) == 1 or not all_beams:
-        return safe_markdown(before + update.text) + cursor
+        return shown(update.text) + cursor
     parts = []
     for n, beam in enumerate(update.beams, 1):
         head = strings["beam"].format(n=n, score=beam.score) + (strings["final"] if update.finish and n == 1 else "")
-        parts.append(f"**{head}**\n\n{safe_markdown(before + beam.text)}{cursor}")
+        parts.append(f"**{head}**\n\n{shown(beam.text)}{cursor}")
     return "\n\n---\n\n".join(parts)
+
+
+def thought_markdown(strings: Strings, thought: str, is_thinking: bool = False) -> str:
+    """The thinking before an answer, folded once it is over; "" for none."""
+    if not thought and not is_thinking:
+        return ""
+    opened, title = (" open", strings["thinking_now"]) if is_thinking else ("", strings["thought"])
+    return f"<details{opened}>\n<summary>{title}</summary>\n\n{safe_markdown(thought)}\n\n</details>\n\n"
 
 
 def chatbot_messages(strings: Strings, messages: Sequence[StoredMessage], forgotten: int = 0) -> list[dict]:
@@ -47,6 +67,7 @@ def chatbot_messages(strings: Strings, messages: Sequence[StoredMessage], forgot
         text = safe_markdown(message["content"])
         if message["role"] == "assistant":
             text = text or f"*{strings['no_text']}*"
+            text = thought_markdown(strings, message.get("reasoning_content", "")) + text
             if message.get("note"):
                 text += f"\n\n<small>{safe_markdown(message['note'])}</small>"
         shown.append(chatbot_message(message["role"], text))

@@ -47,7 +47,7 @@ def format_chat(messages: Sequence[StoredMessage], settings: dict[str, Any], inf
     system, others = split_system(messages)
     row: dict[str, Any] = {
         "history": [
-            {"input": user["content"], "output": assistant["content"]}
+            {"input": user["content"], "output": assistant["content"], **_thought(assistant)}
             for user, assistant in zip(others[::2], others[1::2], strict=True)
         ],
         "generation_parameter": {name: settings.get(name) for name in SETTINGS},
@@ -56,6 +56,11 @@ def format_chat(messages: Sequence[StoredMessage], settings: dict[str, Any], inf
     if system:
         row["system"] = system[0]["content"]
     return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def _thought(answer: StoredMessage) -> dict[str, str]:
+    """What was thought before an answer, where anything was; the original's form has no place for it."""
+    return {"reasoning_content": answer["reasoning_content"]} if answer.get("reasoning_content") else {}
 
 
 def parse_last_chat(text: str) -> tuple[list[StoredMessage], int]:
@@ -90,11 +95,14 @@ def _row(line: str, n: int) -> list[StoredMessage]:
             raise UserError(f"row {n}, turn {i} is not an object with input and output.")
         question = check_text(turn.get("input"), f"row {n}, turn {i}: input")
         answer = check_text(turn.get("output"), f"row {n}, turn {i}: output")
+        thought = check_text(turn.get("reasoning_content") or "", f"row {n}, turn {i}: reasoning_content")
         # The original kept the end-of-text mark in its history.
         messages += [
             StoredMessage(role="user", content=question),
             StoredMessage(role="assistant", content=answer.removesuffix("</s>")),
         ]
+        if thought:
+            messages[-1]["reasoning_content"] = thought
     return messages
 
 

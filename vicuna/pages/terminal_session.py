@@ -10,10 +10,37 @@ from vicuna.answer.flags import ChatFlags, DecodingFlags
 from vicuna.answer.history import trim
 from vicuna.answer.stream import Update
 from vicuna.pages.terminal_strings import environment_strings
+from vicuna.prompt.own_template import SplitAnswer, split_answer
 from vicuna.prompt.templates import Message
 
 # A terminal obeys control characters, and a model may have learnt any.
 CONTROL_CHARACTERS = dict.fromkeys([*range(0x20), 0x7F, *range(0x80, 0xA0)], "\ufffd") | {10: "\n", 9: "\t"}
+
+
+class Thinking:
+    """What is thought before an answer, written as it grows, in brackets, where what is no answer goes.
+
+    Args:
+        name: what it is called; steady: see `TextDelta`.
+    """
+
+    def __init__(self, name: str, steady: bool):
+        self.name, self._delta, self._is_open = name, TextDelta(steady), False
+
+    def write(self, said: SplitAnswer, finished: bool) -> None:
+        """Write what is new of it."""
+        if new := self._delta.new(said.thought, finished):
+            head = "" if self._is_open else f"[{self.name}: "
+            print(head + new.translate(CONTROL_CHARACTERS), end="", file=sys.stderr, flush=True)
+            self._is_open = True
+        if not said.is_thinking:
+            self.close()
+
+    def close(self) -> None:
+        """It is over, however it ended."""
+        if self._is_open:
+            print("]", file=sys.stderr, flush=True)
+        self._is_open = False
 
 
 class TerminalSession:
@@ -65,12 +92,15 @@ class TerminalSession:
     def ask(self, question: str) -> None:
         """Answer, and remember both; a question that gets no answer is not remembered."""
         asked = Message(role="user", content=question)
-        last = self._answer([*self.messages, asked])
+        last, said = self._answer([*self.messages, asked])
         if last and (last.text or last.finish in ("eos", "length")):
-            self.turns = [*self.turns, asked, Message(role="assistant", content=last.text)]
+            answer = Message(role="assistant", content=said.content)
+            if said.thought:
+                answer["reasoning_content"] = said.thought
+            self.turns = [*self.turns, asked, answer]
 
-    def _answer(self, messages: list[Message]) -> Update | None:
-        """Stream an answer to standard output; its last update."""
+    def _answer(self, messages: list[Message]) -> tuple[Update | None, SplitAnswer]:
+        """Stream an answer to standard output, its thinking elsewhere; its last update and what that says."""
         assistant, generation = self.assistant, self.generation
         trimmed = trim(
             assistant.tokenizer_of(self.adapter), self.prompt_type, messages, assistant.engine.context,
@@ -83,28 +113,32 @@ class TerminalSession:
         generation = {**generation, "max_new_tokens": trimmed.max_new_tokens}
         seed = derive_seed(self.decoding.seed, self.draw)
         delta = TextDelta(steady=generation["num_beams"] == 1)
-        last = None
+        thinking = Thinking(self.strings["thinking"], delta.steady)
+        last, said = None, SplitAnswer("", "")
         updates = assistant.stream(
             trimmed.ids, generation, seed, self.stop, self.adapter, "terminal", prompt_type=self.prompt_type
         )
         try:
             for last in updates:
-                if new := delta.new(last.text, bool(last.finish)):
+                said = split_answer(trimmed.prompt_end, last.text, bool(last.finish))
+                thinking.write(said, bool(last.finish))
+                if new := delta.new(said.content, bool(last.finish)):
                     print(new.translate(CONTROL_CHARACTERS) if self.stdout_is_tty else new, end="", flush=True)
         finally:
+            thinking.close()
             if delta.told:
                 print(flush=True)
-        self._report_end(last)
-        return last
+        self._report_end(last, said.content)
+        return last, said
 
-    def _report_end(self, last: Update | None) -> None:
+    def _report_end(self, last: Update | None, content: str) -> None:
         """Why and how an answer ended, where that is not as it should be."""
         if last is None:
             return
         if self.flags.show_beam and len(last.beams) > 1:
             for n, beam in enumerate(last.beams, 1):
                 self.notify("beam", n=n, score=beam.score, text=beam.text.translate(CONTROL_CHARACTERS))
-        if not last.text and last.finish != "stopped":
+        if not content and last.finish != "stopped":
             print(flush=True)  # an answer all the same, for what reads the pipe
             self.notify("empty")
         if last.finish in ("length", "stopped"):

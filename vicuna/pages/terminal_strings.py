@@ -36,6 +36,7 @@ STRINGS = {
         "empty": "the answer is empty",
         "cut": "the last character was incomplete and is left out",
         "beam": "beam {n} ({score:.2f}): {text}",
+        "thinking": "thinking",
     },
     "zh": {
         "start": "/help 列出命令；Ctrl-C 停止回答，Ctrl-D 退出。",
@@ -70,6 +71,7 @@ STRINGS = {
         "empty": "回答为空",
         "cut": "最后一个字不完整，未显示",
         "beam": "第 {n} 束（{score:.2f}）：{text}",
+        "thinking": "思考",
     },
 }
 

@@ -23,6 +23,11 @@ def takes_system(prompt_type: str, chat: Renderer | None = None) -> bool:
     return bool(chat and chat.takes_system) if prompt_type == BASE else TEMPLATES[prompt_type].takes_system
 
 
+def knows_thinking(prompt_type: str, chat: Renderer | None) -> bool:
+    """Whether thinking can be switched in prompts of this type; `chat` is the base's own template."""
+    return prompt_type == BASE and chat is not None and chat.knows_thinking
+
+
 def takes_turns(prompt_type: str) -> bool:
     """Whether a prompt type has a place for earlier turns."""
     return prompt_type == BASE or bool(TEMPLATES[prompt_type].turn)
