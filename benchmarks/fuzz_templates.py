@@ -25,6 +25,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -129,12 +130,13 @@ def switches_thinking(chat: ChatTemplate) -> bool:
     return chat.tried([QUESTION], enable_thinking=True) != chat.tried([QUESTION], enable_thinking=False)
 
 
-def trims(chat: ChatTemplate, role: str) -> bool:
-    """Whether a template takes full-width spaces from around the text of a role, which llama.cpp's engine does not."""
+def stripping(chat: ChatTemplate, role: str) -> Callable[[str], str]:
+    """What a template takes away around the text of a role, full-width spaces too, which llama.cpp's engine leaves."""
     asked = {"system": [QUESTION], "user": [], "assistant": [QUESTION]}[role]
-    said = {"role": role, "content": "\u3000x4probe"}
-    messages = [said, *asked] if role == "system" else [*asked, said, *asked]
-    return "\u3000x4probe" not in chat.tried(messages)
+    said = {"role": role, "content": "\u3000x4probe\u3000"}
+    shown = chat.tried([said, *asked] if role == "system" else [*asked, said, *asked])
+    left, right = "\u3000x4probe" not in shown, "x4probe\u3000" not in shown
+    return {(True, True): str.strip, (True, False): str.lstrip, (False, True): str.rstrip}.get((left, right), str)
 
 
 class Base:
@@ -165,7 +167,8 @@ class Base:
             match_training_ids(folder, CONTEXT)
         self.hugging_face = AutoTokenizer.from_pretrained(folder, **NEVER_RUN)
         # Blanks behind such a token are eaten, those beyond ASCII by tokenizers, but not by llama.cpp.
-        self.eats_blanks = any(one.rstrip for one in self.hugging_face.added_tokens_decoder.values())
+        eats = any(one.rstrip for one in self.hugging_face.added_tokens_decoder.values())
+        self.eaten = str.lstrip if eats else str
         self.llama = load_llama_cpp().Llama(str(file), vocab_only=True, verbose=False)
         self.settings = ChatSettings("", BASE, "", CONTEXT, False, {"max_new_tokens": 1})
 
@@ -224,12 +227,11 @@ class Base:
     def compare_server(self, text: str, thinking: str, asked: list, outcome: Outcome) -> None:
         """The same for llama.cpp's server, all dialogues in one process."""
         chat = self.assistant.tokenizer_of("").chat
-        roles = {role: str.strip for role in ("system", "user", "assistant") if trims(chat, role)}
-        whole = str.lstrip if self.eats_blanks else str
+        roles = {role: stripping(chat, role) for role in ("system", "user", "assistant")}
         requests = [
             {
                 "template": text, "add_generation_prompt": True, "kwargs": {"enable_thinking": thinking == "keep"},
-                "messages": [{**one, "content": roles.get(one["role"], whole)(one["content"])} for one in messages],
+                "messages": [{**one, "content": self.eaten(roles[one["role"]](one["content"]))} for one in messages],
                 "bos_token": chat.tokens.get("bos_token", ""), "eos_token": chat.tokens.get("eos_token", ""),
             }
             for _, _, messages in asked
@@ -248,7 +250,7 @@ def compare_template(vocabulary: str, name: str, template: str, seeds: range, fi
     """Everything about a template with a vocabulary.
 
     Args:
-        vocabulary: a name of `OWN`, or of how the texts of a lent vocabulary are cut.
+        vocabulary: a name of `OWN`; else of how the texts of a lent vocabulary are cut, "lent" for as they were.
         file: the GGUF file to take it from, where it is another.
     """
     began, outcome = time.monotonic(), Outcome(vocabulary, name)
@@ -258,7 +260,7 @@ def compare_template(vocabulary: str, name: str, template: str, seeds: range, fi
     with tempfile.TemporaryDirectory(prefix="fuzz-") as aside:
         if lent:
             source = Path(aside) / "lent.gguf"
-            keys = lend_vocabulary(keys, template, vocabulary, source) if lent else keys
+            keys = lend_vocabulary(keys, template, LENT if vocabulary == "lent" else vocabulary, source)
         folder = Path(aside) / "base"
         folder.mkdir()
         base = Base(source, keys, template or keys["tokenizer.chat_template"], folder)
@@ -281,7 +283,7 @@ def plan(smollm2: str) -> list[tuple[str, str, str, Path | None]]:
     for name, text in texts.items():
         text = text.removeprefix(FIXED_DAY)
         is_mistral = any(word in name.lower() for word in ("mistral", "ministral"))
-        found.append((owners.get(name, MISTRAL if is_mistral else LENT), name, text, None))
+        found.append((owners.get(name, MISTRAL if is_mistral else "lent"), name, text, None))
     return sorted(found, key=lambda one: (one[0] != "smollm2", one[0] not in OWN, one[0], one[1]))
 
 
