@@ -130,6 +130,11 @@ def dialogue(seed: int, names: list[str], system: bool) -> list[dict[str, Any]]:
     return messages
 
 
+def control_names(template: str) -> list[str]:
+    """What a template writes that looks like the name of a control token."""
+    return list(dict.fromkeys(_NAMES.findall(template)))
+
+
 def lend_vocabulary(keys: dict[str, Any], template: str, splitting: str, file: Path) -> dict[str, Any]:
     """Write a vocabulary whose reserved tokens have the names that a template writes; its keys.
 
@@ -142,7 +147,7 @@ def lend_vocabulary(keys: dict[str, Any], template: str, splitting: str, file: P
     kept = [number for number in range(len(pieces)) if number < LENT_PIECES or kinds[number] == CONTROL]
     tokens, known = [pieces[number] for number in kept], {pieces[number] for number in kept}
     merges = [one for one in keys["tokenizer.ggml.merges"] if known.issuperset([*one.split(" "), one.replace(" ", "")])]
-    names = [one for one in dict.fromkeys(_NAMES.findall(template)) if one not in known]
+    names = [one for one in control_names(template) if one not in known]
     reserved = [number for number, token in enumerate(tokens) if token.startswith("<|reserved_special_token_")]
     for number, name in zip(reserved, names, strict=False):
         tokens[number] = name

@@ -67,6 +67,8 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
+    from vicuna.model.openable import make_openable
+
     torch.set_num_threads(1)
     spec = importlib.util.spec_from_file_location("make_tiny_llama", ROOT / "tools/make_tiny_llama.py")
     maker = importlib.util.module_from_spec(spec)
@@ -90,6 +92,7 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tie_word_embeddings=False,
     )
     LlamaForCausalLM(config).save_pretrained(folder)
+    make_openable(folder)
     return folder
 
 
@@ -99,11 +102,14 @@ def tied_base(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
+    from vicuna.model.openable import make_openable
+
     folder = shutil.copytree(tiny_base, tmp_path_factory.mktemp("base") / "tied")
     config = LlamaConfig.from_pretrained(tiny_base)
     config.tie_word_embeddings = True
     torch.manual_seed(0)
     LlamaForCausalLM(config).save_pretrained(folder)
+    make_openable(folder)
     return folder
 
 

@@ -44,6 +44,7 @@ def main(argv: list[str] | None = None) -> None:
     from vicuna.model.base import check_base
     from vicuna.model.base_tensors import read_base_tensors
     from vicuna.model.model_card import export_card, write_card
+    from vicuna.model.openable import make_openable
     from vicuna.prompt.tokenizer_json import match_training_ids
 
     with atomic_folder(flags.output_dir, "output_dir") as folder:
@@ -56,6 +57,7 @@ def main(argv: list[str] | None = None) -> None:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         config["dtype"] = dtype_name(main_dtype(written))
         (folder / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        make_openable(folder)
         if said := model_run_args(base.path):
             (folder / RUN_ARGS).write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
         if notice := match_training_ids(folder, base.context):

@@ -82,6 +82,7 @@ def to_hf(flags: ConvertFlags, folder: Path) -> None:
     from vicuna.export.manifests import check_input
     from vicuna.export.meta_layout import EMBEDDING, HEAD, read_meta
     from vicuna.files.tensors import bit_equal, write_model
+    from vicuna.model.openable import make_openable
 
     model = read_meta(Path(flags.input_dir).expanduser(), flags.model_size)
     check_input(model.folder)
@@ -110,6 +111,7 @@ def to_hf(flags: ConvertFlags, folder: Path) -> None:
         shutil.copyfile(generation, folder / generation.name)
     else:
         GenerationConfig.from_model_config(config).save_pretrained(folder)
+    make_openable(folder)
     write_model(folder, tensors)
 
 
@@ -175,9 +177,9 @@ def write_tokenizer(file: Path | None, folder: Path, context: int, given: Path |
     Args:
         given: a folder whose tokenizer files are taken if they are of the same tokenizer.
     """
+    from vicuna.model.openable import copy_tokenizer
     from vicuna.prompt.tokenizer import TextTokenizer
     from vicuna.prompt.tokenizer_json import write_tokenizer_json
-    from vicuna.train.trainable import copy_tokenizer
 
     if file is None:
         raise UserError(

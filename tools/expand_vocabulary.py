@@ -57,6 +57,7 @@ def main(flags: ExpandFlags) -> None:
     from vicuna.model.base import check_base, fingerprint
     from vicuna.model.base_tensors import read_base_tensors
     from vicuna.model.new_rows import write_new_rows
+    from vicuna.model.openable import make_openable
     from vicuna.vocabulary.expansion import grow_tensors, grown_config
 
     with atomic_folder(flags.output_path, "--output_path") as folder:
@@ -66,6 +67,7 @@ def main(flags: ExpandFlags) -> None:
         tensors = read_base_tensors(base.path, base.config)
         tensors = grow_tensors(tensors, base.config, grown, new, flags.init, flags.seed)
         write_configs(folder, base, grown.vocab_size, padding)
+        make_openable(folder)
         made_of = {"base": base.path.name, "base_fingerprint": fingerprint(base.path)}
         write_new_rows(folder, new.rows, init=flags.init, **made_of)
         write_model(folder, tensors)
@@ -78,7 +80,7 @@ def main(flags: ExpandFlags) -> None:
 
 def write_tokenizer(folder: Path, base: "Base", flags: ExpandFlags) -> tuple["NewPieces", str]:
     """The enlarged tokenizer; its new pieces, and the name of its padding piece, "" for none."""
-    from vicuna.train.trainable import copy_tokenizer
+    from vicuna.model.openable import copy_tokenizer
     from vicuna.vocabulary.enlarged_tokenizer import (
         check_words,
         new_pieces,

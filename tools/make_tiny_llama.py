@@ -102,6 +102,7 @@ def train_model(documents: list[str], folder: Path, flags: MakeFlags) -> None:
     from tqdm import tqdm
     from transformers import LlamaConfig, LlamaForCausalLM, get_cosine_schedule_with_warmup
 
+    from vicuna.model.openable import make_openable
     from vicuna.prompt.templates import encode
     from vicuna.prompt.tokenizer import TextTokenizer
     from vicuna.train.batches import collate
@@ -150,6 +151,7 @@ def train_model(documents: list[str], folder: Path, flags: MakeFlags) -> None:
         f"{math.exp(loss.item()):.1f}"
     )
     model.save_pretrained(folder)
+    make_openable(folder)
 
 
 def length_grouped(examples: list[dict], batch: int, draw: random.Random) -> list[dict]:

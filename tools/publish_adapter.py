@@ -44,7 +44,7 @@ def main(flags: PublishFlags) -> None:
     from vicuna.files.outputs import atomic_folder
     from vicuna.model.adapter_files import ADAPTER_FILES, RUN_ARGS, run_args
     from vicuna.model.base import check_base
-    from vicuna.train.trainable import copy_tokenizer
+    from vicuna.model.openable import copy_tokenizer
 
     with atomic_folder(flags.out_path, "--out_path") as folder:
         base, original = check_base(flags.model_path), check_base(flags.original_path)

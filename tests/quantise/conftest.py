@@ -8,6 +8,7 @@ import pytest
 from certificate_bounds import confident_llama
 
 from tests.quantise.quantising import KINDS, quantise
+from vicuna.model.openable import make_openable
 
 for _name in ("gptqmodel", "optimum"):
     pytest.importorskip(_name, reason="GPTQModel is not installed: bash scripts/install_gptq.sh")
@@ -18,7 +19,9 @@ def base(tiny_base, tmp_path_factory) -> Path:
     """Two blocks; rows of 128 and 256, which every group divides."""
     folder = tmp_path_factory.mktemp("plain") / "base"
     sizes = {"hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 4, "num_key_value_heads": 2}
-    return confident_llama(folder, tiny_base, **sizes)
+    confident_llama(folder, tiny_base, **sizes)
+    make_openable(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

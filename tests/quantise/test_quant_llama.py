@@ -48,7 +48,7 @@ def test_the_folder_is_complete_and_opens(base, quantised, kind):
         "quantize_config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json",
     ]  # fmt: skip
     assert (settings["quant_method"], settings["bits"], settings["group_size"]) == (*kind_of(kind), 32)
-    assert {**plain, "dtype": config["dtype"]} == config
+    assert {**plain, "dtype": config["dtype"], "torch_dtype": config["dtype"]} == config
     assert (folder / "generation_config.json").read_bytes() == (base / "generation_config.json").read_bytes()
     assert (folder / "tokenizer.model").read_bytes() == (base / "tokenizer.model").read_bytes()
     assert not re.search(r"/tmp|offload_to_disk_path", json.dumps([settings, library]))

@@ -20,8 +20,8 @@ from vicuna.model.adapter_kinds import Use, uses_at
 from vicuna.model.adapter_names import PEFT_PREFIX
 from vicuna.model.base import Base, check_base, device, load_base
 from vicuna.model.base_tensors import read_base_tensors
+from vicuna.model.openable import copy_tokenizer
 from vicuna.train.checkpoint import write_text
-from vicuna.train.trainable import copy_tokenizer
 
 
 def load_with_adapters(base: Base, updates: Sequence[AdapterUpdate], bits: int) -> Any:

@@ -15,11 +15,11 @@ from vicuna.model.adapter_files import RUN_ARGS, as_trained, template_settings
 from vicuna.model.base import Base
 from vicuna.model.config import meta_model
 from vicuna.model.model_card import export_card, write_card
+from vicuna.model.openable import copy_tokenizer, make_openable
 from vicuna.prompt.chat_template import chat_template
 from vicuna.prompt.templates import ALL_PROMPT_TYPES, BASE
 from vicuna.prompt.tokenizer_files import CHAT_TEMPLATE_FILE
 from vicuna.prompt.tokenizer_json import match_training_ids
-from vicuna.train.trainable import copy_tokenizer
 
 
 def write_hf(folder: Path, tensors: dict[str, MergedTensor], base: Base, updates: list[AdapterUpdate]) -> None:
@@ -42,6 +42,7 @@ def write_hf(folder: Path, tensors: dict[str, MergedTensor], base: Base, updates
         shutil.copyfile(generation, folder / generation.name)
     else:
         base.generation_config.save_pretrained(folder)
+    make_openable(folder)
     write_model(folder, tensors)
 
 

@@ -23,6 +23,7 @@ from torch.distributed.tensor import DTensor
 from vicuna.errors import UserError
 from vicuna.files.json_files import read_json
 from vicuna.gguf_file.folder import stands_for
+from vicuna.log import log
 from vicuna.model.adapter_conversion import as_plain_lora, with_added_biases
 from vicuna.model.adapter_files import (
     check_compatible,
@@ -38,9 +39,10 @@ from vicuna.model.adapter_names import PEFT_PREFIX
 from vicuna.model.adapters_together import as_told_by_names, with_whole_modules
 from vicuna.model.base import ADAPTER_CONFIG, ADAPTER_FILES, Base, device
 from vicuna.model.base_tensors import weight_reader
-from vicuna.model.config import linear_layers, meta_model
+from vicuna.model.config import meta_model
 from vicuna.model.flags import ALL_LINEAR, LoraFlags
 from vicuna.model.new_rows import read_new_rows
+from vicuna.model.targets import all_linear, untrained
 
 SAVING = ".saving-"  # begins the name of a folder that an adapter is written to before it is moved into place
 
@@ -126,11 +128,16 @@ def _new_config(base: Base, flags: LoraFlags) -> LoraConfig:
 
 
 def with_named_modules(flags: LoraFlags, config: Any) -> LoraFlags:
-    """The flags with the names that all-linear stands for on a base."""
+    """The flags with the names that all-linear stands for on a base; what it leaves out is said.
+
+    Raises:
+        UserError: the base has no linear layers.
+    """
     if flags.lora_target_modules != [ALL_LINEAR]:
         return flags
-    names = sorted({name.rsplit(".", 1)[-1] for name in linear_layers(config)})
-    return replace(flags, lora_target_modules=names)
+    if notice := untrained(config):
+        log.info("--lora_target_modules %s: %s", ALL_LINEAR, notice)
+    return replace(flags, lora_target_modules=all_linear(config))
 
 
 def vocabulary_modules(model: nn.Module) -> list[str]:

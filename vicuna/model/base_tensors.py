@@ -1,5 +1,6 @@
 """The weights of a base in Hugging Face format as rows: mapped, or dequantised when they are asked for."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -10,7 +11,7 @@ import torch
 
 from vicuna.errors import UserError
 from vicuna.files.tensors import LazyTensor, read_tensor_files, weight_paths
-from vicuna.model.config import meta_model, quantization_method, read_config
+from vicuna.model.config import has_fused_experts, meta_model, quantization_method, read_config
 from vicuna.model.gptq import made_of
 from vicuna.model.stored import check_marks
 
@@ -67,6 +68,8 @@ def read_base_tensors(path: Path, config: Any) -> dict[str, LazyTensor]:
     if config.tie_word_embeddings:  # even where a file of old has a copy of them
         tensors |= {name: tensors[source] for name, source in tied.items() if source in tensors}
     expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    if one_by_one := _separate_experts(model, expected, tensors):
+        expected = one_by_one
     if lacking := sorted(expected.keys() - tensors.keys()):
         raise UserError(
             f"the weights in {path} lack {len(lacking)} tensors, such as {lacking[0]}. Copy the folder again."
@@ -78,6 +81,25 @@ def read_base_tensors(path: Path, config: Any) -> dict[str, LazyTensor]:
                 "config and weights are of different models."
             )
     return {name: tensors[name] for name in expected}
+
+
+def _separate_experts(
+    model: torch.nn.Module, expected: Mapping[str, torch.Size], tensors: Mapping[str, LazyTensor]
+) -> dict[str, torch.Size]:
+    """The tensors of a mixture whose files have a matrix for each expert, where the model has one tensor; else {}.
+
+    They stay as the files have them, with their names. That they are complete is told by their number of values.
+    """
+    if not (lacking := expected.keys() - tensors.keys()) or not has_fused_experts(model):
+        return {}
+    separate = {
+        name: tensor.shape
+        for name, tensor in tensors.items()
+        if name not in expected and not name.endswith("rotary_emb.inv_freq")
+    }
+    if sum(map(math.prod, separate.values())) != sum(math.prod(expected[name]) for name in lacking):
+        return {}
+    return {name: shape for name, shape in expected.items() if name not in lacking} | separate
 
 
 def weight_reader(folder: str | Path) -> Callable[[str], torch.Tensor]:

@@ -79,6 +79,16 @@ def linear_layers(config: Any) -> dict[str, tuple[int, int]]:
     }
 
 
+def has_fused_experts(model: torch.nn.Module) -> bool:
+    """Whether some weights are stacked: a matrix for each expert in one tensor."""
+    return any(
+        parameter.dim() == 3
+        for module in model.modules()
+        if not isinstance(module, torch.nn.Conv1d)
+        for parameter in module.parameters(recurse=False)
+    )
+
+
 def head_dim(config: Any) -> int:
     """The width of an attention head."""
     return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads

@@ -58,7 +58,7 @@ class LoraFlags:
     lora_dropout: float = flag(0.05, "dropout in front of the adapter, 0 to 1")
     lora_target_modules: list[str] = flag(
         ["q_proj", "v_proj"],
-        "linear layers that get an adapter; all-linear for every one but the head",
+        "linear layers that get an adapter; all-linear for every one but the head, routers, and experts in one tensor",
     )
 
     @property

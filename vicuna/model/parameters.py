@@ -7,9 +7,9 @@ import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from torch import nn
 
-from vicuna.errors import UserError
 from vicuna.model.adapter_names import row_indices
 from vicuna.model.gptq import keep_peft_silent
+from vicuna.model.targets import check_targets
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,8 @@ def count_parameters(skeleton: nn.Module, config: LoraConfig | None) -> Paramete
     if config is None:
         total = skeleton.num_parameters()
         return ParameterCounts(total, 0, 0, total, total)
-    unknown = sorted(set(config.target_modules) - names) if not isinstance(config.target_modules, str) else []
-    if unknown:
-        raise UserError(
-            f"--lora_target_modules {' '.join(unknown)}: no such linear layers in this base; it has "
-            f"{', '.join(sorted(names))}."
-        )
+    if not isinstance(config.target_modules, str) and set(config.target_modules) - names:
+        check_targets(skeleton.config, config.target_modules)
     head = skeleton.get_output_embeddings()
     quantisable = sum(layer.weight.numel() for layer in layers.values() if layer is not head)
     whole_modules = tuple(config.modules_to_save or ())  # PEFT adds to the list where the head is tied

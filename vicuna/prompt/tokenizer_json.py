@@ -101,14 +101,29 @@ def _declared_strips(folder: Path) -> dict[str, dict[str, bool]]:
 
 
 def _name_class(file: Path, begins: bool) -> None:
-    """Say in tokenizer_config.json what opens tokenizer.json as it is: a class that transformers 4 has, too.
+    """Say in tokenizer_config.json what opens tokenizer.json as it is, and where BOS stands.
 
     LlamaTokenizer would build another tokenizer from its pieces, whose merges are in the order of their ids.
     """
-    settings = json.loads(file.read_text(encoding="utf-8"))
-    settings.pop("backend", None)
-    settings |= {"tokenizer_class": "PreTrainedTokenizerFast", "add_bos_token": begins, "add_eos_token": False}
+    settings = openable_tokenizer(json.loads(file.read_text(encoding="utf-8")), has_json=True)
+    settings |= {"add_bos_token": begins, "add_eos_token": False}
     file.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def openable_tokenizer(settings: dict[str, Any], has_json: bool) -> dict[str, Any]:
+    """tokenizer_config.json in words that transformers before 5, llama.cpp's converter, mlx-lm and vLLM know.
+
+    Args:
+        has_json: there is a tokenizer.json beside it.
+    """
+    written = {name: value for name, value in settings.items() if name != "backend"}
+    # TokenizersBackend and its like: names of transformers 5 alone, and no other class of it ends so.
+    if str(settings.get("tokenizer_class")).endswith("Backend"):
+        written["tokenizer_class"] = "PreTrainedTokenizerFast" if has_json else "LlamaTokenizer"
+    if isinstance(tokens := settings.get("extra_special_tokens"), list):  # before 5 these are named ones
+        del written["extra_special_tokens"]
+        written.setdefault("additional_special_tokens", tokens)
+    return written
 
 
 def match_training_ids(folder: Path, context: int) -> str:

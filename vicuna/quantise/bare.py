@@ -15,8 +15,8 @@ from vicuna.files.json_files import read_json
 from vicuna.files.tensors import dtype_name, main_dtype, read_tensor_file, write_model
 from vicuna.model.config import linear_layers, meta_model, read_config
 from vicuna.model.gptq import GPTQ, WORD, check_packed, symmetric
+from vicuna.model.openable import copy_tokenizer, make_openable
 from vicuna.quantise.settings import WHOLE_ROW
-from vicuna.train.trainable import copy_tokenizer
 
 FOLDER_INSTEAD = "make a folder of the model itself: python tools/quant_llama.py MODEL DATASET --save DIR"
 _NOT_WEIGHTS = ("rotary_emb.inv_freq",)  # computed from the config today
@@ -49,6 +49,7 @@ def write_folder(file: Path, model: Path, out: Path) -> dict[str, Any]:
     copy_tokenizer(model, out)
     if (model / "generation_config.json").is_file():
         shutil.copyfile(model / "generation_config.json", out / "generation_config.json")
+    make_openable(out)
     check_packed(out, read_config(out), tensors)
     write_model(out, tensors)
     return settings

@@ -18,10 +18,10 @@ from vicuna.model.adapter_files import RUN_ARGS
 from vicuna.model.base import Base, check_base, fingerprint
 from vicuna.model.gptq import RECORD, check_packed
 from vicuna.model.model_card import export_card, write_card
+from vicuna.model.openable import TOKENIZER_FILES, copy_tokenizer, make_openable
 from vicuna.quantise.calibration import Calibration
 from vicuna.quantise.run import LayerError
 from vicuna.quantise.settings import Settings
-from vicuna.train.trainable import TOKENIZER_FILES, copy_tokenizer
 
 LIBRARY_CONFIG = "quantize_config.json"  # read by programs that do not look into config.json
 GENERATION = "generation_config.json"
@@ -40,14 +40,14 @@ def complete(
     Raises:
         UserError: from the checks, which would be a fault of what was written.
     """
-    for pattern in (*TOKENIZER_FILES, GENERATION, _OWN_LOG):
-        for file in folder.glob(pattern):
-            file.unlink()
+    for name in (*TOKENIZER_FILES, GENERATION, _OWN_LOG):
+        (folder / name).unlink(missing_ok=True)
     copy_tokenizer(base.path, folder)
     for name in (GENERATION, RUN_ARGS):
         if (base.path / name).is_file():
             shutil.copyfile(base.path / name, folder / name)
     _write_configs(folder, base, facts["dtype"])
+    make_openable(folder)
     record = {
         "base": base.path.name, "base_fingerprint": fingerprint(base.path), "settings": asdict(settings),
         "calibration": calibration.as_json(),

@@ -14,6 +14,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from vicuna.log import log
 from vicuna.model.adapter import gather_tensors, name_base_file
 from vicuna.model.model_card import CARD, training_card
+from vicuna.model.openable import copy_tokenizer, make_openable
 from vicuna.train.checkpoint import (
     BEST,
     remove_partial_saves,
@@ -22,7 +23,7 @@ from vicuna.train.checkpoint import (
     write_run_args,
     write_text,
 )
-from vicuna.train.trainable import copy_tokenizer, save_trained
+from vicuna.train.trainable import save_trained
 
 STEPS = "steps.jsonl"
 RECORDED = ("loss", "grad_norm", "learning_rate", "skipped", "eval_loss")
@@ -118,6 +119,7 @@ class CheckpointCallback(TrainerCallback):
             self._write_card(folder, state)  # in place of PEFT's, which names the base by its path
             if self.facts["flags"]["train"] == "full":
                 copy_tokenizer(self.base_path, folder)
+                make_openable(folder)
             name_base_file(folder)
             seal_checkpoint(folder)
             rotate_checkpoints(self.output, self.facts["run_id"], self.limit)

@@ -5,7 +5,6 @@ A whole model is written as adapters are: aside first, read again and compared, 
 
 import json
 import os
-import shutil
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -21,12 +20,13 @@ from vicuna.files.tensors import INDEX_FILE
 from vicuna.model.adapter import SAVING, load_adapter, new_adapter, plan_adapter, save_adapter
 from vicuna.model.adapter_files import ADAPTER_CONFIG, ADAPTER_FILES, adapter_file, read_adapter_tensors, train_kind
 from vicuna.model.base import Base
+from vicuna.model.config import has_fused_experts
 from vicuna.model.flags import LoraFlags
-from vicuna.model.new_rows import NEW_ROWS
+from vicuna.model.openable import copy_tokenizer, make_openable
+from vicuna.model.targets import check_targets
 from vicuna.train.flags import RunFlags
 
 SHARD_SIZE = "2GB"
-TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "chat_template*", NEW_ROWS)
 
 
 def check_train_flag(base_path: Path, train: str, bits: int, dtype: torch.dtype, run: RunFlags) -> None:
@@ -82,9 +82,11 @@ def plan_trainable(
         bits: of the base.
 
     Raises:
-        UserError: it holds the other of the two.
+        UserError: it holds the other of the two; names of layers that the base does not have.
     """
     if flags.train != "full":
+        if "lora" in flags.trains and not folder:
+            check_targets(base.config, flags.lora_target_modules)
         return plan_adapter(base, flags, folder, bits)
     if folder and any((folder / name).is_file() for name in ADAPTER_FILES[:2]):
         raise UserError(
@@ -144,7 +146,8 @@ def save_model(model: Any, folder: Path, weights: dict[str, torch.Tensor], base_
         model.save_pretrained(aside, state_dict=weights, max_shard_size=SHARD_SIZE)
         model.config.use_cache = False
         copy_tokenizer(base_path, aside)
-        _verify(aside, weights, getattr(model, "all_tied_weights_keys", {}))
+        make_openable(aside)
+        _verify(aside, weights, getattr(model, "all_tied_weights_keys", {}), has_fused_experts(model))
         new = {file.name for file in aside.iterdir()}
         for file in sorted(new, key=lambda file: file == INDEX_FILE):  # the index once its parts are there
             os.replace(aside / file, folder / file)
@@ -153,16 +156,13 @@ def save_model(model: Any, folder: Path, weights: dict[str, torch.Tensor], base_
             old.unlink(missing_ok=True)
 
 
-def copy_tokenizer(base_path: Path, folder: Path) -> None:
-    """Put the base's tokenizer files beside a whole model."""
-    for pattern in TOKENIZER_FILES:
-        for file in base_path.glob(pattern):
-            shutil.copyfile(file, folder / file.name)
+def _verify(folder: Path, expected: dict[str, torch.Tensor], tied: dict[str, str], mixture: bool) -> None:
+    """Read a written model one tensor at a time; of tied ones only the first is in the files.
 
-
-def _verify(folder: Path, expected: dict[str, torch.Tensor], tied: dict[str, str]) -> None:
-    """Read a written model one tensor at a time; of tied ones only the first is in the files."""
-    found = set()
+    Args:
+        mixture: the model has its experts in one tensor, which the files have one by one: their values are counted.
+    """
+    found, separate = set(), 0
     for file in folder.glob("model*.safetensors"):
         with safe_open(file, framework="pt") as opened:
             for name in opened.keys():  # noqa: SIM118
@@ -170,8 +170,11 @@ def _verify(folder: Path, expected: dict[str, torch.Tensor], tied: dict[str, str
                 written = opened.get_tensor(name)
                 if not torch.isfinite(written).all():
                     raise RuntimeError(f"{name} has values that are not finite: the run has diverged")
-                if name not in expected or not torch.equal(written, expected[name]):
+                if mixture and name not in expected:
+                    separate += written.numel()
+                elif name not in expected or not torch.equal(written, expected[name]):
                     raise RuntimeError(f"{name} was not written as it was trained")
-    if lacking := set(expected) - found - set(tied):
+    lacking = set(expected) - found - set(tied)
+    if lacking and separate != sum(expected[name].numel() for name in lacking):
         raise RuntimeError(f"{len(lacking)} tensors were not written, such as {min(lacking)}")
     json.loads((folder / "config.json").read_text(encoding="utf-8"))

@@ -12,14 +12,15 @@ from typing import Any
 from vicuna.errors import UserError
 from vicuna.files.json_files import read_json
 from vicuna.model.base import Base
+from vicuna.model.openable import TEMPLATE_FILES, copy_files
 from vicuna.prompt.tokenizer import TextTokenizer, read_sentencepiece
+from vicuna.prompt.tokenizer_files import TOKENIZER_CONFIG
 from vicuna.prompt.tokenizer_json import write_tokenizer_json
 from vicuna.vocabulary.expansion import NewPieces
 from vicuna.vocabulary.merging import SPACE
 from vicuna.vocabulary.writing import TOKENIZER_MODEL
 
 TOKENIZER_JSON = "tokenizer.json"
-TOKENIZER_CONFIG = "tokenizer_config.json"
 ADDED_TOKENS = "added_tokens.json"
 
 
@@ -77,8 +78,7 @@ def write_larger(folder: Path, base: Base, file: Path) -> str:
         padding = ""
     context = getattr(base.config, "max_position_embeddings", None)
     write_tokenizer_json(folder, context, padding=padding or None)
-    for template in base.path.glob("chat_template*"):
-        shutil.copyfile(template, folder / template.name)
+    copy_files(base.path, folder, TEMPLATE_FILES)
     if template := read_json(base.path / TOKENIZER_CONFIG).get("chat_template"):
         settings = read_json(folder / TOKENIZER_CONFIG)
         _write_json(folder / TOKENIZER_CONFIG, {**settings, "chat_template": template})
