@@ -9,6 +9,10 @@ from tests import taught
 from tests.api.questions import message_of
 from tests.served import Server, assistant_of
 from vicuna.api.calls import MAX_TOOLS, Calling
+from vicuna.errors import UserError
+from vicuna.gguf.llama_cpp_source import source_folder
+from vicuna.prompt.own_template import ChatTemplate, split_answer
+from vicuna.prompt.rendering import Settings
 
 GREEDY = {"model": "thinker", "temperature": 0, "max_tokens": 80, "extra_body": {"repetition_penalty": 1.0}}
 WITH_TOOLS = {"messages": taught.ASK_WEATHER, "tools": [taught.WEATHER]}
@@ -220,6 +224,37 @@ def test_calls_of_both_forms_are_understood(calling, text, before, names):
 )
 def test_what_is_not_understood_stays_the_text_that_it_is(calling, text):
     assert calling.find(text) == (text, [])
+
+
+@pytest.mark.parametrize(
+    ("name", "in_tags"),
+    [
+        ("Qwen-Qwen2.5-7B-Instruct", True),
+        ("Qwen-Qwen3-0.6B", True),
+        ("Qwen-QwQ-32B", True),
+        ("NousResearch-Hermes-3-Llama-3.1-8B-tool_use", True),
+        ("meta-llama-Llama-3.1-8B-Instruct", False),
+        ("meta-llama-Llama-3.2-3B-Instruct", False),
+    ],
+)
+def test_a_call_as_a_published_template_writes_it_is_understood(name, in_tags):
+    try:
+        text = (source_folder() / f"models/templates/{name}.jinja").read_text(encoding="utf-8")
+    except UserError as error:
+        pytest.skip(str(error))
+    control = ("<|im_start|>", "<|im_end|>", "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>")
+    chat = ChatTemplate(text, {"bos_token": "", "eos_token": "<|im_end|>"}, control, name)
+    assert chat.knows_tools
+    assert chat.calls_in_tags == in_tags
+    city = {"type": "object", "properties": {"city": {"type": "string", "description": "…"}}, "required": []}
+    function = {"name": "weather", "description": "…", "parameters": city}  # all of which Hermes' asks for
+    shown = chat.with_settings(Settings(tools=json.dumps([{"type": "function", "function": function}])))
+    turn = shown.turn([*taught.ASK_WEATHER, {"role": "assistant", "content": "", "tool_calls": [taught.CALL]}])
+    answer = turn.answer.removesuffix("<|im_end|>").removesuffix("<|eot_id|>")
+    said, (call,) = Calling(frozenset({"weather"}), in_tags).find(split_answer(turn.prompt, answer).content)
+
+    assert (said, call["function"]["name"]) == ("", "weather")
+    assert json.loads(call["function"]["arguments"]) == taught.CITY
 
 
 @pytest.mark.parametrize("calling", [HERMES, LLAMA])

@@ -35,7 +35,10 @@ WITH_MODE = (
     "{%- if mode == 'off' -%}{{- '<think>\\n\\n</think>\\n' -}}{%- endif -%}"
     "{%- endif -%}"
 )
-OWN = {"opening": OPENING, "with mode": WITH_MODE}
+CLOSING = OPENING.replace(
+    "{%- endif -%}", "{%- if not enable_thinking -%}{{- '</think>' -}}{%- endif -%}{%- endif -%}"
+)  # as many copies of QwQ's and R1's have it: nothing of the block stands in a dialogue
+OWN = {"opening": OPENING, "with mode": WITH_MODE, "closing": CLOSING}
 PUBLISHED = ("Qwen-Qwen3-0.6B", "Qwen-QwQ-32B", "deepseek-ai-DeepSeek-R1-Distill-Qwen-32B", "HuggingFaceTB-SmolLM3-3B")
 ASK = {"role": "user", "content": "17 * 23?"}
 SAY = {"role": "assistant", "content": "391"}
@@ -81,6 +84,9 @@ def parts(tokenizer, answer):
         ("opening", "keep", "<think>\n", "17 * 20 = 340，还有 51\n</think>\n\n391<|im_end|>"),
         ("opening", "drop", "", "391<|im_end|>"),
         ("opening", "empty", "<think>\n</think>\n\n", "391<|im_end|>"),
+        ("closing", "keep", "<think>\n", "17 * 20 = 340，还有 51\n</think>\n\n391<|im_end|>"),
+        ("closing", "drop", "<think>\n</think>", "391<|im_end|>"),
+        ("closing", "empty", "<think>\n</think>", "391<|im_end|>"),
         ("with mode", "keep", "", "<think>\n17 * 20 = 340，还有 51\n</think>\n\n391<|im_end|>"),
         ("with mode", "drop", "", "391<|im_end|>"),
         ("with mode", "empty", "<think>\n\n</think>\n", "391<|im_end|>"),
@@ -98,6 +104,23 @@ def test_a_thought_is_learnt_left_out_or_closed_in_the_prompt(own, name, thinkin
 @pytest.mark.parametrize("thinking", THINKING)
 def test_a_block_that_holds_nothing_is_never_learnt(own, name, thinking):
     assert parts(own[name].with_settings(thinking=thinking), SAY)[1] == "391<|im_end|>"
+
+
+@pytest.mark.parametrize("name", OWN)
+@pytest.mark.parametrize("thinking", THINKING)
+@pytest.mark.parametrize("text", ["end", "im", "think", "1"])
+def test_an_answer_whose_text_stands_elsewhere_too_is_found_whole(own, name, thinking, text):
+    assert parts(own[name].with_settings(thinking=thinking), {**SAY, "content": text})[1] == f"{text}<|im_end|>"
+
+
+def test_a_call_of_which_the_template_shows_nothing_is_refused(own):
+    call = {"type": "function", "function": {"name": "weather", "arguments": "{}"}}
+    called = {"role": "assistant", "content": "我查。", "tool_calls": [call]}
+
+    with pytest.raises(UserError, match="does not show the call of weather in an answer"):
+        own["opening"].chat.turn([ASK, called])
+    with pytest.raises(UserError, match="does not show the call of weather in an answer"):
+        own["opening"].chat.turn([ASK, called, {"role": "tool", "content": "晴"}, SAY])
 
 
 @pytest.fixture(scope="module")

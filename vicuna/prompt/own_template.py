@@ -22,6 +22,7 @@ THINKING = ("keep", "drop", "empty")
 OPEN_THINKING, CLOSE_THINKING = "<think>", "</think>"
 _THOUGHT = re.compile(r"\s*<think>(.*?)</think>\s*", re.DOTALL)
 _BLOCK = re.compile(r"\s*(<think>)?(\s*</think>\s*)")  # nothing is thought in it
+_CLOSED_BLOCK = re.compile(r"<think>\s*</think>\s*\Z")
 _CLOSED = re.compile(r"</think>\s*\Z")
 
 
@@ -84,12 +85,11 @@ class ChatTemplate(Renderer):
         options = {"enable_thinking": kept} if thinking in ("keep", "empty") else {}
         whole = self.render_cleaned([*cleaned, answer], False, **options)
         prompt = self._closed(opened, thinking)
-        if whole.startswith(opened):
-            text = whole[len(opened) :]
-        elif OPENED.search(opened) and whole.startswith(stem := OPENED.sub("", opened)):
-            text = whole[len(stem) :]
-        else:
-            text = self._found(whole, answer)
+        stems = (opened, OPENED.sub("", opened), _CLOSED_BLOCK.sub("", opened))
+        stem = next((one for one in stems if whole.startswith(one)), None)
+        text = self._found(whole, answer) if stem is None else whole[len(stem) :]
+        self._check_calls(cleaned, opened)
+        self._check_calls([answer], text)
         is_open, block = bool(OPENED.search(opened)), _BLOCK.match(text)
         if not kept:
             text = text[block.end() :] if block and (block[1] or is_open) else text
@@ -100,6 +100,12 @@ class ChatTemplate(Renderer):
         elif is_open:
             text = re.sub(rf"\A\s*{OPEN_THINKING}\s*", "", text)
         return Turn(prompt, self._ended(text))
+
+    def _check_calls(self, messages: list[dict[str, Any]], text: str) -> None:
+        """Refuse calls of which a template shows nothing: what is said to a function, or of it, would make no sense."""
+        for call in (call for message in messages for call in message.get("tool_calls", [])):
+            if (name := call["function"]["name"]) not in text:
+                raise UserError(f"the chat template in {self.path} does not show the call of {name} in an answer.")
 
     @cached_property
     def _closing(self) -> str:

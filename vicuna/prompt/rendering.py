@@ -188,12 +188,16 @@ class Renderer:
         return on != off or bool(OPENED.search(on)) or bool(self.empty_block)
 
     @cached_property
-    def knows_tools(self) -> bool:
-        """Whether a prompt shows the functions that may be called."""
+    def _with_tool(self) -> Self:
+        """The template with a function that may be called."""
         shown = {"type": "function", "function": {"name": _PROBE, "description": "1", "parameters": {
             "type": "object", "properties": {}}}}  # fmt: skip
-        opened = self.with_settings(replace(self.settings, tools=json.dumps([shown])))
-        return _PROBE in opened.tried([QUESTION])
+        return self.with_settings(replace(self.settings, tools=json.dumps([shown])))
+
+    @cached_property
+    def knows_tools(self) -> bool:
+        """Whether a prompt shows the functions that may be called."""
+        return _PROBE in self._with_tool.tried([QUESTION])
 
     @cached_property
     def takes_text_arguments(self) -> bool:
@@ -206,9 +210,9 @@ class Renderer:
     def calls_in_tags(self) -> bool:
         """Whether a call is written between <tool_call> and </tool_call>, as Hermes and Qwen have it."""
         call = {"id": "a23456789", "type": "function", "function": {"name": "f", "arguments": {"k": _PROBE}}}
-        return "<tool_call>" in self.tried(
-            [QUESTION, {"role": "assistant", "content": "", "tool_calls": [call]}], False
-        )
+        asked = [QUESTION, {"role": "assistant", "content": "", "tool_calls": [call]}]
+        before, after = (self._with_tool.tried(one, False) for one in (asked[:1], asked))
+        return after.count("<tool_call>") > before.count("<tool_call>")  # which tools may be explained with
 
     @cached_property
     def plain_answer(self) -> tuple[str, str]:
