@@ -21,16 +21,17 @@ and ends with status 1 where ids differ.
 import argparse
 import json
 import random
-import re
 import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from lent_vocabulary import CONTEXT, LENT, lend_vocabulary
 from template_engines import FIXED_DAY, published_templates
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from transformers.utils import logging
@@ -43,9 +44,7 @@ from vicuna.errors import UserError
 from vicuna.foreign import NEVER_RUN
 from vicuna.gguf.library import load_llama_cpp
 from vicuna.gguf.llama_cpp_source import render_in_llama_cpp, source_folder
-from vicuna.gguf_file.byte_level import CONTROL
 from vicuna.gguf_file.header import read_header
-from vicuna.gguf_file.reader import optional_package
 from vicuna.gguf_file.vocabulary import tokenizer_files
 from vicuna.model.flags import ModelFlags
 from vicuna.pages.chat_controller import ChatController
@@ -56,10 +55,7 @@ from vicuna.prompt.templates import BASE, IGNORE_INDEX, encode
 from vicuna.prompt.tokenizer import TextTokenizer
 from vicuna.prompt.tokenizer_json import match_training_ids
 
-CONTEXT = 8192
 DAY = "2024-07-26"  # what templates take for today
-LENT = "llama-bpe"  # the vocabulary whose reserved tokens are renamed
-LENT_PIECES = 20_000  # of its pieces, beside the control tokens
 # A vocabulary -> the templates that it belongs to.
 OWN = {
     "qwen2": ("Qwen-Qwen2.5-7B-Instruct", "Qwen-Qwen3-0.6B", "Qwen-QwQ-32B"),
@@ -74,7 +70,6 @@ OWN = {
     "gemma-4": ("google-gemma-4-31B-it",),
 }
 MISTRAL = "tekken"  # how Mistral's texts are cut, by llama.cpp's name
-_NAMES = re.compile(r"<\|[^|<>'\"\s]+\|>|<｜[^｜<>]+｜>|\[/?[A-Z][A-Z_]+\]|<(?:start|end)_of_turn>")
 PIECES = [
     *("你好", "春天的花有哪些？", "，", "。", "鹉", "𠮷野家", "한국어", "Tell me ", "What is a llama?", " a ", "ÄÖ "),
     *("🦙", "👨‍👩‍👧", "🏳️‍🌈", "é", "e\u0301", "ﬁ", "\u3000", "\u00a0", "\ufeff", "\u200b", "\ufffd", "\x7f", "▁"),
@@ -130,63 +125,18 @@ def dialogue(seed: int, names: list[str], system: bool) -> list[dict[str, Any]]:
     return messages
 
 
-def control_names(template: str) -> list[str]:
-    """What a template writes that looks like the name of a control token."""
-    return list(dict.fromkeys(_NAMES.findall(template)))
-
-
-def lend_vocabulary(keys: dict[str, Any], template: str, splitting: str, file: Path) -> dict[str, Any]:
-    """Write a vocabulary whose reserved tokens have the names that a template writes; its keys.
-
-    Args:
-        splitting: llama.cpp's name of how texts are cut.
-    """
-    gguf = optional_package("gguf")
-    pieces, kinds = keys["tokenizer.ggml.tokens"], keys["tokenizer.ggml.token_type"]
-    begin, end = keys["tokenizer.ggml.bos_token_id"], keys["tokenizer.ggml.eos_token_id"]
-    kept = [number for number in range(len(pieces)) if number < LENT_PIECES or kinds[number] == CONTROL]
-    tokens, known = [pieces[number] for number in kept], {pieces[number] for number in kept}
-    merges = [one for one in keys["tokenizer.ggml.merges"] if known.issuperset([*one.split(" "), one.replace(" ", "")])]
-    names = [one for one in control_names(template) if one not in known]
-    reserved = [number for number, token in enumerate(tokens) if token.startswith("<|reserved_special_token_")]
-    for number, name in zip(reserved, names, strict=False):
-        tokens[number] = name
-    changed = {
-        **keys, "tokenizer.ggml.tokens": tokens, "tokenizer.ggml.token_type": [kinds[number] for number in kept],
-        "tokenizer.ggml.merges": merges, "tokenizer.ggml.pre": splitting,
-        "tokenizer.ggml.bos_token_id": kept.index(begin), "tokenizer.ggml.eos_token_id": kept.index(end),
-    }  # fmt: skip
-    writer = gguf.GGUFWriter(file, "llama")
-    writer.add_context_length(CONTEXT)
-    writer.add_embedding_length(16)
-    writer.add_block_count(1)
-    writer.add_feed_forward_length(16)
-    writer.add_head_count(2)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_tokenizer_model(keys["tokenizer.ggml.model"])
-    writer.add_tokenizer_pre(splitting)
-    writer.add_token_list(tokens)
-    writer.add_token_types(changed["tokenizer.ggml.token_type"])
-    writer.add_token_merges(merges)
-    writer.add_bos_token_id(changed["tokenizer.ggml.bos_token_id"])
-    writer.add_eos_token_id(changed["tokenizer.ggml.eos_token_id"])
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.close()
-    return changed
-
-
 def switches_thinking(chat: ChatTemplate) -> bool:
     """Whether the template's own switch makes another prompt."""
     return chat.tried([QUESTION], enable_thinking=True) != chat.tried([QUESTION], enable_thinking=False)
 
 
-def trims(chat: ChatTemplate, role: str) -> bool:
-    """Whether a template takes full-width spaces from around the text of a role, which llama.cpp's engine does not."""
+def stripping(chat: ChatTemplate, role: str) -> Callable[[str], str]:
+    """What a template takes away around the text of a role, full-width spaces too, which llama.cpp's engine leaves."""
     asked = {"system": [QUESTION], "user": [], "assistant": [QUESTION]}[role]
-    said = {"role": role, "content": "\u3000x4probe"}
-    messages = [said, *asked] if role == "system" else [*asked, said, *asked]
-    return "\u3000x4probe" not in chat.tried(messages)
+    said = {"role": role, "content": "\u3000x4probe\u3000"}
+    shown = chat.tried([said, *asked] if role == "system" else [*asked, said, *asked])
+    left, right = "\u3000x4probe" not in shown, "x4probe\u3000" not in shown
+    return {(True, True): str.strip, (True, False): str.lstrip, (False, True): str.rstrip}.get((left, right), str)
 
 
 class Base:
@@ -217,7 +167,8 @@ class Base:
             match_training_ids(folder, CONTEXT)
         self.hugging_face = AutoTokenizer.from_pretrained(folder, **NEVER_RUN)
         # Blanks behind such a token are eaten, those beyond ASCII by tokenizers, but not by llama.cpp.
-        self.eats_blanks = any(one.rstrip for one in self.hugging_face.added_tokens_decoder.values())
+        eats = any(one.rstrip for one in self.hugging_face.added_tokens_decoder.values())
+        self.eaten = str.lstrip if eats else str
         self.llama = load_llama_cpp().Llama(str(file), vocab_only=True, verbose=False)
         self.settings = ChatSettings("", BASE, "", CONTEXT, False, {"max_new_tokens": 1})
 
@@ -276,12 +227,11 @@ class Base:
     def compare_server(self, text: str, thinking: str, asked: list, outcome: Outcome) -> None:
         """The same for llama.cpp's server, all dialogues in one process."""
         chat = self.assistant.tokenizer_of("").chat
-        roles = {role: str.strip for role in ("system", "user", "assistant") if trims(chat, role)}
-        whole = str.lstrip if self.eats_blanks else str
+        roles = {role: stripping(chat, role) for role in ("system", "user", "assistant")}
         requests = [
             {
                 "template": text, "add_generation_prompt": True, "kwargs": {"enable_thinking": thinking == "keep"},
-                "messages": [{**one, "content": roles.get(one["role"], whole)(one["content"])} for one in messages],
+                "messages": [{**one, "content": self.eaten(roles[one["role"]](one["content"]))} for one in messages],
                 "bos_token": chat.tokens.get("bos_token", ""), "eos_token": chat.tokens.get("eos_token", ""),
             }
             for _, _, messages in asked
@@ -300,7 +250,7 @@ def compare_template(vocabulary: str, name: str, template: str, seeds: range, fi
     """Everything about a template with a vocabulary.
 
     Args:
-        vocabulary: a name of `OWN`, or of how the texts of a lent vocabulary are cut.
+        vocabulary: a name of `OWN`; else of how the texts of a lent vocabulary are cut, "lent" for as they were.
         file: the GGUF file to take it from, where it is another.
     """
     began, outcome = time.monotonic(), Outcome(vocabulary, name)
@@ -310,7 +260,7 @@ def compare_template(vocabulary: str, name: str, template: str, seeds: range, fi
     with tempfile.TemporaryDirectory(prefix="fuzz-") as aside:
         if lent:
             source = Path(aside) / "lent.gguf"
-            keys = lend_vocabulary(keys, template, vocabulary, source) if lent else keys
+            keys = lend_vocabulary(keys, template, LENT if vocabulary == "lent" else vocabulary, source)
         folder = Path(aside) / "base"
         folder.mkdir()
         base = Base(source, keys, template or keys["tokenizer.chat_template"], folder)
@@ -333,7 +283,7 @@ def plan(smollm2: str) -> list[tuple[str, str, str, Path | None]]:
     for name, text in texts.items():
         text = text.removeprefix(FIXED_DAY)
         is_mistral = any(word in name.lower() for word in ("mistral", "ministral"))
-        found.append((owners.get(name, MISTRAL if is_mistral else LENT), name, text, None))
+        found.append((owners.get(name, MISTRAL if is_mistral else "lent"), name, text, None))
     return sorted(found, key=lambda one: (one[0] != "smollm2", one[0] not in OWN, one[0], one[1]))
 
 

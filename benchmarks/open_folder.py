@@ -36,7 +36,7 @@ def main(made: Path) -> int:
 def compare(folder: Path, expected: dict[str, Any]) -> str:
     """What is other than expected, "equal …" for nothing."""
     base = Path(expected["base"]) if expected["base"] else folder
-    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=False)
     if (ids := [tokenizer(text)["input_ids"] for text in expected["texts"]]) != expected["ids"]:
         return f"other ids: {ids} instead of {expected['ids']}"
     if lacking := set(expected["special"]) - set(tokenizer.all_special_tokens):
@@ -48,9 +48,11 @@ def compare(folder: Path, expected: dict[str, Any]) -> str:
             return f"another rendering: {rendering!r}"
         parts.append("rendering")
     if "logits" not in expected:
-        config = AutoConfig.from_pretrained(base)
+        config = AutoConfig.from_pretrained(base, trust_remote_code=False)
         return f"equal in {', '.join(parts)}; config read, {config.quantization_config['quant_method']}"
-    model, info = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, output_loading_info=True)
+    model, info = AutoModelForCausalLM.from_pretrained(
+        base, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
+    )
     if info["missing_keys"] or info["unexpected_keys"]:
         return f"missing {info['missing_keys']}, unexpected {info['unexpected_keys']}"
     if expected["base"]:

@@ -18,6 +18,7 @@ from typing import Any
 
 from vicuna.args import flag, parse
 from vicuna.errors import UserError, run
+from vicuna.foreign import NEVER_RUN
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXTS = ["你好，世界 2026", "  42 apples, 7.5 pears\n\nand x = 'y'", "def f(x):\n    return x\t# naïve café"]
@@ -201,7 +202,7 @@ def probe(folder: Path, base: Path | None) -> None:
     from vicuna.files.json_files import read_json
     from vicuna.model.config import read_config
 
-    tokenizer = AutoTokenizer.from_pretrained(base or folder)
+    tokenizer = AutoTokenizer.from_pretrained(base or folder, **NEVER_RUN)
     # Of the file itself: in a folder of qwen2, AutoTokenizer of transformers 5 puts Qwen2's own splitting in its place.
     ids = [Tokenizer.from_file(str((base or folder) / "tokenizer.json")).encode(text).ids for text in TEXTS]
     found: dict[str, Any] = {"base": base and str(base), "texts": TEXTS, "ids": ids, "dialogue": DIALOGUE}
@@ -210,7 +211,7 @@ def probe(folder: Path, base: Path | None) -> None:
     if tokenizer.chat_template:
         found["rendering"] = tokenizer.apply_chat_template(DIALOGUE, tokenize=False, add_generation_prompt=True)
     if not getattr(read_config(base or folder), "quantization_config", None):
-        model = AutoModelForCausalLM.from_pretrained(base or folder, dtype=torch.float32)
+        model = AutoModelForCausalLM.from_pretrained(base or folder, dtype=torch.float32, **NEVER_RUN)
         model = PeftModel.from_pretrained(model, folder) if base else model
         with torch.no_grad():
             found["logits"] = [model.eval()(torch.tensor([one])).logits for one in ids]

@@ -177,7 +177,6 @@ def test_what_does_not_fit_is_refused_before_anything_is_loaded(
     assert "--gpu_layers 3 is for GGUF files" in refused(one, gpu_layers=3)
     assert "--seqlen 1024 is longer than the context" in refused(one, seqlen=1024)
     assert "is a file; expected the folder" in refused((base, ggufs["adapter"], 32))
-    assert "is not a GGUF file" in refused((ggufs["f32"], adapter, 32))
     assert "no such folder" in refused((tmp_path / "gone", "-", 32))
     assert "is an adapter: pass it as --lora_path" in refused((ggufs["adapter"], "-", 32))
     (tmp_path / "ppl.json").write_text("kept", encoding="utf-8")

@@ -1,16 +1,22 @@
 """A GGUF file as a base: config, tokenizer and weights are those of the file, and what can not be told is refused."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from tests.gguf.byte_level_models import BLOCKS, HEADS, HIDDEN, dequantised, drawn_tensors, write_gguf
+from tests.gguf.byte_level_models import BLOCKS, HEADS, HIDDEN, ROOT, dequantised, drawn_tensors, write_gguf
 from tests.gguf.gguf_models import ROPE, distance, drawn_ids, export, gguf_logits, hf_logits, hf_model, make_model
 from vicuna.errors import UserError
 from vicuna.files.tensors import bit_equal
+from vicuna.gguf_file.folder import folder_of
 from vicuna.model.base import check_base, fingerprint, load_base
 from vicuna.model.base_tensors import read_base_tensors
 
@@ -130,6 +136,24 @@ def test_a_file_that_was_written_anew_is_read_anew(tmp_path):
     write_gguf(file, "llama", kind="F16", tensors=drawn_tensors("llama", 2))
     after = read_base_tensors(check_base(str(file)).path, check_base(str(file)).config)["model.norm.weight"][...]
     assert not torch.equal(before, after)
+
+
+def test_what_a_killed_program_left_is_removed_by_the_next(tmp_path, monkeypatch):
+    """And not what another one has open."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    files = [write_gguf(tmp_path / f"{number}.gguf") for number in range(3)]
+    killed = "import os, sys; from vicuna.gguf_file.folder import folder_of; print(folder_of(sys.argv[1])); "
+    killed += "sys.stdout.flush(); os.kill(os.getpid(), 9)"
+    done = subprocess.run(
+        [sys.executable, "-c", killed, files[0]], env=os.environ | {"TMPDIR": str(tmp_path)}, cwd=ROOT,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    left = Path(done.stdout.strip())
+    assert (left / "config.json").is_file(), done.stderr
+    mine = folder_of(str(files[1]))
+    assert not left.parent.exists()
+    folder_of(str(files[2]))
+    assert (mine / "config.json").is_file()
 
 
 @pytest.mark.parametrize("dtype", ["file", "float16"])

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,7 +22,6 @@ from tests.gguf.gguf_models import (
     make_adapter,
 )
 from vicuna.errors import UserError
-from vicuna.gguf.converter import staged
 from vicuna.gguf.ends import llama_cpp_ends
 from vicuna.gguf.foreign_ids import llama_cpp_ids
 from vicuna.gguf.llama_cpp_source import source_folder
@@ -65,22 +66,18 @@ def make_qwen(folder: Path, kind: str = "qwen2", **more: object) -> Path:
 
 @pytest.fixture(scope="module")
 def qwen(converters, tmp_path_factory) -> Path:
-    """A random Qwen 2 with its family's real vocabulary, and code of its own that nobody is to run."""
+    """A random Qwen 2 with its family's real vocabulary."""
     folder = tmp_path_factory.mktemp("qwen") / "tiny-qwen"
     folder.mkdir()
     vocabulary = converters / "models/ggml-vocab-qwen2.gguf"
     keys = read_header(vocabulary).keys
     (folder / "tokenizer.json").write_text(byte_level_json(keys, vocabulary), encoding="utf-8")
-    mark = folder.parent / "it ran"
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|im_end|>", "pad_token": "<|endoftext|>",
-        "chat_template": CHATML, "auto_map": {"AutoTokenizer": [None, "own.OwnTokenizer"]},
+        "chat_template": CHATML,
     }  # fmt: skip
     (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
     make_qwen(folder, vocab_size=151936, eos_token_id=[151645, 151643])
-    change_config(folder, auto_map={"AutoConfig": "own.OwnConfig"})
-    code = f"open({str(mark)!r}, 'w').close()\nfrom transformers import PreTrainedTokenizerFast as OwnTokenizer\n"
-    (folder / "own.py").write_text(code, encoding="utf-8")
     return folder
 
 
@@ -108,13 +105,29 @@ def test_keys_are_those_of_our_own_writer(converted):
     assert llama_cpp_ends(converted, [151643, 151644, 151645]) == [151643, 151645]
 
 
-def test_a_models_code_is_not_run(qwen, converted):
-    assert not (qwen.parent / "it ran").exists()
-    with staged(qwen) as folder:
-        names = {file.name for file in folder.iterdir()}
-        assert {"config.json", "tokenizer.json", "model.safetensors"} <= names
-        assert not [name for name in names if name.endswith(".py")]
-        assert not [file for file in folder.glob("*.json") if '"auto_map"' in file.read_text(encoding="utf-8")]
+def test_a_models_code_is_not_run(tmp_path, converters):
+    """The converter of GLM 4 runs it, given the folder itself: it opens tokenizers with trust_remote_code."""
+    import transformers
+
+    ids = make_tokenizer(tmp_path / "hf", "qwen2", **QWEN_LIKE)
+    config = transformers.Glm4Config(
+        vocab_size=430, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, eos_token_id=ids["<|im_end|>"], bos_token_id=None, pad_token_id=None,
+    )  # fmt: skip
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "hf")
+    mark, settings = tmp_path / "it ran", json.loads((tmp_path / "hf/tokenizer_config.json").read_text("utf-8"))
+    settings |= {"tokenizer_class": "OwnTokenizer", "auto_map": {"AutoTokenizer": [None, "own.OwnTokenizer"]}}
+    (tmp_path / "hf/tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    code = f"open({str(mark)!r}, 'w').close()\nfrom transformers import PreTrainedTokenizerFast as OwnTokenizer\n"
+    (tmp_path / "hf/own.py").write_text(code, encoding="utf-8")
+
+    with pytest.raises(UserError, match=r"llama\.cpp's converter"):
+        export(tmp_path / "hf", tmp_path / "x.gguf", "f32")
+
+    assert not mark.exists()
+    command = [sys.executable, converters / "convert_hf_to_gguf.py", tmp_path / "hf", "--vocab-only"]
+    subprocess.run([*command, "--outfile", tmp_path / "x.gguf"], capture_output=True, cwd=tmp_path)
+    assert mark.exists()
 
 
 def test_an_adapter_has_the_logits_of_base_and_adapter_whatever_it_is_multiplied_by(qwen, converted, tmp_path):

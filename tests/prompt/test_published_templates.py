@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed: bash scripts/install_cpp.sh")
 
-from fuzz_templates import control_names
+from lent_vocabulary import control_names
 from template_engines import FIXED_DAY, published_templates
 
 from vicuna.certificate.dialogues import EDGES, PLAIN

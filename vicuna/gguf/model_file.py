@@ -5,6 +5,7 @@ only this toolkit's programs read.
 """
 
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,8 @@ def _own_type(base: Base) -> str:
 def _keys(base: Base, architecture: str, prompt_type: str, template: str, ends: Sequence[int]) -> dict[str, Any]:
     """What a converter leaves to guessing, or reads otherwise than this toolkit."""
     tokenizer = base.tokenizer
-    ids = {**dict(zip(("eos", "eot", "eom"), ends, strict=False)), "bos": tokenizer.bos_id}
+    # Without another in its place one that the base does not name would stay.
+    ids = {"bos": tokenizer.bos_id, **dict(zip_longest(("eos", "eot", "eom"), ends[:3]))}
     cut = pre_tokenizer_name(tokenizer.files.json) if tokenizer.files.json else ""
     return {
         **{f"tokenizer.ggml.{kind}_token_id": number for kind, number in ids.items()},

@@ -5,10 +5,12 @@ weights (`vicuna.files.tensors.weight_paths` finds it).
 """
 
 import json
+import shutil
 import tempfile
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from vicuna.errors import UserError
 from vicuna.gguf_file.architecture import config_of
@@ -16,6 +18,13 @@ from vicuna.gguf_file.reader import GGUFFile, read_gguf_model
 from vicuna.gguf_file.vocabulary import tokenizer_files
 from vicuna.gguf_file.weights import LINK
 from vicuna.prompt.tokenizer_files import CHAT_TEMPLATE_FILE, TOKENIZER_CONFIG
+
+try:
+    import fcntl
+except ImportError:  # Windows, where a folder of a program that was killed stays
+    fcntl = None
+
+_PREFIX, _LOCK = "vicuna-gguf-", "in-use"
 
 
 def stands_for(folder: Path) -> Path | None:
@@ -55,8 +64,12 @@ def folder_of(name: str) -> Path:
 def _made(name: str, size: int | None, changed: int | None) -> Path:
     file = read_gguf_model(name)
     config_of(file)  # refused before anything is made
-    holder = tempfile.TemporaryDirectory(prefix="vicuna-gguf-")
-    _holders.append(holder)
+    _remove_left_behind()
+    holder = tempfile.TemporaryDirectory(prefix=_PREFIX)
+    lock = (Path(holder.name) / _LOCK).open("w")
+    if fcntl is not None:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    _holders.append((holder, lock))
     folder = Path(holder.name) / file.path.name
     folder.mkdir()
     write_small_files(file, folder)
@@ -64,7 +77,15 @@ def _made(name: str, size: int | None, changed: int | None) -> Path:
     return folder
 
 
-_holders: list[tempfile.TemporaryDirectory] = []  # each removes its folder when the program ends
+_holders: list[tuple[tempfile.TemporaryDirectory, IO]] = []  # each removes its folder when the program ends
+
+
+def _remove_left_behind() -> None:
+    """Remove such folders of programs that were killed, whose locks ended with them."""
+    for lock in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/{_LOCK}") if fcntl is not None else ():
+        with suppress(OSError), lock.open("a") as opened:  # in use, or somebody else's
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(lock.parent, ignore_errors=True)
 
 
 def write_small_files(file: GGUFFile, folder: Path) -> None:

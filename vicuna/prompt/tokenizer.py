@@ -113,6 +113,12 @@ class TextTokenizer:
     def _read_json(self) -> None:
         from tokenizers import Tokenizer
 
+        if self.files.has_own_code:
+            raise UserError(
+                f"{self.source.parent} has a tokenizer with Python code of its own (auto_map in "
+                f"{TOKENIZER_CONFIG}), which is never run: copy the model's tokenizer.model into the folder, if it has "
+                "one, or take a base whose tokenizer transformers knows."
+            )
         try:
             beginning = Tokenizer.from_str(self.files.json)
             names = {name: self.files.token(f"{name}_token") for name in ("bos", "eos", "unk")}

@@ -39,6 +39,13 @@ class TokenizerFiles:
         return found.get("content") if isinstance(found, dict) else found
 
     @property
+    def has_own_code(self) -> bool:
+        """Whether code of its own makes the ids that a tokenizer.json would; a slow one beside it is no matter."""
+        named = self.config.get("auto_map")
+        found = named.get("AutoTokenizer") if isinstance(named, dict) else None
+        return bool(found[-1] if isinstance(found, list) and found else found)
+
+    @property
     def adds_bos(self) -> bool | None:
         """What the tokenizer says of a BOS before its texts; None where it says nothing."""
         said = self.config.get("add_bos_token")
