@@ -58,6 +58,8 @@ class Divergence:
         effect: share of what the adapters change that it shows beside its control, of all and of each part: 1 is
             all of it, 0 nothing.
         finite: whether every logit is a number.
+        tokens: places that were looked at; size: how far each part moves the logits at all of them, squared and
+            weighted with the tokens' probabilities.
     """
 
     kl: float
@@ -67,6 +69,8 @@ class Divergence:
     gap: float
     effect: dict[str, float]
     finite: bool
+    tokens: int
+    size: dict[str, float]
 
     @property
     def weakest(self) -> tuple[str, float]:
@@ -206,6 +210,8 @@ class Measurement:
             gap=max(self.gaps, default=0.0),
             effect={name: 1 - lack for name, lack in lacking.items()},
             finite=self.finite,
+            tokens=sum(map(len, self.kl)),
+            size={part.name: part.own for part in self.reference.parts},
         )
 
 

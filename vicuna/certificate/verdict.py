@@ -92,16 +92,33 @@ def judge(kind: str, found: Divergence, control: Divergence, reference: float) -
 
 def bounded_values(bound: Bound, found: Divergence, reference: float) -> list[tuple[str, float, float]]:
     """What is compared with what: name, value, largest value."""
-    part, share = found.weakest
+    parts = {name: max(bound.part, noise(bound, size)) for name, size in found.size.items() if name != "all"}
+    lacks = {name: abs(1 - found.effect[name]) for name in parts}
+    part = max(lacks, key=lambda name: lacks[name] / max(parts[name], ROUNDING), default="all")
+    perplexity, effect = noise(bound, found.tokens), noise(bound, found.size["all"])
     found_values = [
         ("the KL divergence", found.kl, bound.kl),
         ("the share of other top tokens", found.other_top, bound.other_top),
-        ("the change of ln(perplexity)", abs(math.log(found.perplexity / reference)), bound.perplexity),
+        (
+            "the change of ln(perplexity)",
+            abs(math.log(found.perplexity / reference)),
+            max(bound.perplexity, perplexity),
+        ),
         ("the gap where a greedy answer departs", found.gap, bound.gap),
-        ("the lack of the adapters' effect", abs(1 - found.effect["all"]), bound.effect),
-        (f"the lack of their effect in {part}", abs(1 - share), bound.part),
+        ("the lack of the adapters' effect", abs(1 - found.effect["all"]), max(bound.effect, effect)),
+        (f"the lack of their effect in {part}", lacks.get(part, 0.0), parts.get(part, bound.part)),
     ]
     return [(name, ignore_rounding(value, name), limit) for name, value, limit in found_values]
+
+
+def noise(bound: Bound, size: float) -> float:
+    """How far a mean may be off by the type's own noise alone: three standard deviations.
+
+    Logits that are off by random amounts of variance 2·KL, as a type at its bound has them, move the share of a part of
+    `size`, or the mean over so many tokens, by sqrt(2·KL / size): much where a text is short, or a part hardly does
+    anything, as after two steps of training.
+    """
+    return 3 * math.sqrt(2 * max(bound.kl, KL_ROUNDING) / size) if size else math.inf
 
 
 def ignore_rounding(value: float, name: str) -> float:
