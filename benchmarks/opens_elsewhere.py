@@ -82,7 +82,7 @@ def make_base(folder: Path, name: str) -> None:
     size = (sentencepiece_tokenizer if sentencepiece else json_tokenizer)(folder)
     torch.manual_seed(0)
     config = AutoConfig.for_model(kind, **{**SIZES, **settings}, vocab_size=size, bos_token_id=1, eos_token_id=2)
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    AutoModelForCausalLM.from_config(config, **NEVER_RUN).save_pretrained(folder)
 
 
 def sentencepiece_tokenizer(folder: Path) -> int:

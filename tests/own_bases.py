@@ -6,8 +6,11 @@ question (Mistral Nemo), one that wants none (Gemma 2), and one that asks for th
 """
 
 import json
-from itertools import pairwise
+from collections.abc import Sequence
+from itertools import groupby, pairwise
 from pathlib import Path
+
+from vicuna.prompt.tokenizer import TextTokenizer
 
 CHATML = (
     "{%- for message in messages -%}"
@@ -157,3 +160,11 @@ def teach(folder: Path, chain: list[int]) -> None:
         for before, following in pairwise(chain):
             model.lm_head.weight[following] += 4 * rows[before]
     model.save_pretrained(folder)
+
+
+def text_of(tokenizer: TextTokenizer, ids: Sequence[int]) -> str:
+    """All ids as text, control tokens by their names."""
+    runs = groupby(ids, key=lambda i: i in tokenizer.controls)
+    names = [[tokenizer.token_name(i) for i in run] if control else [tokenizer.decode_continuation(list(run))]
+             for control, run in runs]  # fmt: skip
+    return "".join(name for run in names for name in run)

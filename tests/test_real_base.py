@@ -18,6 +18,7 @@ ROWS = [{"instruction": f"数字 {number} 后面是几？", "output": f"{number 
     {"instruction": "What is the capital of France?", "output": "The capital of France is Paris."}
 ]
 SHORT = ["--bits", 8, "--cutoff_len", 64, "--total_batch", 2, "--micro_batch", 2, "--max_steps", 2, "--test_size", 1]
+SHORT += ["--warmup_steps", 0]
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 
 
@@ -71,4 +72,4 @@ def test_the_merged_model_and_its_gguf_answer_alike_and_are_certified(smollm2_gg
         verify.CertificateFlags(out_path=str(tmp_path / "c.json"), texts=[str(texts)], max_new_tokens=4, **flags)
     )
     certificate = json.loads((tmp_path / "c.json").read_text(encoding="utf-8"))
-    assert certificate["passed"]
+    assert [one["reasons"] for one in certificate["artefacts"]] == [[], []]

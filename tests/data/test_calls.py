@@ -1,11 +1,10 @@
 """Thinking and calls of functions in rows: read for the base's own chat template, refused for every other type."""
 
 import json
-from itertools import groupby
 
 import pytest
 
-from tests.own_bases import write_tokenizer
+from tests.own_bases import text_of, write_tokenizer
 from vicuna.answer.history import trim
 from vicuna.data.bad_row import BadRow
 from vicuna.data.fields import parse_fields, pick
@@ -86,12 +85,6 @@ def tokenizer(tmp_path_factory):
     folder = tmp_path_factory.mktemp("thinking")
     write_tokenizer(folder, "thinking")
     return TextTokenizer(folder)
-
-
-def text_of(tokenizer, ids):
-    runs = groupby(ids, key=lambda i: i in tokenizer.controls)
-    return "".join("".join(map(tokenizer.token_name, run)) if control else tokenizer.decode_continuation(list(run))
-                   for control, run in runs)  # fmt: skip
 
 
 @pytest.mark.parametrize("form", ROWS)

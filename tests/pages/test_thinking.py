@@ -163,3 +163,19 @@ def test_the_switch_is_there_for_the_bases_own_template_only(visit, own_address,
     choose(page, "prompt_type", "base")
     page.wait_for_selector("#thinking input")
     assert visit(url=address).locator("#thinking").count() == 0
+
+
+@pytest.mark.browser
+def test_the_page_of_one_question_folds_thinking_too(visit, serving, thinker):
+    decoding = [f"--{name}={value}" for name, value in {**PLAIN, "max_new_tokens": 40}.items()]
+    page = visit(url=serving("generate.py", "--model_path", thinker, "--bits", 32, *decoding), ready=False)
+    page.wait_for_function("document.querySelector('#mode')?.innerText.includes('Decoding now')")
+    page.fill("#question textarea", "你好")
+    page.click("#generate")
+    page.wait_for_function("document.querySelector('#stats').innerText.includes('length limit')")
+    page.click("#continue")
+    page.wait_for_function("document.querySelector('#stats').innerText.includes('complete')")
+    assert page.locator("#output details summary").inner_text() == "Thinking"
+    assert page.locator("#output details").text_content().split("Thinking")[1].strip() == taught.THOUGHT
+    page.click("#output button[aria-label*='opy']")
+    assert copied(page, taught.GREETING) == taught.GREETING

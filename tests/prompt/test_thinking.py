@@ -5,11 +5,11 @@ lose theirs) and of SmolLM3 (a mode in the system message, thoughts in the conte
 """
 
 import json
-from itertools import groupby, pairwise
+from itertools import pairwise
 
 import pytest
 
-from tests.own_bases import CHATML, write_tokenizer
+from tests.own_bases import CHATML, text_of, write_tokenizer
 from vicuna.errors import UserError
 from vicuna.gguf.llama_cpp_source import source_folder
 from vicuna.prompt.own_template import SplitAnswer, split_answer
@@ -61,13 +61,6 @@ def tokenizer_of(folder, template, special=()):
 def own(tmp_path_factory):
     place = tmp_path_factory.mktemp("thinking")
     return {name: tokenizer_of(place / name.replace(" ", "-"), text) for name, text in OWN.items()}
-
-
-def text_of(tokenizer, ids):
-    """All ids as text, control tokens by their names."""
-    runs = groupby(ids, key=lambda i: i in tokenizer.controls)
-    return "".join("".join(map(tokenizer.token_name, run)) if control else tokenizer.decode_continuation(list(run))
-                   for control, run in runs)  # fmt: skip
 
 
 def parts(tokenizer, answer):

@@ -129,7 +129,7 @@ def _tensors(folder: Path, kind: str) -> dict[str, LazyTensor]:
         files = [*files, *weight_paths(folder)]
     tensors = read_tensor_files(files)
     return {
-        name: tensor if tensor.dim() else tensor.reshape(1)
+        name: tensor if tensor.shape else tensor.reshape(1)
         for name, tensor in tensors.items()
         if not name.endswith("rotary_emb.inv_freq")  # in folders of 2023, and computed from the config
     }
