@@ -25,7 +25,6 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -130,15 +129,6 @@ def switches_thinking(chat: ChatTemplate) -> bool:
     return chat.tried([QUESTION], enable_thinking=True) != chat.tried([QUESTION], enable_thinking=False)
 
 
-def stripping(chat: ChatTemplate, role: str) -> Callable[[str], str]:
-    """What a template takes away around the text of a role, full-width spaces too, which llama.cpp's engine leaves."""
-    asked = {"system": [QUESTION], "user": [], "assistant": [QUESTION]}[role]
-    said = {"role": role, "content": "\u3000x4probe\u3000"}
-    shown = chat.tried([said, *asked] if role == "system" else [*asked, said, *asked])
-    left, right = "\u3000x4probe" not in shown, "x4probe\u3000" not in shown
-    return {(True, True): str.strip, (True, False): str.lstrip, (False, True): str.rstrip}.get((left, right), str)
-
-
 class Base:
     """A base of random weights with a vocabulary and a template, as everything that makes prompt ids of a dialogue.
 
@@ -227,11 +217,11 @@ class Base:
     def compare_server(self, text: str, thinking: str, asked: list, outcome: Outcome) -> None:
         """The same for llama.cpp's server, all dialogues in one process."""
         chat = self.assistant.tokenizer_of("").chat
-        roles = {role: stripping(chat, role) for role in ("system", "user", "assistant")}
+        strip = chat.stripping
         requests = [
             {
                 "template": text, "add_generation_prompt": True, "kwargs": {"enable_thinking": thinking == "keep"},
-                "messages": [{**one, "content": self.eaten(roles[one["role"]](one["content"]))} for one in messages],
+                "messages": [{**one, "content": self.eaten(strip[one["role"]](one["content"]))} for one in messages],
                 "bos_token": chat.tokens.get("bos_token", ""), "eos_token": chat.tokens.get("eos_token", ""),
             }
             for _, _, messages in asked

@@ -117,6 +117,21 @@ def test_the_day_is_one_for_all_programs_once_it_is_written_into_the_template(te
         assert "2001" in templates[name].with_settings(Settings(day="2001-02-03")).prompt(PLAIN[0].messages), name
 
 
+def test_a_text_is_stripped_as_the_template_strips_its_role(templates):
+    blank = [{"role": role, "content": "\u3000答\u3000"} for role in ("system", "user", "assistant", "user")]
+    stripped = {
+        "llama-cpp-rwkv-world": ("\u3000答\u3000", "答", "答"),
+        "Bielik-11B-v3.0-Instruct": ("\u3000答\u3000", "\u3000答\u3000", "答\u3000"),
+        LLAMA32: ("答", "答", "答"),
+        QWEN25: ("\u3000答\u3000",) * 3,
+    }
+    for name, texts in stripped.items():
+        chat = templates[name]
+        assert tuple(chat.clean(one)["content"] for one in blank[:3]) == texts, name
+        (rendered,) = render_in_transformers(chat.exported(), "<s>", "</s>", [Dialogue("blanks", blank)])
+        assert chat.prompt(blank) == rendered.text, name
+
+
 def test_an_empty_system_message_is_left_out(templates):
     chat, asked = templates[QWEN25], PLAIN[0].messages
     assert chat.prompt([{"role": "system", "content": " "}, *asked]) == chat.prompt(asked)

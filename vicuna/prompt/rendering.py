@@ -5,7 +5,7 @@ What it knows (system messages, the day, thinking, functions) is found out by re
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from functools import cached_property
@@ -131,8 +131,7 @@ class Renderer:
         kept["content"] = message.get("content") or ""
         if extra := message.get("input", "").strip():
             kept["content"] = f"{kept['content']}\n{message['input']}" if extra else kept["content"]
-        if self.trims_everything:
-            kept["content"] = kept["content"].strip()
+        kept["content"] = self.stripping.get(message["role"], str)(kept["content"])
         for name in ("content", "reasoning_content"):
             if name in kept:
                 kept[name] = self.typed.sub(lambda found: self._shields[found[0]], kept[name])
@@ -166,8 +165,15 @@ class Renderer:
             return ""
 
     @cached_property
-    def trims_everything(self) -> bool:
-        return f"\u3000{_PROBE}" not in self.tried([{"role": "user", "content": f"\u3000{_PROBE}\u3000"}])
+    def stripping(self) -> dict[str, Callable[[str], str]]:
+        """What the template takes away around the text of a role, by role: some strip one side, or questions alone."""
+        return {role: self._stripping(role) for role in ("system", "user", "assistant")}
+
+    def _stripping(self, role: str) -> Callable[[str], str]:
+        said = {"role": role, "content": f"\u3000{_PROBE}\u3000"}
+        shown = self.tried({"system": [said, QUESTION], "user": [said]}.get(role, [QUESTION, said, QUESTION]))
+        left, right = (_PROBE in shown and one not in shown for one in (f"\u3000{_PROBE}", f"{_PROBE}\u3000"))
+        return {(True, True): str.strip, (True, False): str.lstrip, (False, True): str.rstrip}.get((left, right), str)
 
     @cached_property
     def takes_system(self) -> bool:
