@@ -10,7 +10,7 @@ import torch
 from tests.answer.adapters import loaded
 from tests.answer.modes import BARE
 from tests.answer.predicting import COUNT, SHORT, facts_of, lines_of, predict, questions
-from vicuna.answer import assistant
+from vicuna.answer import loading
 from vicuna.answer.decoding import derive_seed, generation_kwargs
 from vicuna.answer.flags import DecodingFlags
 from vicuna.errors import UserError
@@ -187,7 +187,7 @@ def test_a_prompt_that_is_too_long_is_refused_by_its_line_before_weights_are_rea
     rows = [{"instruction": word} for word in ("你好", "问" * 600, "问" * 470, "再见")]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     with monkeypatch.context() as without:
-        without.setattr(assistant, "load_base", None)
+        without.setattr(loading, "load_base", None)
         refused(r"1 of 4 .*\n.*line 2: has a prompt of \d+ tokens, the base's context is 512", tiny_base, file, output)
     assert not output.exists()
 
