@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from vicuna.train.batches import StepBatchSampler
     from vicuna.train.plan import Plan
     from vicuna.train.resume import StartingPoint
+    from vicuna.train.sharing import Operations
     from vicuna.train.trainer import AdapterTrainer
 
 
@@ -82,9 +83,9 @@ class Setup:
     Attributes:
         flags: as given, but for what the run has from an earlier one.
         device: of this process; dtype: what it computes in.
-        exact: what a resumed run is compared with, beside the flags.
-        start: where the run begins.
+        exact: what a resumed run is compared with, beside the flags; start: where the run begins.
         lora: config of the adapter, None where every weight is trained.
+        operations: what is counted to lay rows into one another, None where each is computed whole.
     """
 
     flags: TrainFlags
@@ -94,6 +95,7 @@ class Setup:
     exact: dict[str, Any]
     start: "StartingPoint"
     lora: "LoraConfig | None"
+    operations: "Operations | None"
 
     @property
     def output(self) -> Path:
@@ -134,6 +136,7 @@ def check_setup(flags: TrainFlags, sources: "list[Source]", world_size: int) -> 
     from vicuna.train.reporting import check_reporter
     from vicuna.train.resume import starting_point
     from vicuna.train.sharding import check_sharding
+    from vicuna.train.sharing import as_json, operations_to_share
     from vicuna.train.trainable import check_train_flag, plan_trainable
 
     flags = flags._replace(data=replace(flags.data, test_size=flags.data.test_size if flags.run.eval_steps else 0))
@@ -144,10 +147,9 @@ def check_setup(flags: TrainFlags, sources: "list[Source]", world_size: int) -> 
         model=use_as_stored(base.path, base.config, flags.model, flags.lora.train),
         lora=with_named_modules(flags.lora, base.config),
     )
-    dtype, _ = compute_dtype(flags.model.bits)
-    where = device()
+    dtype, where = compute_dtype(flags.model.bits)[0], device()
     check_train_flag(base.path, flags.lora.train, flags.model.bits, dtype, flags.run)
-    sharded = check_sharding(flags.run, flags.model.bits, where, world_size, flags.lora.train)
+    operations = operations_to_share(base.config, where.type, flags.data.cutoff_len, flags.run)
     exact = {
         "data_sha256": Records(sources=sources).sha256,
         "base_fingerprint": fingerprint(base.path),
@@ -155,7 +157,8 @@ def check_setup(flags: TrainFlags, sources: "list[Source]", world_size: int) -> 
         "compute_dtype": str(dtype),
         "threads": torch.get_num_threads(),
         "world_size": world_size,
-        **sharded,
+        "operations": as_json(operations),
+        **check_sharding(flags.run, flags.model.bits, where, world_size, flags.lora.train),
     }
     start = starting_point(flags.run, {**flags.by_name(), **exact})
     base.tokenizer = with_template_settings(base.tokenizer, flags.data, start.resume)
@@ -163,7 +166,7 @@ def check_setup(flags: TrainFlags, sources: "list[Source]", world_size: int) -> 
     if warning:
         log.log.warning(warning)
     flags = flags._replace(lora=lora_flags, run=start.inherit(flags.run))
-    return Setup(flags, base, where, dtype, exact, start, lora)
+    return Setup(flags, base, where, dtype, exact, start, lora, operations)
 
 
 def plan_run(setup: Setup, sources: "list[Source]", rank: int, world_size: int) -> Planned:
@@ -175,9 +178,9 @@ def plan_run(setup: Setup, sources: "list[Source]", rank: int, world_size: int) 
     from vicuna.train.plan import make_plan
 
     flags, base, start = setup.flags, setup.base, setup.start
-    first_of_its_host = int(os.environ.get("LOCAL_RANK", 0)) == 0
-    data = load_or_tokenise(flags.data, sources, base.tokenizer, writes=first_of_its_host)
-    batches = StepBatchSampler(data.train.lengths, flags.run, world_size, rank, start)
+    data = load_or_tokenise(flags.data, sources, base.tokenizer, writes=int(os.environ.get("LOCAL_RANK", 0)) == 0)
+    shared = data.train.rows if setup.operations and not flags.data.pack else None  # packed rows are of one length
+    batches = StepBatchSampler(data.train.lengths, flags.run, world_size, rank, start, shared)
     parameters = count_parameters(meta_model(base.config), setup.lora)
     return Planned(data, batches, make_plan(base, data, batches, parameters, flags, start))
 
@@ -246,6 +249,7 @@ def load_model(setup: Setup) -> "torch.nn.Module":
     from transformers import set_seed
 
     from vicuna.model.base import checkpointing_kwargs, load_base
+    from vicuna.train.row_attention import attend_to_rows
     from vicuna.train.sharding import prepare_sharded_loading
     from vicuna.train.trainable import base_to_load, make_trainable, weight_bits
 
@@ -257,6 +261,8 @@ def load_model(setup: Setup) -> "torch.nn.Module":
         placed=not prepare_sharded_loading(flags.run, setup.exact["zero_stage"]),
     )
     model.config.use_cache = False
+    if setup.operations:
+        attend_to_rows(model)
     if getattr(model, "is_quantized", False):
         checkpointing = checkpointing_kwargs(flags.model.bits)
         model = prepare_model_for_kbit_training(model, flags.run.gradient_checkpointing, checkpointing)
@@ -271,11 +277,7 @@ def run_facts(setup: Setup, plan: "Plan") -> dict[str, Any]:
 
 
 def make_trainer(
-    setup: Setup,
-    planned: Planned,
-    arguments: "TrainingArguments",
-    model: "torch.nn.Module",
-    facts: dict[str, Any],
+    setup: Setup, planned: Planned, arguments: "TrainingArguments", model: "torch.nn.Module", facts: dict[str, Any]
 ) -> "AdapterTrainer":
     """The Trainer with all that the run shows and writes on its way."""
     from transformers import PrinterCallback
@@ -294,6 +296,7 @@ def make_trainer(
         batches=planned.batches,
         data=planned.data,
         stopper=stopper,
+        operations=setup.operations,
         step_log=StepLog(work, start.resume, start.step) if planned.batches.rank == 0 else None,
         callbacks=[
             ProgressBarCallback(planned.plan.facts["tokens_train"], run_flags.log_steps),

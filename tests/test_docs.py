@@ -259,7 +259,8 @@ def test_every_flag_that_a_page_names_exists(page):
     known = {name for one in every for name in (one.name, *(also[2:] for also in one.metadata.get("aliases", ())))}
     known |= {f"no_{name}" for name in ("gradient_checkpointing", "use_typewriter", "show_beam")}
     known |= set(re.findall(r"^    (\w+): \w+ = flag\(", read("benchmarks/gpu.py"), re.MULTILINE))
-    known |= set(re.findall(r"^    (\w+): [\w\[\]]+ = flag\(", read("benchmarks/bench_generate.py"), re.MULTILINE))
+    for program in ("benchmarks/bench_generate.py", "benchmarks/bench_train.py"):
+        known |= set(re.findall(r"^    (\w+): [\w\[\]]+ = flag\(", read(program), re.MULTILINE))
     known |= set(re.findall(r'add_argument\("--(\w+)"', read("benchmarks/certificate_bounds.py")))
     known |= set(re.findall(r'add_argument\("--(\w+)"', read("benchmarks/fuzz_templates.py")))
     others = {"help", "standalone", "nproc_per_node", "signals_to_handle"}  # argparse's, torchrun's

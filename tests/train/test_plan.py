@@ -9,7 +9,7 @@ def test_plan_only_prints_every_subject_and_writes_nothing(program, tiny_base, r
     done = program("finetune.py", *argv, "--plan_only", "--test_size", 4)
     assert done.returncode == 0, done.stderr
     subjects = [line.split(" ")[0] for line in done.stdout.splitlines()]
-    expected = ["base", "data", "tokens", "adapter", "batch", "steps", "memory", "saves", "example", "start"]
+    expected = ["base", "data", "tokens", "adapter", "batch", "sharing", "steps", "memory", "saves", "example", "start"]
     assert subjects[: len(expected)] == expected
     assert "41 rows (utf-8): 37 train, 4 eval" in done.stdout or "left out" in done.stdout
     assert "[trained on: " in done.stdout

@@ -7,6 +7,8 @@ not change it.
 import math
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -17,8 +19,11 @@ from vicuna.prompt.templates import IGNORE_INDEX
 from vicuna.train.flags import RunFlags
 from vicuna.train.loss import supervised_positions
 from vicuna.train.resume import NEW_RUN, StartingPoint
+from vicuna.train.sharing import Operations, lay_out, share_out
 
 NO_ROW = -1  # a rank with no row in a slot takes one of ignored labels, so that all ranks step together
+SHOWN_STEPS = 4  # of which the plan says what they share
+NO_SLOT = -2  # a slot that no rank needs, since others hold more rows: it is passed over
 
 
 def epoch_order(seed: int, epoch: int, lengths: Sequence[int], total_batch: int) -> list[list[int]]:
@@ -47,7 +52,12 @@ class StepBatchSampler(Sampler[list[int]]):
     """Batch sampler of one rank over a whole run: in every optimizer step all ranks together take exactly `total_batch`
     rows, and in the last step of an epoch what is left.
 
-    Every step has `accumulation` slots; a slot without rows for this rank holds NO_ROW.
+    Every step has `accumulation` slots; a slot without rows for this rank holds NO_ROW. Where rows are laid into one
+    another fewer slots hold all of them, the last ones; the others hold NO_SLOT.
+
+    Args:
+        rows: a datasets.Dataset with the `input_ids` of each row, where micro batches are to share much; None where
+            they are of like length.
 
     Attributes:
         steps: optimizer steps of the run.
@@ -56,9 +66,16 @@ class StepBatchSampler(Sampler[list[int]]):
     """
 
     def __init__(
-        self, lengths: list[int], run: RunFlags, world_size: int = 1, rank: int = 0, start: StartingPoint = NEW_RUN
+        self,
+        lengths: list[int],
+        run: RunFlags,
+        world_size: int = 1,
+        rank: int = 0,
+        start: StartingPoint = NEW_RUN,
+        rows: Any = None,
     ):
         self.lengths, self.run, self.world_size, self.rank = lengths, run, world_size, rank
+        self._ids = None if rows is None else rows.select_columns("input_ids")
         self.first, self.data_start = start.step, start.data_start
         self.steps = max(run.max_steps or math.ceil(run.num_epoch * self.steps_per_epoch), start.min_steps)
         self._epoch, self._order = -1, []
@@ -84,6 +101,21 @@ class StepBatchSampler(Sampler[list[int]]):
             self._epoch, self._order = epoch, epoch_order(self.run.seed, epoch, self.lengths, self.run.total_batch)
         return self._order[at]
 
+    def sharing(self) -> dict[str, int] | None:
+        """What rows share in the first steps, in tokens and in micro batches of all ranks; None where they do not."""
+        if self._ids is None:
+            return None
+        steps = range(self.data_start, min(self.data_start + SHOWN_STEPS, self.steps))
+        found = {"steps": len(steps), "tokens": 0, "computed": 0, "micro_batches": 0}
+        for step in steps:
+            rows = self.rows(step)
+            ids = dict(zip(rows, self._ids[rows]["input_ids"], strict=True))
+            for batch in (batch for slot in self._slots(step) for batch in slot if batch):
+                found["computed"] += lay_out([ids[row] for row in batch])[1].tokens
+                found["micro_batches"] += 1
+            found["tokens"] += sum(map(len, ids.values()))
+        return found
+
     def epochs(self, step: int) -> float:
         """Passes over the data when `step` steps are done."""
         return (step - self.data_start) / self.steps_per_epoch
@@ -93,13 +125,27 @@ class StepBatchSampler(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         for step in range(self.first, self.first if self._ended else self.steps):
-            batches = rank_batches(self.rows(step), self.run.micro_batch, self.world_size, self.rank)
+            batches = self.micro_batches(step)
+            if self._ids is not None:
+                yield from [[NO_SLOT]] * (self.accumulation - len(batches))
+                yield from (batch or [NO_ROW] for batch in batches)
+                continue
             for slot in range(self.accumulation):
                 yield (batches[slot] if slot < len(batches) else []) or [NO_ROW]
 
+    def micro_batches(self, step: int) -> list[list[int]]:
+        """This rank's part of a step; one may be empty."""
+        if self._ids is None:
+            return rank_batches(self.rows(step), self.run.micro_batch, self.world_size, self.rank)
+        return [slot[self.rank] for slot in self._slots(step)]
+
+    def _slots(self, step: int) -> list[list[list[int]]]:
+        rows = self.rows(step)
+        return share_out(rows, self._ids[rows]["input_ids"], self.run.micro_batch, self.world_size)
+
 
 class RowDataset(Dataset):
-    """Rows by index; NO_ROW is a row of one token whose label is ignored."""
+    """Rows by index; NO_ROW and NO_SLOT are a row of one token whose label is ignored."""
 
     def __init__(self, rows: Any):
         self.rows = rows
@@ -108,11 +154,12 @@ class RowDataset(Dataset):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return {"input_ids": [0], "labels": [IGNORE_INDEX], "record": NO_ROW} if index == NO_ROW else self.rows[index]
+        return {"input_ids": [0], "labels": [IGNORE_INDEX], "record": index} if index < 0 else self.rows[index]
 
 
-def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-    """Pad rows on the right to the longest, (B, T) each.
+def collate(rows: list[dict[str, Any]], operations: Operations | None = None) -> dict[str, Any]:
+    """Pad rows on the right to the longest, (B, T) each; or lay them into one another, where that takes fewer
+    `operations`.
 
     `logits_to_keep` is True at the positions whose next token is supervised: the head is computed there alone.
     `record` names the records in the rows, where these do; the model does not take it. Rows of packed documents have
@@ -120,18 +167,62 @@ def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
     model tells that these are apart.
     """
     ids, labels = ([torch.as_tensor(row[name], dtype=torch.long) for row in rows] for name in ("input_ids", "labels"))
-    batch = {
-        "input_ids": pad_sequence(ids, batch_first=True),
-        "labels": pad_sequence(labels, batch_first=True, padding_value=IGNORE_INDEX),
-    }
-    if "starts" in rows[0]:
-        batch["position_ids"] = _position_ids(rows, batch["input_ids"].shape[1])
+    batch: dict[str, Any] = {"labels": pad_sequence(labels, batch_first=True, padding_value=IGNORE_INDEX)}
+    if operations and (laid := _laid_out(rows, operations)):
+        batch |= laid
     else:
-        batch["attention_mask"] = pad_sequence([torch.ones_like(row) for row in ids], batch_first=True)
-    batch["logits_to_keep"] = supervised_positions(batch["labels"])
+        batch["input_ids"] = pad_sequence(ids, batch_first=True)
+        if "starts" in rows[0]:
+            batch["position_ids"] = _position_ids(rows, batch["input_ids"].shape[1])
+        else:
+            batch["attention_mask"] = pad_sequence([torch.ones_like(row) for row in ids], batch_first=True)
+        batch["logits_to_keep"] = supervised_positions(batch["labels"])
     if "record" in rows[0]:
         found = [row["record"] for row in rows]
         batch["record"] = torch.tensor([one for row in found for one in (row if isinstance(row, list) else [row])])
+    return batch
+
+
+def _parts(row: dict[str, Any]) -> list[slice]:
+    """The row whole, or each part of a document in it."""
+    return [slice(*ends) for ends in pairwise([*row.get("starts", [0]), len(row["input_ids"])])]
+
+
+def _laid_out(rows: list[dict[str, Any]], operations: Operations) -> dict[str, Any] | None:
+    """A batch of rows laid into one another, None where padding them takes no more operations.
+
+    `logits_to_keep` are the places that predict supervised tokens, one that predicts several of them as often; then
+    `predicted_by` says which of these each label is for.
+    """
+    parts = [(row, part) for row in rows for part in _parts(row)]
+    order, layout, places = lay_out([list(row["input_ids"][part]) for row, part in parts])
+    one_by_one, together = operations.one_by_one(layout), operations.batched(layout)
+    if operations.padded([len(row["input_ids"]) for row in rows]) <= min(one_by_one, together):
+        return None
+    ids, positions = (torch.zeros(1, layout.tokens, dtype=torch.long) for _ in range(2))
+    predictions = []
+    for (row, part), place in zip(parts, places, strict=True):
+        where = torch.from_numpy(place)
+        ids[0, where] = torch.as_tensor(row["input_ids"][part], dtype=torch.long)
+        positions[0, where] = torch.arange(len(where))
+        targets = torch.as_tensor(row["labels"][part], dtype=torch.long)[1:]
+        counted = targets != IGNORE_INDEX
+        predictions.append(torch.stack([where[:-1][counted], targets[counted]], dim=1))
+    once, predicted_by = torch.cat(predictions).unique(dim=0, return_inverse=True)
+    batch = {
+        "input_ids": ids,
+        "position_ids": positions,
+        "attention_mask": torch.zeros(1, 1, 1, 1),  # four dimensions: transformers hands it on and makes none
+        "logits_to_keep": once[:, 0],
+        "predicted_by": predicted_by,
+        "layout": replace(layout, batched=together < one_by_one),
+    }
+    if together < one_by_one:
+        row_tokens = pad_sequence([torch.from_numpy(places[i]) for i in order], batch_first=True)
+        width = row_tokens.shape[1]
+        own = zip(layout.runs, layout.lengths, strict=True)
+        stands = [torch.arange(i * width + length - run, i * width + length) for i, (run, length) in enumerate(own)]
+        batch |= {"row_tokens": row_tokens, "token_places": torch.cat(stands)}
     return batch
 
 

@@ -41,6 +41,9 @@ class RunFlags:
     weight_decay: float = flag(0.0, "AdamW's weight decay")
     max_grad_norm: float = flag(1.0, "gradients are scaled down to this norm")
     optim: Literal[tuple(OPTIMIZER_BYTES)] = flag("adamw_torch", "optimizer, by transformers' name")
+    share_prefix: bool = flag(
+        True, "compute what rows of a micro batch begin with alike once, and no padding; False is for comparison"
+    )
     gradient_checkpointing: bool = flag(True, "recompute activations in the backward pass: less memory, more time")
     seed: int = flag(42, "fixes the order of the records, the adapter's beginning and dropout")
     eval_steps: int = flag(200, "optimizer steps between evaluations; 0 for none")

@@ -83,7 +83,7 @@ def make_plan(
         "compute_dtype": str(dtype).removeprefix("torch."), "compute_dtype_reason": reason,
         "weights": loaded_precision(base.config, flags.model.bits, dtype),
         "weights_stored": stored_precision(base.path, base.config),
-        "device": str(device()), "start": start_text,
+        "device": str(device()), "start": start_text, "sharing": batches.sharing(),
         **_disk_facts(flags, parameters, batches, bool(data.held_out), start),
     }  # fmt: skip
     lines = _lines(facts, base, data, batches, parameters, flags)
@@ -147,6 +147,7 @@ def _lines(
         "adapter": f"{_trained(flags.lora, parameters)}: {trainable:,} trainable ({trainable / total:.2%})",
         "batch": f"{flags.run.total_batch} a step, exactly: {flags.run.micro_batch} a device x {batches.world_size} "
         f"{'device' if batches.world_size == 1 else 'devices'} x {batches.accumulation} accumulated",
+        **({"sharing": _sharing(facts["sharing"])} if facts["sharing"] else {}),
         "steps": f"{_steps(batches, flags.run)}; learning rate {flags.run.learning_rate:g}, {flags.run.lr_scheduler}, "
         f"{facts['warmup_steps']} warm-up steps{' in a run of one step' * (batches.steps == 1)}",
         "memory": _memory(flags, parameters, batches.world_size),
@@ -303,6 +304,13 @@ def _packing(train: Examples, length: int) -> str:
     return (
         f"{train.documents} documents in {rows} rows of {length} tokens, {full:.1%} full, no token lost; attention "
         "stays within a document"
+    )
+
+
+def _sharing(found: dict[str, int]) -> str:
+    return (
+        f"of the first {found['steps']} steps {found['computed']:,} of {found['tokens']:,} tokens are computed, in "
+        f"{found['micro_batches']} micro batches: what rows begin with alike is computed once"
     )
 
 

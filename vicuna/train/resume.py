@@ -213,7 +213,7 @@ def best_loss(work: Path, start: StartingPoint) -> float:
 def _check_same_run(old: dict[str, Any], facts: dict[str, Any], run: RunFlags, folder: Path) -> None:
     """Refuse to resume what was begun with other flags, data, base or versions: the result would be neither run's."""
     before = {**old.get("flags", {}), **old.get("exact", {})}
-    before.setdefault("max_steps", None)  # there was no such flag
+    before = {"max_steps": None, "share_prefix": False} | before  # there were no such flags
     for values, stands_for in ((facts := dict(facts), SHORT), (before, SHORT if "trains" in old else BEFORE)):
         if "train" in values:
             values["train"] = stands_for.get(values["train"], values["train"])
@@ -223,7 +223,7 @@ def _check_same_run(old: dict[str, Any], facts: dict[str, Any], run: RunFlags, f
     allowed |= DATA if run.ignore_data_skip else set()
     for name, value in facts.items():
         if name not in allowed and name in before and before[name] != value:
-            spelt = f"--{name}" if name in old.get("flags", {}) else name
+            spelt = name if name in old.get("exact", {}) else f"--{name}"
             way_out = "pass --elastic to go on with another one" if name in ELASTIC else "a resumed run must keep it"
             way_out = f"{way_out}, or pass --ignore_data_skip to begin the data anew" if name in DATA else way_out
             raise UserError(

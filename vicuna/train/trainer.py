@@ -3,14 +3,17 @@
 Whatever ends or refuses a run does so on every rank at the same step, so that none waits for the others.
 """
 
+import contextlib
 import math
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from peft.helpers import disable_input_dtype_casting
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -18,13 +21,14 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from vicuna.data.cache import TrainingData
 from vicuna.errors import UserError
 from vicuna.log import log
-from vicuna.train.batches import NO_ROW, RowDataset, StepBatchSampler, collate
+from vicuna.train.batches import NO_SLOT, RowDataset, StepBatchSampler, collate
 from vicuna.train.callbacks import StepLog
 from vicuna.train.checkpoint import MANIFEST
 from vicuna.train.early_stopping import is_over
 from vicuna.train.full_disk import failed_for_room
-from vicuna.train.loss import mean_token_loss, step_loss, token_losses
+from vicuna.train.loss import mean_token_loss, step_loss, supervised_positions, token_losses
 from vicuna.train.process_group import from_all_ranks
+from vicuna.train.sharing import Operations
 from vicuna.train.signals import GracefulStopCallback
 
 SHOWN_RECORDS = 10
@@ -39,6 +43,7 @@ class AdapterTrainer(Trainer):
     Args:
         stopper: what can end the run early.
         step_log: where the steps are written, on one rank only.
+        operations: what is counted to lay rows into one another, None where each is computed whole.
     """
 
     def __init__(
@@ -48,19 +53,22 @@ class AdapterTrainer(Trainer):
         data: TrainingData,
         stopper: GracefulStopCallback,
         step_log: StepLog | None,
+        operations: Operations | None = None,
         **kwargs: Any,
     ):
         super().__init__(
             train_dataset=RowDataset(data.train.rows),
             eval_dataset=RowDataset(data.held_out.rows) if data.held_out else None,
-            data_collator=collate,
-            compute_loss_func=step_loss,
+            data_collator=partial(collate, operations=operations),
+            compute_loss_func=self._step_loss,
             compute_metrics=mean_token_loss,
             **kwargs,
         )
         self.batches, self.data, self.stopper, self.step_log = batches, data, stopper, step_log
         self.fed: list[tuple[list[int], torch.Tensor]] = []  # records and loss of this step's micro batches
         self.skips_in_a_row = 0
+        self.operations = operations
+        self._predicted_by: torch.Tensor | None = None
 
     def get_train_dataloader(self) -> DataLoader:
         """Not sharded by accelerate, whose sharding repeats rows to fill the last batch of every rank.
@@ -68,17 +76,27 @@ class AdapterTrainer(Trainer):
         It has a generator of its own: beginning to read must not move the random state of a run.
         """
         return DataLoader(
-            self.train_dataset, batch_sampler=self.batches, collate_fn=collate, generator=torch.Generator()
+            self.train_dataset, batch_sampler=self.batches, collate_fn=self.data_collator, generator=torch.Generator()
         )
 
     def training_step(
         self, model: torch.nn.Module, inputs: dict[str, torch.Tensor], num_items_in_batch: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Gradients of one micro batch; notes which records it held."""
-        records = list(dict.fromkeys(record for record in inputs.pop("record").tolist() if record != NO_ROW))
+        records = list(dict.fromkeys(inputs.pop("record").tolist()))
+        if records == [NO_SLOT]:
+            return torch.zeros((), device=self.args.device)
         loss = super().training_step(model, inputs, num_items_in_batch)
-        self.fed.append((records, loss))
+        self.fed.append(([record for record in records if record >= 0], loss))
         return loss
+
+    def compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """The loss of a micro batch; the model does not take what says by which logits a label is predicted."""
+        self._predicted_by = inputs.pop("predicted_by", None)
+        return super().compute_loss(model, inputs, *args, **kwargs)
+
+    def _step_loss(self, outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor) -> torch.Tensor:
+        return step_loss(outputs, labels, num_items_in_batch, self._predicted_by)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log a step with its records, all ranks', or an evaluation.
@@ -137,15 +155,19 @@ class AdapterTrainer(Trainer):
 
         Once the run is to stop, the rest of the evaluation is passed over, and its loss is not a number.
         """
-        inputs = {name: value.to(self.args.device) for name, value in inputs.items() if name != "record"}
-        labels = inputs.pop("labels")
+        inputs = {
+            name: value.to(self.args.device) if isinstance(value, torch.Tensor) else value
+            for name, value in inputs.items()
+            if name != "record"
+        }
+        labels, predicted_by = inputs.pop("labels"), inputs.pop("predicted_by", None)
         sums = torch.zeros(len(labels), 2, device=labels.device)
         if self.stopper.stop_requested(self.args.device):
             return None, sums.fill_(math.nan), sums[:, 0]
         compute_as_trained(model)
         with torch.no_grad(), self.compute_loss_context_manager():
-            losses = token_losses(model(**inputs).logits, labels)
-        row = inputs["logits_to_keep"].nonzero()[:, 0]
+            losses = token_losses(model(**inputs).logits, labels, predicted_by)
+        row = supervised_positions(labels).nonzero()[:, 0]
         sums.index_add_(0, row, torch.stack([losses, torch.ones_like(losses)], dim=1))
         return None, sums, torch.zeros(len(labels), device=labels.device)
 
@@ -201,7 +223,7 @@ def check_same_on_all_ranks(facts: dict[str, str]) -> None:
             )
 
 
-@contextmanager
+@contextlib.contextmanager
 def _room_for_checkpoints(trainer: AdapterTrainer) -> Iterator[None]:
     """End in a sentence where the disk has no room for a checkpoint. After the last step there is still a result to
     save: then only warn, unless that takes all ranks together.
@@ -227,6 +249,14 @@ def _room_for_checkpoints(trainer: AdapterTrainer) -> Iterator[None]:
         log.warning("%s: its checkpoint is left out.", text)
 
 
+def _inputs_as_they_come(trainer: AdapterTrainer) -> contextlib.AbstractContextManager:
+    """Have LoRA's layers take their input as it is: in 16 bits autocast takes back at once what PEFT widens, for the
+    same bits. PEFT 0.21 can not say so of trained rows of a table, which stay as they are with all others."""
+    layers = [module for module in trainer.model.modules() if isinstance(module, BaseTunerLayer)]
+    known = all(hasattr(layer, "cast_input_dtype_enabled") for layer in layers)
+    return disable_input_dtype_casting(trainer.model, trainer.operations is not None and known)
+
+
 def run_training(trainer: AdapterTrainer, resume: Path | None) -> None:
     """Run the training loop.
 
@@ -236,7 +266,7 @@ def run_training(trainer: AdapterTrainer, resume: Path | None) -> None:
     """
     trainer.add_callback(DataPositionCallback(trainer))
     try:
-        with trainer.stopper.catch_signals(), _room_for_checkpoints(trainer):
+        with trainer.stopper.catch_signals(), _room_for_checkpoints(trainer), _inputs_as_they_come(trainer):
             trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     except torch.OutOfMemoryError as error:
         remedy = "--cutoff_len, or take fewer --bits or a smaller base"
