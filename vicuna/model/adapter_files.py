@@ -20,12 +20,11 @@ from vicuna.gguf_file.folder import stands_for
 from vicuna.gguf_file.reader import PROMPT_TYPE, read_gguf
 from vicuna.model.adapter_kinds import BEGINS_FROM_WEIGHTS, Use, begins_with, check_uses
 from vicuna.model.adapter_names import PEFT_PREFIX, ROWS, own_names, unwrapped
-from vicuna.model.base import ADAPTER_CONFIG, ADAPTER_FILES, Base, fingerprint, holds_adapter, local_folder
+from vicuna.model.base import ADAPTER_CONFIG, ADAPTER_FILES, RUN_ARGS, Base, fingerprint, holds_adapter, local_folder
 from vicuna.model.gptq import keep_peft_silent
 from vicuna.prompt.rendering import BASE, Settings
 from vicuna.prompt.tokenizer import TextTokenizer
 
-RUN_ARGS = "run_args.json"
 HUB_FILES = [*ADAPTER_FILES, ADAPTER_CONFIG, RUN_ARGS]
 SAMPLE_CONFIG = Path(__file__).parent.parent.parent / "config-sample" / ADAPTER_CONFIG
 FROZEN = ".base_layer.weight"  # ends the name of a base's own weight, which PEFT saves beside a low-rank head

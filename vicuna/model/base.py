@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig, PreTrainedModel
 
 from vicuna.errors import UserError, first_line, listing
+from vicuna.files.json_files import read_json
 from vicuna.files.proxies import check_proxies
 from vicuna.files.tensors import check_weight_file, read_tensor_files, weight_paths
 from vicuna.foreign import NEVER_RUN
@@ -32,6 +33,7 @@ from vicuna.model.gptq import KERNELS, config_for_plain_kernels, silenced
 from vicuna.model.placement import device_map
 from vicuna.model.stored import BITSANDBYTES, check_marks, check_quantiser, stored_method
 from vicuna.model.token_ids import check_ids, ends_of
+from vicuna.prompt.rendering import BASE
 from vicuna.prompt.tokenizer import TextTokenizer
 
 BASE_FILES = ["*.json", "*.safetensors", "tokenizer.model"]
@@ -39,6 +41,7 @@ EMBEDDED_BASE = ModelFlags.model_path
 # Today's name first, then the two that the original wrote.
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin", "pytorch_model.bin")
 ADAPTER_CONFIG = "adapter_config.json"
+RUN_ARGS = "run_args.json"  # what training or merging wrote of itself
 # Settings of generation_config.json for ways of decoding that transformers no longer has itself.
 CODE_OF_THE_HUB = ("penalty_alpha", "dola_layers", "num_beam_groups", "constraints", "force_words_ids")
 # Of from_pretrained: an adapter is looked for where there is none, else one beside the weights is loaded with them.
@@ -125,8 +128,9 @@ def check_base(name: str, context: int | None = None) -> Base:
     meta_model(config)
     tokenizer = TextTokenizer(path)
     generation_config = _generation_config(path, config)
-    check_ids(path, config, generation_config, tokenizer)
-    generation_config.eos_token_id = ends_of(config, generation_config, tokenizer)
+    by_template = tokenizer.chat is not None and _trained_with(path) in ("", BASE)
+    check_ids(path, config, generation_config, tokenizer, by_template)
+    generation_config.eos_token_id = ends_of(config, generation_config, tokenizer, by_template)
     found = read_context(path, config, context)
     if found.reason:
         log.info("%s: context of %d tokens (%s)%s", path, found.tokens, found.reason, _other_context(context))
@@ -144,6 +148,12 @@ def _other_context(given: int | None) -> str:
 def holds_adapter(folder: Path) -> bool:
     """Whether an adapter lies in a model's folder, beside the model's own weights."""
     return (folder / ADAPTER_CONFIG).is_file()
+
+
+def _trained_with(path: Path) -> str:
+    """The prompt type that a model's folder names as its own, "" for none."""
+    said = read_json(path / RUN_ARGS)
+    return "" if holds_adapter(path) and "merged" not in said else str(said.get("prompt_type", ""))
 
 
 def _generation_config(path: Path, config: Any) -> GenerationConfig:

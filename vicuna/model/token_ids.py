@@ -9,11 +9,16 @@ from vicuna.prompt.templates import BASE
 from vicuna.prompt.tokenizer import TextTokenizer
 
 
-def check_ids(path: Path, config: Any, generation_config: Any, tokenizer: TextTokenizer) -> None:
+def check_ids(
+    path: Path, config: Any, generation_config: Any, tokenizer: TextTokenizer, by_template: bool = False
+) -> None:
     """Refuse ids of BOS and EOS that the tokenizer does not have.
 
     Early 2023's most common failure is a config with bos 0 and eos 1 beside a tokenizer with 1 and 2. Another is no
     mistake: chat models that end their turns with a token of their own.
+
+    Args:
+        by_template: the base is asked by its own chat template, which says what ends an answer.
 
     Raises:
         UserError: see above; or a tokenizer with more pieces than the base.
@@ -38,7 +43,7 @@ def check_ids(path: Path, config: Any, generation_config: Any, tokenizer: TextTo
                 raise UserError(
                     f"{said}answers would not end. Correct {name} in {source} if the tokenizer is the right one."
                 )
-            if tokenizer.chat is None:  # which would say what ends an answer
+            if not by_template:
                 raise UserError(said + _another_end(path, ids, tokenizer))
     if tokenizer.size > config.vocab_size:
         raise UserError(
@@ -47,15 +52,17 @@ def check_ids(path: Path, config: Any, generation_config: Any, tokenizer: TextTo
         )
 
 
-def ends_of(config: Any, generation_config: Any, tokenizer: TextTokenizer) -> int | list[int]:
+def ends_of(
+    config: Any, generation_config: Any, tokenizer: TextTokenizer, by_template: bool = False
+) -> int | list[int]:
     """Every id that ends an answer.
 
-    Of a base with a chat template of its own that is what config.json and generation_config.json name, which disagree
-    in published copies (Llama 3.0 Instruct, Qwen2.5), the tokenizer's EOS, and what the template writes behind an
-    answer. Of others it is what generation_config.json names, or else the tokenizer's EOS.
+    Of a base that is asked `by_template`, its own, that is what config.json and generation_config.json name, which
+    disagree in published copies (Llama 3.0 Instruct, Qwen2.5), the tokenizer's EOS, and what the template writes behind
+    an answer. Of others it is what generation_config.json names, or else the tokenizer's EOS.
     """
     named = generation_config.eos_token_id
-    if tokenizer.chat is None:
+    if not by_template:
         return tokenizer.eos_id if named is None else named
     ends: list[int] = []
     for found in (named, getattr(config, "eos_token_id", None), tokenizer.eos_id, tokenizer.answer_end(BASE)):
