@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import torch
-from datasets import load_dataset
+from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
@@ -28,7 +28,7 @@ def padded(rows: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
 
 
 torch.manual_seed(0)
-model = AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32)
+model = AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32, trust_remote_code=False)
 config = LoraConfig(task_type="CAUSAL_LM", r=8, lora_alpha=16, lora_dropout=0.0, target_modules=["q_proj", "v_proj"])
 trainer = Trainer(
     model=get_peft_model(model, config),
@@ -46,7 +46,7 @@ trainer = Trainer(
         remove_unused_columns=False,
         disable_tqdm=True,
     ),
-    train_dataset=load_dataset("json", data_files=ROWS, split="train"),
+    train_dataset=Dataset.from_json(ROWS),
     data_collator=padded,
 )
 trainer.train()

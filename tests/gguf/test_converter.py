@@ -116,7 +116,7 @@ def test_a_models_code_is_not_run(tmp_path, converters):
     )  # fmt: skip
     transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "hf")
     mark, settings = tmp_path / "it ran", json.loads((tmp_path / "hf/tokenizer_config.json").read_text("utf-8"))
-    settings |= {"tokenizer_class": "OwnTokenizer", "auto_map": {"AutoTokenizer": [None, "own.OwnTokenizer"]}}
+    settings |= {"tokenizer_class": "OwnTokenizer", "auto_map": {"AutoTokenizer": ["own.OwnTokenizer", None]}}
     (tmp_path / "hf/tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
     code = f"open({str(mark)!r}, 'w').close()\nfrom transformers import PreTrainedTokenizerFast as OwnTokenizer\n"
     (tmp_path / "hf/own.py").write_text(code, encoding="utf-8")

@@ -4,13 +4,12 @@ import os
 import re
 import shutil
 import subprocess
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.scripts.launchers import ROOT, SCRIPTS
+from tests.scripts.launchers import PARTS, ROOT, SCRIPTS, write_sources
 
 
 @pytest.mark.parametrize("script", [*SCRIPTS, ROOT / ".ci/run"], ids=lambda script: script.name)
@@ -97,30 +96,14 @@ case "$*" in
     *--force-reinstall*) cat "${!#}" >>"$PREFIX/installed" ;;
 esac
 """
-COMPILER = """#!/usr/bin/env bash
-echo "$*" >>"$PREFIX/compiled"
-echo "$*" >"${!#}"
-chmod +x "${!#}"
-"""
-PARTS = (
-    *("LICENSE", "convert_hf_to_gguf.py", "convert_lora_to_gguf.py", "conversion/base.py", "models/a.gguf"),
-    *("gguf-py/LICENSE", "gguf-py/gguf/gguf.py", "common/json.h", "common/json.cpp", "common/unicode.h"),
-    *("common/unicode.cpp", "common/jinja/lexer.cpp", "vendor/nlohmann/json.hpp", "ggml/include/ggml.h"),
-    *("tools/server/server.cpp", "common/chat.cpp"),  # not taken
-)
 
 
 @pytest.fixture
 def installing(tmp_path) -> Callable[..., str]:
     """Runs scripts/install_cpp.sh with a pip and a compiler that write what they are asked for; says what it said."""
-    version = (ROOT / "requirements_cpp.txt").read_text(encoding="utf-8").split("llama-cpp-python==")[1].split()[0]
-    with tarfile.open(tmp_path / "sources.tar.gz", "w:gz") as archive:
-        for name in PARTS:
-            one = tarfile.TarInfo(f"llama_cpp_python-{version}/vendor/llama.cpp/{name}")
-            archive.addfile(one)
-    for name, text in (("python", PIP), ("compiler", COMPILER)):
-        (tmp_path / name).write_text(text, encoding="utf-8")
-        (tmp_path / name).chmod(0o755)
+    write_sources(tmp_path)
+    (tmp_path / "python").write_text(PIP, encoding="utf-8")
+    (tmp_path / "python").chmod(0o755)
     env = {
         "PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHON": str(tmp_path / "python"),
         "CXX": str(tmp_path / "compiler"), "PREFIX": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache"),

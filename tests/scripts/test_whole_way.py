@@ -12,16 +12,20 @@ import pytest
 from safetensors.torch import load_file
 
 from tests.gguf.gguf_models import INSTALL
-from tests.scripts.launchers import ROOT
+from tests.scripts.launchers import ROOT, write_sources
 from vicuna.prompt.tokenizer import TextTokenizer
 
 # Installs nothing, for what the tests run in may be in use by others, and has programs run by who answers at $ASK.
 PYTHON = """#!/usr/bin/env bash
 case "$*" in
     *"print(sys.prefix)"*) echo "$PREFIX" ;;
+    "-m pip "*" download "*)
+        while [ "$1" != --dest ]; do shift; done
+        cp "$PREFIX/sources.tar.gz" "$2/llama_cpp_python-${3#*==}.tar.gz"
+        ;;
     "-m pip "*" wheel "*)
         while [ "$1" != --wheel-dir ]; do shift; done
-        touch "$2/llama_cpp_python-${3#*==}-py3-none-any.whl"
+        touch "$2/$(basename "$3" .tar.gz)-py3-none-any.whl"
         ;;
     "-m pip "*) ;;
     -c*) exec "$REAL" "$@" ;;
@@ -44,6 +48,7 @@ def whole_way(program, tiny_base, tmp_path_factory) -> tuple[Path, str]:
     python, ask, status = folder / "python", folder / "ask", folder / "ask.status"
     python.write_text(PYTHON, encoding="utf-8")
     python.chmod(0o755)
+    write_sources(folder)
     for pipe in (ask, status):
         os.mkfifo(pipe)
     said: list[str] = []
@@ -56,8 +61,8 @@ def whole_way(program, tiny_base, tmp_path_factory) -> tuple[Path, str]:
             status.write_text(str(done.returncode), encoding="utf-8")
 
     env = os.environ | {
-        "PYTHON": str(python), "REAL": sys.executable, "PREFIX": str(folder), "CXX": "true", "ASK": str(ask),
-        "XDG_CACHE_HOME": str(folder / "cache"), "CUDA_VISIBLE_DEVICES": "",
+        "PYTHON": str(python), "REAL": sys.executable, "PREFIX": str(folder), "CXX": str(folder / "compiler"),
+        "ASK": str(ask), "XDG_CACHE_HOME": str(folder / "cache"), "CUDA_VISIBLE_DEVICES": "",
         "MODEL_PATH": str(tiny_base), "OUTPUT_PATH": str(folder / "out"), "VOCAB_SIZE": "5000",
         "STAGE1_STEPS": "8", "STAGE2_STEPS": "8", "ALPACA_STEPS": "30",
     }  # fmt: skip
@@ -69,7 +74,7 @@ def whole_way(program, tiny_base, tmp_path_factory) -> tuple[Path, str]:
     finally:
         ask.write_text("", encoding="utf-8")
         thread.join()
-    assert done.returncode == 0, done.stderr[-3000:] + said[-1]
+    assert done.returncode == 0, done.stderr[-3000:] + "".join(said[-1:])
     return folder / "out", done.stdout
 
 
