@@ -28,7 +28,7 @@ PARTS = (
 
 
 def write_sources(folder: Path) -> None:
-    """llama.cpp's source package as sources.tar.gz, without a word in it, and `compiler`, which writes what it is told."""
+    """llama.cpp's source package as sources.tar.gz, without a word in it, and `compiler`, which notes its arguments."""
     version = (ROOT / "requirements_cpp.txt").read_text(encoding="utf-8").split("llama-cpp-python==")[1].split()[0]
     with tarfile.open(folder / "sources.tar.gz", "w:gz") as archive:
         for name in PARTS:
