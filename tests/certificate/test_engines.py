@@ -18,8 +18,6 @@ from template_engines import FIXED_DAY, compare, published_templates
 from tests.certificate.certifying import certify
 from vicuna.certificate.dialogues import PLAIN
 from vicuna.certificate.engines import LLAMA_CPP, LLAMA_CPP_PYTHON, EngineComparison, Parting
-from vicuna.errors import UserError
-from vicuna.gguf.llama_cpp_source import render_program
 from vicuna.prompt.chat_template import chat_template
 from vicuna.prompt.replaced_templates import kept_as_written
 from vicuna.prompt.templates import PROMPT_TYPES
@@ -35,16 +33,11 @@ USUAL = (
 )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def engine():
-    try:
-        render_program()
-    except UserError as error:
-        pytest.skip(str(error))
+pytestmark = pytest.mark.usefixtures("template_engine")
 
 
 @pytest.fixture(scope="module")
-def table(engine) -> dict[str, EngineComparison]:
+def table(template_engine) -> dict[str, EngineComparison]:
     """What the three make of every published template."""
     return {name: compare(text) for name, text in published_templates().items()}
 

@@ -12,12 +12,7 @@ TEMPLATE = "{{ bos_token }}{% for m in messages %}[{{ m.role }}]{{ m.content | t
 ASKED = [{"role": "user", "content": " 你好　"}]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def installed():
-    try:
-        render_program()
-    except UserError as error:
-        pytest.skip(str(error))
+pytestmark = pytest.mark.usefixtures("template_engine")
 
 
 def test_the_converters_templates_and_vocabularies_are_there():
