@@ -210,6 +210,6 @@ def stand_for(words: list[str]) -> int:
 
 if __name__ == "__main__":
     words = sys.argv[1:] if sys.argv[1:2] != ["-u"] else sys.argv[2:]
-    if words[0].endswith(".py") or words[:2] == ["-m", "vicuna.train.launch"]:
+    if words[0].endswith(".py") or (words[0] == "-m" and words[1].startswith("vicuna.")):
         sys.exit(stand_for(words))
     os.execv(sys.executable, [sys.executable, *words])

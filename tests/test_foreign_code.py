@@ -90,7 +90,7 @@ def answer(program, folder: Path):
     return program(
         "-c", f"import sys, io\nsys.stdin = io.StringIO('y\\n' * 50)\nsys.argv = ['generate.py', '--model_path', "
         f"{str(folder)!r}, '--bits', '32', '--text', '你好', '--max_new_tokens', '2']\n"
-        "import runpy\nrunpy.run_path('generate.py', run_name='__main__')",
+        "import runpy\nrunpy.run_path('generate.py', run_name='__main__')", warm=True,
     )  # fmt: skip
 
 

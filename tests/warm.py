@@ -95,7 +95,7 @@ def become(argv: list[str], cwd: str, env: dict[str, str]) -> None:
     tempfile.tempdir = None
     open_streams()
     sys.path[1:1] = [path for path in env.get("PYTHONPATH", "").split(os.pathsep) if path and path not in sys.path]
-    if argv[:2] == ["-m", "vicuna.train.launch"]:
+    if argv[0] == "-m" and argv[1] in ("vicuna.train.launch", "torch.distributed.run"):
         os.environ["PYTHON_EXEC"] = str(Path(env["VICUNA_TESTS_WARM"]) / "python")  # torchrun's name for it
     if argv[0] == "-c":
         sys.path[0] = ""

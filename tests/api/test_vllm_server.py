@@ -5,13 +5,13 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoTokenizer
 
+from tests import starting
 from tests.served import make_adapter
 from vicuna.api.vllm_server import VllmFlags, main, vllm_argv
 from vicuna.errors import UserError
@@ -77,7 +77,7 @@ def flags(base, *adapters, **more) -> VllmFlags:
 
 
 @pytest.fixture
-def launch(tmp_path):
+def launch(tmp_path, interpreter):
     """launch("--x", BASE_MODEL="a"): exit status, standard error, vLLM's arguments and environment."""
     program = tmp_path / "bin/vllm"
     program.parent.mkdir()
@@ -88,7 +88,8 @@ def launch(tmp_path):
         noted = tmp_path / "noted"
         noted.mkdir(exist_ok=True)
         env = {
-            "PATH": f"{program.parent}:{os.environ['PATH']}", "PYTHON": sys.executable, "NOTED": str(noted),
+            "PATH": f"{program.parent}:{os.environ['PATH']}", "PYTHON": interpreter, "NOTED": str(noted),
+            starting.ADDRESS: starting.address(),
             "XDG_CACHE_HOME": os.environ["XDG_CACHE_HOME"], "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1",
         }  # fmt: skip
         done = subprocess.run(

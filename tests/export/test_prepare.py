@@ -27,17 +27,18 @@ def bash(script: str, *argv: object, text: str = "", **variables: object) -> sub
     )  # fmt: skip
 
 
-def test_a_base_and_its_adapter_become_a_file_that_answers_as_they_do(tiny_base, tmp_path, capsys):
+def test_a_base_and_its_adapter_become_a_file_that_answers_as_they_do(interpreter, tiny_base, tmp_path, capsys):
     lora = make_adapter(tiny_base, tmp_path / "lora-moon", "chat", seed=3)
     out = tmp_path / "out/moon.gguf"
-    made = bash("tools/prepare_llama_cpp.sh", MODEL_PATH=tiny_base, LORA_PATH=lora, OUT_PATH=out, TYPE="f32")
+    paths = {"MODEL_PATH": tiny_base, "LORA_PATH": lora, "OUT_PATH": out}
+    made = bash("tools/prepare_llama_cpp.sh", PYTHON=interpreter, TYPE="f32", **paths)
 
     assert made.returncode == 0, made.stderr
     assert made.stdout.splitlines()[-1] == f"chat with it: bash scripts/chat_cpu.sh {out}"
     assert sorted(path.name for path in out.parent.iterdir()) == ["Modelfile", "README.md", "moon.gguf"]
 
     decoding = ("--preset", "precise", "--max_new_tokens", "24", "--repetition_penalty", "1")
-    said = bash("scripts/chat_cpu.sh", out, "--cli", *decoding, text=f"{QUESTION}\n")
+    said = bash("scripts/chat_cpu.sh", out, "--cli", *decoding, text=f"{QUESTION}\n", PYTHON=interpreter)
     asked = ("--model_path", tiny_base, "--lora_path", lora, "--text", QUESTION, "--bits", "32", *decoding)
     groups = (ModelFlags, AskFlags, PredictFlags, ServeFlags, DecodingFlags)
     generate.main(*parse("", *groups, argv=list(map(str, asked))))

@@ -1,10 +1,7 @@
 """A base cut in parts: DeepSpeed and FSDP2 give the losses of one process, and what can not be cut is refused."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -137,14 +134,13 @@ def two_steps(model: torch.nn.Module, rank: int, world_size: int) -> list[float]
 
 
 @pytest.mark.parametrize("kind", ["lora+embeddings", "full"])
-def test_blocks_cut_by_fsdp2_learn_what_one_process_learns(tiny_base, tmp_path, kind):
+def test_blocks_cut_by_fsdp2_learn_what_one_process_learns(program, tiny_base, tmp_path, kind):
     """FSDP2 on two CPU processes, without the Trainer, which does not run it on CPUs."""
     script = tmp_path / "parts.py"
     script.write_text(PARTS, encoding="utf-8")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
-    argv = [*launcher, str(script), str(tiny_base), kind, str(tmp_path / "parts.safetensors")]
-    done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False, timeout=300)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    argv = [*launcher, script, tiny_base, kind, tmp_path / "parts.safetensors"]
+    done = program(*argv, env={"PYTHONPATH": str(ROOT)}, warm=True)
     assert done.returncode == 0, done.stderr[-3000:]
     parts = load_file(tmp_path / "parts.safetensors")
 
