@@ -2,9 +2,8 @@
 
     python benchmarks/pictures.py
 
-The curve is that of scripts/quickstart.sh. The page chats with an adapter on the same base that has learnt the
-dialogues of sample/chat, because the quickstart's has never seen a second turn. What is missing of base and adapters
-is made first, in some minutes. Writes chat.png and loss.png to docs/pictures; needs Chromium and requirements_dev.txt.
+The curve is that of scripts/quickstart.sh, whose adapter for dialogues answers on the page. What is missing of base and
+adapters is made first, by it, in some minutes. Writes chat.png and loss.png to docs/pictures; needs Chromium and requirements_dev.txt.
 Answers are greedy, so they are the same every time.
 """
 
@@ -28,12 +27,6 @@ from vicuna.model.flags import ModelFlags
 ROOT = Path(__file__).resolve().parent.parent
 QUESTIONS = ("“画蛇添足”是什么意思？", "用它造个句子。")
 WIDTH, HEIGHT = 1120, 764
-# As in scripts/quickstart.sh: few records and a small base.
-CHAT_FLAGS = [
-    *("--data_path", str(ROOT / "sample/chat/data_sample.jsonl"), "--train_turns", "all", "--test_size", "0"),
-    *("--num_epoch", "50", "--total_batch", "4", "--micro_batch", "4", "--learning_rate", "3e-3"),
-    *("--lora_dropout", "0", "--cutoff_len", "512", "--gradient_checkpointing", "False"),
-]
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 CHROMIUM_FLAGS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
@@ -46,25 +39,22 @@ class PictureFlags:
     """Who is photographed, and where the pictures go."""
 
     lora_path: str = flag("lora-Vicuna", "adapter of the quickstart, whose folder has the loss curve")
-    chat_path: str = flag("lora-Vicuna-chat", "adapter for dialogues, which answers on the page")
+    chat_path: str = flag("", "adapter that answers on the page; default: the quickstart's for dialogues")
     out_path: str = flag("docs/pictures", "folder for the pictures")
 
 
 def main(model_flags: ModelFlags, flags: PictureFlags) -> None:
     """Train what is not there yet, then take both pictures."""
-    curve = Path(flags.lora_path) / "loss.png"
-    if not curve.is_file():
+    curve, chat = Path(flags.lora_path) / "loss.png", flags.chat_path or f"{flags.lora_path}-chat"
+    if not (curve.is_file() and Path(chat).is_dir()):
         made = {"MODEL_PATH": model_flags.model_path, "OUTPUT_PATH": flags.lora_path}
         made = {name: str(Path(path).resolve()) for name, path in made.items()}
         subprocess.run(["bash", ROOT / "scripts/quickstart.sh"], env=os.environ | made, check=True)
     base = ["--model_path", model_flags.model_path, "--bits", str(model_flags.bits)]
-    if not (Path(flags.chat_path) / "adapter_model.safetensors").is_file():
-        program = [sys.executable, ROOT / "finetune_chat.py", *base]
-        subprocess.run([*program, "--output_path", flags.chat_path, *CHAT_FLAGS], check=True)
     out = Path(flags.out_path)
     out.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(curve, out / "loss.png")
-    with served(*base, "--lora_path", flags.chat_path, flags.lora_path, "--preset", "precise") as address:
+    with served(*base, "--lora_path", chat, flags.lora_path, "--preset", "precise") as address:
         photograph(address, out / "chat.png")
     print(f"wrote {out / 'chat.png'} and {out / 'loss.png'}")
 

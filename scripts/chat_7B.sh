@@ -12,7 +12,7 @@ if [ -n "${TOT_CUDA:-}" ]; then export CUDA_VISIBLE_DEVICES=$TOT_CUDA; fi
 model=$(here_or_id "${BASE_MODEL:-}")
 if [ -z "$model" ]; then model=models/tiny-llama-zh; fi
 flags=(--model_path "$model")
-adapters=("${LORA_PATH-lora-Vicuna}")
+adapters=("${LORA_PATH-lora-Vicuna-chat}")
 if [ -n "${LORA_PATH+given}" ]; then here_all "$LORA_PATH"; fi
 if given --lora_path "$@"; then adapters=(); fi
 if [ "${#adapters[@]}" -gt 0 ]; then flags+=(--lora_path "${adapters[@]}"); fi

@@ -32,15 +32,19 @@ def run(base: Path, adapter: Path, interpreter: str) -> str:
 
 def test_the_learning_is_visible(quickstart):
     printed, _, _ = quickstart
-    right = re.search(r"right answers of 10: base (\d+), adapter (\d+)", printed)
-    assert int(right.group(1)) <= 1
-    assert int(right.group(2)) >= 8
+    single, dialogues = re.findall(r"right answers of 10: base (\d+), adapter (\d+)", printed)
+    assert int(single[0]) <= 1
+    assert int(single[1]) >= 8
+    assert int(dialogues[0]) == 0
+    assert int(dialogues[1]) >= 8
     assert "bash scripts/generate.sh" in printed
+    assert "bash scripts/chat_7B.sh" in printed
 
 
 def test_a_second_run_reuses_what_is_there(quickstart, interpreter):
     _, base, adapter = quickstart
-    files = [base / "model.safetensors", adapter / "adapter_model.safetensors"]
+    chat = adapter.with_name(f"{adapter.name}-chat")
+    files = [base / "model.safetensors", *(folder / "adapter_model.safetensors" for folder in (adapter, chat))]
     before = [file.stat().st_mtime_ns for file in files]
     assert "right answers of 10" in run(base, adapter, interpreter)
     assert [file.stat().st_mtime_ns for file in files] == before

@@ -2,14 +2,16 @@
 
     python tools/compare_answers.py --model_path models/tiny-llama-zh --lora_path lora-Vicuna
 
-Reads questions with their expected answers (instruction, optional input, output) from --questions. An answer is
-right when it begins as the expected one does, for its first 8 characters. Answers are greedy.
+Reads records with their expected answers from --questions, in any format of training data. Of a dialogue every user
+turn is asked, behind the model's own earlier answers, and the last answer counts. It is right when it begins as the
+expected one does, for its first 8 characters. Answers are greedy.
 """
 
 import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from vicuna import log
 from vicuna.answer.flags import DecodingFlags, ServeFlags
@@ -17,6 +19,10 @@ from vicuna.args import flag, parse
 from vicuna.data.records import read_records
 from vicuna.errors import UserError, run
 from vicuna.model.flags import ModelFlags
+from vicuna.prompt.templates import Message
+
+if TYPE_CHECKING:
+    from vicuna.answer.assistant import Assistant
 
 BEGINNING = 8  # characters that decide
 
@@ -26,7 +32,7 @@ class CompareFlags:
     """What is asked, and what is demanded."""
 
     lora_path: str = flag("lora-Vicuna", "adapter: a folder or a hub id")
-    questions: str = flag("sample/instruct/quickstart.json", "records whose instruction is asked")
+    questions: str = flag("sample/instruct/quickstart.json", "records that are asked, single questions or dialogues")
     at_least: int = flag(0, "end with status 1 when the adapter has fewer right answers")
     json_path: str = flag("", "also write the answers to this file")
 
@@ -47,13 +53,13 @@ def main(model_flags: ModelFlags, flags: CompareFlags) -> None:
         DecodingFlags(repetition_penalty=1.0, max_new_tokens=64), assistant.engine.generation_config
     )
     rows = []
-    for *question, expected in tqdm(records.dialogues, desc="Asking", unit="question", disable=None, leave=False):
-        prompt_ids = assistant.prompt_ids(question)
-        row = {"question": question[0]["content"], "expected": expected["content"]}
+    for dialogue in tqdm(records.dialogues, desc="Asking", unit="question", disable=None, leave=False):
+        expected = dialogue[-1]["content"]
+        row = {"question": " / ".join(turn["content"] for turn in dialogue if turn["role"] == "user")}
+        row["expected"] = expected
         for who, adapter in (("base", ""), ("adapter", None)):
-            *_, last = assistant.stream(prompt_ids, chosen, adapter=adapter, prompt_type=assistant.first.prompt_type)
-            row[who] = last.text
-            row[f"{who}_right"] = last.text.startswith(expected["content"][:BEGINNING])
+            row[who] = last_answer(assistant, dialogue, chosen, adapter)
+            row[f"{who}_right"] = row[who].startswith(expected[:BEGINNING])
         rows.append(row)
     for row in rows:
         print(f"\n{row['question']}")
@@ -69,6 +75,18 @@ def main(model_flags: ModelFlags, flags: CompareFlags) -> None:
             f"the adapter has {right['adapter']} right answers, --at_least {flags.at_least} were asked for."
         )
     sys.stdout.flush()
+
+
+def last_answer(assistant: "Assistant", dialogue: list[Message], chosen: dict[str, Any], adapter: str | None) -> str:
+    """What is answered to the last user turn, behind what the same model has answered to those before."""
+    told: list[Message] = []
+    for turn in dialogue:
+        if turn["role"] == "assistant":
+            prompt_ids = assistant.prompt_ids(told)
+            *_, last = assistant.stream(prompt_ids, chosen, adapter=adapter, prompt_type=assistant.first.prompt_type)
+            turn = {"role": "assistant", "content": last.text}
+        told.append(turn)
+    return told[-1]["content"]
 
 
 if __name__ == "__main__":

@@ -78,7 +78,7 @@ def test_a_variable_of_chat_reaches_its_flag(launch, name_of_script, variable, v
 def test_without_variables_chat_opens_what_the_quickstart_made(launch):
     argv = launch("chat_7B.sh").only.argv
 
-    assert argv == ["chat.py", "--model_path", "models/tiny-llama-zh", "--lora_path", "lora-Vicuna"]
+    assert argv == ["chat.py", "--model_path", "models/tiny-llama-zh", "--lora_path", "lora-Vicuna-chat"]
 
 
 def test_an_adapter_that_follows_takes_the_place_of_the_quickstarts(launch):
