@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vicuna import log
-from vicuna.args import Fallback, parse
+from vicuna.args import Fallback
 from vicuna.data.flags import DataFlags
 from vicuna.errors import ended_by_signals, run
 from vicuna.files.folder_lock import output_folder
 from vicuna.model.flags import LoraFlags, ModelFlags
+from vicuna.train.command_line import parse_training
 from vicuna.train.flags import RunFlags, TrainFlags
 from vicuna.train.gpus import one_gpu_per_process
 
@@ -335,4 +336,4 @@ def save(setup: Setup, trainer: "AdapterTrainer", model: "torch.nn.Module", fact
 
 
 if __name__ == "__main__":
-    run(lambda: main(*parse(__doc__, ModelFlags, DataFlags, LoraFlags, RunFlags, prompt_type=Fallback("instruct"))))
+    run(lambda: main(*parse_training(__doc__, prompt_type=Fallback("instruct"))))

@@ -9,11 +9,9 @@ adapter, and 5 % of the steps warm up. `python finetune_chat.py --help` lists ev
 """
 
 from finetune import main
-from vicuna.args import Fallback, parse
-from vicuna.data.flags import DataFlags
+from vicuna.args import Fallback
 from vicuna.errors import run
-from vicuna.model.flags import LoraFlags, ModelFlags
-from vicuna.train.flags import RunFlags
+from vicuna.train.command_line import parse_training
 
 DEFAULTS = {
     "data_path": ["sample/chat/data_sample.jsonl"],
@@ -26,4 +24,4 @@ DEFAULTS = {
 
 if __name__ == "__main__":
     defaults = {**DEFAULTS, "prompt_type": Fallback(DEFAULTS["prompt_type"])}
-    run(lambda: main(*parse(__doc__, ModelFlags, DataFlags, LoraFlags, RunFlags, **defaults)))
+    run(lambda: main(*parse_training(__doc__, **defaults)))

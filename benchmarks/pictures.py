@@ -3,8 +3,8 @@
     python benchmarks/pictures.py
 
 The curve is that of scripts/quickstart.sh, whose adapter for dialogues answers on the page. What is missing of base and
-adapters is made first, by it, in some minutes. Writes chat.png and loss.png to docs/pictures; needs Chromium and requirements_dev.txt.
-Answers are greedy, so they are the same every time.
+adapters is made first, by it, in some minutes. Writes chat.png and loss.png to docs/pictures; needs Chromium and
+requirements_dev.txt. Answers are greedy, so they are the same every time.
 """
 
 import os

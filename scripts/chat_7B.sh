@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 . scripts/environment.sh
 
 if [ -n "${TOT_CUDA:-}" ]; then export CUDA_VISIBLE_DEVICES=$TOT_CUDA; fi
-model=$(here_or_id "${BASE_MODEL:-}")
+model=$(here_or_id "${BASE_MODEL:-${MODEL_PATH:-}}")
 if [ -z "$model" ]; then model=models/tiny-llama-zh; fi
 flags=(--model_path "$model")
 adapters=("${LORA_PATH-lora-Vicuna-chat}")

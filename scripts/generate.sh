@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 . scripts/environment.sh
 
 if [ -n "${TOT_CUDA:-}" ]; then export CUDA_VISIBLE_DEVICES=$TOT_CUDA; fi
-model=$(here_or_id "${BASE_MODEL:-}")
+model=$(here_or_id "${BASE_MODEL:-${MODEL_PATH:-}}")
 if [ -z "$model" ]; then model=models/tiny-llama-zh; fi
 adapter=${LORA_PATH-lora-Vicuna}
 if [ -n "${LORA_PATH+given}" ]; then adapter=$(here_or_id "$LORA_PATH"); fi

@@ -13,7 +13,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/environment.sh
 
-model=$(here_or_id "${BASE_MODEL:-}")
+model=$(here_or_id "${BASE_MODEL:-${MODEL_PATH:-}}")
 if [ -z "$model" ]; then model=models/tiny-llama-zh; fi
 flags=(--model_path "$model")
 add() { if [ -n "$2" ]; then flags+=("$1" "$2"); fi; }

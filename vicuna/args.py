@@ -6,6 +6,7 @@ A flag means the same in every program, because the programs combine the same sm
 """
 
 import math
+import shlex
 import sys
 from argparse import Action, ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
@@ -126,6 +127,26 @@ def _named(argv: list[str], left: Sequence[str], names: Sequence[str]) -> list[s
         del rest[at]
         said += [f"--{name}", word]
     return said + rest
+
+
+def this_command(values: dict[str, Any], argv: list[str] | None = None) -> str:
+    """The command line that this program was started with, as it would be typed with other values of some flags.
+
+    Args:
+        values: by the names of the flags; a flag whose value is None is left out.
+        argv: the program and its words; default: those of this process.
+    """
+    program, *words = sys.argv if argv is None else argv
+    kept, is_other = [], False
+    for word in words:
+        if word.startswith("--"):
+            is_other = word[2:].split("=")[0].replace("-", "_") in values
+        if not is_other:
+            kept.append(word)
+    for name, value in values.items():
+        if value is not None:
+            kept += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+    return shlex.join(["python", program, *kept])
 
 
 # What alpaca-lora, LLaMA-Factory, Unsloth, PEFT and transformers call what the flags here are for: the flag, or

@@ -72,7 +72,7 @@ def test_a_weight_behind_a_data_file_stays(launch, tmp_path):
 
 
 def test_auto_is_no_path(launch, tmp_path):
-    assert launch("finetune_continue.sh", at=tmp_path).only.argv[-1] == "auto"
+    assert launch("finetune_continue.sh", at=tmp_path).only.argv[-3] == "auto"
 
 
 @pytest.mark.parametrize("script", ["finetune_others_continue.sh", "finetune_chat_continue.sh"])
@@ -117,3 +117,34 @@ def test_python_and_vllm_count_from_there_too(launch, tmp_path):
     shown.chmod(0o755)
     launched = launch("serve_vllm.sh", at=tmp_path, PYTHON="./shown", VLLM="env/bin/vllm")
     assert launched.only.visible == f"{tmp_path}/env/bin/vllm"
+
+
+@pytest.mark.parametrize(
+    ("script", "slip", "meant"),
+    [
+        *(
+            ("finetune.sh", slip, "DATA_PATH")
+            for slip in ("DATAPATH", "data_path", "DATA_PAHT", "DATA_PTH", "DATAA_PATH")
+        ),
+        ("finetune_chat.sh", "MODELPATH", "MODEL_PATH"),
+        ("finetune_continue.sh", "LORA_CHECKPOINT", "lora_checkpoint"),
+        ("generate.sh", "BASE_MODLE", "BASE_MODEL"),
+        ("chat_7B.sh", "LORAPATH", "LORA_PATH"),
+    ],
+)
+def test_a_slip_in_the_name_of_a_variable_is_refused(launch, script, slip, meant):
+    done = launch(script, **{slip: "mine"})
+
+    assert (done.status, done.calls) == (2, [])
+    assert f"{slip} is set, but the launcher reads {meant}: set that one, or unset {slip}." in done.said
+    assert launch(script, **{slip: "mine", meant: "given"}).status == 0
+
+
+def test_names_that_only_share_some_letters_are_no_slip(launch):
+    assert launch("finetune.sh", DATABASE_PATH="a", MODEL_PATHS_OLD="b", TEST_SIDES="c", OUTPUT="d").status == 0
+
+
+@pytest.mark.parametrize("script", ["generate.sh", "chat_7B.sh"])
+def test_a_base_may_be_named_as_training_names_it(launch, script):
+    assert "mine" in launch(script, MODEL_PATH="/mine").only.argv[2]
+    assert launch(script, MODEL_PATH="/mine", BASE_MODEL="/base").only.argv[2] == "/base"

@@ -127,7 +127,7 @@ def test_a_host_without_its_place_is_refused(launch, missing):
 
 
 def test_going_on_takes_the_latest_checkpoint_or_the_one_named(launch):
-    assert launch("finetune_continue.sh").only.argv[1:] == ["--resume_from_checkpoint", "auto"]
+    assert launch("finetune_continue.sh").only.argv[1:] == ["--resume_from_checkpoint", "auto", "--as_before", "True"]
     argv = launch("finetune_continue.sh", lora_checkpoint="out/checkpoint-4").only.argv
     assert flags(TRAIN, argv[1:])["resume_from_checkpoint"] == "out/checkpoint-4"
     argv = launch("finetune_continue.sh", lora_remote_checkpoint="owner/name").only.argv

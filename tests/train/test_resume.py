@@ -1,6 +1,7 @@
 """Going on with a run, from its checkpoint or its adapter, and what a resumed run has to keep."""
 
 import os
+import shlex
 import subprocess
 
 import pytest
@@ -32,6 +33,40 @@ def test_resuming_with_another_flag_is_refused_by_name(program, tiny_base, recor
     assert done.returncode == 1
     assert "was begun with --learning_rate 0.01, this run has 0.005" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_all_flags_that_differ_are_named_with_the_command_that_keeps_them(
+    program, tiny_base, records, straight, tmp_path
+):
+    other = tmp_path / "other.jsonl"
+    other.write_text(records.read_text(encoding="utf-8").replace("。", "！"), encoding="utf-8")
+    good = ["--model_path", tiny_base, "--data_path", other, "--output_path", tmp_path / "my out", *STEPS, *TWO_EPOCHS]
+    resume = ["--resume_from_checkpoint", straight / "checkpoint-6", "--plan_only"]
+    lora = ["--lora_target_modules", "k_proj", "o_proj", "--lora-r=4"]
+    said = program("finetune.py", *good, *resume, *lora, "--learning_rate", "5e-3").stderr
+
+    assert "with --learning_rate 0.01, this run has 0.005" in said
+    assert "with --lora_r 8, this run has 4" in said
+    assert "with --lora_target_modules ['q_proj', 'v_proj'], this run has ['k_proj', 'o_proj']" in said
+    assert "a resumed run must keep them; with data_sha256 " in said
+    command = said.split("With the flags that it had: ")[1].split(". To begin a new schedule")[0]
+    python, *argv = shlex.split(command)
+    assert python == "python"
+    argv[argv.index("--data_path") + 1] = str(records)
+    assert "resumes " in program(*argv).stdout
+
+
+def test_a_run_is_resumed_with_the_flags_it_had_unless_told_otherwise(program, straight, tmp_path):
+    said = program(
+        *("finetune.py", "--as_before", "--output_path", tmp_path / "out", "--plan_only", "--save_steps", 2),
+        *("--resume_from_checkpoint", straight / "checkpoint-6"),
+    ).stdout
+
+    assert "at step 6: the data goes on where it stopped" in said
+    assert "every 2 steps and at the end" in said
+    said = program("finetune.py", "--as_before", "--output_path", tmp_path, "--resume_from_checkpoint", "auto").stderr
+    assert f"--output_path {tmp_path} has no whole one: name the folder of the run" in said
+    assert "--resume_from_checkpoint names: give it, too" in program("finetune.py", "--as_before").stderr
 
 
 def test_resuming_on_other_data_is_refused_unless_the_data_begins_anew(program, tiny_base, records, straight, tmp_path):

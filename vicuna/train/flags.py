@@ -1,7 +1,7 @@
 """Flags of a training run: how long, how fast, where to; and the checks between them."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal, NamedTuple
 
 from vicuna.args import at_least, check_seed, flag, switch
@@ -57,6 +57,9 @@ class RunFlags:
     )
     lora_remote_checkpoint: str | None = flag(
         None, "the same from the hub, when the folder above is not given or not there"
+    )
+    as_before: bool = flag(
+        False, "flags that are not given are those of the run that --resume_from_checkpoint goes on with"
     )
     continue_schedule: str | None = flag(
         None,
@@ -114,6 +117,8 @@ class RunFlags:
         self.report_to = "wandb" if self.wandb else self.report_to
         if self.early_stopping and not self.eval_steps:
             raise UserError("--early_stopping looks at evaluations, and --eval_steps 0 makes none: raise one of them.")
+        if self.as_before and not (self.resume_from_checkpoint or self.lora_remote_checkpoint):
+            raise UserError("--as_before takes the flags of the run that --resume_from_checkpoint names: give it, too.")
         if self.continue_schedule and (self.resume_from_checkpoint or self.lora_remote_checkpoint):
             raise UserError(
                 "--continue_schedule goes on with other data, --resume_from_checkpoint with the same; give one of them."
@@ -139,6 +144,11 @@ class TrainFlags(NamedTuple):
     data: DataFlags
     lora: LoraFlags
     run: RunFlags
+
+    @classmethod
+    def names(cls) -> set[str]:
+        """The names of all flags."""
+        return {one.name for subject in cls.__annotations__.values() for one in fields(subject)}
 
     def by_name(self) -> dict[str, Any]:
         """The values of all by the names of the flags."""

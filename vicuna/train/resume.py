@@ -6,17 +6,19 @@ What is resumed ends as if it had never stopped: what could make a difference is
 import json
 import math
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from vicuna.args import this_command
 from vicuna.errors import UserError
 from vicuna.log import log
 from vicuna.model.adapter_files import HUB_FILES, RUN_ARGS, run_args
 from vicuna.model.base import local_folder
 from vicuna.model.flags import BEFORE, SHORT
 from vicuna.train.checkpoint import BEST, CHECKPOINT_NAME, MANIFEST, list_checkpoints, torn_reason
-from vicuna.train.flags import RunFlags
+from vicuna.train.flags import RunFlags, TrainFlags
 from vicuna.train.schedule import (
     OPTIMIZER,
     SCALER,
@@ -28,13 +30,18 @@ from vicuna.train.schedule import (
 )
 from vicuna.train.work_folder import holds_result, unfinished_folders, work_folder
 
+# Flags that say how this command is to be taken, and not what the run is.
+NOT_KEPT = {
+    *("output_path", "resume_from_checkpoint", "as_before", "lora_remote_checkpoint", "ignore_data_skip"),
+    *("continue_schedule", "elastic", "plan_only", "local_rank", "int8"),
+}
 # Flags that change no result of a run, or not that of one already begun.
 NO_EFFECT = {
     "context",  # only warned of
-    *("model_path", "data_path", "output_path", "resume_from_checkpoint", "lora_remote_checkpoint", "ignore_data_skip"),
-    *("log_steps", "save_steps", "save_total_limit", "eval_steps", "gradient_checkpointing", "int8", "elastic"),
-    *("continue_schedule", "wandb", "report_to", "plan_only", "local_rank", "skip_bad_rows", "encoding", "cache_path"),
+    *("model_path", "data_path", "log_steps", "save_steps", "save_total_limit", "eval_steps"),
+    *("gradient_checkpointing", "wandb", "report_to", "skip_bad_rows", "encoding", "cache_path"),
     "deepspeed",  # what its file says is compared, not where it lies
+    *NOT_KEPT,
 }
 # What --elastic lets change: dropout draws and rounding differ, the rows of a step do not.
 ELASTIC = {"micro_batch", "world_size", "threads"}
@@ -108,6 +115,28 @@ def starting_point(run: RunFlags, facts: dict[str, Any]) -> StartingPoint:
     return StartingPoint(None, folder, f"starts from the adapter in {folder}, with a new schedule")
 
 
+def flags_as_before(run: RunFlags) -> dict[str, Any]:
+    """What the flags were of the run that --resume_from_checkpoint or --lora_remote_checkpoint mean.
+
+    Raises:
+        UserError: they mean no folder, or there is no whole checkpoint to resume.
+    """
+    name = run.resume_from_checkpoint or run.lora_remote_checkpoint
+    if name == AUTO:
+        folder = next((folder for folder, problem in _found(Path(run.output_path)) if not problem), None)
+        if folder is None:
+            raise UserError(
+                f"--as_before takes the flags of a run's checkpoint, and --output_path {run.output_path} has no whole "
+                "one: name the folder of the run, or start it with finetune.sh."
+            )
+    else:
+        folder = _whole_folder(name, "--resume_from_checkpoint")
+    if not (folder / MANIFEST).is_file():  # an adapter, or a checkpoint of another program: no run of ours
+        return {}
+    known = TrainFlags.names() - NOT_KEPT
+    return {name: value for name, value in run_args(folder).get("flags", {}).items() if name in known}
+
+
 def _whole_folder(name: str, flag: str) -> Path:
     """The folder that `name` means, unless it is a torn checkpoint of this program."""
     folder = local_folder(name, flag, [*HUB_FILES, *CHECKPOINT_FILES, MANIFEST, SCALER, "rng_state*.pth"])
@@ -163,20 +192,29 @@ def _resume_latest(run: RunFlags, facts: dict[str, Any]) -> StartingPoint:
     """The latest whole checkpoint in the output folder, or a new run where there is none."""
     skipped, refusal = "", None
     output = Path(run.output_path)
-    for home in (*unfinished_folders(output), output):
-        for folder in list_checkpoints(home):
-            if problem := torn_reason(folder):
-                skipped += f"; {folder.name} is passed over, {problem}"
-                continue
-            try:
-                start = _resume(folder, run, facts)
-            except UserError as error:  # of another run; one of this run may lie beside it
-                refusal = refusal or error
-                break
-            return replace(start, text=start.text + skipped)
+    other = None
+    for folder, problem in _found(output):
+        if folder.parent == other:
+            continue
+        if problem:
+            skipped += f"; {folder.name} is passed over, {problem}"
+            continue
+        try:
+            start = _resume(folder, run, facts)
+        except UserError as error:  # of another run; one of this run may lie beside it
+            refusal, other = refusal or error, folder.parent
+            continue
+        return replace(start, text=start.text + skipped)
     if refusal:
         raise refusal
     return replace(NEW_RUN, text=f"{NEW_RUN.text}: {run.output_path} has no whole checkpoint to resume{skipped}")
+
+
+def _found(output: Path) -> Iterator[tuple[Path, str]]:
+    """Checkpoints in an output folder, those of the latest run first and the latest first, and what is torn of each."""
+    for home in (*unfinished_folders(output), output):
+        for folder in list_checkpoints(home):
+            yield folder, torn_reason(folder)
 
 
 def _resume(folder: Path, run: RunFlags, facts: dict[str, Any]) -> StartingPoint:
@@ -221,12 +259,24 @@ def _check_same_run(old: dict[str, Any], facts: dict[str, Any], run: RunFlags, f
     allowed -= {"eval_steps"} if run.early_stopping else set()  # which then says when the run ends
     allowed |= ELASTIC if run.elastic else set()
     allowed |= DATA if run.ignore_data_skip else set()
-    for name, value in facts.items():
-        if name not in allowed and name in before and before[name] != value:
-            spelt = name if name in old.get("exact", {}) else f"--{name}"
-            way_out = "pass --elastic to go on with another one" if name in ELASTIC else "a resumed run must keep it"
-            way_out = f"{way_out}, or pass --ignore_data_skip to begin the data anew" if name in DATA else way_out
-            raise UserError(
-                f"{folder} was begun with {spelt} {before[name]}, this run has {value}: {way_out}. To begin a new "
-                "schedule from its weights, pass the folder of its adapter instead."
-            )
+    others = [name for name in facts if name not in allowed and name in before and before[name] != facts[name]]
+    if not others:
+        return
+    exact, said = old.get("exact", {}), {}
+    for name in others:
+        spelt = name if name in exact else f"--{name}"
+        said.setdefault(_way_out(name), []).append(f"with {spelt} {before[name]}, this run has {facts[name]}")
+    text = "; ".join(
+        f"{'; '.join(ones)}: {way.format('them' if len(ones) > 1 else 'it')}" for way, ones in said.items()
+    )
+    flags = {name: before[name] for name in others if name not in exact}
+    command = f" With the flags that it had: {this_command(flags)}." if flags else ""
+    raise UserError(
+        f"{folder} was begun {text}.{command} To begin a new schedule from its weights, pass the folder of its adapter "
+        "instead."
+    )
+
+
+def _way_out(name: str) -> str:
+    way = "pass --elastic to go on with another one" if name in ELASTIC else "a resumed run must keep {}"
+    return f"{way}, or pass --ignore_data_skip to begin the data anew" if name in DATA else way
