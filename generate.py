@@ -47,6 +47,8 @@ def main(
     for warning in assistant.warnings:
         log.log.warning("WARNING %s", warning)
     if ask.text is not None:
+        if not ask.lora_path:
+            log.log.warning("no --lora_path is given: %s alone answers", assistant.base_name)
         messages = [{"role": "user", "content": ask.text, "input": ask.input}]
         *_, last = assistant.stream(
             assistant.prompt_ids(messages),

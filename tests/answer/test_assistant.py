@@ -33,6 +33,14 @@ def test_a_base_trained_as_a_whole_keeps_its_own_template(tiny_base, adapters, t
     assert "prompt text" in assistant.status(STRINGS["en"]["status"], "")
 
 
+def test_the_status_line_says_that_an_adapter_was_trained_at_other_bits(tiny_base, adapters, tmp_path):
+    for bits, said in ((4, "(step 3, r 8, trained at 4 bits)"), (32, "(step 3, r 8)")):
+        adapter = Path(shutil.copytree(adapters["lora.v1.0"], tmp_path / str(bits)))
+        known = {"prompt_type": "chat", "step": 3, "flags": {"bits": bits}}
+        (adapter / "run_args.json").write_text(json.dumps(known), encoding="utf-8")
+        assert said in loaded(tiny_base, [adapter]).status(STRINGS["en"]["status"])
+
+
 def test_adapters_in_folders_of_one_name_are_told_apart(tiny_base, adapters, tmp_path):
     places = [tmp_path / "a/x/lora", tmp_path / "b/x/lora", tmp_path / "b/y/lora", tmp_path / "c/other.v2"]
     for place in places:

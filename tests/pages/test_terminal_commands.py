@@ -6,7 +6,7 @@ import pytest
 
 from tests.pages.driven import GREEDY
 from vicuna.answer.flags import ChatFlags
-from vicuna.pages.terminal_commands import Commands
+from vicuna.pages.terminal_commands import LEAVE, Commands
 from vicuna.pages.terminal_session import TerminalSession
 
 
@@ -108,11 +108,13 @@ def test_a_file_that_can_not_be_written_is_named(typed, tmp_path):
     assert f"[{tmp_path}: Is a directory; name another file.]" in typed("你好", f"/save {tmp_path}")[1]
 
 
-def test_help_names_every_command_and_quit_ends(typed, terminal_assistant):
-    out, err = typed("/help", "/quit", "你好")
+@pytest.mark.parametrize("leave", LEAVE)
+def test_help_names_every_command_and_quit_ends(typed, terminal_assistant, leave):
+    out, err = typed("/help", leave, "你好")
     assert out == ""
+    assert ", ".join(LEAVE) in err
     known = Commands(TerminalSession(terminal_assistant, ChatFlags(), GREEDY)).by_name
-    for command in [*known, "/quit"]:
+    for command in known:
         assert f"\n{command} " in f"\n{err}"
 
 

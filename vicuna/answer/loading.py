@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from transformers import GenerationConfig
 
@@ -128,8 +129,7 @@ def check_assistant(model_flags: ModelFlags, serve: ServeFlags, lora_paths: Sequ
             warnings.extend([warning] if warning else [])
         choices = {}
         for name, folder, (prompt_type, adapter_trained_as) in zip(names, folders, prompt_types, strict=True):
-            step, rank = run_args(folder).get("step"), model.peft_config[inside[name]].r
-            detail = f"step {step}, r {rank}" if step else f"r {rank}"
+            detail = _describe_adapter(run_args(folder), model.peft_config[inside[name]].r, model_flags.bits)
             choices[name] = Choice(name, prompt_type, adapter_trained_as, detail, template_settings(folder))
         model.eval()
         choices[""] = Choice("", of_base, trained_as, settings=template_settings(base.path))
@@ -141,6 +141,13 @@ def check_assistant(model_flags: ModelFlags, serve: ServeFlags, lora_paths: Sequ
     first = prompt_types[0] if prompt_types else (of_base, trained_as)
     known = as_trained(base.tokenizer, [*folders, base.path][0]), base.context, base.generation_config, *first
     return Checked(*known, base.path, folders, model_flags.bits, load)
+
+
+def _describe_adapter(known: dict[str, Any], rank: int, bits: int) -> str:
+    """What the status line says of an adapter; `known` is its run_args.json, {} for none."""
+    parts = [f"step {known['step']}"] if known.get("step") else []
+    trained_at = known.get("flags", {}).get("bits", bits)
+    return ", ".join([*parts, f"r {rank}", *([f"trained at {trained_at} bits"] if trained_at != bits else [])])
 
 
 def _check_gguf(model_flags: ModelFlags, serve: ServeFlags, lora_paths: Sequence[str]) -> Checked:

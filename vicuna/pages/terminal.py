@@ -16,7 +16,7 @@ from vicuna.answer.assistant import Assistant
 from vicuna.answer.flags import ChatFlags, DecodingFlags
 from vicuna.errors import UserError
 from vicuna.pages.strings import STRINGS
-from vicuna.pages.terminal_commands import Commands
+from vicuna.pages.terminal_commands import LEAVE, Commands
 from vicuna.pages.terminal_session import TerminalSession
 
 PROMPT, CONTINUATION, BLOCK, GOES_ON = "> ", "… ", '"""', "\\"
@@ -97,7 +97,7 @@ class Repl:
                 self.session.say("")
                 self.session.notify("again")
                 continue
-            if text.strip() == "/quit":
+            if text.strip() in LEAVE:
                 return
             interrupted = self._evaluate(text)
 

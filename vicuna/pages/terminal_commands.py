@@ -10,12 +10,14 @@ from vicuna.pages.strings import STRINGS
 from vicuna.pages.terminal_session import TerminalSession
 from vicuna.prompt.templates import split_system
 
+LEAVE = ("/quit", "/exit")
+
 
 class Commands:
     """What each command does to a session, with what is typed behind its name.
 
     Attributes:
-        by_name: all but /quit.
+        by_name: all but those of LEAVE.
     """
 
     def __init__(self, session: TerminalSession):

@@ -14,7 +14,7 @@ STRINGS = {
 /save FILE        add the conversation to FILE as a line of JSON
 /load FILE        go on with the last conversation in FILE
 /help             this list
-/quit             leave
+/quit, /exit      leave
 //…               send a line that begins with /
 \"\"\"               begins and ends a message of several lines""",
         "unknown": "{command} is no command; /help lists them, and // sends a line that begins with /.",
@@ -49,7 +49,7 @@ STRINGS = {
 /save 文件        把对话作为一行 JSON 加到文件末尾
 /load 文件        继续文件中最后一段对话
 /help             本列表
-/quit             退出
+/quit, /exit      退出
 //…               发送以 / 开头的一行
 \"\"\"               多行消息的开始与结束""",
         "unknown": "没有命令 {command}；/help 列出命令，// 用来发送以 / 开头的一行。",
