@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from vicuna.answer.choices import Choice
 from vicuna.answer.engine import Engine, GenerationRequest
+from vicuna.answer.grammar import Grammar
 from vicuna.answer.scoring import Scored
 from vicuna.answer.stream import POLL_S, Update, to_user_error
 from vicuna.answer.worker import Worker
@@ -46,6 +47,11 @@ class Assistant:
         named = {name: name for name in self.choices if name}
         named[f"{self.base_name} (base)" if self.base_name in named else self.base_name] = ""
         return dict(sorted(named.items(), key=lambda item: item[1] != self.first.name))
+
+    def find(self, called: str) -> str | None:
+        """The name of the choice that is called so, or lies at that path as --lora_path or --model_path has it."""
+        paths = {choice.path.rstrip("/"): name for name, choice in self.choices.items() if choice.path}
+        return self.names.get(called, paths.get(called.rstrip("/")))
 
     @property
     def tokenizer(self) -> TextTokenizer:
@@ -104,6 +110,7 @@ class Assistant:
         client: str = "",
         stops: Sequence[str] = (),
         prompt_type: str = "",
+        grammar: Grammar | None = None,
     ) -> Iterator[Update]:
         """Growing answers; see `GenerationRequest` and `Engine.stream`.
 
@@ -111,10 +118,11 @@ class Assistant:
             adapter: name of a choice, "" for the base alone, None for the first choice.
             client: who asks; clients take turns.
             prompt_type: what the prompt was made with, "" for a text that is continued.
+            grammar: what the answer has to be.
         """
         name = self.first.name if adapter is None else adapter
         apart = bool(prompt_type) and answers_apart(prompt_type)
-        request = GenerationRequest(prompt_ids, chosen, seed, name, stop, stops, apart)
+        request = GenerationRequest(prompt_ids, chosen, seed, name, stop, stops, apart, grammar)
         return self.engine.stream(request, lambda work: self.worker.submit(work, client))
 
     def answer(self, prompts: Sequence[list[int]], chosen: dict[str, Any], seeds: Sequence[int | None]) -> list[Update]:

@@ -22,6 +22,7 @@ class Choice:
         trained_as: the one it was trained with, "" where nothing says.
         detail: step and rank, for the status line.
         settings: what the base's own template is rendered with, as in training.
+        path: as it was typed.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Choice:
     trained_as: str = ""
     detail: str = ""
     settings: Settings = PLAIN
+    path: str = ""
 
 
 def adapter_names(paths: Sequence[str], folders: Sequence[Path]) -> list[str]:

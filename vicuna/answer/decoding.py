@@ -10,19 +10,25 @@ from transformers import GenerationConfig
 from vicuna.answer.flags import PRESETS, DecodingFlags
 
 DEFAULTS = {"max_new_tokens": 256, "min_new_tokens": 1}
-SAMPLING_DEFAULTS = {"temperature": 1.0, "top_p": 1.0, "top_k": 50}  # what generate() takes where nothing is said
+SAMPLING_DEFAULTS = {
+    "temperature": 1.0,
+    "top_p": 1.0,
+    "top_k": 50,
+    "min_p": 0.0,
+}  # what generate() takes where nothing is said
+COUNTED = ("presence_penalty", "frequency_penalty")  # not of generate(): `vicuna.answer.logits` does them
 SAMPLING_ONLY = tuple(SAMPLING_DEFAULTS)  # what only sampling looks at
-FLOATS = ("temperature", "top_p", "repetition_penalty")  # the other settings are whole
+FLOATS = ("temperature", "top_p", "min_p", "repetition_penalty", *COUNTED)  # the other settings are whole
 
 
 def generation_kwargs(flags: DecodingFlags, base: GenerationConfig) -> dict[str, Any]:
     """generate()'s arguments: an explicit flag, then the preset, then the base's generation config, then our default.
 
-    A temperature, top-p or top-k turns sampling on unless `do_sample` says otherwise; temperature 0 is greedy.
+    A temperature, top-p, top-k or min-p turns sampling on unless `do_sample` says otherwise; temperature 0 is greedy.
     """
-    names = ("num_beams", *SAMPLING_ONLY, "max_new_tokens", "min_new_tokens", "repetition_penalty")
+    names = ("num_beams", *SAMPLING_ONLY, "max_new_tokens", "min_new_tokens", "repetition_penalty", *COUNTED)
     declared = {name: value for name, value in base.to_diff_dict().items() if name in names and value is not None}
-    given = {name: value for name in names if (value := getattr(flags, name)) is not None}
+    given = {name: value for name in names if (value := getattr(flags, name, None)) is not None}
     chosen = {**DEFAULTS, **declared, **PRESETS[flags.preset], **given}
     if flags.do_sample is not None:
         chosen["do_sample"] = flags.do_sample

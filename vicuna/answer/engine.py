@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from vicuna.answer.grammar import Grammar
 from vicuna.answer.scoring import Scored
 from vicuna.answer.stream import GenerationResult, Streamer, Submit, Update, last_update, stream
 from vicuna.errors import UserError
@@ -28,6 +29,7 @@ class GenerationRequest:
         stop: set it to end the answer at the next token; the last update then says "stopped".
         stops: texts that end the answer, and are no part of it.
         apart: the answer is a text of its own, see `vicuna.prompt.templates.Template`.
+        grammar: what the answer has to be; not of a beam search.
     """
 
     prompt_ids: list[int]
@@ -37,6 +39,7 @@ class GenerationRequest:
     stop: threading.Event | None = None
     stops: Sequence[str] = ()
     apart: bool = False
+    grammar: Grammar | None = None
 
     def limited_to(self, context: int) -> "GenerationRequest":
         """The same, with as many new tokens as the context leaves.

@@ -5,7 +5,7 @@ import ipaddress
 import os
 import re
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from vicuna.args import at_least, check_seed, flag, switch
 from vicuna.data.flags import ReadFlags
@@ -87,6 +87,11 @@ class ChatFlags:
     save_path: str = flag("", "folder that Save writes conversations to; empty: the browser downloads them only")
     cli: bool = flag(False, "chat in the terminal instead of opening the page")
     api: bool = flag(False, "serve the OpenAI routes under /v1 beside the page")
+    system: Literal["fold", "refuse"] = flag(
+        "fold",
+        "what the routes do with a system message that the template has no place for: put it before the question, or "
+        "refuse the request",
+    )
     api_key: str = flag("", "key that the routes ask for; better given as VICUNA_API_KEY")
     allow_host: list[str] = flag(
         [], "further names that clients may call this server by without a key, such as host.docker.internal"
@@ -194,12 +199,13 @@ class DecodingFlags:
     repetition_penalty: float | None = flag(None, "above 1 makes tokens already present less likely")
     seed: int | None = flag(None, "fixes what sampling draws")
 
+    BOUNDS: ClassVar = {
+        "num_beams": (1, 10), "temperature": (0, 10), "top_p": (0, 1), "top_k": (0, 1000),
+        "max_new_tokens": (1, 32768), "min_new_tokens": (0, 32768), "repetition_penalty": (0.1, 10),
+    }  # fmt: skip
+
     def __post_init__(self) -> None:
-        bounds = {
-            "num_beams": (1, 10), "temperature": (0, 10), "top_p": (0, 1), "top_k": (0, 1000),
-            "max_new_tokens": (1, 32768), "min_new_tokens": (0, 32768), "repetition_penalty": (0.1, 10),
-        }  # fmt: skip
-        for name, (low, high) in bounds.items():
+        for name, (low, high) in self.BOUNDS.items():
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
                 raise UserError(f"--{name} {value} is out of range: expected {low} to {high}.")
@@ -213,3 +219,16 @@ class DecodingFlags:
             )
         if self.do_sample and self.temperature == 0:
             raise UserError("--temperature 0 is greedy, which --do_sample True is not; drop one of them.")
+
+
+@dataclass
+class RequestDecoding(DecodingFlags):
+    """What a request of the API can say beyond the flags, by OpenAI's and vLLM's names."""
+
+    min_p: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+
+    BOUNDS: ClassVar = {
+        **DecodingFlags.BOUNDS, "min_p": (0, 1), "presence_penalty": (-2, 2), "frequency_penalty": (-2, 2),
+    }  # fmt: skip

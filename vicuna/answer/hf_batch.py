@@ -13,6 +13,7 @@ from transformers import (
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
+    MinPLogitsWarper,
     StoppingCriteria,
     StoppingCriteriaList,
     TemperatureLogitsWarper,
@@ -20,7 +21,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from vicuna.answer.decoding import SAMPLING_DEFAULTS, SAMPLING_ONLY
+from vicuna.answer.decoding import COUNTED, SAMPLING_DEFAULTS, SAMPLING_ONLY
 from vicuna.answer.engine import GenerationRequest
 from vicuna.answer.hf_generation import eos_ids_of, until_eos
 from vicuna.answer.kv_cache import PreallocatedCache
@@ -58,12 +59,13 @@ class RowDraws(LogitsProcessor):
     """
 
     def __init__(self, chosen: dict[str, Any], seeds: Sequence[int]):
-        temperature, top_p, top_k = (chosen.get(name, default) for name, default in SAMPLING_DEFAULTS.items())
+        temperature, top_p, top_k, min_p = (chosen.get(name, default) for name, default in SAMPLING_DEFAULTS.items())
         self.warpers = LogitsProcessorList(
             [
                 *([TemperatureLogitsWarper(temperature)] if temperature != 1 else []),
                 *([TopKLogitsWarper(top_k)] if top_k else []),
                 *([TopPLogitsWarper(top_p)] if top_p < 1 else []),
+                *([MinPLogitsWarper(min_p)] if min_p else []),
             ]
         )
         self.seeds = seeds
@@ -81,7 +83,8 @@ class RowDraws(LogitsProcessor):
 
 def can_share_a_batch(declared: GenerationConfig, chosen: dict[str, Any]) -> bool:
     """Whether rows answered together are answered as they are alone: beams, and what looks at a whole row, is not."""
-    return chosen["num_beams"] == 1 and set(declared.to_diff_dict()) <= KNOWN
+    alone = chosen["num_beams"] > 1 or any(chosen.get(name) for name in COUNTED)
+    return not alone and set(declared.to_diff_dict()) <= KNOWN
 
 
 @torch.inference_mode()
@@ -99,7 +102,7 @@ def generate_batch(model: nn.Module, requests: Sequence[GenerationRequest]) -> l
     mask = [[0] * gap + [1] * (width - gap) for gap in gaps]
     chosen, ends = requests[0].chosen, StopTogether(requests[0].stop)
     eos_ids = eos_ids_of(model)
-    settings = {name: value for name, value in chosen.items() if name not in (*SAMPLING_ONLY, "do_sample")}
+    settings = {name: value for name, value in chosen.items() if name not in (*SAMPLING_ONLY, *COUNTED, "do_sample")}
     for name in ("max_new_tokens", "min_new_tokens"):
         settings[name] = max(request.chosen[name] for request in requests)
     draws = [RowDraws(chosen, [request.seed for request in requests])] if chosen["do_sample"] else []

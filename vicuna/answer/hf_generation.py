@@ -20,6 +20,7 @@ from transformers import (
 from vicuna.answer.detokenize import Detokenizer
 from vicuna.answer.engine import GenerationRequest
 from vicuna.answer.kv_cache import PreallocatedCache
+from vicuna.answer.logits import processors
 from vicuna.answer.prefix_cache import PrefixCache, common_prefix_length
 from vicuna.answer.stream import EMPTY_RESULT, GenerationResult, Streamer, is_out_of_memory
 from vicuna.foreign import NEVER_RUN
@@ -171,7 +172,7 @@ class Generation:
         beams = BeamTracker(streamer, cache, self.beams)
         output = self._generate(
             cache,
-            logits_processor=LogitsProcessorList([beams]),
+            hook=beams,
             stopping_criteria=StoppingCriteriaList([BeamStoppingCriteria(streamer, beams, len(self.prompt_ids))]),
             num_return_sequences=self.beams,
             output_scores=True,
@@ -182,16 +183,19 @@ class Generation:
         self.prefixes.keep(self.request.adapter, self.prompt_ids + ids, cache, row)
         return GenerationResult(answers, output.sequences_scores.tolist(), self.eos_ids, stopped)
 
-    def _generate(self, cache: PreallocatedCache, **hooks: Any) -> Any:
+    def _generate(self, cache: PreallocatedCache, hook: LogitsProcessor | None = None, **hooks: Any) -> Any:
         if self.request.seed is not None:
             set_seed(self.request.seed)
         prompt = self._tensor(self.prompt_ids)
+        request = self.request
+        chosen, changing = processors(request.chosen, request.grammar, self.eos_ids, len(self.prompt_ids))
         return self.model.generate(
             input_ids=prompt,
             attention_mask=torch.ones_like(prompt),
             past_key_values=cache,
             **{"cache_implementation": None, "use_cache": True},  # whatever the base declares: ours is in use
-            **self.request.chosen,
+            **chosen,
+            logits_processor=LogitsProcessorList([*changing, *([hook] if hook else [])]),
             pad_token_id=min(self.eos_ids),
             return_dict_in_generate=True,
             **hooks,

@@ -20,7 +20,9 @@ from vicuna.answer.decoding import SAMPLING_DEFAULTS
 from vicuna.answer.detokenize import Detokenizer
 from vicuna.answer.engine import Engine, GenerationRequest
 from vicuna.answer.flags import ServeFlags
+from vicuna.answer.grammar import Grammar
 from vicuna.answer.llama_cpp_context import LlamaContext
+from vicuna.answer.logits import processors
 from vicuna.answer.scoring import PART, Scored, score_logits
 from vicuna.answer.stream import EMPTY_RESULT, GenerationResult, Streamer
 from vicuna.errors import UserError
@@ -45,14 +47,22 @@ class LogitsProcessor:
     Args:
         chosen: generate()'s arguments.
         suppressed: ids that are never generated; eos_ids: those that end an answer, not before min_new_tokens.
-        prompt_len: in tokens.
+        prompt_len: in tokens; grammar: what the answer has to be.
     """
 
-    def __init__(self, chosen: dict[str, Any], suppressed: Sequence[int], eos_ids: set[int], prompt_len: int):
+    def __init__(
+        self,
+        chosen: dict[str, Any],
+        suppressed: Sequence[int],
+        eos_ids: set[int],
+        prompt_len: int,
+        grammar: Grammar | None = None,
+    ):
         self.penalty = chosen.get("repetition_penalty", 1.0)
         self.temperature = chosen.get("temperature", SAMPLING_DEFAULTS["temperature"]) if chosen["do_sample"] else 1.0
         self.suppressed, self.eos_ids = list(suppressed), sorted(eos_ids)
         self.least = prompt_len + chosen["min_new_tokens"]
+        self.further = processors(chosen, grammar, eos_ids, prompt_len)[1]
 
     def __call__(self, input_ids: np.ndarray, scores: np.ndarray) -> np.ndarray:
         """(T,) ids so far and (V,) logits -> (V,)."""
@@ -62,6 +72,9 @@ class LogitsProcessor:
         if len(input_ids) < self.least:
             scores[self.eos_ids] = -np.inf
         scores[self.suppressed] = -np.inf
+        if self.further:
+            ids = torch.from_numpy(np.asarray(input_ids, dtype=np.int64))[None]
+            scores = self.further(ids, torch.from_numpy(scores)[None])[0].numpy()
         if self.temperature != 1:
             scores /= self.temperature
         return scores
@@ -120,12 +133,15 @@ class LlamaCppEngine(Engine):
 
     def _decode(self, llama: Any, request: GenerationRequest, streamer: Streamer) -> GenerationResult:
         chosen, prompt_ids = request.chosen, request.prompt_ids
-        drawn = {"temp": 0.0}
+        drawn = {"temp": 0.0, "min_p": 0.0}
         if chosen["do_sample"]:  # the temperature has its place in `LogitsProcessor`
-            drawn = {"temp": 1.0, **{name: chosen.get(name, SAMPLING_DEFAULTS[name]) for name in ("top_k", "top_p")}}
-        processor = LogitsProcessor(chosen, self.suppressed, self.eos_ids, len(prompt_ids))
+            drawn = {
+                "temp": 1.0,
+                **{name: chosen.get(name, SAMPLING_DEFAULTS[name]) for name in ("top_k", "top_p", "min_p")},
+            }
+        processor = LogitsProcessor(chosen, self.suppressed, self.eos_ids, len(prompt_ids), request.grammar)
         processors = load_llama_cpp().LogitsProcessorList([processor])
-        tokens = llama.generate(prompt_ids, min_p=0.0, repeat_penalty=1.0, logits_processor=processors, **drawn)
+        tokens = llama.generate(prompt_ids, repeat_penalty=1.0, logits_processor=processors, **drawn)
         ids: list[int] = []
         texts = Detokenizer(streamer.tokenizer)
         with contextlib.closing(tokens):

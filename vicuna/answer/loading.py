@@ -127,12 +127,13 @@ def check_assistant(model_flags: ModelFlags, serve: ServeFlags, lora_paths: Sequ
             settings = {"name": inside[names[number]], "whole": arrangement.whole, "read": read[number]}
             model, warning = load_adapter(model, folders[number], model_flags.model_path, **settings)
             warnings.extend([warning] if warning else [])
-        choices = {}
+        choices, typed = {}, dict(zip(names, lora_paths, strict=True))
         for name, folder, (prompt_type, adapter_trained_as) in zip(names, folders, prompt_types, strict=True):
             detail = _describe_adapter(run_args(folder), model.peft_config[inside[name]].r, model_flags.bits)
-            choices[name] = Choice(name, prompt_type, adapter_trained_as, detail, template_settings(folder))
+            settings = template_settings(folder)
+            choices[name] = Choice(name, prompt_type, adapter_trained_as, detail, settings, typed[name])
         model.eval()
-        choices[""] = Choice("", of_base, trained_as, settings=template_settings(base.path))
+        choices[""] = Choice("", of_base, trained_as, "", template_settings(base.path), model_flags.model_path)
         gpus = len(set(getattr(model, "hf_device_map", {"": 0}).values()))
         where = f"{precision} · {f'{gpus} × ' if gpus > 1 else ''}{device().type.upper()}"
         engine = HFEngine(base, model, inside, serve.cache_gib)
@@ -164,13 +165,13 @@ def _check_gguf(model_flags: ModelFlags, serve: ServeFlags, lora_paths: Sequence
     for name, one in adapters.items():
         declared = llama_cpp_engine.declared_prompt_type(one)
         types = choose_type(declared, name, "adapter", serve, warnings, has_template)
-        choices[name] = Choice(name, *types, llama_cpp_engine.describe_adapter(one))
+        choices[name] = Choice(name, *types, llama_cpp_engine.describe_adapter(one), path=given[name])
     of_base, trained_as = choose_type(
         llama_cpp_engine.declared_prompt_type(file), file.path.name, "model", serve, warnings, has_template
     )
     if choices and not trained_as:
         of_base = next(iter(choices.values())).prompt_type
-    choices[""] = Choice("", of_base, trained_as)
+    choices[""] = Choice("", of_base, trained_as, path=model_flags.model_path)
     first = next(iter(choices.values()))
 
     def load() -> Assistant:

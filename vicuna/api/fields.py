@@ -17,12 +17,9 @@ TOOLS = {"tools": "tool_choice", "functions": "function_call"}
 FREE_CHOICE = ("none", "auto")
 # What would change the answer and is not done: field -> the values that ask for nothing.
 UNSUPPORTED: dict[str, tuple] = {
-    "frequency_penalty": (0,),
-    "presence_penalty": (0,),
     "logprobs": (False,),
     "top_logprobs": (0,),
     "logit_bias": ({},),
-    "response_format": ({"type": "text"},),
     "modalities": (["text"],),
     "suffix": ("",),
     "best_of": (1,),

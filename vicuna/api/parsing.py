@@ -1,25 +1,25 @@
 """A request body of OpenAI's API as what `Assistant` takes; whatever it can not do is refused, never ignored."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from vicuna.answer.assistant import Assistant
 from vicuna.answer.decoding import FLOATS, SAMPLING_ONLY, generation_kwargs
-from vicuna.answer.flags import ChatFlags, DecodingFlags
+from vicuna.answer.flags import ChatFlags, DecodingFlags, RequestDecoding
+from vicuna.answer.grammar import Grammar
 from vicuna.answer.history import MessageTooLong, trim
-from vicuna.api.calls import Calling, read_calls, read_thinking, read_tools
+from vicuna.api.calls import Calling, read_thinking, read_tools
 from vicuna.api.error_body import APIError
 from vicuna.api.fields import RequestFields, check_type, is_integer
+from vicuna.api.messages import read_messages
+from vicuna.api.response_format import read_response_format
 from vicuna.errors import UserError
-from vicuna.prompt.own_template import ChatTemplate
-from vicuna.prompt.templates import BASE, Message, prompt_ids
+from vicuna.prompt.templates import BASE, begun_ids, prompt_ids
 
-MAX_MESSAGES = 1000
 MAX_CHOICES = 16  # answers to one request
 MAX_STOPS = 16
 MAX_ROWS = 2048  # texts to embed in one request
-ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 
 # Field -> the flag that says the same, and bounds it.
 DECODING = {
@@ -28,8 +28,11 @@ DECODING = {
     "seed": "seed",
     "max_tokens": "max_new_tokens",
     "max_completion_tokens": "max_new_tokens",
-    # not OpenAI's; the page has them
+    # not OpenAI's; the page has most of them
     "top_k": "top_k",
+    "min_p": "min_p",
+    "presence_penalty": "presence_penalty",
+    "frequency_penalty": "frequency_penalty",
     "repetition_penalty": "repetition_penalty",
     "num_beams": "num_beams",
     "do_sample": "do_sample",
@@ -49,6 +52,7 @@ class CompletionRequest:
         notices: what the user should know of what was sent; left_out: what of it the model is not shown.
         prompt_end: how the prompt ends, by which thinking is told from the answer; None where it is not.
         calling: how calls of functions are told; None where none are.
+        grammar: what the answer has to be.
     """
 
     model: str
@@ -66,6 +70,7 @@ class CompletionRequest:
     left_out: str = ""
     prompt_end: str | None = None
     calling: Calling | None = None
+    grammar: Grammar | None = None
 
 
 @dataclass(frozen=True)
@@ -82,10 +87,10 @@ class EmbeddingRequest:
 def model_of(fields: RequestFields, assistant: Assistant) -> tuple[str, str]:
     known = assistant.names
     name = fields.take("model", "text", next(iter(known)))
-    if name not in known:
+    if (adapter := assistant.find(name)) is None:
         message = f"there is no model {name[:200]!r} here; there are: {', '.join(known)}."
         raise APIError(404, message, "model", "model_not_found")
-    return name, known[name]
+    return name, adapter
 
 
 def parse_chat(
@@ -103,20 +108,20 @@ def parse_chat(
     model, adapter = model_of(fields, assistant)
     prompt_type = assistant.choices[adapter].prompt_type
     chat = assistant.tokenizer_of(adapter).chat if prompt_type == BASE else None
-    messages = _messages(fields.take("messages", "a list", []), chat)
+    messages, begun, notices = read_messages(fields.take("messages", "a list", []), prompt_type, chat, flags.system)
     chosen, common = _common(fields, assistant, decoding, peer)
+    grammar = read_response_format(fields, assistant, chosen)
     tools, calling, unseen = read_tools(fields, chat)
     tokenizer = assistant.tokenizer_of(adapter, **read_thinking(fields, chat), tools=tools)
     fields.reject_unknown()
     try:
-        trimmed = trim(
-            tokenizer, prompt_type, messages, assistant.engine.context, chosen["max_new_tokens"], flags.max_memory
-        )
+        prefill = begun_ids(tokenizer, prompt_type, messages, begun) if begun else []
+        room = assistant.engine.context - len(prefill)
+        trimmed = trim(tokenizer, prompt_type, messages, room, chosen["max_new_tokens"], flags.max_memory)
     except MessageTooLong as error:
         raise APIError(400, str(error), "messages", "context_length_exceeded") from error
     except UserError as error:
         raise APIError(400, str(error), "messages") from error
-    notices = []
     if trimmed.forgotten:
         notices.append(f"{trimmed.forgotten} earlier turns did not fit and were left out")
     if trimmed.max_new_tokens < chosen["max_new_tokens"]:
@@ -124,8 +129,12 @@ def parse_chat(
     chosen = {**chosen, "max_new_tokens": trimmed.max_new_tokens}
     _bound(common["n"], "n", assistant)
     left_out = f"tools were left out ({unseen}): no prompt type shows them to the model" if unseen else ""
-    said = {"notices": tuple(notices), "left_out": left_out, "prompt_end": trimmed.prompt_end, "calling": calling}
-    return CompletionRequest(model, adapter, [trimmed.ids], chosen, prompt_type=prompt_type, **said, **common)
+    prompt_end = None if trimmed.prompt_end is None else trimmed.prompt_end + begun
+    said = {"notices": tuple(notices), "left_out": left_out, "prompt_end": prompt_end, "calling": calling}
+    ids = [*trimmed.ids, *prefill]
+    # An answer that goes on with a beginning is no text of its own.
+    answered_as = "" if begun else prompt_type
+    return CompletionRequest(model, adapter, [ids], chosen, prompt_type=answered_as, grammar=grammar, **said, **common)
 
 
 def parse_completion(
@@ -218,7 +227,7 @@ def _decoding(fields: RequestFields, flags: DecodingFlags) -> DecodingFlags:
         if (value := fields.take(field, kind)) is None:
             continue
         try:
-            DecodingFlags(**{name: value})
+            RequestDecoding(**{name: value})
         except UserError as error:
             raise APIError(400, str(error).replace(f"--{name}", field), field) from error
         if given.get(name, value) != value:
@@ -232,7 +241,7 @@ def _decoding(fields: RequestFields, flags: DecodingFlags) -> DecodingFlags:
     if given.get("do_sample") and not flags.temperature:
         given.setdefault("temperature", None)
     try:
-        return replace(flags, **given)
+        return RequestDecoding(**{**vars(flags), **given})
     except UserError as error:
         raise APIError(400, str(error).replace("--", ""), "do_sample") from error
 
@@ -245,50 +254,6 @@ def _stops(given: str | list) -> tuple[str, ...]:
         if not check_type(text, "stop", "text"):
             raise APIError(400, "stop holds an empty text, which would end every answer at once.", "stop")
     return tuple(texts)
-
-
-def _messages(given: list, chat: ChatTemplate | None) -> list[Message]:
-    if not 0 < len(given) <= MAX_MESSAGES:
-        raise APIError(400, f"messages has {len(given)} items, expected 1 to {MAX_MESSAGES}.", "messages")
-    return [_message(one, f"messages[{i}]", chat) for i, one in enumerate(given)]
-
-
-def _message(given: Any, where: str, chat: ChatTemplate | None) -> Message:
-    """A message; of functions too, where the base's own template `chat` knows them, and with its thinking."""
-    check_type(given, where, "an object")
-    role, with_tools = given.get("role"), chat is not None and chat.knows_tools
-    roles = {**ROLES, "tool": "tool"} if with_tools else ROLES
-    if not isinstance(role, str) or role not in roles:
-        raise APIError(400, f"{where}.role is {str(role)[:80]!r}, expected one of {', '.join(roles)}.", f"{where}.role")
-    for name in ("tool_calls", "function_call"):
-        if given.get(name) and not (with_tools and role == "assistant" and name == "tool_calls"):
-            raise APIError(400, f"{where}.{name} is not supported here.", f"{where}.{name}")
-    calls = read_calls(given["tool_calls"], f"{where}.tool_calls") if given.get("tool_calls") else []
-    content = given.get("content")
-    message: Message = {
-        "role": roles[role],
-        "content": "" if calls and content is None else _content(content, f"{where}.content"),
-    }
-    if calls:
-        message["tool_calls"] = calls
-    names = {"tool": ("tool_call_id", "name"), "assistant": ("reasoning_content",)}.get(role, ()) if chat else ()
-    for name in names:
-        if given.get(name):
-            message[name] = check_type(given[name], f"{where}.{name}", "text")
-    return message
-
-
-def _content(given: Any, where: str) -> str:
-    """The text of a message: a text, or a list of parts, which are put below each other."""
-    if isinstance(given, str):
-        return check_type(given, where, "text")
-    texts = []
-    for i, part in enumerate(check_type(given, where, "text or a list")):
-        check_type(part, f"{where}[{i}]", "an object")
-        if part.get("type") != "text":
-            raise APIError(400, f"{where}[{i}].type is {str(part.get('type'))[:80]!r}, expected text.", where)
-        texts.append(check_type(part.get("text"), f"{where}[{i}].text", "text"))
-    return "\n".join(texts)
 
 
 def prompt_rows(fields: RequestFields, assistant: Assistant, spare: int = 1) -> list[tuple[list[int], bool]]:

@@ -4,13 +4,15 @@ tokenizer's, in vLLM's form.
     curl localhost:7860/v1/chat/completions -H 'Content-Type: application/json' \\
         -d '{"messages": [{"role": "user", "content": "你好"}]}'
 
-`model` names an adapter, or the base by its own name. A field that is left out is as on the page; top_k,
+`model` names an adapter, or the base by its own name. A field that is left out is as on the page; top_k, min_p,
 repetition_penalty, num_beams, do_sample and min_tokens go beyond OpenAI's. Requests wait in the same queue as those
 of the page, and a client that goes away loses its place.
 """
 
 import asyncio
 import contextlib
+import json
+import shlex
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
@@ -42,6 +44,7 @@ from vicuna.log import log
 
 AT_ONCE = 8  # rows that are embedded or scored, behind which other clients have their turn
 ROUTES = ("/chat/completions", "/completions", "/models", "/models/{model:path}", "/embeddings")
+HEALTH = "/health"
 TOKENIZER_ROUTES = ("/tokenize", "/detokenize", "/tokenizer_info")
 
 
@@ -69,7 +72,27 @@ def add_routes(app: FastAPI, assistant: Assistant, chat: ChatFlags, serve: Serve
         Mount("/v1", Guard(inner, **guard)),
         *(Route(path, Guard(tokenizer, **guard)) for path in TOKENIZER_ROUTES),
     ]
-    app.router.routes[:0] = outer
+    app.router.routes[:0] = [Route(HEALTH, _health, methods=["GET"]), *outer]
+
+
+def describe_routes(address: str, assistant: Assistant, has_key: bool) -> str:
+    """Where the routes are and what can be asked, with a command that does.
+
+    Args:
+        address: of the server, such as http://127.0.0.1:7860.
+    """
+    first, *others = assistant.names
+    key = " -H 'Authorization: Bearer '$VICUNA_API_KEY" if has_key else ""
+    body = json.dumps({"model": first, "messages": [{"role": "user", "content": "你好"}]}, ensure_ascii=False)
+    return (
+        f"OpenAI's routes are at {address}/v1; models: {', '.join([first, *others])}\n"
+        f"  curl {address}/v1/chat/completions -H 'Content-Type: application/json'{key} -d {shlex.quote(body)}"
+    )
+
+
+async def _health(request: Request) -> Response:
+    """Whether the server answers; asked by programs that watch it, without a key."""
+    return JSONResponse({"status": "ok"})
 
 
 def _app(*routes: Route) -> Starlette:
@@ -113,7 +136,7 @@ class Routes:
     async def model(self, request: Request) -> Response:
         """One of them."""
         name, known = request.path_params["model"], self.assistant.names
-        if name not in known:
+        if self.assistant.find(name) is None:
             raise APIError(404, f"there is no model {name!r} here; there are: {', '.join(known)}.", "model")
         return JSONResponse(self._model(name))
 
@@ -123,8 +146,8 @@ class Routes:
     async def chat(self, request: Request) -> Response:
         """An answer to a conversation."""
         asked = await _parsed(request, parse_chat, self.assistant, self.flags, self.decoding)
-        if asked.left_out:
-            log.info("a request to %s: %s", asked.model, asked.left_out)
+        if said := [*asked.notices, *filter(None, [asked.left_out])]:
+            log.info("a request to %s: %s", asked.model, "; ".join(said))
         return await self._answer(request, asked, ChatFormat(asked))
 
     async def completion(self, request: Request) -> Response:
@@ -190,7 +213,7 @@ class Routes:
 
     def _stream(self, asked: CompletionRequest, prompt: list[int], i: int, stop: Event) -> Iterator[Update]:
         seed = derive_seed(asked.seed, i)
-        how = (asked.adapter, asked.client, asked.stops, asked.prompt_type)
+        how = (asked.adapter, asked.client, asked.stops, asked.prompt_type, asked.grammar)
         return self.assistant.stream(prompt, asked.chosen, seed, stop, *how)
 
 

@@ -35,6 +35,7 @@ SLIDERS = {
     "repetition_penalty": (0.1, 10, 0.1),
 }
 CONTROL_NAMES = ("do_sample", *SLIDERS)
+SAMPLING_SLIDERS = [name for name in SAMPLING_ONLY if name in SLIDERS]
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class DecodingControls:
             )
             self.sliders = {name: self._slider(name) for name in SLIDERS}
         self.inputs = [self.do_sample, *self.sliders.values()]
-        self.sampling_sliders = [self.sliders[name] for name in SAMPLING_ONLY]
+        self.sampling_sliders = [self.sliders[name] for name in SAMPLING_SLIDERS]
         self._connect()
 
     def _slider(self, name: str) -> gr.Slider:
@@ -132,7 +133,7 @@ def _describe_mode(request: gr.Request, *values: Any) -> list[Any]:
     chosen = dict(zip(CONTROL_NAMES, values, strict=True))
     inert = [] if chosen["do_sample"] else ["inert"]
     usable = not (chosen["do_sample"] and chosen["temperature"] == 0)
-    others = [gr.update(interactive=usable, elem_classes=inert) for _ in SAMPLING_ONLY[1:]]
+    others = [gr.update(interactive=usable, elem_classes=inert) for _ in SAMPLING_SLIDERS[1:]]
     return [mode_line(request_strings(request), chosen), gr.update(elem_classes=inert), *others]
 
 

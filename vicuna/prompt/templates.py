@@ -188,6 +188,24 @@ def prompt_ids(tokenizer: Tokenizer, prompt_type: str, messages: Sequence[Messag
     return ids
 
 
+def begun_ids(tokenizer: Tokenizer, prompt_type: str, messages: Sequence[Message], begun: str) -> list[int]:
+    """Ids of the beginning of an answer to the last message, behind its prompt, as the whole answer has them.
+
+    Raises:
+        UserError: the base's own template does not write answers as they are.
+    """
+    if prompt_type != BASE:
+        encode = tokenizer.encode if TEMPLATES[prompt_type].answer_apart else tokenizer.encode_continuation
+        return encode(begun)
+    tokenizer = with_tools(tokenizer, messages)
+    turn = own_template(tokenizer.chat).turn([*messages, {"role": "assistant", "content": begun}])
+    text = begun if begun in turn.answer else begun.strip()  # many templates strip what they are given
+    if text not in turn.answer:
+        raise UserError("the base's chat template does not write an answer as it is, so none can be begun for it.")
+    written = turn.prompt + turn.answer[: turn.answer.index(text) + len(text)]  # perhaps with a block of thinking
+    return tokenizer.encode_rendering(written.removeprefix(segments(prompt_type, messages, tokenizer.chat)[0]), True)
+
+
 @dataclass(frozen=True)
 class Encoded:
     """One training example.

@@ -238,6 +238,10 @@ class TextTokenizer:
             return f"<0x{self._bytes[i]:02X}>"
         return self.markers.get(i) or self.decode_continuation([i])
 
+    def token_bytes(self, i: int) -> bytes:
+        """What a token of a SentencePiece model adds to the text before it; its name where it is no text."""
+        return bytes([self._bytes[i]]) if i in self._bytes else self.token_name(i).encode()
+
     def without_dummy(self, text: str) -> str:
         """A text from `decode_continuation`, were its ids those of a beginning: without the space these begin with."""
         return text.removeprefix(self._dummy)
