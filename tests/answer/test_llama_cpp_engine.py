@@ -21,6 +21,7 @@ from tests.answer.stops import Awaited, Looked, StopsAtLook
 from tests.gguf.gguf_models import distance, export, gguf_logits, hf_logits, hf_model, make_model
 from vicuna.answer.decoding import generation_kwargs
 from vicuna.answer.flags import DecodingFlags
+from vicuna.answer.grammar import Grammar
 from vicuna.errors import UserError
 
 pytest.importorskip("gguf", reason="gguf is not installed: bash scripts/install_cpp.sh")
@@ -73,6 +74,16 @@ def test_a_penalty_and_a_least_length_change_the_greedy_text_as_they_do_there(ti
         expected = model.generate(torch.tensor([ids]), attention_mask=torch.ones(1, len(ids)), **chosen)
 
         assert answered(tiny, ids, chosen) == expected[0, len(ids) :].tolist()
+
+
+def test_an_answer_follows_a_grammar_and_ends_with_it(tiny):
+    schema = {"type": "object", "properties": {"花": {"enum": ["桃花", "杏花"]}}, "required": ["花"]}
+    chosen = generation_kwargs(DecodingFlags(max_new_tokens=60, temperature=1.5), BARE)
+    grammar = Grammar({**schema, "additionalProperties": False}, tiny.tokenizer)
+    ids = tiny.prompt_ids([{"role": "user", "content": "春天的花有哪些？"}])
+    *_, last = tiny.stream(ids, chosen, 1, grammar=grammar)
+    assert json.loads(last.text)["花"] in ("桃花", "杏花")
+    assert last.finish == "eos"
 
 
 def test_logits_are_changed_as_transformers_changes_them():
