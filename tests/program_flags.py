@@ -73,5 +73,5 @@ def own_defaults(name: str) -> dict[str, str]:
         for node in ast.walk(ast.parse((ROOT / name.split()[0]).read_text(encoding="utf-8")))
         if isinstance(node, ast.Call)
     ]
-    parsing = next(call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "parse")
+    parsing = next(call for call in calls if isinstance(call.func, ast.Name) and call.func.id.startswith("parse"))
     return {word.arg: word.value.value for word in parsing.keywords if isinstance(word.value, ast.Constant)}
