@@ -4,8 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from vicuna.foreign.typed import JSON_LIMIT, is_absent, read_object
-
-TOKENIZER_LIMIT = 128 << 20  # bytes of a tokenizer.json; that of 262,144 tokens has 33 MB
+from vicuna.prompt.tokenizer_files import TOKENIZER_LIMIT
 
 
 def read_json(file: Path) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from vicuna.gguf_file.folder import folder_of, stands_for
 from vicuna.gguf_file.reader import is_gguf, read_gguf
 from vicuna.gguf_file.weights import describe_types
 from vicuna.log import log
-from vicuna.model.config import meta_model, read_config
+from vicuna.model.config import check_continues_text, meta_model, read_config
 from vicuna.model.context import read_context
 from vicuna.model.declared import check_counts, check_shapes
 from vicuna.model.declared_decoding import read_generation_config
@@ -123,14 +123,15 @@ def check_base(name: str, context: int | None = None) -> Base:
         )
     config = read_config(path)
     heads = read_heads(weight_paths(path))
+    check_continues_text(config)
     check_counts(path, heads)
     if holds_adapter(path):
         log.info("%s also holds an adapter, which is no part of the base; --lora_path %s puts it on", path, path)
-    check_shapes(path, config, meta_model(config), heads)
     tokenizer = TextTokenizer(path)
     generation_config = read_generation_config(path, config)
     by_template = tokenizer.chat is not None and _trained_with(path) in ("", BASE)
     check_ids(path, config, generation_config, tokenizer, by_template)
+    check_shapes(path, config, meta_model(config), heads)
     generation_config.eos_token_id = ends_of(config, generation_config, tokenizer, by_template)
     found = read_context(path, config, context)
     if found.reason:

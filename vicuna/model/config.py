@@ -58,26 +58,31 @@ def _hub_kernel(settings: dict[str, Any]) -> str:
     return ""
 
 
+def check_continues_text(config: Any) -> None:
+    """Refuse a model that does not continue text.
+
+    Raises:
+        UserError: it does not.
+    """
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        kind = type(config).__name__.removesuffix("Config")
+        raise UserError(f"the base is of type {kind}, which does not continue text; expected one like LLaMA.")
+
+
 def meta_model(config: Any) -> PreTrainedModel:
     """The model without weights: names and shapes only, at no cost.
 
     Raises:
-        UserError: a model that does not continue text.
+        UserError: a model that does not continue text, or a config that no model can be made of.
     """
-    kind = type(config).__name__.removesuffix("Config")
+    check_continues_text(config)
 
     def refused(said: str) -> str:
-        return f"no model of type {kind} can be made of {config.name_or_path}/config.json ({said}). Correct it."
+        kind = type(config).__name__.removesuffix("Config")
+        return f"no model of type {kind} can be made of config.json in {config.name_or_path} ({said}). Correct it."
 
-    try:
-        with torch.device("meta"), refusals(refused):
-            return AutoModelForCausalLM.from_config(config, **NEVER_RUN)
-    except UserError as error:
-        if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
-            raise
-        raise UserError(
-            f"the base is of type {kind}, which does not continue text; expected one like LLaMA."
-        ) from error
+    with torch.device("meta"), refusals(refused):
+        return AutoModelForCausalLM.from_config(config, **NEVER_RUN)
 
 
 def linear_layers(config: Any) -> dict[str, tuple[int, int]]:

@@ -74,11 +74,13 @@ def check_shapes(folder: Path, config: Any, model: nn.Module, heads: Mapping[str
     needed = sum(one.numel() for one in parameters.values())
     held = sum(head.bits if quantised else head.elements for head in heads.values())
     if needed > held:
-        lacking = sorted(parameters.keys() - heads.keys())
-        some = f", such as {lacking[0]}" if lacking and not quantised else ""
+        if not quantised and (lacking := sorted(parameters.keys() - heads.keys())):
+            raise UserError(
+                f"the weights in {folder} lack {len(lacking)} tensors, such as {lacking[0]}. Copy the folder again."
+            )
         raise UserError(
-            f"config.json in {folder} describes a model of {needed:,} values, and the weights beside it have "
-            f"{held:,}{some}: they lack some, or {_OTHER}"
+            f"config.json in {folder} describes a model of {needed:,} values, and the weights beside it have room for "
+            f"{held:,}: {_OTHER}"
         )
     room = sum(one.nbytes for one in model.buffers())
     if room > _BUFFER_BYTES + sum(head.bits for head in heads.values()) // 8:
