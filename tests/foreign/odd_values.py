@@ -6,11 +6,12 @@ for field, text in odd_texts(BaseConfig): ...
 import importlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+from vicuna.errors import UserError
 from vicuna.foreign.typed import READERS, Foreign
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,6 +41,15 @@ def readers() -> dict[type[Foreign], dict[str, Any]]:
         if "\n@opens(" in file.read_text(encoding="utf-8"):
             importlib.import_module(".".join(file.relative_to(ROOT).with_suffix("").parts))
     return READERS
+
+
+def refusal(work: Callable[[], object]) -> str:
+    """The sentence that some work ends in, "" where it is done; any other exception passes."""
+    try:
+        work()
+    except UserError as error:
+        return str(error)
+    return ""
 
 
 def places(example: Any, at: tuple = ()) -> Iterator[tuple]:

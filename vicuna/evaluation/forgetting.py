@@ -200,10 +200,8 @@ def measure_record(runner: Runner, record: RecordWindow, scales: Sequence[float]
         with scaled(runner.model, scale):
             logits = runner.logits(ids)
         base = logits if base is None else base
-        nll, kl = (
-            check_finite(token_nll(logits, ids))[start - 1 :],
-            kl_divergence(base[start - 1 : -1], logits[start - 1 : -1]),
-        )
+        nll = check_finite(token_nll(logits, ids))[start - 1 :]
+        kl = kl_divergence(base[start - 1 : -1], logits[start - 1 : -1])
         yield {"scale": scale, "tokens": len(nll), "nll": float(nll.double().sum()), "kl": float(kl.sum())}
 
 

@@ -227,6 +227,11 @@ def bit_equal(one: LazyTensor, other: LazyTensor) -> bool:
     )
 
 
+def is_finite(rows: torch.Tensor) -> bool:
+    """Whether no value is NaN or infinite; whole numbers never are."""
+    return not rows.is_floating_point() or not rows.numel() or all(end.isfinite() for end in torch.aminmax(rows))
+
+
 def main_dtype(tensors: Mapping[str, LazyTensor]) -> torch.dtype:
     """The dtype that most of the weights have, by their size."""
     sizes: dict[torch.dtype, int] = {}
