@@ -78,6 +78,7 @@ def main(flags: CertificateFlags) -> None:
     from vicuna.export.updates import read_updates
     from vicuna.model.adapter_files import as_trained
     from vicuna.model.base import check_base
+    from vicuna.model.base_tensors import refuse_not_finite
 
     base = check_base(flags.model_path)
     updates = read_updates(flags.lora_path, base, flags.ignore_fingerprint)
@@ -90,6 +91,7 @@ def main(flags: CertificateFlags) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".certifying-", dir=out.parent) as aside:
         plain = base_as_plain(base, Path(aside) / "plain")
+        refuse_not_finite(plain.path, plain.config)
         alone = base_alone(plain, updates, Path(aside) / "base")
         tokenizer = as_trained(alone.tokenizer, updates[-1].folder)
         texts, prompts = encode_texts(tokenizer, alone.context, prompt_type or "text", records, flags.max_new_tokens)

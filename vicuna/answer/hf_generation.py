@@ -19,11 +19,12 @@ from transformers import (
 
 from vicuna.answer.detokenize import Detokenizer
 from vicuna.answer.engine import GenerationRequest
+from vicuna.answer.finite import FiniteScores
 from vicuna.answer.kv_cache import PreallocatedCache
 from vicuna.answer.logits import processors
 from vicuna.answer.prefix_cache import PrefixCache, common_prefix_length
 from vicuna.answer.stream import EMPTY_RESULT, GenerationResult, Streamer, is_out_of_memory
-from vicuna.foreign import NEVER_RUN
+from vicuna.foreign.odd_files import NEVER_RUN
 
 CHUNK = 256  # tokens of a prompt between two looks at whether the answer is still wanted
 NO_BEAM = -1e9  # the score `generate` gives the rows that are no beams yet
@@ -195,7 +196,7 @@ class Generation:
             past_key_values=cache,
             **{"cache_implementation": None, "use_cache": True},  # whatever the base declares: ours is in use
             **chosen,
-            logits_processor=LogitsProcessorList([*changing, *([hook] if hook else [])]),
+            logits_processor=LogitsProcessorList([FiniteScores(), *changing, *([hook] if hook else [])]),
             pad_token_id=min(self.eos_ids),
             return_dict_in_generate=True,
             **hooks,

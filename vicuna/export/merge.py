@@ -10,7 +10,7 @@ import torch
 
 from vicuna.errors import UserError
 from vicuna.export.updates import AdapterUpdate, Update
-from vicuna.files.tensors import LazyTensor, bit_equal, dtype_name
+from vicuna.files.tensors import LazyTensor, bit_equal, dtype_name, is_finite
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,8 @@ class MergedTensor:
     def __getitem__(self, rows: slice) -> torch.Tensor:
         block = self.source[rows]
         if not self.added and block.dtype == self.dtype:
+            if not is_finite(block):
+                raise UserError(f"{self.name} has values that are not finite: the base is broken. Copy it again.")
             return block
         summed = block.to(torch.float32, copy=True) if self.added else block
         for one in self.added:
@@ -41,7 +43,7 @@ class MergedTensor:
 
     def _cast(self, summed: torch.Tensor) -> torch.Tensor:
         written = summed.to(self.dtype)
-        if not all(end.isfinite() for end in torch.aminmax(written)):
+        if not is_finite(written):
             low, high = (end.item() for end in torch.aminmax(summed))
             largest = max(abs(low), abs(high))
             if largest < float("inf"):

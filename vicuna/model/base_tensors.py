@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from vicuna.errors import UserError
-from vicuna.files.tensors import LazyTensor, read_tensor_files, weight_paths
+from vicuna.files.tensors import LazyTensor, is_finite, read_tensor_files, row_blocks, weight_paths
 from vicuna.model.config import has_fused_experts, meta_model, quantization_method, read_config
 from vicuna.model.gptq import made_of
 from vicuna.model.stored import check_marks
@@ -81,6 +81,17 @@ def read_base_tensors(path: Path, config: Any) -> dict[str, LazyTensor]:
                 "config and weights are of different models."
             )
     return {name: tensors[name] for name in expected}
+
+
+def refuse_not_finite(path: Path, config: Any) -> None:
+    """Look at every value of a base, which a start of it does not.
+
+    Raises:
+        UserError: which tensor has a NaN or an infinite one; see also `read_base_tensors`.
+    """
+    for name, tensor in read_base_tensors(path, config).items():
+        if not all(is_finite(tensor[start:stop]) for start, stop in row_blocks(tensor.shape)):
+            raise UserError(f"{name} in {path} has values that are not finite: the base is broken. Copy it again.")
 
 
 def _separate_experts(
