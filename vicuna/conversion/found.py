@@ -1,5 +1,6 @@
 """What the readers of published sets give: a dialogue or why there is none, with its place, and how files are found."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 from vicuna.data.bad_row import BadRow
 from vicuna.data.files import EXPECTED, file_kind, read_rows
 from vicuna.errors import UserError
+from vicuna.foreign.paths import what_stands_there
 from vicuna.prompt.templates import Message
 
 
@@ -57,11 +59,13 @@ def files_of(paths: Sequence[str], endings: Sequence[str] = (".json", ".jsonl"))
             raise UserError(f"--data_path {name} is a folder without a {' or '.join(endings)} file in it.")
         for file in inside:
             if not file.is_file():
-                raise UserError(f"--data_path {file} does not exist; expected {EXPECTED}, or a folder of such.")
+                raise UserError(
+                    f"--data_path {file} {what_stands_there(file)}; expected {EXPECTED}, or a folder of such."
+                )
             if not file_kind(file):
                 raise UserError(f"--data_path {file} ends in {file.suffix!r}; expected {EXPECTED}.")
         found += inside
-    if twice := next((file for number, file in enumerate(found) if file in found[:number]), None):
+    if twice := next((file for file, count in Counter(found).items() if count > 1), None):
         raise UserError(f"--data_path names {twice} twice; name it once.")
     return found
 

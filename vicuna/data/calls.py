@@ -6,12 +6,12 @@ become OpenAI's form, in which chat templates are written.
 """
 
 import json
-import re
 from collections.abc import Sequence
 from typing import Any
 
 from vicuna.data.bad_row import BadRow
 from vicuna.data.marks import REASONING, TOOL_SPEAKERS, TOOLS, holds_nothing
+from vicuna.data.nesting import loads
 from vicuna.data.values import kind, parts, text
 from vicuna.prompt.own_template import split_thought
 from vicuna.prompt.templates import Message, split_system
@@ -21,7 +21,7 @@ CALLERS = (
     "function-call",
     "tool_call",
 )  # speakers whose texts are calls; the other tools' are answers
-_WRAPPED = re.compile(r"\s*<tool_response>\s*(.*?)\s*</tool_response>\s*", re.DOTALL)
+_OPENED, _CLOSED = "<tool_response>", "</tool_response>"
 
 
 def read_tools(row: dict) -> list[dict[str, Any]]:
@@ -41,6 +41,7 @@ def _tool(one: Any, name: str) -> dict[str, Any]:
     function = one.get("function", one) if isinstance(one, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"].strip():
         raise BadRow(f"field {name} is {str(one)[:40]!r}; expected a function with a name", "not a function")
+    _check_characters(one, name)
     return one if "function" in one else {"type": "function", "function": one}
 
 
@@ -61,12 +62,15 @@ def read_tool_message(item: dict, speaker: Any, said: str, name: str) -> Message
     if not isinstance(content, str):
         content = "" if content is None else json.dumps(content, ensure_ascii=False)
     content = text(content, f"{name}.{said}") if content.strip() else content
-    if (found := _WRAPPED.fullmatch(content)) and "<tool_response>" not in found[1]:
-        content = found[1]  # which the template puts around it
+    inside = content.strip().removeprefix(_OPENED).removesuffix(_CLOSED).strip()
+    is_wrapped = content.strip().startswith(_OPENED) and content.strip().endswith(_CLOSED)
+    if is_wrapped and _OPENED not in inside:
+        content = inside  # which the template puts around it
     answer: Message = {"role": "tool", "content": content}
     for key in ("tool_call_id", "name"):
         if isinstance(item.get(key), str) and item[key].strip():
             answer[key] = item[key]
+    _check_characters(answer, name)
     return answer
 
 
@@ -94,7 +98,14 @@ def _call(one: Any, name: str) -> dict[str, Any]:
     if not isinstance(_json(arguments, f"{name}.arguments"), dict):
         raise BadRow(f"field {name}.arguments is a {kind(arguments)}; expected an object", "arguments are no object")
     call = {"type": "function", "function": {"name": function["name"], "arguments": arguments}}
-    return {"id": one["id"], **call} if isinstance(one.get("id"), str) else call
+    call = {"id": one["id"], **call} if isinstance(one.get("id"), str) else call
+    _check_characters(call, name)
+    return call
+
+
+def _check_characters(value: Any, name: str) -> None:
+    """Refuse half a character anywhere in what is going to be JSON within a text."""
+    text(json.dumps(value, ensure_ascii=False), name)
 
 
 def _json(value: Any, name: str) -> Any:
@@ -102,8 +113,8 @@ def _json(value: Any, name: str) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return json.loads(text(value, name))
-    except (ValueError, RecursionError) as error:
+        return loads(text(value, name))
+    except ValueError as error:
         raise BadRow(f"field {name} is not JSON: {value[:40]!r}", "calls that are not JSON") from error
 
 
@@ -154,7 +165,7 @@ def joined(messages: list[Message], further: Message) -> bool:
     last = messages[-1] if messages else None
     if not (last and last["role"] == "assistant" and further["role"] == "assistant" and further.get("tool_calls")):
         return False
-    last["tool_calls"] = [*last.get("tool_calls", []), *further["tool_calls"]]
+    last.setdefault("tool_calls", []).extend(further["tool_calls"])
     return True
 
 

@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from vicuna.errors import UserError, listing
+from vicuna.foreign.paths import read_text
 
 CMMLU, CEVAL, AGIEVAL = "CMMLU", "C-Eval", "AGIEval"
 LETTERS = "ABCDEFG"
 DEV = "dev"
 NO_LABEL, ODD_LABEL = "no right answer is given", "the right answer is none of the options"
-_PRINTED = re.compile(r"\s*[(（]?\s*([A-G])(?![A-Za-z])")  # "(A) …", "A．…", "  A …"
+_PRINTED = re.compile(r"\s*+(?:[(（]\s*+)?([A-G])(?![A-Za-z])")  # "(A) …", "A．…", "  A …"
 
 
 @dataclass(frozen=True)
@@ -198,7 +199,4 @@ def _json_rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} cannot be read as UTF-8 ({error}).") from error
+    return read_text(file)
