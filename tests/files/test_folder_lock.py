@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from vicuna.errors import UserError
-from vicuna.files import folder_lock
+from vicuna.files import aside, folder_lock
 from vicuna.files.folder_lock import LOCK, held_folder, holder
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -78,7 +78,7 @@ def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch, caplog):
     def no_locks(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(folder_lock.fcntl, "flock", no_locks)
+    monkeypatch.setattr(aside.fcntl, "flock", no_locks)
     monkeypatch.setattr(folder_lock.log, "propagate", True)
     with held_folder(tmp_path, "--output_path", {}):
         assert "has no locks: nothing keeps a second run out of it" in caplog.text
