@@ -7,6 +7,7 @@ expected and what to do; `run` prints it as a sentence. Everything else is a bug
 import errno
 import io
 import os
+import select
 import signal
 import sys
 import threading
@@ -20,6 +21,7 @@ from typing import NoReturn
 REFUSED_BY_THE_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
 # What asks a program to end, beside Ctrl-C; SIGHUP comes from a terminal that was closed, and not on Windows.
 ENDING_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+SIGPIPE = 13  # as a shell tells of who is ended so; Windows has no name for it
 _last_acts: list[Callable[[], None]] = []
 
 
@@ -36,7 +38,7 @@ class Stopped(Exception):
 
 
 def run(program: Callable[[], None]) -> None:
-    """Run `program`; a `UserError` becomes a line on stderr and exit status 1, Ctrl-C status 130.
+    """Run `program`; a `UserError` becomes a line on stderr and exit status 1, Ctrl-C status 130, a closed pipe 141.
 
     A sign that the console's encoding lacks, such as ⏎ in GBK, is printed as its code: it ends no program.
     """
@@ -46,7 +48,7 @@ def run(program: Callable[[], None]) -> None:
     try:
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             signal.signal(signal.SIGINT, end_on_signal)
-        program()
+        _run_printing(program)
     except UserError as error:
         _end(f"error: {error}", 1)
     except OSError as error:
@@ -122,6 +124,31 @@ def listing(folder: Path) -> str:
     return ", ".join(sorted(file.name for file in folder.iterdir())[:12]) or "nothing"
 
 
+def _run_printing(program: Callable[[], None]) -> None:
+    """Run `program`, and end it quietly where who reads what it prints, such as `head`, has read enough."""
+    try:
+        try:
+            program()
+        except SystemExit:
+            print(end="", flush=True)
+            raise
+        print(end="", flush=True)  # at its end the interpreter itself would complain
+    except BrokenPipeError:
+        if not _output_is_closed():
+            raise
+        _end("", 128 + SIGPIPE)
+
+
+def _output_is_closed() -> bool:
+    """Whether nobody reads standard output any more."""
+    try:
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)
+    except (AttributeError, OSError, ValueError):  # Windows, or no file
+        return False
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+
+
 def _said(text: str) -> str:
     rank = f"rank {os.environ['RANK']}: " if int(os.environ.get("WORLD_SIZE", 1)) > 1 else ""
     return f"{rank}{Path(sys.argv[0]).name}: {text}"
@@ -129,7 +156,8 @@ def _said(text: str) -> str:
 
 def _end(text: str, status: int) -> NoReturn:
     with suppress(OSError):  # the terminal is gone
-        print(_said(text), file=sys.stderr)
+        if text:
+            print(_said(text), file=sys.stderr)
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

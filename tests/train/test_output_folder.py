@@ -98,7 +98,7 @@ def test_a_run_that_fails_leaves_the_finished_adapter_as_it_was(program, tiny_ba
     output = tmp_path / "out"
     shutil.copytree(straight, output)
     before = contents(output)
-    other = ["--prompt_type", "chat", "--seed", 7, *map(str, DIVERGES)]
+    other = ["--prompt_type", "chat", "--seed", 7, *map(str, DIVERGES), "--overwrite"]
 
     failed = program(*words(tiny_base, records, output), *other)
 
@@ -121,7 +121,12 @@ def test_a_new_adapter_replaces_the_old_one_with_all_that_is_said_of_it(
     train(program, tiny_base, records, alone, *more)
     flags = [*words(tiny_base, records, output)[1:], *map(str, more)]
 
-    stopped = program("tests/train/stop_at.py", "step_end", 3, *flags)
+    refused = program("finetune.py", *flags)
+    assert refused.returncode == 1
+    assert f"--output_path {output} holds a finished adapter or model. Name another folder; pass" in refused.stderr
+    assert contents(output) == before
+
+    stopped = program("tests/train/stop_at.py", "step_end", 3, *flags, "--overwrite")
     assert stopped.returncode == 143, stopped.stderr[-2000:]
     after = contents(output)
     assert {name: after.get(name) for name in before} == before

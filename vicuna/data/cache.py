@@ -1,8 +1,8 @@
 """Tokenised records on disk, named by their content: data, tokenizer, template and options, never by file names.
 
 One process of a host tokenises, the others wait for it and then map the same files; so does the next run on the same
-records. An entry appears by a rename, whole and on the disk, or not at all; it is hashed before it is used, and made anew
-where it is not what was written.
+records. An entry appears by a rename, whole and on the disk, or not at all; it is hashed before it is used, and made
+anew where it is not what was written.
 """
 
 import contextlib

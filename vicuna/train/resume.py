@@ -34,6 +34,7 @@ NO_EFFECT = {
     *("model_path", "data_path", "output_path", "resume_from_checkpoint", "lora_remote_checkpoint", "ignore_data_skip"),
     *("log_steps", "save_steps", "save_total_limit", "eval_steps", "gradient_checkpointing", "int8", "elastic"),
     *("continue_schedule", "wandb", "report_to", "plan_only", "local_rank", "skip_bad_rows", "encoding", "cache_path"),
+    "overwrite",
     "deepspeed",  # what its file says is compared, not where it lies
 }
 # What --elastic lets change: dropout draws and rounding differ, the rows of a step do not.
