@@ -56,7 +56,7 @@ def test_a_terminal_that_is_gone_hides_no_status(tmp_path):
 
 
 PRINTING = {
-    "while it goes on": "for i in range(100000): print(i)",
+    "while it goes on": "[print(i) for i in range(100000)]",
     "at once": "[print(i, flush=True) for i in range(100000)]",
     "at its end": "sys.stdin.read(); print('late')",
     "as it ends itself": "sys.stdin.read(); print('late'); sys.exit(0)",

@@ -105,13 +105,17 @@ def ended_by_signals() -> Iterator[None]:
 
 @contextmanager
 def at_the_end(act: Callable[[], None]) -> Iterator[None]:
-    """Do `act` when the block ends, also where a signal ends the program at once."""
+    """Do `act` when the block ends, also where a signal ends the program at once; again if a signal interrupts it."""
     _last_acts.append(act)
     try:
         yield
     finally:
         _last_acts.remove(act)
-        act()
+        try:
+            act()
+        except (Stopped, KeyboardInterrupt):
+            act()
+            raise
 
 
 def first_line(error: BaseException) -> str:

@@ -40,17 +40,22 @@ def aside_folder(where: Path | None = None) -> Iterator[Path]:
     when the block ends, also by a signal, and by the next run where the process is killed.
     """
     where = Path(tempfile.gettempdir()) if where is None else where
-    holder, lock = _new_folder(where)
+    holder, lock = where / _new_name(), None
 
     def remove() -> None:
         shutil.rmtree(holder / _INSIDE, ignore_errors=True)
-        if not (holder / _INSIDE).exists():  # else the next run tries it again
-            (holder / _LOCK).unlink(missing_ok=True)
-            with suppress(OSError):
+        with suppress(OSError):  # what could not be removed is tried again by the next run
+            if not os.path.lexists(holder / _INSIDE):
+                (holder / _LOCK).unlink(missing_ok=True)
                 holder.rmdir()
-        os.close(lock)
+        if lock is not None:
+            lock.close()
 
     with at_the_end(remove):
+        while lock is None:
+            holder.mkdir(mode=0o700, exist_ok=True)
+            with suppress(FileNotFoundError):  # removed before it was held
+                lock = _held(holder / _LOCK, 0o600)
         remove_left_behind(where)  # now that one's own stands: who looks on never sees none
         (holder / _INSIDE).mkdir()
         yield holder / _INSIDE
@@ -64,15 +69,18 @@ def whole_file(file: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
     Args:
         mode: of a new file; one that is written over keeps its own.
     """
-    aside, opened = _new_file(file.parent, mode)
-    with at_the_end(lambda: aside.unlink(missing_ok=True)), opened:
-        remove_left_behind(file.parent)
-        yield opened
-        opened.flush()
-        os.fsync(opened.fileno())
-        if file.is_file() and not file.is_symlink():
-            shutil.copymode(file, aside)
-        os.replace(aside, file)
+    aside = file.with_name(_new_name())
+    with at_the_end(lambda: aside.unlink(missing_ok=True)):
+        while (opened := _held(aside, mode)) is None:
+            pass
+        with opened:
+            remove_left_behind(file.parent)
+            yield opened
+            opened.flush()
+            os.fsync(opened.fileno())
+            if file.is_file() and not file.is_symlink():
+                shutil.copymode(file, aside)
+            os.replace(aside, file)
         flush(file.parent)
 
 
@@ -166,26 +174,13 @@ def still_there(opened: int, file: Path) -> bool:
         return False
 
 
-def _new_folder(where: Path) -> tuple[Path, int]:
-    """A folder with a lock in it, which is held."""
-    while True:
-        holder = where / _new_name()
-        holder.mkdir(mode=0o700)
-        with suppress(FileNotFoundError):  # removed before it was held
-            lock = os.open(holder / _LOCK, LOCK_OPENING | os.O_CREAT | os.O_EXCL, 0o600)
-            if locked(lock, exclusive=True) is not False and still_there(lock, holder / _LOCK):
-                return holder, lock
-            os.close(lock)
-
-
-def _new_file(where: Path, mode: int) -> tuple[Path, BinaryIO]:
-    """A file that is open to be written, and held."""
-    while True:
-        file = where / _new_name()
-        opened = os.open(file, LOCK_OPENING | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), mode)
-        if locked(opened, exclusive=True) is not False and still_there(opened, file):
-            return file, os.fdopen(opened, "w+b")
-        os.close(opened)
+def _held(file: Path, mode: int) -> BinaryIO | None:
+    """A new file, open and locked; None if it was removed before it was locked, and is to be made again."""
+    opened = os.fdopen(os.open(file, LOCK_OPENING | os.O_CREAT | getattr(os, "O_BINARY", 0), mode), "w+b")
+    if locked(opened.fileno(), exclusive=True) is not False and still_there(opened.fileno(), file):
+        return opened
+    opened.close()
+    return None
 
 
 def _new_name() -> str:
