@@ -7,7 +7,7 @@ import shutil
 import signal
 import traceback
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -65,6 +65,12 @@ def hidden(place: Path) -> list[str]:
 def remove_visible(place: Path) -> None:
     for path in [path for path in place.iterdir() if path.name[0] != "." and path.name != "before"]:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def fill(disk: Path, size: int) -> None:
+    with suppress(OSError), (disk / "filler").open("wb", buffering=0) as filler:
+        for _ in range(size // 2**12):
+            filler.write(bytes(2**12))
 
 
 def status_of(act: Callable[[], None]) -> int:
@@ -131,8 +137,11 @@ def test_an_output_that_is_cut_off_at_any_change(tmp_path, act, number):
     assert end_at_each_change(act, tmp_path / "place", number, act is add_rows) >= 5
 
 
-def test_the_cache_when_it_is_cut_off_at_any_change(tiny_base, tmp_path):
-    file = tmp_path / "records.jsonl"
+@pytest.fixture(scope="module")
+def tokenise(tiny_base, tmp_path_factory) -> Callable[[Path], None]:
+    """Put some records into a cache."""
+    folder = tmp_path_factory.mktemp("tokenised")
+    file = folder / "records.jsonl"
     file.write_text('{"instruction": "问题", "output": "回答"}\n' * 8, encoding="utf-8")
     tokenizer = TextTokenizer(tiny_base)
 
@@ -140,5 +149,36 @@ def test_the_cache_when_it_is_cut_off_at_any_change(tiny_base, tmp_path):
         flags = DataFlags(data_path=[str(file)], cache_path=str(place), test_size=2)
         cache.load_or_tokenise(flags, open_sources(flags.data_path), tokenizer, True)
 
-    tokenise(tmp_path / "first")  # reads what the processes below then have in common
+    tokenise(folder / "first")  # reads what the processes below then have in common
+    return tokenise
+
+
+def test_the_cache_when_it_is_cut_off_at_any_change(tokenise, tmp_path):
     assert end_at_each_change(tokenise, tmp_path / "place", signal.SIGKILL) > 10
+
+
+def test_the_cache_on_a_full_disk(tokenise, small_disk):
+    fill(small_disk, 2**22)
+    with pytest.raises(OSError, match="No space left"):
+        tokenise(small_disk)
+    assert [path.name for path in small_disk.iterdir()] == ["filler"]
+    (small_disk / "filler").unlink()
+    tokenise(small_disk)
+    assert not hidden(small_disk)
+
+
+@pytest.mark.parametrize("filled", [0, 2**22 - 2**17, 2**22])
+@pytest.mark.parametrize("act", [write_folder, write_file, save_chat])
+def test_a_full_disk_leaves_what_stood(small_disk, act, filled):
+    (small_disk / "before").write_text("stands", encoding="utf-8")
+    fill(small_disk, filled)
+    before = contents(small_disk)
+    if filled:
+        with pytest.raises((OSError, UserError), match="No space left"):
+            act(small_disk)
+        assert contents(small_disk) == before
+        assert len(list(small_disk.iterdir())) == 2
+    else:
+        act(small_disk)
+        assert not hidden(small_disk)
+        assert len(list(small_disk.iterdir())) == 3

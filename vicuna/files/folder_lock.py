@@ -136,8 +136,13 @@ def _take(lock_file: Path, held: str, me: dict[str, Any], then: str) -> int | No
             log.warning("WARNING   the file system of %s has no locks: nothing keeps a second run out of it.", held)
             return None
         if got and still_there(lock, lock_file):
-            os.ftruncate(lock, 0)
-            os.write(lock, json.dumps(me).encode())
+            try:
+                os.ftruncate(lock, 0)
+                os.write(lock, json.dumps(me).encode())
+            except OSError as error:
+                lock_file.unlink()
+                os.close(lock)
+                raise UserError(f"{held} can not be written to: {error.strerror}. Name another one.") from error
             return lock
         os.close(lock)
         if not got:
