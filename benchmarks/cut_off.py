@@ -146,7 +146,9 @@ def cut_off(subject: Subject, number: int, points: int, aside: Path, bar: tqdm) 
         found = contents(place)
         most = max(most, sum(path.name[0] == "." for path in place.iterdir()))
         seen = {name.replace("-kept", ""): digest for name, digest in visible(found).items()}
-        if seen not in (whole, {BEFORE: whole[BEFORE]}):
+        complete = all(whole.get(name) == digest for name, digest in seen.items()) and BEFORE in seen
+        folders = {name.split("/")[0] for name in seen if "/" in name}  # none without all of its files
+        if not complete or any(name not in seen for name in whole if name.split("/")[0] in folders):
             odd.append(f"{nth}: {sorted(seen)}")
         if number != signal.SIGKILL and len(found) != len(visible(found)):
             odd.append(f"{nth}: left {sorted(found.keys() - visible(found).keys())}")

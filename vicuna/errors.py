@@ -17,8 +17,12 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-# What the machine refuses: no room, no right to write, a read-only disk.
-REFUSED_BY_THE_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
+# What the machine refuses: no room, no right to write, a read-only disk; a folder in the place of a file or the other
+# way round, a link that goes round, a name that is too long.
+REFUSED_BY_THE_MACHINE = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG),
+}
 # What asks a program to end, beside Ctrl-C; SIGHUP comes from a terminal that was closed, and not on Windows.
 ENDING_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 SIGPIPE = 13  # as a shell tells of who is ended so; Windows has no name for it

@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
-from vicuna.errors import UserError, at_the_end
+from vicuna.errors import UserError, at_the_end, ended_by_signals
 
 try:
     import fcntl
@@ -51,7 +51,7 @@ def aside_folder(where: Path | None = None) -> Iterator[Path]:
         if lock is not None:
             lock.close()
 
-    with at_the_end(remove):
+    with ended_by_signals(), at_the_end(remove):
         while lock is None:
             holder.mkdir(mode=0o700, exist_ok=True)
             with suppress(FileNotFoundError):  # removed before it was held
@@ -70,7 +70,7 @@ def whole_file(file: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
         mode: of a new file; one that is written over keeps its own.
     """
     aside = file.with_name(_new_name())
-    with at_the_end(lambda: aside.unlink(missing_ok=True)):
+    with ended_by_signals(), at_the_end(lambda: aside.unlink(missing_ok=True)):
         while (opened := _held(aside, mode)) is None:
             pass
         with opened:
@@ -109,10 +109,11 @@ def flush_all(made: Path) -> None:
 def remove_left_behind(where: Path) -> None:
     """Remove what processes of this machine that are gone have left aside in a folder."""
     with suppress(OSError):
-        for entry in list(os.scandir(where)):
-            if (said := _NAME.fullmatch(entry.name)) and _is_of_this_machine(*said.groups()) and _is_mine(entry.path):
+        for path in [Path(entry.path) for entry in os.scandir(where)]:
+            said = _NAME.fullmatch(path.name)
+            if said and not path.is_symlink() and _is_of_this_machine(*said.groups()) and _is_mine(path):
                 with suppress(OSError):  # its process lives, or another one removes it
-                    _remove_dead(Path(entry.path))
+                    _remove_dead(path)
 
 
 def is_aside(path: Path) -> bool:
@@ -194,9 +195,9 @@ def _is_of_this_machine(host: str, boot: str) -> bool:
     return host == mine or boot == now != _short("")
 
 
-def _is_mine(path: str) -> bool:
+def _is_mine(path: Path) -> bool:
     """Whether a path is this user's: others could have put anything under such a name."""
-    return not hasattr(os, "geteuid") or os.lstat(path).st_uid == os.geteuid()
+    return not hasattr(os, "geteuid") or path.lstat().st_uid == os.geteuid()
 
 
 @cache
