@@ -23,6 +23,7 @@ from vicuna.model.flags import LoraFlags, ModelFlags
 from vicuna.train.command_line import parse_training
 from vicuna.train.flags import RunFlags, TrainFlags
 from vicuna.train.gpus import one_gpu_per_process
+from vicuna.train.launched import end_with_launcher
 
 if TYPE_CHECKING:
     import torch
@@ -44,6 +45,7 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
     flags = TrainFlags(model_flags, data_flags, lora_flags, run_flags)
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     gpus = one_gpu_per_process(os.environ)
+    end_with_launcher(os.environ)
 
     log.set_up(rank)
     folder = output_folder(run_flags.output_path, "--output_path", os.environ, looks_only=run_flags.plan_only)
@@ -53,11 +55,14 @@ def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, 
 
         # 2. base and adapter, as far as they can be checked without loading weights
         setup = check_setup(flags, sources, world_size)
+        if not run_flags.plan_only:
+            check_output_path(setup)
 
         # 3. examples and the plan
         planned = plan_run(setup, sources, rank, world_size)
         if run_flags.plan_only:
             print(planned.plan)
+            check_output_path(setup)
             return
         log.to_file(setup.output, rank)
         log.log.info("%s", planned.plan)
@@ -168,6 +173,13 @@ def check_setup(flags: TrainFlags, sources: "list[Source]", world_size: int) -> 
         log.log.warning(warning)
     flags = flags._replace(lora=lora_flags, run=start.inherit(flags.run))
     return Setup(flags, base, where, dtype, exact, start, lora, operations)
+
+
+def check_output_path(setup: Setup) -> None:
+    """Refuse an --output_path with something that is not to be replaced; a plan says so once it is told."""
+    from vicuna.train.work_folder import check_output
+
+    check_output(setup.output, setup.base.path, setup.start.resume, setup.flags.run.overwrite)
 
 
 def plan_run(setup: Setup, sources: "list[Source]", rank: int, world_size: int) -> Planned:

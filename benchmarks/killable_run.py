@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 
 from vicuna.errors import UserError
+from vicuna.files.aside import PREFIX
 
 ROOT = Path(__file__).resolve().parent.parent
 START_S = 300  # a run that has made no step by then never will
@@ -101,13 +102,17 @@ class KillableRun:
         members = [] if self.ended else self.members()  # now: the search takes longer than a file of a save
         folder = self.output / f"checkpoint-{point.step}"
         while not self.ended:
-            if point.file and (self._made(folder / point.file) or self._made(folder / point.file.lstrip("."))):
+            if point.file and (self._made(folder / point.file.lstrip(".")) or self._is_aside(folder, point.file)):
                 return members
             if not point.file and self.lines() >= point.lines:
                 time.sleep(point.after_s)
                 return [] if self.ended else members
             time.sleep(0 if folder.exists() else 0.0002)
         return []
+
+    def _is_aside(self, folder: Path, name: str) -> bool:
+        """Whether something is on its way to its name in a folder, for a name with a dot in front."""
+        return name[0] == "." and any(map(self._made, folder.glob(f"{PREFIX}*")))
 
     def _made(self, file: Path) -> bool:
         """Whether this run, not one before it, wrote a file."""

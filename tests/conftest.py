@@ -197,6 +197,23 @@ def program() -> Callable[..., subprocess.CompletedProcess]:
     return run
 
 
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a file system of 4 MiB; skips where none can be mounted."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    try:
+        command = ["mount", "-t", "tmpfs", "-o", f"size={4 * 2**20}", "tmpfs", str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        reason = done.stderr.strip() if done.returncode else ""
+    except FileNotFoundError:
+        reason = "no mount here"
+    if reason:
+        pytest.skip(f"a small tmpfs can not be mounted: {reason}")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
 @pytest.fixture(scope="session")
 def interpreter() -> str:
     """For the PYTHON of a launcher: starts the project's programs from tests/warm.py."""

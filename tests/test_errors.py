@@ -53,3 +53,30 @@ def test_a_terminal_that_is_gone_hides_no_status(tmp_path):
         env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
         done = subprocess.run([sys.executable, "-c", program], env=env, stderr=full, check=False)
     assert done.returncode == 129
+
+
+PRINTING = {
+    "while it goes on": "[print(i) for i in range(100000)]",
+    "at once": "[print(i, flush=True) for i in range(100000)]",
+    "at its end": "sys.stdin.read(); print('late')",
+    "as it ends itself": "sys.stdin.read(); print('late'); sys.exit(0)",
+}
+
+
+@pytest.mark.parametrize("act", PRINTING.values(), ids=list(PRINTING))
+def test_a_closed_pipe_ends_a_program_without_a_word(act):
+    program = f"import sys\nfrom vicuna.errors import run\ndef p(): {act}\nrun(p)"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen([sys.executable, "-c", program], env=env, **pipes) as process:
+        process.stdout.close()  # before its input, so before it prints
+        process.stdin.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 128 + 13
+
+
+def test_another_broken_pipe_is_told():
+    program = "import os\nfrom vicuna.errors import run\ndef p(): raise BrokenPipeError\nrun(p)"
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, check=False)
+    assert done.stderr.endswith("BrokenPipeError\n")

@@ -18,6 +18,7 @@ from vicuna.answer.flags import DecodingFlags, ServeFlags
 from vicuna.args import flag, parse
 from vicuna.data.records import read_records
 from vicuna.errors import UserError, run
+from vicuna.files.aside import write_text
 from vicuna.model.flags import ModelFlags
 from vicuna.prompt.templates import Message
 
@@ -69,7 +70,7 @@ def main(model_flags: ModelFlags, flags: CompareFlags) -> None:
     right = {who: sum(row[f"{who}_right"] for row in rows) for who in ("base", "adapter")}
     print(f"\nright answers of {len(rows)}: base {right['base']}, adapter {right['adapter']}")
     if flags.json_path:
-        Path(flags.json_path).write_text(json.dumps(rows, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+        write_text(Path(flags.json_path), json.dumps(rows, ensure_ascii=False, indent=2) + "\n")
     if right["adapter"] < flags.at_least:
         raise UserError(
             f"the adapter has {right['adapter']} right answers, --at_least {flags.at_least} were asked for."

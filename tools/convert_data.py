@@ -9,7 +9,6 @@ counted by their reasons, and each is explained in a .skipped.jsonl beside it. T
 """
 
 import os
-import tempfile
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +23,9 @@ from vicuna.conversion.found import Options
 from vicuna.conversion.sets import MIXES, SETS, Part
 from vicuna.conversion.writing import RowFile, Tally, Writing, drawn, write_rows
 from vicuna.errors import UserError, ended_by_signals, printable, run
-from vicuna.files.outputs import kept_if_lost, made_folder
+from vicuna.files.aside import aside_folder
+from vicuna.files.folder_lock import held_file
+from vicuna.files.outputs import kept_if_lost, put
 
 
 def main(flags: ConvertFlags) -> None:
@@ -37,17 +38,17 @@ def main(flags: ConvertFlags) -> None:
             raise UserError(f"--output_path {output}: {file} exists; nothing is ever written over: name a new file.")
     with ExitStack() as stack:
         stack.enter_context(ended_by_signals())
-        stack.enter_context(made_folder(output.parent, "--output_path"))
-        aside = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=f".{output.stem}-", dir=output.parent)))
+        stack.enter_context(held_file(output, "--output_path"))
+        aside = stack.enter_context(aside_folder(output.parent))
         tallies = convert(flags, aside)
         print_tallies(tallies)
         if not any(tally.written for tally in tallies):
             raise UserError(f"no row could be made of {', '.join(flags.data_path)}: see above. Nothing is written.")
-        if sum(map(skipped_rows, tallies)):
-            os.replace(aside / skipped.name, skipped)
-            print(f"why each was left out: {skipped}")
         with kept_if_lost(aside / output.name, output, "--output_path"):
-            os.replace(aside / output.name, output)
+            put(aside / output.name, output)
+        if sum(map(skipped_rows, tallies)):
+            put(aside / skipped.name, skipped)
+            print(f"why each was left out: {skipped}")
     print(f"wrote {sum(tally.written for tally in tallies):,} rows: {output}")
 
 

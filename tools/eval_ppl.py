@@ -79,7 +79,7 @@ def main(flags: PplFlags) -> None:
     from vicuna.evaluation.candidates import agreed_prompt_type, common_length, find_candidates
     from vicuna.evaluation.report import ModelResult
     from vicuna.evaluation.windows import cut_windows, read_text
-    from vicuna.files.outputs import made_folder
+    from vicuna.files.aside import made_folder
 
     candidates = find_candidates(pairs, flags.gpu_layers)
     how = {"skip_bad_rows": flags.skip_bad_rows, "encoding": flags.encoding, "fields": flags.fields}
@@ -174,7 +174,7 @@ def report(
     """The table, the JSON file and the picture, of what there is."""
     from vicuna.evaluation.markdown import without_nan
     from vicuna.evaluation.report import draw, print_table
-    from vicuna.train.checkpoint import write_text
+    from vicuna.files.aside import write_text
     from vicuna.train.plan import library_versions
 
     gc.collect()

@@ -9,9 +9,7 @@ library as well; every other architecture is written by llama.cpp's own converte
 all three.
 """
 
-import os
 import re
-import tempfile
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from vicuna import log
 from vicuna.args import flag, parse
-from vicuna.errors import UserError, ended_by_signals, run
+from vicuna.errors import UserError, run
 from vicuna.files import outputs
 from vicuna.gguf_file.reader import PLAIN_TYPES, QUANTISED_TYPES
 from vicuna.prompt.templates import ALL_PROMPT_TYPES
@@ -96,15 +94,13 @@ def main(flags: ExportFlags) -> None:
     if flags.strict and not flags.lora_path:
         refuse_other_types(base, flags.type)
     out = Path(flags.out_path)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with ended_by_signals(), tempfile.TemporaryDirectory(prefix=".exporting-", dir=out.parent) as name:
-        aside = Path(name) / "model.gguf"
+    with outputs.atomic_file(out, "--out_path") as aside:
+        refuse_existing(out, flags.overwrite)  # another run may have ended since
         lost = write(flags, base, folder, aside, prompt_type)
         with outputs.kept_if_lost(aside, out, "--out_path"):
             written = reader.read_gguf(str(aside), "--out_path")
             _report(written.types)
             warn_of_other_types(undivided_tensors(written.shapes, flags.type), written.types, flags.type)
-            os.replace(aside, out)
     describe(flags, base, folder, prompt_type, lost)
 
 
@@ -131,6 +127,7 @@ def write(flags: ExportFlags, base: "Base", folder: Path, file: Path, prompt_typ
 
 def describe(flags: ExportFlags, base: "Base", folder: Path, prompt_type: str, lost: list[int]) -> None:
     """Say what was made of what, beside the file and on the terminal, and what to do with it."""
+    from vicuna.files.aside import write_text
     from vicuna.gguf import modelfile, writer
     from vicuna.model.model_card import export_card, write_card
 
@@ -156,7 +153,7 @@ def describe(flags: ExportFlags, base: "Base", folder: Path, prompt_type: str, l
     beside = modelfile.modelfile_path(out)
     names = [base.tokenizer.markers[number] for number in lost if number in base.tokenizer.markers]
     text = modelfile.modelfile(out.name, prompt_type, writer.context_of(base), suppressed, names)
-    beside.write_text(text, encoding="utf-8")
+    write_text(beside, text)
     print(f"wrote {size} and {beside}; talk to it: python chat.py --model_path {out}")
 
 

@@ -9,15 +9,14 @@ The same machine and version give the same files.
 """
 
 import math
-import os
 import random
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from vicuna.args import flag, parse
 from vicuna.data.records import read_records
 from vicuna.errors import UserError, run
+from vicuna.files.outputs import atomic_folder
 from vicuna.prompt.templates import TEMPLATES, Message
 from vicuna.prompt.tokenizer_json import write_tokenizer_json
 from vicuna.vocabulary.training import train_sentencepiece
@@ -48,19 +47,12 @@ class MakeFlags:
 
 def main(flags: MakeFlags) -> None:
     """Make the tokenizer, the model, and move the finished folder into place."""
-    output = Path(flags.output_path)
-    if output.exists():
-        raise UserError(f"--output_path {output} exists; remove it or name another folder.")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    documents = corpus()
-    with tempfile.TemporaryDirectory(prefix=".making-", dir=output.parent) as aside:
-        folder = Path(aside) / output.name
-        folder.mkdir()
+    with atomic_folder(flags.output_path, "--output_path") as folder:
+        documents = corpus()
         (folder / "tokenizer.model").write_bytes(train_tokenizer(documents, flags.vocab_size))
         train_model(documents, folder, flags)
         write_tokenizer_json(folder, flags.context)
-        os.replace(folder, output)
-    print(f"made {output}")
+    print(f"made {flags.output_path}")
 
 
 def corpus() -> list[str]:

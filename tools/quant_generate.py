@@ -10,7 +10,6 @@ weights are not read. It becomes a folder for the time of the program, or under 
 
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -65,6 +64,7 @@ def main(flags: QuantGenerateFlags) -> None:
 @contextmanager
 def quantised_folder(flags: QuantGenerateFlags) -> Iterator[Path]:
     """The folder of the model, which is made where --quant_path is a bare checkpoint."""
+    from vicuna.files.aside import aside_folder
     from vicuna.files.outputs import atomic_folder, check_disk_space
     from vicuna.model.base import local_folder
     from vicuna.quantise.bare import write_folder
@@ -86,9 +86,9 @@ def quantised_folder(flags: QuantGenerateFlags) -> Iterator[Path]:
             write_folder(path, model, folder)
         yield Path(flags.save)
         return
-    with tempfile.TemporaryDirectory(prefix="quantised-") as name:
-        check_disk_space(Path(name), path.stat().st_size)
-        folder = Path(name) / path.stem
+    with aside_folder() as aside:
+        check_disk_space(aside, path.stat().st_size)
+        folder = aside / path.stem
         folder.mkdir()
         write_folder(path, model, folder)
         log.log.info("%s was made a folder for this once; --save keeps it for generate.py, chat.py, finetune.py", path)

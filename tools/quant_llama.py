@@ -12,7 +12,6 @@ settings, the text's hash and the error of each layer. bash scripts/install_gptq
 """
 
 import gc
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -189,12 +188,13 @@ def merged(base: "Base", flags: QuantiseFlags, folder: Path | None) -> "Iterator
     from vicuna.export.merge import merge
     from vicuna.export.merged import describe, write_hf
     from vicuna.export.updates import read_updates
+    from vicuna.files.aside import aside_folder
     from vicuna.model.base import check_base
     from vicuna.model.base_tensors import read_base_tensors
 
     updates = read_updates(flags.lora_path, base, flags.ignore_fingerprint)
-    with tempfile.TemporaryDirectory(prefix=".merging-", dir=folder and folder.parent) as name:
-        aside = Path(name) / base.path.name
+    with aside_folder(folder and folder.parent) as whole:
+        aside = whole / base.path.name
         aside.mkdir()
         describe(aside, base, updates, Path(flags.save or base.path.name), flags.prompt_type, "base")
         write_hf(aside, merge(read_base_tensors(base.path, base.config), updates, None), base, updates)

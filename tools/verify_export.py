@@ -12,14 +12,15 @@ ids. Models are run one after the other; docs/en/certificate.md explains every c
 import gc
 import json
 import sys
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from vicuna import log
 from vicuna.args import flag, parse
-from vicuna.errors import UserError, run
+from vicuna.errors import UserError, ended_by_signals, run
+from vicuna.files.aside import aside_folder, write_text
+from vicuna.files.folder_lock import held_file
 from vicuna.prompt.templates import ALL_PROMPT_TYPES, encode, prompt_ids
 
 if TYPE_CHECKING:
@@ -88,18 +89,17 @@ def main(flags: CertificateFlags) -> None:
     records = read_texts(flags.texts, prompt_type)
     for path in (base.path, *(one.folder for one in updates)):
         check_input(path)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".certifying-", dir=out.parent) as aside:
-        plain = base_as_plain(base, Path(aside) / "plain")
+    with ended_by_signals(), held_file(out, "--out_path"), aside_folder(out.parent) as aside:
+        plain = base_as_plain(base, aside / "plain")
         refuse_not_finite(plain.path, plain.config)
-        alone = base_alone(plain, updates, Path(aside) / "base")
+        alone = base_alone(plain, updates, aside / "base")
         tokenizer = as_trained(alone.tokenizer, updates[-1].folder)
         texts, prompts = encode_texts(tokenizer, alone.context, prompt_type or "text", records, flags.max_new_tokens)
         context = max(map(len, [*texts, *prompts])) + flags.max_new_tokens
         from vicuna.certificate.artefacts import Setup
         from vicuna.certificate.identity import expected_identity
 
-        setup = Setup(base, plain, alone, updates, context, Path(aside))
+        setup = Setup(base, plain, alone, updates, context, aside)
         wanted = expected_identity(alone, updates, prompt_type)
         reference, before = measure_references(setup, texts, prompts, flags.max_new_tokens, wanted.stops)
         said = [message["content"] for dialogue in records.dialogues for message in dialogue]
@@ -212,7 +212,6 @@ def write_certificate(
     from vicuna.certificate.verdict import BOUNDS
     from vicuna.export.manifests import model_hashes
     from vicuna.model.stored import stored_precision
-    from vicuna.train.checkpoint import write_text
     from vicuna.train.plan import library_versions
 
     artefacts = [

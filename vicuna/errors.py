@@ -8,6 +8,7 @@ printed or logged may quote names and texts of strangers: no control character o
 import errno
 import io
 import os
+import select
 import signal
 import sys
 import threading
@@ -17,8 +18,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-# What the machine refuses: no room, no right to write, a read-only disk.
-REFUSED_BY_THE_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
+# What the machine refuses: no room, no right to write, a read-only disk; a folder in the place of a file or the other
+# way round, a link that goes round, a name that is too long.
+REFUSED_BY_THE_MACHINE = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG),
+}
 # What asks a program to end, beside Ctrl-C; SIGHUP comes from a terminal that was closed, and not on Windows.
 ENDING_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 # What ends a program, or a part of it; every other BaseException is a library's failure, such as a panic of Rust.
@@ -27,6 +32,7 @@ ENDINGS = (KeyboardInterrupt, SystemExit, GeneratorExit)
 _OBEYED = {one: f"\\x{one:02x}" for one in [*range(0x20), *range(0x7F, 0xA0)] if chr(one) not in "\t\n"}
 _TURNING = {one: f"\\u{one:04x}" for one in [0x61C, 0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A)]}
 _ESCAPED = {**_OBEYED, **_TURNING}
+SIGPIPE = 13  # as a shell tells of who is ended so; Windows has no name for it
 _last_acts: list[Callable[[], None]] = []
 
 
@@ -104,7 +110,7 @@ def print_answer(text: str, end: str = "\n") -> None:
 
 
 def run(program: Callable[[], None]) -> None:
-    """Run `program`; a `UserError` becomes a line on stderr and exit status 1, Ctrl-C status 130.
+    """Run `program`; a `UserError` becomes a line on stderr and exit status 1, Ctrl-C status 130, a closed pipe 141.
 
     A sign that the console's encoding lacks, such as ⏎ in GBK, is printed as its code: it ends no program.
     """
@@ -124,7 +130,7 @@ def _run(program: Callable[[], None]) -> None:
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             signal.signal(signal.SIGINT, end_on_signal)
         with exceptions_only():
-            program()
+            _run_printing(program)
     except (UserError, LibraryFailure) as error:
         _end(f"error: {error}", 1)
     except OSError as error:
@@ -181,13 +187,17 @@ def ended_by_signals() -> Iterator[None]:
 
 @contextmanager
 def at_the_end(act: Callable[[], None]) -> Iterator[None]:
-    """Do `act` when the block ends, also where a signal ends the program at once."""
+    """Do `act` when the block ends, also where a signal ends the program at once; again if a signal interrupts it."""
     _last_acts.append(act)
     try:
         yield
     finally:
         _last_acts.remove(act)
-        act()
+        try:
+            act()
+        except (Stopped, KeyboardInterrupt):
+            act()
+            raise
 
 
 def first_line(error: BaseException) -> str:
@@ -200,6 +210,31 @@ def listing(folder: Path) -> str:
     return ", ".join(sorted(file.name for file in folder.iterdir())[:12]) or "nothing"
 
 
+def _run_printing(program: Callable[[], None]) -> None:
+    """Run `program`, and end it quietly where who reads what it prints, such as `head`, has read enough."""
+    try:
+        try:
+            program()
+        except SystemExit:
+            print(end="", flush=True)
+            raise
+        print(end="", flush=True)  # at its end the interpreter itself would complain
+    except BrokenPipeError:
+        if not _output_is_closed():
+            raise
+        _end("", 128 + SIGPIPE)
+
+
+def _output_is_closed() -> bool:
+    """Whether nobody reads standard output any more."""
+    try:
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)
+    except (AttributeError, OSError, ValueError):  # Windows, or no file
+        return False
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+
+
 def _said(text: str) -> str:
     rank = f"rank {os.environ['RANK']}: " if int(os.environ.get("WORLD_SIZE", 1)) > 1 else ""
     return printable(f"{rank}{Path(sys.argv[0]).name}: {text}")
@@ -207,7 +242,8 @@ def _said(text: str) -> str:
 
 def _end(text: str, status: int) -> NoReturn:
     with suppress(OSError):  # the terminal is gone
-        print(_said(text), file=sys.stderr)
+        if text:
+            print(_said(text), file=sys.stderr)
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

@@ -14,6 +14,7 @@ from pathlib import Path
 from vicuna.errors import Stopped, UserError, printable
 
 log = logging.getLogger("vicuna")
+SESSION = "session.log"
 KEPT, NEVER = 1000, logging.CRITICAL + 1  # lines, and the level from which they would be written at once
 
 
@@ -44,7 +45,7 @@ def to_file(folder: Path, rank: int) -> None:
     if rank:
         return
     folder.mkdir(parents=True, exist_ok=True)
-    file = _LogFile(folder / "session.log", encoding="utf-8")
+    file = _LogFile(folder / SESSION, encoding="utf-8")
     file.setFormatter(PlainFormatter("%(asctime)s | %(levelname)s %(message)s", continued="    "))
     log.addHandler(file)
     for handler in log.handlers[:]:

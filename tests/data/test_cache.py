@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import shutil
 import threading
 import time
 from dataclasses import replace
@@ -12,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from vicuna.data import cache
-from vicuna.data.cache import cache_key, load_or_tokenise
+from vicuna.data.cache import MANIFEST, cache_key, load_or_tokenise
 from vicuna.data.flags import DataFlags
 from vicuna.data.records import open_sources
 from vicuna.errors import UserError
+from vicuna.files.aside import PREFIX
 from vicuna.prompt.tokenizer import TextTokenizer
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -65,6 +67,70 @@ def test_the_second_time_no_record_is_read(flags, tokenizer, monkeypatch):
     assert len(prepare(flags, tokenizer).train.rows) == 38
 
 
+def changed(file: Path) -> None:
+    """A bit in the middle."""
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+DAMAGES = {
+    "rows changed": (lambda entry: changed(entry / cache.TRAIN_ROWS), "train.arrow was changed"),
+    "rows cut": (lambda entry: os.truncate(entry / cache.HELD_OUT_ROWS, 9), "held_out.arrow was changed"),
+    "rows gone": (lambda entry: (entry / cache.TRAIN_ROWS).unlink(), "train.arrow is missing"),
+    "counts changed": (
+        lambda entry: (entry / MANIFEST).write_text(
+            (entry / MANIFEST).read_text(encoding="utf-8").replace('"cut": 0', '"cut": 7'), encoding="utf-8"
+        ),
+        "manifest.json was changed",
+    ),
+    "no JSON": (lambda entry: os.truncate(entry / MANIFEST, 9), "manifest.json or what it names can not be read"),
+    "older": (
+        lambda entry: (entry / MANIFEST).write_text('{"sources": []}', encoding="utf-8"),
+        "or is of an earlier version",
+    ),
+    "no manifest": (lambda entry: (entry / MANIFEST).unlink(), ""),
+}
+
+
+@pytest.mark.parametrize(("damage", "said"), DAMAGES.values(), ids=list(DAMAGES))
+def test_an_entry_that_is_not_what_was_written_is_made_anew_with_a_line(
+    flags, tokenizer, monkeypatch, caplog, damage, said
+):
+    first = prepare(flags, tokenizer)
+    rows, (name,) = first.train.rows[:], entries(flags)
+    entry = Path(flags.cache_path) / name
+    before = contents(entry)
+    damage(entry)
+    assert contents(entry) != before
+    monkeypatch.setattr(cache.log, "propagate", True)
+    again = prepare(flags, tokenizer)
+    lines = [line for line in caplog.text.splitlines() if "made anew" in line]
+    assert len(lines) == bool(said)
+    assert all(said in line for line in lines)
+    assert again.train.rows[:] == rows
+    assert contents(entry) == before
+    assert entries(flags) == [name]
+
+
+def test_who_waits_hashes_too_and_waits_for_a_sound_entry(flags, tokenizer):
+    prepare(flags, tokenizer)
+    entry = Path(flags.cache_path) / entries(flags)[0]
+    before = contents(entry)
+    changed(entry / cache.TRAIN_ROWS)
+    found = []
+    waiting = threading.Thread(target=lambda: found.append(prepare(flags, tokenizer, writes=False)))
+    waiting.start()
+    prepare(flags, tokenizer)
+    waiting.join()
+    assert found
+    assert contents(entry) == before
+
+
+def contents(entry: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in entry.iterdir()}
+
+
 def test_another_name_is_the_same_entry_and_is_the_name_that_is_told(flags, tokenizer):
     prepare(flags, tokenizer)
     moved = Path(flags.data_path[0]).rename(Path(flags.data_path[0]).with_name("moved.jsonl"))
@@ -109,6 +175,13 @@ def test_the_code_of_every_module_that_makes_rows_is_part_of_the_key():
     assert found == set(cache.ROW_MODULES)
 
 
+def made_aside(entry: Path) -> Path:
+    """What a process that tokenises makes first."""
+    made = entry.parent / f"{PREFIX}0" / "inside" / entry.name
+    made.mkdir(parents=True)
+    return made
+
+
 def test_the_others_wait_for_the_one_that_writes(flags, tokenizer):
     found = []
     waiting = threading.Thread(target=lambda: found.append(prepare(flags, tokenizer, writes=False)))
@@ -122,20 +195,15 @@ def test_the_others_wait_for_the_one_that_writes(flags, tokenizer):
 
 def test_a_writer_that_fails_ends_those_that_wait(flags, tokenizer, monkeypatch):
     entry = Path(flags.cache_path) / cache_key(flags, open_sources(flags.data_path), tokenizer)
-    entry.parent.mkdir()
-    alive = entry.with_suffix(".alive")
-    alive.touch()
-    monkeypatch.setattr(time, "sleep", lambda seconds: alive.unlink(missing_ok=True))  # between two looks at it
+    made = made_aside(entry)
+    monkeypatch.setattr(time, "sleep", lambda seconds: shutil.rmtree(made.parent.parent, ignore_errors=True))
     with pytest.raises(UserError, match="that tokenises has failed; its error stands above"):
         prepare(flags, tokenizer, writes=False)
 
 
 def test_a_writer_without_a_heartbeat_is_not_waited_for(flags, tokenizer):
     entry = Path(flags.cache_path) / cache_key(flags, open_sources(flags.data_path), tokenizer)
-    entry.parent.mkdir()
-    alive = entry.with_suffix(".alive")
-    alive.touch()
-    os.utime(alive, (1, 1))  # left by a run that was killed long ago
+    os.utime(made_aside(entry), (1, 1))  # left by a run that was killed long ago
     began = time.monotonic()
     with pytest.raises(UserError, match="gave no sign of life for 1 s"):
         prepare(flags, tokenizer, writes=False, timeout_s=1)

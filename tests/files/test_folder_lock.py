@@ -12,10 +12,19 @@ from pathlib import Path
 import pytest
 
 from vicuna.errors import UserError
-from vicuna.files import folder_lock
-from vicuna.files.folder_lock import LOCK, held_folder, holder
+from vicuna.files import aside, folder_lock
+from vicuna.files.folder_lock import BESIDE, LOCK, held_file, held_folder, holder
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+HOLD_BESIDE = """
+import sys
+from pathlib import Path
+from vicuna.files.folder_lock import BESIDE, held_file
+lock = Path(sys.argv[1])
+with held_file(lock.with_name(lock.name[1:].removesuffix(BESIDE)), "--out_path"):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
 HOLD = """
 import os, sys
 from pathlib import Path
@@ -26,11 +35,16 @@ with held_folder(Path(sys.argv[1]), "--output_path", os.environ):
 """
 
 
+def held_elsewhere_beside(lock: Path):
+    """The process that holds the file beside which `lock` lies, while the block runs."""
+    return held_elsewhere(lock, HOLD_BESIDE)
+
+
 @contextmanager
-def held_elsewhere(folder: Path, **environ: str):
+def held_elsewhere(folder: Path, program: str = HOLD, **environ: str):
     """The process that holds `folder` while the block runs; it ends when its input does."""
     env = {**os.environ, "PYTHONPATH": str(ROOT), **environ}
-    command = [sys.executable, "-c", HOLD, str(folder)]
+    command = [sys.executable, "-c", program, str(folder)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env) as process:
         assert process.stdout.readline() == "held\n"
         yield process
@@ -78,8 +92,37 @@ def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch, caplog):
     def no_locks(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(folder_lock.fcntl, "flock", no_locks)
+    monkeypatch.setattr(aside.fcntl, "flock", no_locks)
     monkeypatch.setattr(folder_lock.log, "propagate", True)
     with held_folder(tmp_path, "--output_path", {}):
         assert "has no locks: nothing keeps a second run out of it" in caplog.text
         assert not list(tmp_path.iterdir())
+
+
+def test_a_lock_that_is_a_link_is_not_followed(tmp_path):
+    (tmp_path / "theirs").write_text("not a lock", encoding="utf-8")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / LOCK).symlink_to(tmp_path / "theirs")
+    with pytest.raises(UserError, match="can not be written to"):
+        held_folder(tmp_path / "out", "--output_path", {}).__enter__()
+    assert holder(tmp_path / "out") == ""
+    assert (tmp_path / "theirs").read_text(encoding="utf-8") == "not a lock"
+
+
+OTHERS = {"pid": 1, "host": "another.host", "run": "", "rank": 0}
+
+
+def test_locks_beside_files_that_a_kill_left_are_removed_by_the_next_run_and_no_others(tmp_path):
+    dead = tmp_path / f".killed{BESIDE}"
+    with held_elsewhere_beside(dead) as process:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    (tmp_path / f".begun{BESIDE}").touch()  # killed before it said whose it is
+    (tmp_path / f".other{BESIDE}").write_text(json.dumps(OTHERS), encoding="utf-8")
+    for name in (".theirs.lock", f"visible{BESIDE}"):
+        (tmp_path / name).touch()
+    (tmp_path / f".link{BESIDE}").symlink_to(tmp_path / ".theirs.lock")
+    with held_elsewhere_beside(tmp_path / f".living{BESIDE}"), held_file(tmp_path / "new", "--out_path"):
+        left = {file.name for file in tmp_path.iterdir()}
+    kept = {".theirs.lock", f"visible{BESIDE}", f".link{BESIDE}", f".other{BESIDE}", f".living{BESIDE}"}
+    assert left == {*kept, f".new{BESIDE}"}

@@ -16,8 +16,9 @@ import pytest
 
 from tests.starting import Started
 from tests.train.runs import ROOT, STEPS, train
+from vicuna.errors import UserError
 from vicuna.train.checkpoint import torn_reason
-from vicuna.train.work_folder import work_folder
+from vicuna.train.work_folder import check_output, work_folder
 
 LAUNCHER = ["-m", "vicuna.train.launch", "--standalone", "--nproc_per_node=2"]
 SHORT = ["--total_batch", 11, "--micro_batch", 2, "--num_epoch", 1, "--test_size", 0, "--save_steps", 2]
@@ -98,7 +99,7 @@ def test_a_run_that_fails_leaves_the_finished_adapter_as_it_was(program, tiny_ba
     output = tmp_path / "out"
     shutil.copytree(straight, output)
     before = contents(output)
-    other = ["--prompt_type", "chat", "--seed", 7, *map(str, DIVERGES)]
+    other = ["--prompt_type", "chat", "--seed", 7, *map(str, DIVERGES), "--overwrite"]
 
     failed = program(*words(tiny_base, records, output), *other)
 
@@ -121,7 +122,12 @@ def test_a_new_adapter_replaces_the_old_one_with_all_that_is_said_of_it(
     train(program, tiny_base, records, alone, *more)
     flags = [*words(tiny_base, records, output)[1:], *map(str, more)]
 
-    stopped = program("tests/train/stop_at.py", "step_end", 3, *flags)
+    refused = program("finetune.py", *flags)
+    assert refused.returncode == 1
+    assert f"--output_path {output} holds a finished adapter or model. Name another folder; pass" in refused.stderr
+    assert contents(output) == before
+
+    stopped = program("tests/train/stop_at.py", "step_end", 3, *flags, "--overwrite")
     assert stopped.returncode == 143, stopped.stderr[-2000:]
     after = contents(output)
     assert {name: after.get(name) for name in before} == before
@@ -148,6 +154,42 @@ def test_where_a_run_works(tmp_path):
     aside.mkdir(parents=True)
     assert work_folder(tmp_path) == tmp_path / "unfinished-2"
     assert work_folder(tmp_path, aside) == tmp_path / "unfinished-1"
+
+
+def test_what_a_run_writes_over_and_what_not(tmp_path):
+    base, output, other = (tmp_path / name for name in ("base", "out", "other"))
+    for folder in (base, output / "checkpoint-2", output / "unfinished-1" / "checkpoint-2", other / "checkpoint-2"):
+        folder.mkdir(parents=True)
+    (base / "pytorch_model.bin").touch()
+    check_output(output, base, None, overwrite=False)
+    check_output(tmp_path / "new", base, None, overwrite=False)
+    (tmp_path / "link").symlink_to(output)
+    check_output(tmp_path / "link", base, None, overwrite=False)
+    for name in (base, tmp_path / "base-link"):
+        if not name.exists():
+            name.symlink_to(base)
+        with pytest.raises(UserError, match="is the base itself, which is not written to"):
+            check_output(name, base, None, overwrite=True)
+
+    (output / "adapter_model.safetensors").touch()
+    own = [output / "checkpoint-2", output / "unfinished-1" / "checkpoint-2", tmp_path / "link" / "checkpoint-2"]
+    for resume in own:
+        check_output(output, base, resume, overwrite=False)
+    check_output(output, base, None, overwrite=True)
+    for resume in (None, other / "checkpoint-2"):
+        with pytest.raises(
+            UserError, match=r"holds a finished adapter or model\. Name another folder; pass --overwrite"
+        ):
+            check_output(output, base, resume, overwrite=False)
+
+
+@pytest.mark.parametrize("name", ["session.log", "best", "unfinished-3"])
+def test_nothing_is_written_through_a_link_in_the_output_folder(tmp_path, name):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=f"out/{name} is a link, and nothing is written through one"):
+        check_output(tmp_path / "out", tmp_path, None, overwrite=False)
 
 
 UNMAKEABLE = {

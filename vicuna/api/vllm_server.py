@@ -17,6 +17,7 @@ from vicuna import log
 from vicuna.answer.flags import ServeFlags
 from vicuna.args import flag, parse
 from vicuna.errors import UserError, run
+from vicuna.files.aside import write_text
 from vicuna.prompt.templates import ALL_PROMPT_TYPES, BASE
 
 if TYPE_CHECKING:
@@ -176,7 +177,7 @@ def _template_file(prompt_type: str, base: "Base", folders: list[Path]) -> Path:
     name = f"base-{hashlib.sha256(text.encode()).hexdigest()[:16]}" if prompt_type == BASE else prompt_type
     file = default_cache().parent / f"chat_template-{name}.jinja"
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(text, encoding="utf-8")
+    write_text(file, text)
     return file
 
 

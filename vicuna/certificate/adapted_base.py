@@ -13,6 +13,7 @@ from torch import nn
 from vicuna.errors import UserError
 from vicuna.export.meta_layout import EMBEDDING, HEAD
 from vicuna.export.updates import AdapterUpdate
+from vicuna.files.aside import write_text
 from vicuna.files.json_files import read_json
 from vicuna.files.tensors import LazyTensor, write_model
 from vicuna.model.adapter_files import own_module, read_adapter
@@ -21,7 +22,6 @@ from vicuna.model.adapter_names import PEFT_PREFIX
 from vicuna.model.base import Base, check_base, device, load_base
 from vicuna.model.base_tensors import read_base_tensors
 from vicuna.model.openable import copy_tokenizer
-from vicuna.train.checkpoint import write_text
 
 
 def load_with_adapters(base: Base, updates: Sequence[AdapterUpdate], bits: int) -> Any:

@@ -5,7 +5,6 @@ The answers of a question are found in a database on the disk, because they stan
 
 import shutil
 import sqlite3
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -17,6 +16,7 @@ from vicuna.data.bad_row import BadRow
 from vicuna.data.files import read_rows
 from vicuna.data.values import message
 from vicuna.errors import UserError
+from vicuna.files.aside import aside_folder
 from vicuna.foreign.paths import copy_bounded
 
 QUESTIONS, ANSWERS = ("question_id", "content"), ("ans_id", "question_id", "content")
@@ -29,7 +29,7 @@ SPLITS = ("train", "dev", "test")
 
 def read_cmedqa2(paths: Sequence[str], options: Options) -> Iterator[Found]:
     """The questions in the order of their table, each with all of its answers."""
-    with tempfile.TemporaryDirectory(prefix="cmedqa2-") as aside:
+    with aside_folder() as aside:
         for name in paths:
             folder = Path(name).expanduser()
             if not folder.is_dir():
@@ -37,10 +37,10 @@ def read_cmedqa2(paths: Sequence[str], options: Options) -> Iterator[Found]:
                     f"--data_path {name} is no folder; expected the one with question.csv, answer.csv and "
                     "train_candidates.txt, dev_candidates.txt, test_candidates.txt, as published or as .zip."
                 )
-            database = Path(aside) / "answers.sqlite"
+            database = aside / "answers.sqlite"
             database.unlink(missing_ok=True)
             with closing(sqlite3.connect(database)) as rows:
-                yield from _read_folder(folder, Path(aside), rows, options)
+                yield from _read_folder(folder, aside, rows, options)
 
 
 def _read_folder(folder: Path, aside: Path, rows: sqlite3.Connection, options: Options) -> Iterator[Found]:

@@ -1,14 +1,14 @@
 """Tokenised records on disk, named by their content: data, tokenizer, template and options, never by file names.
 
 One process of a host tokenises, the others wait for it and then map the same files; so does the next run on the same
-records. An entry appears by a rename, whole or not at all.
+records. An entry appears by a rename, whole and on the disk, or not at all; it is hashed before it is used, and made
+anew where it is not what was written.
 """
 
 import contextlib
 import hashlib
 import json
 import os
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -25,11 +25,15 @@ from vicuna.data.flags import DataFlags
 from vicuna.data.records import Records, Source, hold_out, read_records, refusal
 from vicuna.data.spilled import spilled_dialogues
 from vicuna.errors import UserError
+from vicuna.files.aside import PREFIX, aside_folder
+from vicuna.files.outputs import put
+from vicuna.log import log
 from vicuna.prompt.templates import BASE
 from vicuna.prompt.tokenizer import TextTokenizer
 from vicuna.prompt.wordings import TEMPLATES
 
 MANIFEST, TRAIN_ROWS, HELD_OUT_ROWS = "manifest.json", "train.arrow", "held_out.arrow"
+MISSING = "it is not there"
 HEARTBEAT_TIMEOUT_S = 60  # a process that tokenises shows every few seconds that it still does
 HEARTBEAT_S = 5
 # What an entry depends on, beside the files and the tokenizer.
@@ -95,12 +99,37 @@ def load_or_tokenise(
     """
     cache = Path(flags.cache_path).expanduser() if flags.cache_path else default_cache()
     entry = cache / cache_key(flags, sources, text_tokenizer)
-    if not (entry / MANIFEST).is_file():
-        if writes:
-            _write(flags, text_tokenizer, entry)
-        else:
-            _wait(entry, timeout_s)
+    problem = what_is_wrong(entry)
+    if problem and writes:
+        if problem != MISSING:
+            log.warning("WARNING   the tokenised records in %s are made anew: %s", entry, problem)
+        _write(flags, text_tokenizer, entry)
+    elif problem:
+        _wait(entry, timeout_s)
     return _read(entry, sources)
+
+
+def what_is_wrong(entry: Path) -> str:
+    """Why the rows of an entry can not be used, MISSING where there is none; "" where they are what was written."""
+    try:
+        said = json.loads((entry / MANIFEST).read_bytes())
+        if said.pop("sha256") != _of_facts(said):
+            return f"{MANIFEST} was changed"
+        changed = [name for name, digest in said["files"].items() if _of_file(entry / name) != digest]
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).name} is missing" if (entry / MANIFEST).exists() else MISSING
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return f"{MANIFEST} or what it names can not be read, or is of an earlier version"
+    return f"{changed[0]} was changed" if changed else ""
+
+
+def _of_facts(said: dict[str, Any]) -> str:
+    return _sha256(json.dumps(said, sort_keys=True).encode())
+
+
+def _of_file(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def default_cache() -> Path:
@@ -146,11 +175,8 @@ def _sha256(raw: bytes) -> str:
 
 def _write(flags: DataFlags, text_tokenizer: TextTokenizer, entry: Path) -> None:
     entry.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        _heartbeat(entry),
-        tempfile.TemporaryDirectory(prefix=f".{entry.name}-", dir=entry.parent) as aside,
-        spilled_dialogues(entry.parent) as dialogues,
-    ):
+    with aside_folder(entry.parent) as aside, _heartbeat(aside / entry.name), spilled_dialogues(aside) as dialogues:
+        made = aside / entry.name
         records = read_records(
             flags.data_path,
             flags.prompt_type,
@@ -164,29 +190,37 @@ def _write(flags: DataFlags, text_tokenizer: TextTokenizer, entry: Path) -> None
         train_ids, held_ids = hold_out(len(records.dialogues), flags.test_size)
         options = (flags.prompt_type, flags.cutoff_len, flags.train_on_inputs, flags.train_turns, flags.pack)
         train, held_out = (
-            tokenise(text_tokenizer, records, chosen, *options, file=Path(aside) / name) if chosen else None
+            tokenise(text_tokenizer, records, chosen, *options, file=made / name) if chosen else None
             for name, chosen in ((TRAIN_ROWS, records.resample(train_ids)), (HELD_OUT_ROWS, held_ids))
         )
         facts: dict[str, Any] = {"sources": [source.as_json() | {"path": ""} for source in records.sources]}
         for name, examples in (("train", train), ("held_out", held_out)):
             if examples:
                 facts[name] = {one.name: getattr(examples, one.name) for one in fields(examples) if one.name != "rows"}
-        (Path(aside) / MANIFEST).write_text(json.dumps(facts), encoding="utf-8")
-        with contextlib.suppress(OSError):  # another run was quicker with the same entry
-            os.rename(aside, entry)
-            os.mkdir(aside)  # for its own removal
+        digests = {name: _of_file(made / name) for name in (TRAIN_ROWS, HELD_OUT_ROWS) if (made / name).exists()}
+        said = {"facts": facts, "files": digests}
+        (made / MANIFEST).write_text(json.dumps({**said, "sha256": _of_facts(said)}), encoding="utf-8")
+        if os.path.lexists(entry) and what_is_wrong(entry):
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(entry, aside / "damaged")
+        try:
+            put(made, entry)
+        except OSError:
+            if what_is_wrong(entry):  # else another run was quicker
+                raise
 
 
 @contextlib.contextmanager
-def _heartbeat(entry: Path) -> Iterator[None]:
-    """Touch a file beside the entry every few seconds, while the block runs."""
-    file, done = _heartbeat_file(entry), threading.Event()
+def _heartbeat(made: Path) -> Iterator[None]:
+    """Make the folder of an entry, aside, and touch it every few seconds, while the block runs."""
+    done = threading.Event()
 
     def beat() -> None:
         while not done.wait(HEARTBEAT_S):
-            file.touch()
+            with contextlib.suppress(FileNotFoundError):  # it has its place by now
+                os.utime(made)
 
-    file.touch()
+    made.mkdir()
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()
     try:
@@ -194,11 +228,13 @@ def _heartbeat(entry: Path) -> Iterator[None]:
     finally:
         done.set()
         thread.join()
-        file.unlink(missing_ok=True)
 
 
-def _heartbeat_file(entry: Path) -> Path:
-    return entry.with_suffix(".alive")
+def _pulse(entry: Path) -> int | None:
+    """When last a process touched what it makes aside for the entry; None if none makes it."""
+    with contextlib.suppress(FileNotFoundError):
+        return max((made.stat().st_mtime_ns for made in entry.parent.glob(f"{PREFIX}*/*/{entry.name}")), default=None)
+    return None
 
 
 def _wait(entry: Path, timeout_s: float) -> None:
@@ -208,18 +244,18 @@ def _wait(entry: Path, timeout_s: float) -> None:
         UserError: it has ended without, or gives no sign of life.
     """
     # When it last was seen to change, by this process's own clock: those of two machines differ, and may be set.
-    pulse, since = None, time.monotonic()
-    while not (entry / MANIFEST).is_file():
-        try:
-            found = _heartbeat_file(entry).stat().st_mtime_ns
-            if found != pulse:
-                pulse, since = found, time.monotonic()
-        except FileNotFoundError:
-            if pulse is not None and not (entry / MANIFEST).is_file():
-                raise UserError(
-                    "the process of this host that tokenises has failed; its error stands above. Mend it, and start "
-                    "again."
-                ) from None
+    pulse, since, seen = None, time.monotonic(), None
+    while True:
+        found, stands = _pulse(entry), _standing(entry)
+        if stands != seen and not what_is_wrong(entry):  # which takes as long as the files are large
+            return
+        seen = stands
+        if found is None and pulse is not None and _standing(entry) == seen:
+            raise UserError(
+                "the process of this host that tokenises has failed; its error stands above. Mend it, and start again."
+            )
+        if found != pulse:
+            pulse, since = found, time.monotonic()
         if time.monotonic() - since > timeout_s:
             raise UserError(
                 f"the process of this host that tokenises gave no sign of life for {timeout_s:.0f} s. Start again; the "
@@ -228,10 +264,19 @@ def _wait(entry: Path, timeout_s: float) -> None:
         time.sleep(min(0.2, timeout_s / 10))
 
 
+def _standing(entry: Path) -> tuple[int, int] | None:
+    """What tells the entry that stands from another one of its name; None where there is none."""
+    try:
+        found = (entry / MANIFEST).stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
 def _read(entry: Path, sources: Sequence[Source]) -> TrainingData:
     from datasets import Dataset
 
-    facts = json.loads((entry / MANIFEST).read_text(encoding="utf-8"))
+    facts = json.loads((entry / MANIFEST).read_bytes())["facts"]
     known = [
         Source(
             **{

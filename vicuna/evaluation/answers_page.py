@@ -11,8 +11,8 @@ from typing import Any
 from vicuna.errors import UserError
 from vicuna.evaluation.markdown import literal, table
 from vicuna.evaluation.question_files import Ask
+from vicuna.files.aside import write_text
 from vicuna.foreign.paths import read_text
-from vicuna.train.checkpoint import write_text
 
 SIDE_BY_SIDE = 4  # columns of answers at most; more of them stand below each other
 WORDS = {

@@ -13,8 +13,8 @@ from vicuna import __version__
 from vicuna.errors import UserError
 from vicuna.evaluation.flags import OutputFlags
 from vicuna.evaluation.markdown import without_nan
+from vicuna.files.aside import write_text
 from vicuna.files.row_lines import FACTS, ROW, RowLines, held_lines, told_when_stopped
-from vicuna.train.checkpoint import write_text
 from vicuna.train.plan import library_versions
 
 ROWS, RESULTS, PAGE = "rows.jsonl", "results.json", "results.md"

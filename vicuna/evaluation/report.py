@@ -1,13 +1,13 @@
 """What was found about models on texts, as a table and as a picture."""
 
 import math
-import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from vicuna.evaluation.markdown import table
 from vicuna.evaluation.perplexity import TextResult
+from vicuna.files.aside import whole_file
 
 _HEADS = (
     *("model", "weights", "text", "tokens", "perplexity", "per character", "bits/byte"),
@@ -77,6 +77,5 @@ def draw(results: list[ModelResult], same: bool, file: Path) -> None:
     for axis in axes:
         axis.margins(x=0.25)
         axis.grid(axis="x", alpha=0.3)
-    aside = file.with_name(f".{file.name}")
-    figure.savefig(aside, dpi=120)
-    os.replace(aside, file)
+    with whole_file(file) as opened:
+        figure.savefig(opened, dpi=120, format=file.suffix[1:])

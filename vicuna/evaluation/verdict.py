@@ -22,8 +22,8 @@ from vicuna.evaluation.bootstrap import Difference, Scores, paired_difference
 from vicuna.evaluation.journal import RESULTS, ROWS
 from vicuna.evaluation.markdown import without_nan
 from vicuna.evaluation.score_flags import METRIC_NAMES, VerdictFlags
+from vicuna.files.aside import write_text
 from vicuna.log import log
-from vicuna.train.checkpoint import write_text
 
 BETTER, WORSE, USAGE, CANNOT_TELL = 0, 1, 2, 3  # exit statuses
 FEWEST = 10  # questions: of fewer, a difference is chance as often as not

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from vicuna.errors import UserError
 from vicuna.export.meta_layout import EMBEDDING, HEAD, is_meta, read_meta
+from vicuna.files.aside import write_text
 from vicuna.files.checksums import ChecksumEntry, ChecksumList, match_digest, read_checksum_list
 from vicuna.files.tensors import (
     WEIGHT_SOURCES,
@@ -31,7 +32,6 @@ from vicuna.files.tensors import (
 from vicuna.foreign.paths import stays_below
 from vicuna.log import log
 from vicuna.model.adapter_files import ADAPTER_FILES, run_args
-from vicuna.train.checkpoint import write_text
 
 MANIFEST_FILE = "SHA256.json"
 # Found in a folder without being named.

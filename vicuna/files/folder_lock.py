@@ -3,27 +3,22 @@
 The file beside the lock only says who holds it: a file that a kill left behind locks nothing.
 """
 
-import errno
 import json
 import os
 import socket
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 from vicuna.errors import UserError, at_the_end
-from vicuna.files.outputs import made_folder
+from vicuna.files.aside import LOCK_OPENING, locked, made_folder, remove_left_behind, still_there, taken_lock
 from vicuna.log import log
 
-try:
-    import fcntl
-except ImportError:  # not on Windows
-    fcntl = None
-
 LOCK = ".lock"
-NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
+BESIDE = ".vicuna.lock"  # ends the name of a lock that lies beside what it is for
+_SAYS = {"pid", "host", "run", "rank"}
 # A holder writes its name right behind its lock; who comes in between asks again.
 LOOKS, LOOK_S = 100, 0.05
 
@@ -72,16 +67,30 @@ def held_folder(folder: Path, flag: str, environ: Mapping[str, str]) -> Iterator
 
 
 @contextmanager
-def held_file(file: Path, flag: str) -> Iterator[None]:
+def held_file(file: Path, flag: str, kind: str = "file") -> Iterator[None]:
     """Hold `file`, which need not be there yet, by a lock beside it until the block ends.
+
+    Args:
+        kind: what it is, in a word.
 
     Raises:
         UserError: another process holds it, or its folder can not be made.
     """
     with made_folder(file.parent, flag):
-        lock, me = file.with_name(f".{file.name}{LOCK}"), _name_of_this_process({})
-        with _held(lock, f"{flag} {file}", me, "which writes it: wait until it has ended, or name another file."):
+        _remove_dead_locks(file.parent)
+        lock, me = file.with_name(f".{file.name}{BESIDE}"), _name_of_this_process({})
+        with _held(lock, f"{flag} {file}", me, f"which writes it: wait until it has ended, or name another {kind}."):
+            remove_left_behind(file.parent)
             yield
+
+
+def _remove_dead_locks(folder: Path) -> None:
+    """Remove the locks of names in a folder, whose processes were killed on this host."""
+    here = socket.gethostname()
+    for file in [Path(entry.path) for entry in os.scandir(folder) if entry.name.endswith(BESIDE)]:
+        if file.name[0] == "." and file.is_file() and _read(file).get("host", here) == here:
+            with suppress(OSError), taken_lock(file):  # a link is not followed
+                file.unlink()
 
 
 @contextmanager
@@ -105,11 +114,11 @@ def _held(lock_file: Path, held: str, me: dict[str, Any], then: str) -> Iterator
 def holder(folder: Path) -> str:
     """Which process holds `folder`, in words; "" if none does."""
     try:
-        lock = os.open(folder / LOCK, os.O_RDONLY)
+        lock = os.open(folder / LOCK, LOCK_OPENING)
     except OSError:
         return ""
     try:
-        if fcntl is None or _locked(lock, fcntl.LOCK_SH) is not False:
+        if locked(lock, exclusive=False) is not False:
             return ""
         return _in_words(_read(folder / LOCK))
     finally:
@@ -120,15 +129,20 @@ def _take(lock_file: Path, held: str, me: dict[str, Any], then: str) -> int | No
     """The open lock; None where the file system has none, or another process of this run holds it."""
     for _ in range(LOOKS):
         lock = _open(lock_file, held)
-        got = None if fcntl is None else _locked(lock, fcntl.LOCK_EX)
+        got = locked(lock, exclusive=True)
         if got is None:
             os.close(lock)
             lock_file.unlink(missing_ok=True)
             log.warning("WARNING   the file system of %s has no locks: nothing keeps a second run out of it.", held)
             return None
-        if got and _still_there(lock, lock_file):
-            os.ftruncate(lock, 0)
-            os.write(lock, json.dumps(me).encode())
+        if got and still_there(lock, lock_file):
+            try:
+                os.ftruncate(lock, 0)
+                os.write(lock, json.dumps(me).encode())
+            except OSError as error:
+                lock_file.unlink()
+                os.close(lock)
+                raise UserError(f"{held} can not be written to: {error.strerror}. Name another one.") from error
             return lock
         os.close(lock)
         if not got:
@@ -143,30 +157,9 @@ def _take(lock_file: Path, held: str, me: dict[str, Any], then: str) -> int | No
 
 def _open(lock_file: Path, held: str) -> int:
     try:
-        return os.open(lock_file, os.O_RDWR | os.O_CREAT, 0o644)
+        return os.open(lock_file, LOCK_OPENING | os.O_CREAT, 0o644)
     except OSError as error:
         raise UserError(f"{held} can not be written to: {error.strerror}. Name another one.") from error
-
-
-def _locked(lock: int, kind: int) -> bool | None:
-    """Whether the lock was free; None where there is no such thing."""
-    try:
-        fcntl.flock(lock, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        if error.errno not in NO_LOCKS:
-            raise
-        return None
-    return True
-
-
-def _still_there(lock: int, lock_file: Path) -> bool:
-    """Whether the file that was opened has not been removed by who held it before."""
-    try:
-        return os.path.samestat(os.fstat(lock), os.stat(lock_file))
-    except FileNotFoundError:
-        return False
 
 
 def _name_of_this_process(environ: Mapping[str, str]) -> dict[str, Any]:
@@ -178,9 +171,10 @@ def _name_of_this_process(environ: Mapping[str, str]) -> dict[str, Any]:
 
 def _read(lock_file: Path) -> dict[str, Any]:
     try:
-        return json.loads(lock_file.read_text(encoding="utf-8"))
+        said = json.loads(lock_file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
+    return said if isinstance(said, dict) and said.keys() == _SAYS else {}
 
 
 def _lives(other: dict[str, Any]) -> bool:

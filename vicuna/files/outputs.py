@@ -5,17 +5,19 @@ and never thrown away once it is complete.
 import itertools
 import os
 import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from vicuna.errors import UserError, at_the_end, ended_by_signals, first_line
+from vicuna.errors import UserError, ended_by_signals, first_line
+from vicuna.files.aside import aside_folder, flush, flush_all
+from vicuna.files.folder_lock import held_file
 
 
 @contextmanager
 def atomic_folder(name: str, flag: str) -> Iterator[Path]:
-    """A folder to fill, which gets its name once the block ends; it is removed if the block fails.
+    """A folder to fill, which gets its name once the block ends; it is removed if the block fails. No other run writes
+    one of that name meanwhile.
 
     Weights take longest, so a block writes them last: what comes after it loses nothing.
 
@@ -24,22 +26,57 @@ def atomic_folder(name: str, flag: str) -> Iterator[Path]:
         flag: as the user typed it.
 
     Raises:
-        UserError: it exists already; or it can not be given its name, and is kept under another.
+        UserError: it exists already, or another run makes it; or it can not be given its name, and is kept under
+            another.
     """
     output = Path(name).expanduser()
-    if not name or output.exists() or output.is_symlink():
-        said = f"{flag} {name} exists" if name else f"{flag} is empty"
-        raise UserError(f"{said}; nothing is ever written over: name a new folder.")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with ended_by_signals(), tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as aside:
-        folder = Path(aside) / output.name
+    _refuse_existing(name, output, flag)
+    with ended_by_signals(), held_file(output, flag, "folder"), aside_folder(output.parent) as aside:
+        _refuse_existing(name, output, flag)  # another run may have ended since
+        folder = aside / output.name
         folder.mkdir()
         yield folder
         with kept_if_lost(folder, output, flag):
-            for path in [*folder.rglob("*"), folder]:
-                _flush(path)
-            os.replace(folder, output)
-            _flush(output.parent)
+            put(folder, output)
+
+
+@contextmanager
+def atomic_file(file: Path, flag: str) -> Iterator[Path]:
+    """A path to write a file to, which gets its name, over what bore it, once the block ends. What is beside it then is
+    removed; and so is all of it if the block fails. No other run writes a file of that name meanwhile.
+
+    Args:
+        flag: what named it, as the user typed it.
+
+    Raises:
+        UserError: another run writes it; or it can not be given its name, and is kept under another.
+    """
+    with ended_by_signals(), held_file(file, flag), aside_folder(file.parent) as aside:
+        yield aside / file.name
+        with kept_if_lost(aside / file.name, file, flag):
+            put(aside / file.name, file)
+
+
+def put(made: Path, file: Path) -> None:
+    """Give what is complete its name, over a file that bears it, once it is on the disk."""
+    flush_all(made)
+    os.replace(made, file)
+    flush(file.parent)
+
+
+def put_all(made: Sequence[Path], folder: Path) -> None:
+    """The same of files that belong together, in their order and under their names."""
+    for file in made:
+        flush(file)
+    for file in made:
+        os.replace(file, folder / file.name)
+    flush(folder)
+
+
+def _refuse_existing(name: str, output: Path, flag: str) -> None:
+    if not name or os.path.lexists(output):
+        said = f"{flag} {name} exists" if name else f"{flag} is empty"
+        raise UserError(f"{said}; nothing is ever written over: name a new folder.")
 
 
 @contextmanager
@@ -61,40 +98,12 @@ def kept_if_lost(made: Path, wanted: Path, flag: str) -> Iterator[None]:
         names = (wanted.with_name(f"{wanted.stem}-kept{count or ''}{wanted.suffix}") for count in itertools.count())
         kept = next(path for path in names if not path.exists() and not path.is_symlink())
         os.rename(made, kept)
+        flush(kept.parent)
         reason = getattr(error, "strerror", None) or first_line(error)
         raise UserError(
             f"{flag} {wanted} could not be finished ({reason}). What was written is complete, and is kept as {kept}: "
             "give it its name."
         ) from error
-
-
-@contextmanager
-def made_folder(folder: Path, flag: str) -> Iterator[None]:
-    """Make `folder` with its parents, and see that it can be written to; those made that end empty are removed.
-
-    Args:
-        flag: as the user typed it.
-
-    Raises:
-        UserError: the system does not allow it.
-    """
-    new = [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
-
-    def remove_empty() -> None:
-        for path in new:
-            with suppress(OSError):  # it holds something, or was never made
-                path.rmdir()
-
-    with at_the_end(remove_empty):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=folder).close()
-        except OSError as error:
-            at = f" ({error.filename})" if error.filename and Path(error.filename).parent != folder else ""
-            raise UserError(
-                f"{flag} {folder} is no folder that can be written to: {error.strerror}{at}. Name another one."
-            ) from error
-        yield
 
 
 def check_disk_space(folder: Path, size: int) -> None:
@@ -112,12 +121,3 @@ def check_disk_space(folder: Path, size: int) -> None:
             f"{size / 2**30:.2f} GiB are to be written, but the disk has {free / 2**30:.2f} GiB free: make room, or "
             "name a folder on another disk."
         )
-
-
-def _flush(path: Path) -> None:
-    """Whatever was written is on the disk before the name is, also by way of a mapping."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -6,7 +6,6 @@ Beside it stands what the lines depend on. A line is whole once its newline is w
 import contextlib
 import json
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO, FileIO
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vicuna.errors import Stopped, UserError, ended_by_signals
+from vicuna.files.aside import whole_file
 from vicuna.files.folder_lock import held_file
 from vicuna.foreign.paths import open_regular, read_text
 from vicuna.log import log
@@ -186,15 +186,6 @@ def _row_of(line: bytes) -> int | None:
 
 
 def _replace(file: Path, content: bytes) -> None:
-    """Give a file new content, all of it at once. Who holds the lines is alone."""
-    aside = file.with_name(f".{file.name}.new")
-    try:
-        with aside.open("wb") as opened:
-            opened.write(content)
-            opened.flush()
-            os.fsync(opened.fileno())
-        if file.exists():
-            shutil.copymode(file, aside)
-        os.replace(aside, file)
-    finally:
-        aside.unlink(missing_ok=True)
+    """Give a file new content, all of it at once."""
+    with whole_file(file) as opened:
+        opened.write(content)

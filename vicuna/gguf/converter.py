@@ -19,6 +19,7 @@ from typing import Any
 from tqdm import tqdm
 
 from vicuna.errors import UserError
+from vicuna.files.aside import aside_folder
 from vicuna.files.json_files import read_json
 from vicuna.files.tensors import read_tensor_files, weight_paths
 from vicuna.gguf.llama_cpp_source import source_folder
@@ -98,8 +99,8 @@ def convert_adapter(base: Base, folder: Path, file: Path, kind: str) -> None:
 @contextmanager
 def staged(folder: Path, weights: bool = True) -> Iterator[Path]:
     """A folder with what converters may see of a model's folder, under the same name, as long as the block lasts."""
-    with tempfile.TemporaryDirectory(prefix="converting-") as aside:
-        shown = Path(aside) / "model"
+    with aside_folder() as aside:
+        shown = aside / "model"
         shown.mkdir()
         for name in _SETTINGS:
             if (folder / name).is_file():

@@ -5,8 +5,6 @@ What is saved is PEFT's own format; it is written aside, opened again and checke
 
 import copy
 import json
-import os
-import tempfile
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +19,9 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from vicuna.errors import UserError
+from vicuna.files.aside import aside_folder
 from vicuna.files.json_files import read_json
+from vicuna.files.outputs import put_all
 from vicuna.gguf_file.folder import stands_for
 from vicuna.log import log
 from vicuna.model.adapter_conversion import as_plain_lora, with_added_biases
@@ -43,8 +43,6 @@ from vicuna.model.config import meta_model
 from vicuna.model.flags import ALL_LINEAR, LoraFlags
 from vicuna.model.new_rows import read_new_rows
 from vicuna.model.targets import all_linear, untrained
-
-SAVING = ".saving-"  # begins the name of a folder that an adapter is written to before it is moved into place
 
 
 def plan_adapter(
@@ -294,12 +292,11 @@ def save_adapter(model: PeftModel, folder: Path, weights: dict[str, torch.Tensor
     weights = gather_tensors(model) if weights is None else weights
     # Of a low-rank head only the matrices: what lies below is the base's own.
     expected = get_peft_model_state_dict(model, state_dict=weights, save_embedding_layers=False)
-    with tempfile.TemporaryDirectory(prefix=SAVING, dir=folder) as aside:
+    with aside_folder(folder) as aside:
         model.save_pretrained(aside, state_dict=weights, save_embedding_layers=False)
-        name_base_file(Path(aside))
-        _verify(load_file(Path(aside) / ADAPTER_FILES[0]), expected)
-        for name in (ADAPTER_FILES[0], ADAPTER_CONFIG):
-            os.replace(Path(aside) / name, folder / name)
+        name_base_file(aside)
+        _verify(load_file(aside / ADAPTER_FILES[0]), expected)
+        put_all([aside / ADAPTER_FILES[0], aside / ADAPTER_CONFIG], folder)
 
 
 def name_base_file(folder: Path) -> None:

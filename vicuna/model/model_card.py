@@ -11,6 +11,8 @@ from typing import Any
 import yaml
 from huggingface_hub import metadata_load
 
+from vicuna.files.aside import write_text
+
 CARD = "README.md"
 MARK = "<!-- Written by chinese-vicuna; without this line it is never written over. -->"
 LICENCE_FIELDS = ("license", "license_name", "license_link")
@@ -103,7 +105,7 @@ def export_card(name: str, what: str, base: Path, made_of: dict[str, str]) -> st
 def write_card(folder: Path, text: str) -> None:
     """Write README.md, unless there is one that somebody else wrote."""
     if is_ours(folder / CARD):
-        (folder / CARD).write_text(text, encoding="utf-8")
+        write_text(folder / CARD, text)
 
 
 def is_ours(card: Path) -> bool:

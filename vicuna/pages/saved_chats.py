@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ from typing import Any
 from vicuna import __version__
 from vicuna.answer.assistant import Assistant
 from vicuna.errors import UserError
+from vicuna.files.aside import whole_file
 from vicuna.pages.conversation import MAX_BYTES, StoredMessage, check_text, check_turn_count, is_too_large
 from vicuna.prompt.templates import split_system
 
@@ -125,11 +124,8 @@ def write_chat(folder: str, owner: str, conversation_id: str, text: str) -> str:
                 f"the server keeps at most {MAX_SAVED_BYTES // 2**20} MB of saved chats, and they are full; the "
                 "download in your browser is complete."
             )
-        with tempfile.NamedTemporaryFile(
-            "w", dir=path.parent, prefix=".chat-", delete=False, encoding="utf-8", newline="\n"
-        ) as file:
-            file.write(text)
-        os.replace(file.name, path)
+        with whole_file(path, mode=0o600) as file:
+            file.write(text.encode("utf-8"))
     except OSError as error:
         raise UserError(
             f"the server could not write the saved chat ({error.strerror}); the download in your browser is complete."

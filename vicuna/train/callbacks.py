@@ -11,6 +11,7 @@ import torch
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from vicuna.files.aside import whole_file, write_text
 from vicuna.log import log
 from vicuna.model.adapter import gather_tensors, name_base_file
 from vicuna.model.model_card import CARD, training_card
@@ -21,7 +22,6 @@ from vicuna.train.checkpoint import (
     rotate_checkpoints,
     seal_checkpoint,
     write_run_args,
-    write_text,
 )
 from vicuna.train.trainable import save_trained
 
@@ -182,4 +182,5 @@ def plot_losses(history: list[dict[str, Any]], file: Path) -> None:
     axes.grid(alpha=0.3)
     if axes.has_data():
         axes.legend()
-    figure.savefig(file, dpi=120)
+    with whole_file(file) as opened:
+        figure.savefig(opened, dpi=120, format="png")

@@ -13,21 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from vicuna.errors import UserError
-from vicuna.model.adapter import SAVING
+from vicuna.files.aside import flush, remove_left_behind, write_text
 from vicuna.model.adapter_files import RUN_ARGS, run_args
 from vicuna.model.base import Base, fingerprint
 
 MANIFEST = "manifest.json"
 BEST = "best"
-REMOVING = ".removing-"
+REMOVING, SAVING = ".removing-", ".saving-"  # the second of earlier versions
 CHECKPOINT_NAME = re.compile(r"checkpoint-(\d+)")
-
-
-def write_text(file: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    aside = file.with_name(f".{file.name}")
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, file)
 
 
 def write_run_args(folder: Path, facts: dict[str, Any], **more: Any) -> None:
@@ -38,21 +31,13 @@ def write_run_args(folder: Path, facts: dict[str, Any], **more: Any) -> None:
 def seal_checkpoint(folder: Path) -> None:
     """Flush a checkpoint's files and write its manifest: name, size and SHA-256 of each."""
     files = {}
-    aside = folder / f".{MANIFEST}"
-    aside.unlink(missing_ok=True)  # a kill in an earlier save of this step may have left it
+    remove_left_behind(folder)  # a kill in an earlier save of this step
     for file in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST):
-        with file.open("rb") as opened:
-            os.fsync(opened.fileno())
+        flush(file)
         files[file.relative_to(folder).as_posix()] = {"size": file.stat().st_size, "sha256": _sha256(file)}
-    with aside.open("w", encoding="utf-8") as opened:
-        json.dump({"files": files}, opened, indent=2)
-        opened.flush()
-        os.fsync(opened.fileno())
-    os.replace(aside, folder / MANIFEST)
-    for path in (folder, folder.parent):  # the new names, too, are on the disk
-        descriptor = os.open(path, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
+    flush(folder)  # the new names, too, are on the disk
+    write_text(folder / MANIFEST, json.dumps({"files": files}, indent=2))
+    flush(folder.parent)
 
 
 def torn_reason(folder: Path) -> str:
@@ -116,6 +101,8 @@ def remove_partial_saves(output: Path) -> None:
     for pattern in (f"{REMOVING}*", f"{SAVING}*", f"{BEST}/{SAVING}*"):
         for aside in output.glob(pattern):
             shutil.rmtree(aside)
+    for folder in (output, output / BEST):
+        remove_left_behind(folder)
 
 
 def _sha256(file: Path) -> str:

@@ -26,6 +26,10 @@ class RunFlags:
     output_path: str = flag(
         "lora-Vicuna", "folder for the adapter, run_args.json, loss.png, session.log and checkpoint-N/"
     )
+    overwrite: bool = flag(
+        False,
+        "replace the finished adapter or model in --output_path once this run's is complete; without, it is refused",
+    )
     num_epoch: float = flag(3, "passes over the training records")
     max_steps: int | None = flag(
         None, "optimizer steps of the run, with as many passes over the records as they take; in place of --num_epoch"

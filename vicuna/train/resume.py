@@ -33,7 +33,7 @@ from vicuna.train.work_folder import holds_result, unfinished_folders, work_fold
 # Flags that say how this command is to be taken, and not what the run is.
 NOT_KEPT = {
     *("output_path", "resume_from_checkpoint", "as_before", "lora_remote_checkpoint", "ignore_data_skip"),
-    *("continue_schedule", "elastic", "plan_only", "local_rank", "int8"),
+    *("continue_schedule", "elastic", "plan_only", "local_rank", "int8", "overwrite"),
 }
 # Flags that change no result of a run, or not that of one already begun.
 NO_EFFECT = {

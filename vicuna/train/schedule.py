@@ -6,7 +6,6 @@ over. They are read as plain tensors and never changed: what can go on goes into
 
 import json
 import pickle
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import torch
 from transformers import TrainerControl, TrainerState, get_scheduler
 
 from vicuna.errors import UserError
+from vicuna.files.aside import aside_folder
 from vicuna.foreign.paths import regular_files
 from vicuna.model.adapter import save_adapter
 from vicuna.model.adapter_files import ADAPTER_FILES, adapter_file, read_adapter_tensors
@@ -155,12 +155,12 @@ def resumable_checkpoint(
     if schedule is None:
         yield resume
         return
-    with tempfile.TemporaryDirectory(prefix="vicuna-") as folder:
-        save_adapter(model, Path(folder))
-        _write_states(schedule, model, rate, run, Path(folder))
+    with aside_folder() as folder:
+        save_adapter(model, folder)
+        _write_states(schedule, model, rate, run, folder)
         if scaled and (schedule.folder / SCALER).is_file():
-            torch.save(read_without_pickle(schedule.folder / SCALER), Path(folder) / SCALER)
-        yield Path(folder)
+            torch.save(read_without_pickle(schedule.folder / SCALER), folder / SCALER)
+        yield folder
 
 
 def _write_states(schedule: Schedule, model: Any, rate: float, run: RunFlags, target: Path) -> None:

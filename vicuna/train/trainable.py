@@ -4,8 +4,6 @@ A whole model is written as adapters are: aside first, read again and compared, 
 """
 
 import json
-import os
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +14,10 @@ from safetensors import safe_open
 from torch import nn
 
 from vicuna.errors import UserError
+from vicuna.files.aside import aside_folder
+from vicuna.files.outputs import put_all
 from vicuna.files.tensors import INDEX_FILE
-from vicuna.model.adapter import SAVING, load_adapter, new_adapter, plan_adapter, save_adapter
+from vicuna.model.adapter import load_adapter, new_adapter, plan_adapter, save_adapter
 from vicuna.model.adapter_files import ADAPTER_CONFIG, ADAPTER_FILES, adapter_file, read_adapter_tensors, train_kind
 from vicuna.model.base import Base
 from vicuna.model.config import has_fused_experts
@@ -140,8 +140,7 @@ def save_model(model: Any, folder: Path, weights: dict[str, torch.Tensor], base_
         RuntimeError: what was written is not what was trained; the folder is as it was.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=SAVING, dir=folder) as name:
-        aside = Path(name)
+    with aside_folder(folder) as aside:
         model.config.use_cache = True  # switched off while training
         model.save_pretrained(aside, state_dict=weights, max_shard_size=SHARD_SIZE)
         model.config.use_cache = False
@@ -149,8 +148,8 @@ def save_model(model: Any, folder: Path, weights: dict[str, torch.Tensor], base_
         make_openable(aside)
         _verify(aside, weights, getattr(model, "all_tied_weights_keys", {}), has_fused_experts(model))
         new = {file.name for file in aside.iterdir()}
-        for file in sorted(new, key=lambda file: file == INDEX_FILE):  # the index once its parts are there
-            os.replace(aside / file, folder / file)
+        # the index once its parts are there
+        put_all([aside / file for file in sorted(new, key=lambda file: file == INDEX_FILE)], folder)
     for old in [*folder.glob("model*.safetensors"), folder / INDEX_FILE]:
         if old.name not in new:  # else a former, single file would be preferred to the new parts
             old.unlink(missing_ok=True)

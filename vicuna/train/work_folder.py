@@ -9,7 +9,9 @@ import re
 import shutil
 from pathlib import Path
 
+from vicuna.errors import UserError
 from vicuna.files.tensors import INDEX_FILE
+from vicuna.log import SESSION
 from vicuna.model.adapter_files import ADAPTER_FILES
 from vicuna.model.model_card import CARD, is_ours
 from vicuna.train.checkpoint import BEST, REMOVING, list_checkpoints, remove_partial_saves
@@ -33,7 +35,7 @@ def work_folder(output: Path, resume: Path | None = None) -> Path:
     home = resume.parent if resume else None
     if home and _same(home, output) and not holds_result(output):
         return output
-    if home and UNFINISHED.fullmatch(home.name) and _same(home.parent, output):
+    if home and not _same(home, output) and _is_of(home, output):
         return output / home.name
     if not holds_result(output) and not _holds_checkpoints(output):
         return output
@@ -47,6 +49,37 @@ def holds_result(folder: Path) -> bool:
     """Whether an adapter or a whole model lies in `folder`."""
     whole = (*folder.glob("model*.safetensors"), *folder.glob("pytorch_model*.bin"), folder / INDEX_FILE)
     return any((folder / name).is_file() for name in ADAPTER_FILES) or any(file.is_file() for file in whole)
+
+
+def check_output(output: Path, base: Path, resume: Path | None, overwrite: bool) -> None:
+    """Refuse a folder whose contents this run is not to touch.
+
+    Args:
+        base: its folder; resume: checkpoint of the run that goes on.
+
+    Raises:
+        UserError: the base's own; links for what is written; a finished adapter or model, but that of the run that goes
+            on, or with --overwrite.
+    """
+    if _same(output, base):
+        raise UserError(f"--output_path {output} is the base itself, which is not written to: name another folder.")
+    for path in (output / SESSION, output / BEST, *unfinished_folders(output)):
+        if path.is_symlink():
+            raise UserError(
+                f"{path} is a link, and nothing is written through one: remove it, or name another --output_path, "
+                "which may itself be a link."
+            )
+    if overwrite or not holds_result(output) or (resume and _is_of(resume.parent, output)):
+        return
+    raise UserError(
+        f"--output_path {output} holds a finished adapter or model. Name another folder; pass --overwrite to have it "
+        "replaced once this run's is complete; or go on with its run by --resume_from_checkpoint auto."
+    )
+
+
+def _is_of(home: Path, output: Path) -> bool:
+    """Whether a run that worked in `home` had this --output_path."""
+    return _same(home, output) or bool(UNFINISHED.fullmatch(home.name) and _same(home.parent, output))
 
 
 def open_work_folder(output: Path, resume: Path | None, first_of_its_host: bool) -> Path:
