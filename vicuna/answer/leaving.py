@@ -7,16 +7,21 @@ from typing import TypeVar
 
 Item = TypeVar("Item")
 
-_gone: ContextVar[threading.Event | None] = ContextVar("gone", default=None)
-
 
 class VisitorLeft(Exception):
     """Nobody waits any more for what is being done; goes up to who began it, and is shown to nobody."""
 
 
-def work_until(gone: threading.Event) -> None:
-    """What is done from here on in this context, and in the threads that it is handed to, ends once `gone` is set."""
-    _gone.set(gone)
+_gone: ContextVar[tuple[threading.Event, Exception] | None] = ContextVar("gone", default=None)
+
+
+def work_until(gone: threading.Event, error: Exception | None = None) -> None:
+    """What is done from here on in this context, and in the threads that it is handed to, ends once `gone` is set.
+
+    Args:
+        error: what it ends by; default: VisitorLeft.
+    """
+    _gone.set((gone, error or VisitorLeft()))
 
 
 def check() -> None:
@@ -25,8 +30,8 @@ def check() -> None:
     Raises:
         VisitorLeft: see above.
     """
-    if (gone := _gone.get()) and gone.is_set():
-        raise VisitorLeft
+    if (found := _gone.get()) and found[0].is_set():
+        raise found[1]
 
 
 def steps_until(gone: threading.Event, items: Iterable[Item]) -> Iterator[Item]:
@@ -37,7 +42,7 @@ def steps_until(gone: threading.Event, items: Iterable[Item]) -> Iterator[Item]:
     made = iter(items)
     try:
         while not gone.is_set():
-            before = _gone.set(gone)
+            before = _gone.set((gone, VisitorLeft()))
             try:
                 item = next(made)
             except (StopIteration, VisitorLeft):

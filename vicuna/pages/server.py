@@ -7,14 +7,12 @@ browser to fetch from nowhere else.
 
 import hashlib
 import hmac
-import logging
 import secrets
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import gradio as gr
-import uvicorn
 from fastapi import FastAPI
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount
@@ -25,6 +23,10 @@ from vicuna.errors import UserError
 from vicuna.log import log
 from vicuna.pages.events import MAX_ANSWERS
 from vicuna.pages.localization import i18n
+from vicuna.pages.turns import Turns
+from vicuna.serving.connections import Connections
+from vicuna.serving.server import run
+from vicuna.serving.visitors import Shares
 
 MAX_BODY_BYTES = 8 * 2**20  # a conversation of 2 MB is escaped twice on its way
 
@@ -122,18 +124,13 @@ def serve(page: Page, flags: ServeFlags, add_routes: Callable[[FastAPI], None] |
             "WARNING %s lets others reach the page, and no --auth asks who they are.", flags.reached_from_elsewhere
         )
     listening = _listen(flags.host, flags.port)
-    config = uvicorn.Config(
-        application(page, flags, add_routes),
-        log_level=logging.WARNING,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=1,  # open tabs never end by themselves
-    )
     host = f"[{flags.host}]" if ":" in flags.host else flags.host
     log.info("the page is at http://%s:%d", host, listening.getsockname()[1])
     if flags.share_link:
         _open_share_link("127.0.0.1" if flags.host in ("0.0.0.0", "::") else flags.host, listening.getsockname()[1])
-    uvicorn.Server(config).run(sockets=[listening])
+    # Whoever comes by the public link comes from this machine.
+    connections = Connections(shared=["127.0.0.0/8", "::1"] if flags.share_link else [])
+    run(application(page, flags, add_routes), [listening], connections)
 
 
 def application(page: Page, flags: ServeFlags, add_routes: Callable[[FastAPI], None] | None = None) -> FastAPI:
@@ -142,7 +139,7 @@ def application(page: Page, flags: ServeFlags, add_routes: Callable[[FastAPI], N
     if add_routes:
         add_routes(app)
     beside = [route.path for route in app.routes if isinstance(route, Mount)]
-    page.blocks.queue(max_size=flags.max_queue, api_open=False, default_concurrency_limit=MAX_ANSWERS)
+    page.blocks.queue(max_size=None, api_open=False, default_concurrency_limit=MAX_ANSWERS)
     gr.mount_gradio_app(
         app,
         page.blocks,
@@ -162,6 +159,8 @@ def application(page: Page, flags: ServeFlags, add_routes: Callable[[FastAPI], N
         ssr_mode=False,
         mcp_server=False,
     )
+    app.add_middleware(Turns, max_queue=flags.max_queue)
+    app.add_middleware(Shares)
     app.add_middleware(SecurityMiddleware, routes=beside)
     return app
 
