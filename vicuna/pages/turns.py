@@ -112,6 +112,11 @@ class Listeners:
         with self._lock:
             return any(self._count[key] for key in turn.keys)
 
+    def turns(self) -> list[Turn]:
+        """All that are not over."""
+        with self._lock:
+            return list(set().union(*self._turns.values()))
+
     def forget(self, turn: Turn) -> None:
         """It is over."""
         with self._lock:
