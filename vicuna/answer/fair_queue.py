@@ -57,7 +57,7 @@ class FairQueue(Generic[Item]):
         """
         lost = None
         if len(self) >= self.most:
-            largest = max(self._shares, key=self._count)
+            largest = max(reversed(self._shares), key=self._count)
             if self._count(largest) <= self._count(client.share) + 1:
                 raise QueueFull(f"{self.most} requests are waiting already; try again in a little while.")
             lost = self._pop_latest(largest)
@@ -66,7 +66,7 @@ class FairQueue(Generic[Item]):
 
     def _pop_latest(self, share: str) -> Item:
         clients = self._shares[share]
-        name = max(clients, key=lambda name: len(clients[name]))
+        name = max(reversed(clients), key=lambda name: len(clients[name]))
         item = clients[name].pop()
         self._drop_empty(Client(share, name))
         return item
