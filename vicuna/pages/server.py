@@ -160,7 +160,9 @@ def application(page: Page, flags: ServeFlags, add_routes: Callable[[FastAPI], N
         mcp_server=False,
     )
     app.add_middleware(Turns, max_queue=flags.max_queue)
-    app.add_middleware(Shares)
+    # One account tells nobody apart. A public link's tunnel is a proxy, and says whom it brings.
+    login_of = (lambda request: request.scope.get("vicuna_user")) if len(flags.auth) > 1 else None
+    app.add_middleware(Shares, login_of=login_of, is_public=lambda request: flags.share_link)
     app.add_middleware(SecurityMiddleware, routes=beside)
     return app
 
