@@ -59,12 +59,13 @@ def main(
             log.log.warning("the answer ended while it was thought about; --max_new_tokens allows more")
         print(said.content)
         return
+    from vicuna.doors.door import Door
     from vicuna.files.proxies import without_proxies
 
     with without_proxies():  # Gradio makes clients while it is imported
         from vicuna.pages import server
 
-    server.serve(build_page(assistant, ask, serve, decoding), serve)
+    server.serve(build_page(assistant, ask, serve, decoding), serve, Door(serve))
 
 
 def build_page(assistant: Any, flags: AskFlags, serve: ServeFlags, decoding: DecodingFlags) -> Any:

@@ -128,10 +128,11 @@ def serve(model: ModelFlags, fd: int) -> None:
 
     from vicuna.answer.loading import load_assistant
     from vicuna.api.routes import add_routes
+    from vicuna.doors.door import Door
     from vicuna.serving.server import run as run_server
 
-    app, flags = FastAPI(), ServeFlags()
-    add_routes(app, load_assistant(model, flags), ChatFlags(api=True), flags, DecodingFlags(preset="balanced"))
+    app, flags, chat = FastAPI(), ServeFlags(), ChatFlags(api=True)
+    add_routes(app, load_assistant(model, flags), chat, Door(flags, chat), DecodingFlags(preset="balanced"))
     run_server(app, [socket.socket(fileno=fd)])
 
 

@@ -12,6 +12,7 @@ import pytest
 from tests.served import wait_for
 from vicuna.answer import leaving
 from vicuna.answer.flags import ServeFlags
+from vicuna.doors.door import Door
 from vicuna.pages import turns as module
 from vicuna.pages.events import ANSWERING
 from vicuna.pages.server import BLOCKS_KWARGS, Page, application
@@ -51,7 +52,8 @@ class Served:
             handler = attended(answer, lambda request: self.gone.append(request.session_hash))
             box.submit(handler, box, box, api_name="answer", **ANSWERING)
             gr.Button().click(call, box, box, api_name="call", queue=False)
-        app = application(Page(blocks, css=""), ServeFlags(max_queue=QUEUE))
+        flags = ServeFlags(max_queue=QUEUE)
+        app = application(Page(blocks, css=""), flags, Door(flags))
         self.server = make_server(app, Connections(Limits(500, 400)))
         self.listening = socket.create_server(("127.0.0.1", 0))
         self.address = self.listening.getsockname()
@@ -184,7 +186,7 @@ def test_an_answer_ends_with_the_last_who_listens(served, monkeypatch):
         wait_for(lambda: served.begun == ["left"])
         monkeypatch.setattr(module, "UNHEARD_S", 0.01)
     wait_for(lambda: served.ended == ["left"])
-    assert served.gone == ["left"]
+    wait_for(lambda: served.gone == ["left"])
     wait_for(lambda: served.turns.answers.inside == 0)
 
 

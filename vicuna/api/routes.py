@@ -28,15 +28,16 @@ from starlette.routing import Mount, Route
 from vicuna.answer.assistant import Assistant
 from vicuna.answer.decoding import derive_seed
 from vicuna.answer.fair_queue import Client, QueueFull
-from vicuna.answer.flags import ChatFlags, DecodingFlags, ServeFlags
+from vicuna.answer.flags import ChatFlags, DecodingFlags
 from vicuna.answer.stream import Update
 from vicuna.api.bodies import BROKEN, ChatFormat, CompletionFormat, EventStream, embeddings_body
 from vicuna.api.concurrency import Answers, cancel_on_disconnect, run_in_thread
 from vicuna.api.error_body import APIError
-from vicuna.api.guard import Guard, api_key, read_json
+from vicuna.api.guard import Guard, read_json
 from vicuna.api.parsing import CompletionRequest, parse_chat, parse_completion, parse_embedding
 from vicuna.api.scores import ScoreRequest, asks_for_scores, parse_scores, scores_body
 from vicuna.api.tokenization import detokenize, tokenize, tokenizer_info
+from vicuna.doors.door import Door
 from vicuna.errors import UserError
 from vicuna.log import log
 from vicuna.serving.visitors import share_of
@@ -46,14 +47,10 @@ ROUTES = ("/chat/completions", "/completions", "/models", "/models/{model:path}"
 TOKENIZER_ROUTES = ("/tokenize", "/detokenize", "/tokenizer_info")
 
 
-def add_routes(app: FastAPI, assistant: Assistant, chat: ChatFlags, serve: ServeFlags, decoding: DecodingFlags) -> None:
-    """Let `app` answer under /v1, before whatever else it serves.
-
-    Raises:
-        UserError: a server that strangers can reach has no key; see `vicuna.api.guard.api_key`.
-    """
+def add_routes(app: FastAPI, assistant: Assistant, chat: ChatFlags, door: Door, decoding: DecodingFlags) -> list[str]:
+    """Let `app` answer under /v1, before whatever else it serves, and say where: what lies below a path that ends in a
+    slash, and what is at the others."""
     routes = Routes(assistant, chat, decoding)
-    guard = {"host": serve.host, "hosts": chat.allow_host, "origins": chat.allow_origin, "key": api_key(chat, serve)}
     inner = _app(
         Route(ROUTES[0], routes.chat, methods=["POST"]),
         Route(ROUTES[1], routes.completion, methods=["POST"]),
@@ -66,11 +63,11 @@ def add_routes(app: FastAPI, assistant: Assistant, chat: ChatFlags, serve: Serve
         Route(TOKENIZER_ROUTES[1], routes.detokenize, methods=["POST"]),
         Route(TOKENIZER_ROUTES[2], routes.tokenizer_info, methods=["GET"]),
     )
-    outer = [
-        Mount("/v1", Guard(inner, **guard)),
-        *(Route(path, Guard(tokenizer, **guard)) for path in TOKENIZER_ROUTES),
+    app.router.routes[:0] = [
+        Mount("/v1", Guard(inner, door)),
+        *(Route(path, Guard(tokenizer, door)) for path in TOKENIZER_ROUTES),
     ]
-    app.router.routes[:0] = outer
+    return ["/v1/", *TOKENIZER_ROUTES]
 
 
 def _app(*routes: Route) -> Starlette:

@@ -14,10 +14,12 @@ from vicuna.pages.events import ANSWERING, IMMEDIATE, LATEST, debounce
 from vicuna.pages.turns import attended
 
 
-def build_page(assistant: Assistant, flags: ChatFlags, serve: ServeFlags, decoding: DecodingFlags) -> server.Page:
+def build_page(
+    assistant: Assistant, flags: ChatFlags, serve: ServeFlags, decoding: DecodingFlags, with_login: bool = False
+) -> server.Page:
     """The multi-turn page of a loaded model."""
     with gr.Blocks(title="Chinese-Vicuna", **server.BLOCKS_KWARGS) as blocks:
-        layout = ChatLayout(assistant, flags, decoding, with_login=bool(serve.auth))
+        layout = ChatLayout(assistant, flags, decoding, with_login)
         controller = ChatController(assistant, decoding.seed, serve.use_typewriter)
         parts = {**layout.place, **layout.changing, "loaded": layout.loaded}
         handlers = ChatHandlers(assistant, flags.save_path, controller, parts)
@@ -26,6 +28,8 @@ def build_page(assistant: Assistant, flags: ChatFlags, serve: ServeFlags, decodi
         _connect_turns(layout, handlers, changing)
         _connect_storage(blocks, layout, handlers, changing)
         _connect_settings(blocks, layout, handlers, changing)
+        if layout.logout:
+            layout.logout.click(None, None, None, js=chat_assets.LOG_OUT)
         blocks.unload(handlers.close_tab)
     return server.Page(blocks, chat_assets.CSS, chat_assets.HEAD)
 
