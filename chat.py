@@ -21,10 +21,9 @@ from vicuna.model.flags import ModelFlags
 
 def main(model_flags: ModelFlags, chat: ChatFlags, serve: ServeFlags, decoding: DecodingFlags) -> None:
     """Chat on a page, with or without routes beside it, or in the terminal."""
-    if chat.api:
-        from vicuna.api.guard import api_key
+    from vicuna.doors.door import Door
 
-        api_key(chat, serve)  # a missing one is told before the base is loaded
+    door = Door(serve, chat)  # a key that can not be sent is told before the base is loaded
     if decoding.preset == "original" and decoding.min_new_tokens is None:
         decoding = replace(decoding, min_new_tokens=5)  # where the original's chat page stood
     log.set_up()
@@ -45,9 +44,9 @@ def main(model_flags: ModelFlags, chat: ChatFlags, serve: ServeFlags, decoding: 
     with without_proxies():  # Gradio makes clients while it is imported
         from vicuna.pages import chat_events, server
 
-    routes = None
+    routes = []
     if chat.api:
-        from vicuna.api.routes import add_routes
+        from vicuna.api.routes import add_routes, describe_routes
 
         if variable := proxy_of_clients():
             log.log.info(
@@ -55,8 +54,10 @@ def main(model_flags: ModelFlags, chat: ChatFlags, serve: ServeFlags, decoding: 
                 "127.0.0.1.",
                 variable,
             )
-        routes = partial(add_routes, assistant=assistant, chat=chat, serve=serve, decoding=decoding)
-    server.serve(chat_events.build_page(assistant, chat, serve, decoding), serve, routes)
+        add = partial(add_routes, assistant=assistant, chat=chat, door=door, decoding=decoding)
+        routes = [add, partial(describe_routes, assistant=assistant, has_key=bool(door.key))]
+    page = chat_events.build_page(assistant, chat, serve, decoding, with_login=bool(door.accounts))
+    server.serve(page, serve, door, *routes)
 
 
 if __name__ == "__main__":

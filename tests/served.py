@@ -1,5 +1,6 @@
 """What the tests of the API and the terminal share: adapters with random weights, and a server in this process."""
 
+import itertools
 import json
 import shutil
 import socket
@@ -22,6 +23,8 @@ from vicuna.answer.loading import load_assistant
 from vicuna.answer.stream import Update
 from vicuna.answer.worker import Call, Worker
 from vicuna.api.routes import add_routes
+from vicuna.doors.door import Door
+from vicuna.doors.guesses import Guesses
 from vicuna.model.adapter import save_adapter
 from vicuna.model.flags import ModelFlags
 
@@ -114,7 +117,10 @@ class Server:
             return "the page"
 
         flags = DecodingFlags(**{"preset": "balanced", **decoding})
-        add_routes(app, assistant, chat or ChatFlags(api=True), serve or ServeFlags(), flags)
+        chat = chat or ChatFlags(api=True)
+        hours = itertools.count(step=3600)  # between any two requests, so that no guess is remembered
+        door = Door(serve or ServeFlags(), chat, Guesses(hours.__next__))
+        add_routes(app, assistant, chat, door, flags)
         self.server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
         self.listening = socket.create_server(("127.0.0.1", 0))
         self.port = self.listening.getsockname()[1]

@@ -4,16 +4,13 @@ import json
 import socket
 
 import pytest
-from fastapi import FastAPI
 from openai import APIStatusError, AuthenticationError
 
 from chat import main
 from tests.api.plainly import HELLO, PATHS, send
 from tests.served import Server, assistant_of
 from vicuna.answer.flags import ChatFlags, DecodingFlags, ServeFlags
-from vicuna.api.guard import MAX_BODY_BYTES, api_key
-from vicuna.api.routes import add_routes
-from vicuna.args import parse
+from vicuna.api.guard import MAX_BODY_BYTES
 from vicuna.errors import UserError
 from vicuna.model.flags import ModelFlags
 
@@ -75,35 +72,11 @@ def test_what_is_beside_the_routes_needs_no_key(locked):
 # --- starting -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("argv", "says"),
-    [
-        (["--auth", "me:secret"], "--auth protects the page, and nothing protects the routes of --api: give --api_key"),
-        (["--host", "0.0.0.0"], "--host 0.0.0.0 lets others reach the page, and nothing protects the routes"),
-        (["--host", "example"], "--host example lets others reach the page"),
-        (["--share_link"], "--share_link lets others reach the page"),
-    ],
-    ids=str,
-)
-def test_what_strangers_reach_does_not_start_without_a_key(assistant, argv, says):
-    (serve,) = parse("", ServeFlags, argv=argv)
-    with pytest.raises(UserError, match=says):
-        add_routes(FastAPI(), assistant, ChatFlags(api=True), serve, DecodingFlags())
-    with pytest.raises(UserError, match=says):  # before a base is looked for
-        main(ModelFlags(model_path="/nowhere"), ChatFlags(api=True), serve, DecodingFlags())
-    assert api_key(ChatFlags(api_key="sesame"), serve) == "sesame"
-
-
-def test_the_key_can_come_from_the_environment(monkeypatch):
-    monkeypatch.setenv("VICUNA_API_KEY", "from-there")
-    assert api_key(ChatFlags(), ServeFlags(host="0.0.0.0")) == "from-there"
-    assert api_key(ChatFlags(api_key="given"), ServeFlags()) == "given"
-
-
 @pytest.mark.parametrize("key", ["two words", "密码", "a\nb", "a\x00"])
-def test_a_key_that_fits_no_header_is_refused(key):
+def test_a_key_that_fits_no_header_is_refused_before_a_base_is_looked_for(key):
+    chat = ChatFlags(api=True, api_key=key)
     with pytest.raises(UserError, match="--api_key must consist of ASCII") as error:
-        api_key(ChatFlags(api_key=key), ServeFlags())
+        main(ModelFlags(model_path="/nowhere"), chat, ServeFlags(), DecodingFlags())
     assert key not in str(error.value)
 
 

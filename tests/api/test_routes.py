@@ -153,3 +153,25 @@ def test_a_full_queue_is_a_429_that_says_when_to_come_again(tiny_base):
     retried = server.client(max_retries=2).chat.completions.create(model="tiny", messages=HELLO, **GREEDY)
     assert retried.choices[0].message.content
     server.close()
+
+
+def test_the_command_that_is_printed_at_the_start_is_answered(server, assistant):
+    said, command = describe_routes(f"http://{server.address}", assistant, has_key=True).split("\n")
+    assert said == f"OpenAI's routes are at http://{server.address}/v1; models: talks, obeys, tiny"
+    curl, url, header, kind, *key, data, body = shlex.split(command)
+    assert (curl, header, data) == ("curl", "-H", "-d")
+    assert key == ["-H", "Authorization: Bearer $VICUNA_API_KEY"]
+    name, value = kind.split(": ")
+    with urllib.request.urlopen(urllib.request.Request(url, body.encode(), {name: value}), timeout=60) as reply:
+        assert json.load(reply)["model"] == "talks"
+
+
+def test_health_is_told_without_a_key(assistant):
+    server = Server(assistant, ChatFlags(api=True, api_key="sesame"))
+    try:
+        with urllib.request.urlopen(f"http://{server.address}/health", timeout=30) as reply:
+            assert json.load(reply) == {"status": "ok"}
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            urllib.request.urlopen(f"http://{server.address}/v1/models", timeout=30)
+    finally:
+        server.close()

@@ -2,11 +2,13 @@
 
 import random
 import re
+from urllib.parse import urlsplit
 
 import pytest
 
 from tests.pages.driven import as_file, ask, copied, load, questions, stored, wait_hint, wait_ready
 from tests.pages.test_markup import PIECES
+from tests.pages.tls_proxy import tls_proxy
 from vicuna.pages.strings import STRINGS
 
 pytestmark = pytest.mark.browser
@@ -52,18 +54,31 @@ def parrot(tiny_base, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def guarded(serving, parrot):
-    """chat.py with two accounts, serving the parrot."""
+    """chat.py with two accounts behind a proxy, serving the parrot."""
     return serving(
         *("chat.py", "--model_path", parrot, "--bits", 32, "--prompt_type", "chat", "--preset", "precise"),
-        *("--repetition_penalty", 1, "--max_new_tokens", 150),
+        *(
+            "--repetition_penalty",
+            1,
+            "--max_new_tokens",
+            150,
+            "--proxy",
+            "127.0.0.1",
+            "--allow_host",
+            "pages.localhost",
+        ),
         env={"VICUNA_AUTH": "anna:eins bert:zwei"},
     )
 
 
+def fill_login(page, user: str, password: str) -> None:
+    page.fill("input[name=username]", user)
+    page.fill("input[type=password]", password)
+    page.press("input[type=password]", "Enter")
+
+
 def log_in(page, user: str, password: str) -> None:
-    page.locator("input").nth(0).fill(user)
-    page.locator("input").nth(1).fill(password)
-    page.locator("button").first.click()
+    fill_login(page, user, password)
     wait_ready(page)
 
 
@@ -126,6 +141,33 @@ def test_what_a_model_writes_is_text_and_two_logins_of_one_browser_are_two_peopl
     log_in(page, "anna", "eins")
     page.wait_for_function("document.querySelectorAll('#chat .user').length === 1")
     assert questions(page) == ["说"]
+
+
+def test_behind_a_proxy_with_tls_a_login_holds_for_every_tab_until_it_is_ended(browser, visit, guarded, tmp_path):
+    with tls_proxy(urlsplit(guarded).port, tmp_path) as port:
+        context = browser.new_context(ignore_https_errors=True, locale="zh-CN")
+        page = visit(url=f"https://pages.localhost:{port}/", context=context, ready=False)
+        page.wait_for_selector("input[type=password]")
+        assert page.get_by_role("button", name="登录").count() == 1
+        fill_login(page, "anna", "zwei")
+        assert page.get_by_role("alert").inner_text() == "用户名或密码不对。"
+        log_in(page, "anna", "eins")
+        (cookie,) = context.cookies()
+        assert (cookie["secure"], cookie["httpOnly"], cookie["sameSite"]) == (True, True, "Lax")
+        ask(page, "说")
+        page.reload()
+        page.wait_for_function("document.querySelectorAll('#chat .user').length === 1")
+        other = visit(url=f"https://pages.localhost:{port}/", context=context)
+        ask(other, "说")
+        assert (len(questions(page)), len(questions(other))) == (1, 1)
+        assert {urlsplit(url).netloc for url in page.requested if url.startswith("http")} == {f"pages.localhost:{port}"}
+        other.click("#logout")
+        other.wait_for_selector("input[type=password]")
+        assert context.cookies() == []
+        page.reload()
+        page.wait_for_selector("input[type=password]")
+        assert page.problems + other.problems == []
+        context.close()
 
 
 def test_code_tables_and_maths_are_rendered(visit):

@@ -1,30 +1,25 @@
-"""What guards a page over plain HTTP: what is let through, what is refused, who may log in."""
+"""What a page lets through over plain HTTP, how much, and how it is served. Who is let in is in test_front.py."""
 
 import socket
 
 import gradio as gr
 import pytest
 from fastapi import FastAPI
-from starlette.testclient import TestClient
+from starlette.requests import HTTPConnection
 
+from tests.pages.plain_client import small_page
+from tests.served import free_port
 from vicuna.answer.flags import ChatFlags, ServeFlags
+from vicuna.doors.door import Door
 from vicuna.errors import UserError
-from vicuna.pages.server import BLOCKS_KWARGS, MAX_BODY_BYTES, Page, application, authenticator
-
-
-def client(routes=None, **flags) -> TestClient:
-    """A small page behind the middleware."""
-    with gr.Blocks(**BLOCKS_KWARGS) as blocks:
-        box = gr.Textbox()
-        box.submit(lambda text: text, box, box, api_name="queued", concurrency_id="model")
-        gr.Button().click(lambda text: text, box, box, api_name="direct", queue=False)
-    app = application(Page(blocks, css=""), ServeFlags(**flags), routes)
-    return TestClient(app, client=("127.0.0.1", 1))
+from vicuna.log import log
+from vicuna.pages import server
+from vicuna.pages.server import BLOCKS_KWARGS, MAX_BODY_BYTES, Page
 
 
 @pytest.fixture(scope="module")
 def page():
-    with client() as page:
+    with small_page() as page:
         yield page
 
 
@@ -71,17 +66,12 @@ def test_what_has_a_queue_cannot_be_called_around_it(page):
     assert "join the queue" in answer.text
 
 
-def test_no_answer_allows_other_origins_and_every_one_forbids_foreign_content(page):
-    for origin in ("https://evil.example", "http://localhost:1", "null"):
-        answer = page.get("/config", headers={"origin": origin})
-        preflight = page.options(
-            "/gradio_api/queue/join", headers={"origin": origin, "access-control-request-method": "POST"}
-        )
-        for one in (answer, preflight):
-            assert not [name for name in one.headers if name.startswith("access-control")]
-    policy = answer.headers["content-security-policy"]
-    assert "default-src 'self'" in policy
-    assert "http" not in policy
+def test_every_answer_forbids_foreign_content_and_frames(page):
+    for answer in (page.get("/"), page.get("/config"), page.get("/file=x"), page.get("/", headers={"host": "evil"})):
+        policy = answer.headers["content-security-policy"]
+        assert "default-src 'self'" in policy
+        assert policy.endswith("frame-ancestors 'self'")
+        assert "http" not in policy
 
 
 def test_nothing_is_recorded_measured_or_linked(page):
@@ -92,43 +82,19 @@ def test_nothing_is_recorded_measured_or_linked(page):
 
 
 def test_routes_stand_beside_the_page_behind_the_same_middleware():
-    def routes(app: FastAPI) -> None:
-        app.add_api_route("/v1/models", lambda: {"data": []})
+    foreign = {"origin": "https://evil.example"}
 
-    with client(routes) as page:
-        answer = page.get("/v1/models", headers={"origin": "https://evil.example"})
-        assert answer.json() == {"data": []}
-        assert not [name for name in answer.headers if name.startswith("access-control")]
+    def routes(app: FastAPI) -> list[str]:
+        for path in ("/v1/models", "/own", "/own/too"):
+            app.add_api_route(path, lambda: {"data": []})
+        return ["/v1/", "/own"]  # which let in by themselves
+
+    with small_page(routes) as page:
+        for path, status in (("/v1/models", 200), ("/own", 200), ("/own/too", 403), ("/v1", 403)):
+            assert page.get(path, headers=foreign).status_code == status, path
+        assert page.get("/v1/models").json() == {"data": []}
         assert page.post("/v1/models", content=b"x" * (MAX_BODY_BYTES + 1)).status_code == 413
         assert "gradio_config" in page.get("/").text
-
-
-def test_a_page_with_accounts_asks_who_is_there():
-    with client(auth=["anna:ge heim", "bert:b:c"]) as page:
-        assert page.get("/config").status_code == 401
-        assert page.get("/gradio_api/info").status_code == 401
-        assert page.post("/gradio_api/run/direct", json={"data": ["x"]}).status_code == 401
-        assert page.post("/login", data={"username": "anna", "password": "b:c"}).status_code == 400
-        assert page.post("/login", data={"username": "bert", "password": "b:c"}).status_code == 200
-        assert page.get("/config").status_code == 200
-        assert page.get("/gradio_api/user").json() == "bert"
-
-
-def test_a_password_counts_with_its_user_only_and_whole():
-    right = authenticator(["anna:geheim", "bert:b:c", "李:密码"])
-    assert right("anna", "geheim")
-    assert right("bert", "b:c")
-    assert right("李", "密码")
-    for user, password in (
-        ("anna", "b:c"),
-        ("anna", "geheim "),
-        ("anna", ""),
-        ("", ""),
-        ("bert:b", "c"),
-        ("Anna", "geheim"),
-    ):
-        assert not right(user, password)
-    assert authenticator([]) is None
 
 
 @pytest.mark.parametrize("account", ["anna", "anna:", ":geheim", "geheimnis"])
@@ -159,30 +125,56 @@ def test_secrets_can_come_from_the_environment(monkeypatch):
         ({"host": "192.168.1.5"}, "--host 192.168.1.5"),
         ({"host": "my.example"}, "--host my.example"),
         ({"share_link": True}, "--share_link"),
+        ({"proxy": ["127.0.0.1"]}, "--proxy"),
     ],
 )
 def test_what_lets_others_in_is_known(flags, named):
     assert ServeFlags(**flags).reached_from_elsewhere == named
 
 
-def test_a_page_that_others_reach_without_a_login_is_warned_of(caplog, monkeypatch):
-    from vicuna.log import log
-    from vicuna.pages import server
-
-    monkeypatch.setattr(log, "propagate", True)
+def test_a_port_that_is_taken_is_told():
     with socket.socket() as taken:
-        taken.bind(("0.0.0.0", 0))
+        taken.bind(("127.0.0.1", 0))
         taken.listen()
-        flags = ServeFlags(host="0.0.0.0", port=taken.getsockname()[1])
+        flags = ServeFlags(port=taken.getsockname()[1])
         with gr.Blocks() as blocks, pytest.raises(UserError, match=f"--port {flags.port} can not be listened on"):
-            server.serve(Page(blocks, css=""), flags)
-    assert "--host 0.0.0.0 lets others reach the page, and no --auth asks who they are" in caplog.text
+            server.serve(Page(blocks, css=""), flags, Door(flags))
 
 
-def test_a_public_link_that_cannot_be_had_is_told_and_the_page_is_served_all_the_same(caplog, monkeypatch):
-    from vicuna.log import log
-    from vicuna.pages import server
+@pytest.fixture
+def served(caplog, monkeypatch):
+    """served(**flags): what is said at a start until requests would be taken, where it listens, and the door."""
 
+    def serve(**flags):
+        flags = ServeFlags(port=free_port(), **flags)
+        door, listening = Door(flags), []
+        monkeypatch.setattr("uvicorn.Server.run", lambda server, sockets: listening.extend(sockets))
+        monkeypatch.setattr(log, "propagate", True)
+        caplog.set_level("INFO")
+        with gr.Blocks(**BLOCKS_KWARGS) as blocks:
+            pass
+        server.serve(Page(blocks, css=""), flags, door)
+        address = listening[0].getsockname()
+        listening[0].close()
+        return caplog.text, address, door
+
+    return serve
+
+
+def test_the_password_that_was_made_is_told_at_the_start(served):
+    said, _, door = served(host="0.0.0.0")
+    user, password = door.accounts[0].split(":")
+    assert f"log in as {user} with the password {password} (made for this run: --host 0.0.0.0 lets others" in said
+    assert "WARNING" not in said
+
+
+def test_a_page_that_was_left_open_to_others_is_warned_of(served):
+    said, _, door = served(host="0.0.0.0", no_auth=True)
+    assert "WARNING --host 0.0.0.0 lets others reach the page, and --no_auth lets in whoever comes" in said
+    assert door.accounts == []
+
+
+def test_a_public_link_that_cannot_be_had_is_told_and_the_page_is_served_all_the_same(served, monkeypatch):
     asked = []
 
     def refuse(*args: object) -> str:
@@ -190,16 +182,18 @@ def test_a_public_link_that_cannot_be_had_is_told_and_the_page_is_served_all_the
         raise RuntimeError("Could not get share link from Gradio API Server.")
 
     monkeypatch.setattr("gradio.networking.setup_tunnel", refuse)
-    monkeypatch.setattr("uvicorn.Server.run", lambda server, sockets: asked.append(sockets))
-    monkeypatch.setattr(log, "propagate", True)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    with gr.Blocks(**BLOCKS_KWARGS) as blocks:
-        pass
-    server.serve(Page(blocks, css=""), ServeFlags(port=port, share_link=True))
-    assert asked[0][:2] == ("127.0.0.1", port)
-    assert asked[1][0].getsockname() == ("127.0.0.1", port)
-    asked[1][0].close()
-    assert "--share_link lets others reach the page, and no --auth asks" in caplog.text
-    assert "no public link could be opened (Could not get share link" in caplog.text
+    said, address, _ = served(share_link=True)
+    assert asked[0][:2] == address
+    assert "no public link could be opened (Could not get share link" in said
+    assert "with the password" in said
+
+
+def test_a_public_link_is_a_name_of_the_server(served, monkeypatch):
+    monkeypatch.setattr("gradio.networking.setup_tunnel", lambda *args: "http://0a1b.gradio.example")
+    said, _, door = served(share_link=True)
+    assert "the public link is https://0a1b.gradio.example" in said
+    for host, ours in (("0A1B.gradio.example", True), ("0a1c.gradio.example", False)):
+        headers = [(b"host", host.encode()), (b"origin", f"https://{host}".encode())]
+        request = HTTPConnection({"type": "http", "server": ("127.0.0.1", 1), "headers": headers})
+        assert (door.names.foreign(request) is None) == ours
+        assert door.names.is_public(request) == ours

@@ -93,24 +93,12 @@ class ChatFlags:
         "refuse the request",
     )
     api_key: str = flag("", "key that the routes ask for; better given as VICUNA_API_KEY")
-    allow_host: list[str] = flag(
-        [], "further names that clients may call this server by without a key, such as host.docker.internal"
-    )
-    allow_origin: list[str] = flag(
-        [],
-        "other sites whose pages may use the routes, such as http://192.168.1.5:3000; the key is still asked for",
-    )
 
     def __post_init__(self) -> None:
         at_least("--max_memory", self.max_memory, 0)
         self.api_key = self.api_key or os.environ.get("VICUNA_API_KEY", "")
         if self.cli and self.api:
             raise UserError("--cli is a chat in the terminal, --api a server; give one of them.")
-        for name in ("allow_host", "allow_origin"):
-            if getattr(self, name) and not self.api:
-                raise UserError(f"--{name} is for the routes of --api, which is not given: give it, or drop --{name}.")
-        self.allow_host = [_host(name) for name in self.allow_host]
-        self.allow_origin = [_origin(site) for site in self.allow_origin]
 
 
 def _host(name: str) -> str:
@@ -138,6 +126,17 @@ def _origin(site: str) -> str:
     return plain.removesuffix({"http": ":80", "https": ":443"}.get(scheme, "/"))
 
 
+def _network(address: str) -> str:
+    """An address or a network of proxies."""
+    try:
+        return str(ipaddress.ip_network(address.strip(), strict=False))
+    except ValueError:
+        raise UserError(
+            f"--proxy {address} is neither an address nor a network: expected what the proxy's connections come from, "
+            "such as 127.0.0.1 or 172.18.0.0/16."
+        ) from None
+
+
 @dataclass
 class ServeFlags:
     """What is served, and to whom."""
@@ -152,6 +151,20 @@ class ServeFlags:
     share_link: bool = flag(False, "also open a public link through Gradio's service")
     auth: list[str] = flag(
         [], "user:password that the page asks for, several for several users; better given as VICUNA_AUTH"
+    )
+    no_auth: bool = flag(False, "make no password and no key where others reach the page, and let in whoever comes")
+    allow_host: list[str] = flag(
+        [], "further names that the server may be called by without a key, such as host.docker.internal"
+    )
+    allow_origin: list[str] = flag(
+        [],
+        "other sites whose pages may use the routes, such as http://192.168.1.5:3000; login and key are asked for "
+        "all the same",
+    )
+    proxy: list[str] = flag(
+        [],
+        "addresses or networks of reverse proxies in front, such as 127.0.0.1, which say by X-Forwarded-For and "
+        "X-Forwarded-Proto who asks, and whether by TLS",
     )
     max_queue: int = flag(64, "requests that may wait for the model")
     cache_gib: float = flag(1.0, "memory for what earlier prompts have in common with the next, in GiB; 0 for none")
@@ -171,12 +184,19 @@ class ServeFlags:
             if not (user.strip() and colon and password):
                 # Not repeated here: it may be a password.
                 raise UserError(f"account {n} of --auth (or of VICUNA_AUTH) is not of the form user:password.")
+        if self.auth and self.no_auth:
+            raise UserError("--no_auth lets in whoever comes, --auth (or VICUNA_AUTH) asks who it is: give one.")
+        self.allow_host = [_host(name) for name in self.allow_host]
+        self.allow_origin = [_origin(site) for site in self.allow_origin]
+        self.proxy = [_network(address) for address in self.proxy]
 
     @property
     def reached_from_elsewhere(self) -> str:
         """The flag that lets other machines reach what is served; "" when only this one does."""
         if self.share_link:
             return "--share_link"
+        if self.proxy:
+            return "--proxy"
         try:
             local = ipaddress.ip_address(self.host).is_loopback
         except ValueError:

@@ -29,18 +29,20 @@ from starlette.routing import Mount, Route
 
 from vicuna.answer.assistant import Assistant
 from vicuna.answer.decoding import derive_seed
-from vicuna.answer.flags import ChatFlags, DecodingFlags, ServeFlags
+from vicuna.answer.fair_queue import Client, QueueFull
+from vicuna.answer.flags import ChatFlags, DecodingFlags
 from vicuna.answer.stream import Update
-from vicuna.answer.worker import QueueFull
 from vicuna.api.bodies import BROKEN, ChatFormat, CompletionFormat, EventStream, embeddings_body
 from vicuna.api.concurrency import Answers, cancel_on_disconnect, run_in_thread
 from vicuna.api.error_body import APIError
-from vicuna.api.guard import Guard, api_key, read_json
+from vicuna.api.guard import Guard, read_json
 from vicuna.api.parsing import CompletionRequest, parse_chat, parse_completion, parse_embedding
 from vicuna.api.scores import ScoreRequest, asks_for_scores, parse_scores, scores_body
 from vicuna.api.tokenization import detokenize, tokenize, tokenizer_info
+from vicuna.doors.door import Door
 from vicuna.errors import UserError
 from vicuna.log import log
+from vicuna.serving.visitors import share_of
 
 AT_ONCE = 8  # rows that are embedded or scored, behind which other clients have their turn
 ROUTES = ("/chat/completions", "/completions", "/models", "/models/{model:path}", "/embeddings")
@@ -48,14 +50,10 @@ HEALTH = "/health"
 TOKENIZER_ROUTES = ("/tokenize", "/detokenize", "/tokenizer_info")
 
 
-def add_routes(app: FastAPI, assistant: Assistant, chat: ChatFlags, serve: ServeFlags, decoding: DecodingFlags) -> None:
-    """Let `app` answer under /v1, before whatever else it serves.
-
-    Raises:
-        UserError: a server that strangers can reach has no key; see `vicuna.api.guard.api_key`.
-    """
+def add_routes(app: FastAPI, assistant: Assistant, chat: ChatFlags, door: Door, decoding: DecodingFlags) -> list[str]:
+    """Let `app` answer under /v1, before whatever else it serves, and say where: what lies below a path that ends in a
+    slash, and what is at the others."""
     routes = Routes(assistant, chat, decoding)
-    guard = {"host": serve.host, "hosts": chat.allow_host, "origins": chat.allow_origin, "key": api_key(chat, serve)}
     inner = _app(
         Route(ROUTES[0], routes.chat, methods=["POST"]),
         Route(ROUTES[1], routes.completion, methods=["POST"]),
@@ -68,11 +66,12 @@ def add_routes(app: FastAPI, assistant: Assistant, chat: ChatFlags, serve: Serve
         Route(TOKENIZER_ROUTES[1], routes.detokenize, methods=["POST"]),
         Route(TOKENIZER_ROUTES[2], routes.tokenizer_info, methods=["GET"]),
     )
-    outer = [
-        Mount("/v1", Guard(inner, **guard)),
-        *(Route(path, Guard(tokenizer, **guard)) for path in TOKENIZER_ROUTES),
+    app.router.routes[:0] = [
+        Route(HEALTH, _health, methods=["GET"]),
+        Mount("/v1", Guard(inner, door)),
+        *(Route(path, Guard(tokenizer, door)) for path in TOKENIZER_ROUTES),
     ]
-    app.router.routes[:0] = [Route(HEALTH, _health, methods=["GET"]), *outer]
+    return ["/v1/", *TOKENIZER_ROUTES, HEALTH]
 
 
 def describe_routes(address: str, assistant: Assistant, has_key: bool) -> str:
@@ -82,7 +81,7 @@ def describe_routes(address: str, assistant: Assistant, has_key: bool) -> str:
         address: of the server, such as http://127.0.0.1:7860.
     """
     first, *others = assistant.names
-    key = " -H 'Authorization: Bearer '$VICUNA_API_KEY" if has_key else ""
+    key = ' -H "Authorization: Bearer $VICUNA_API_KEY"' if has_key else ""
     body = json.dumps({"model": first, "messages": [{"role": "user", "content": "你好"}]}, ensure_ascii=False)
     return (
         f"OpenAI's routes are at {address}/v1; models: {', '.join([first, *others])}\n"
@@ -218,7 +217,7 @@ class Routes:
 
 
 def _parse_completion(
-    values: dict[str, Any], assistant: Assistant, decoding: DecodingFlags, peer: str
+    values: dict[str, Any], assistant: Assistant, decoding: DecodingFlags, peer: Client
 ) -> CompletionRequest | ScoreRequest:
     if asks_for_scores(values):
         return parse_scores(values, assistant, peer)
@@ -232,7 +231,7 @@ async def _parsed(request: Request, parse: Callable[..., Any], *more: Any) -> An
         ClientDisconnect: who asked has gone, and is to take nobody's place in the queue.
     """
     values = await read_json(request)
-    peer = f"{request.client.host}:{request.client.port}" if request.client else ""
+    peer = Client(share_of(request), f":{request.client.port}" if request.client else "")
     asked = await asyncio.to_thread(parse, values, *more, peer)
     if await request.is_disconnected():
         raise ClientDisconnect

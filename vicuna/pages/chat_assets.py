@@ -120,3 +120,12 @@ DOWNLOAD_FILE = """(text) => {
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 1000);
 }"""
+
+# By a form and not by a link, which any page could have a visitor follow.
+LOG_OUT = """() => {
+    const form = document.createElement("form");
+    form.method = "post";
+    form.action = "/logout";
+    document.body.append(form);
+    form.submit();
+}"""

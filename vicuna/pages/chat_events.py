@@ -11,12 +11,15 @@ from vicuna.pages.chat_controller import ChatController
 from vicuna.pages.chat_handlers import ChatHandlers
 from vicuna.pages.chat_layout import ChatLayout
 from vicuna.pages.events import ANSWERING, IMMEDIATE, LATEST, debounce
+from vicuna.pages.turns import attended
 
 
-def build_page(assistant: Assistant, flags: ChatFlags, serve: ServeFlags, decoding: DecodingFlags) -> server.Page:
+def build_page(
+    assistant: Assistant, flags: ChatFlags, serve: ServeFlags, decoding: DecodingFlags, with_login: bool = False
+) -> server.Page:
     """The multi-turn page of a loaded model."""
     with gr.Blocks(title="Chinese-Vicuna", **server.BLOCKS_KWARGS) as blocks:
-        layout = ChatLayout(assistant, flags, decoding, with_login=bool(serve.auth))
+        layout = ChatLayout(assistant, flags, decoding, with_login)
         controller = ChatController(assistant, decoding.seed, serve.use_typewriter)
         parts = {**layout.place, **layout.changing, "loaded": layout.loaded}
         handlers = ChatHandlers(assistant, flags.save_path, controller, parts)
@@ -25,6 +28,8 @@ def build_page(assistant: Assistant, flags: ChatFlags, serve: ServeFlags, decodi
         _connect_turns(layout, handlers, changing)
         _connect_storage(blocks, layout, handlers, changing)
         _connect_settings(blocks, layout, handlers, changing)
+        if layout.logout:
+            layout.logout.click(None, None, None, js=chat_assets.LOG_OUT)
         blocks.unload(handlers.close_tab)
     return server.Page(blocks, chat_assets.CSS, chat_assets.HEAD)
 
@@ -32,10 +37,9 @@ def build_page(assistant: Assistant, flags: ChatFlags, serve: ServeFlags, decodi
 def _connect_answers(layout: ChatLayout, handlers: ChatHandlers, changing: list[Any]) -> None:
     settings, answering = layout.settings, {**ANSWERING, "outputs": changing}
     asked = [layout.message, layout.stored, layout.editing, *settings, layout.visit]
-    layout.message.submit(handlers.send, asked, api_name="predict", **answering)
-    layout.chatbot.retry(
-        handlers.regenerate, [layout.stored, *settings, layout.visit], api_visibility="private", **answering
-    )
+    layout.message.submit(attended(handlers.send, handlers.close_tab), asked, api_name="predict", **answering)
+    regenerate = attended(handlers.regenerate, handlers.close_tab)
+    layout.chatbot.retry(regenerate, [layout.stored, *settings, layout.visit], api_visibility="private", **answering)
     layout.message.stop(handlers.stop, None, None, **IMMEDIATE)
 
 

@@ -33,8 +33,7 @@ class ChatLayout:
             self.new, self.save, self.load, self.reset = (
                 gr.Button(i18n(name), size="sm", elem_id=name) for name in ("new", "save", "load", "reset")
             )
-            if with_login:
-                gr.Button(i18n("logout"), size="sm", link="/logout", link_target="_self", elem_id="logout")
+            self.logout = gr.Button(i18n("logout"), size="sm", elem_id="logout") if with_login else None
         with gr.Row(elem_id="columns"):
             with gr.Column(scale=3, elem_id="talk"):
                 self._lay_out_conversation()

@@ -13,5 +13,9 @@ i18n = gr.I18n(**{**STRINGS, "zh-CN": STRINGS["zh"], "zh-TW": STRINGS["zh"]})
 
 def request_strings(request: gr.Request | None) -> Strings:
     """The strings in the language of the browser that asks."""
-    language = (request.headers.get("accept-language") or "en") if request else "en"
-    return STRINGS["zh" if language.lower().startswith("zh") else "en"]
+    return strings_in((request.headers.get("accept-language") or "") if request else "")
+
+
+def strings_in(languages: str) -> Strings:
+    """The strings in the first of a browser's languages."""
+    return STRINGS["zh" if languages.lower().startswith("zh") else "en"]
