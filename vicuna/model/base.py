@@ -26,7 +26,7 @@ from vicuna.gguf_file.folder import folder_of, stands_for
 from vicuna.gguf_file.reader import is_gguf, read_gguf
 from vicuna.gguf_file.weights import describe_types
 from vicuna.log import log
-from vicuna.model.config import meta_model, read_config
+from vicuna.model.config import meta_model, own_config, read_config
 from vicuna.model.context import read_context
 from vicuna.model.flags import ModelFlags
 from vicuna.model.gptq import KERNELS, config_for_plain_kernels, silenced
@@ -181,7 +181,7 @@ def fingerprint(path: Path) -> str:
         file
         for pattern in ("config.json", "tokenizer*", "*.safetensors", "*.bin")
         for file in sorted(path.glob(pattern))
-        if file.name not in others
+        if file.name not in others and file.is_file()
     ]
     for file in [path] if path.is_file() else files:
         size = file.stat().st_size
@@ -280,6 +280,7 @@ def load_base(base: Base, bits: int, placed: bool = True, spread: bool = False) 
         free = {gpu: torch.cuda.mem_get_info(gpu)[0] for gpu in range(torch.cuda.device_count())}
         place = device_map(base.config, bits, dtype, free)
     kwargs = {"dtype": dtype} if stored else load_kwargs(bits, dtype)
+    kwargs |= own_config(base.config, base.path)
     if stored:
         check_quantiser(base.path, base.config)
     else:

@@ -1,5 +1,6 @@
 """The config of a model in Hugging Face format, and what follows from it before any weight is read."""
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from vicuna.errors import UserError, first_line
 from vicuna.files.json_files import read_json
 from vicuna.foreign import NEVER_RUN, describe_odd_file, names_own_code
+from vicuna.log import log
+from vicuna.model.known_files import foreign_ways, shown
 
 
 def read_config(folder: Path) -> Any:
@@ -19,7 +22,7 @@ def read_config(folder: Path) -> Any:
     """
     file = folder / "config.json"
     try:
-        config = AutoConfig.from_pretrained(folder, **NEVER_RUN)
+        config = _read(folder)
     except (ValueError, OSError, KeyError, TypeError, AttributeError) as error:
         if names_own_code(file):
             raise UserError(
@@ -39,6 +42,27 @@ def read_config(folder: Path) -> Any:
             f"{file} has parts of the model computed by {kernel}, compiled code of the hub, which is never fetched: "
             "remove that line, and transformers computes them itself."
         )
+    return config
+
+
+def own_config(config: Any, folder: Path) -> dict[str, Any]:
+    """Arguments of from_pretrained that keep it from config.json, where that has something computed in other ways than
+    transformers' own; {} where it has not."""
+    return {"config": deepcopy(config)} if foreign_ways(read_json(folder / "config.json")) else {}
+
+
+def _read(folder: Path) -> Any:
+    """The config, with attention and experts computed in transformers' own way where another one is named.
+
+    Every other is compiled, or fetched from the hub where the package kernels is installed.
+    """
+    found = foreign_ways(read_json(folder / "config.json"))
+    if not found:
+        return AutoConfig.from_pretrained(folder, **NEVER_RUN)
+    log.info("%s names %s, which is not used: transformers' own code computes it", folder / "config.json", found[0])
+    with shown(folder, weights=False) as place:
+        config = AutoConfig.from_pretrained(place, **NEVER_RUN)
+    config.name_or_path = str(folder)
     return config
 
 
