@@ -7,11 +7,8 @@ from pathlib import Path
 import pytest
 from certificate_bounds import confident_llama
 
-from tests.own_code import AUTO, add_to, write_code
 from tests.quantise.quantising import KINDS, quantise
 from vicuna.model.openable import make_openable
-
-MARK = "it ran"  # beside the base, once its code has run
 
 for _name in ("gptqmodel", "optimum"):
     pytest.importorskip(_name, reason="GPTQModel is not installed: bash scripts/install_gptq.sh")
@@ -19,13 +16,11 @@ for _name in ("gptqmodel", "optimum"):
 
 @pytest.fixture(scope="session")
 def base(tiny_base, tmp_path_factory) -> Path:
-    """Two blocks; rows of 128 and 256, which every group divides; with code of its own, which GPTQModel would run."""
+    """Two blocks; rows of 128 and 256, which every group divides."""
     folder = tmp_path_factory.mktemp("plain") / "base"
     sizes = {"hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 4, "num_key_value_heads": 2}
     confident_llama(folder, tiny_base, **sizes)
     make_openable(folder)
-    write_code(folder, folder.parent / MARK)
-    add_to(folder / "config.json", {"auto_map": AUTO})
     return folder
 
 

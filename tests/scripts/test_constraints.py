@@ -14,7 +14,7 @@ from packaging.utils import canonicalize_name, parse_sdist_filename, parse_wheel
 
 ROOT = Path(__file__).resolve().parents[2]
 LISTS = ROOT / "scripts/constraints"
-PYTHONS = ("3.11", "3.12", "3.13")
+PYTHONS = ("3.11", "3.12")
 HERE = f"{sys.version_info[0]}.{sys.version_info[1]}"
 ALONE = ("requirements_eval.txt", "requirements_gptq.txt")  # installed without what their packages ask for
 FILES = ("requirements.txt", "requirements_dev.txt", "requirements_cpp.txt", *ALONE)
