@@ -263,6 +263,7 @@ def test_every_flag_that_a_page_names_exists(page):
         known |= set(re.findall(r"^    (\w+): [\w\[\]]+ = flag\(", read(program), re.MULTILINE))
     known |= set(re.findall(r'add_argument\("--(\w+)"', read("benchmarks/certificate_bounds.py")))
     known |= set(re.findall(r'add_argument\("--(\w+)"', read("benchmarks/fuzz_templates.py")))
+    known |= set(re.findall(r"^        --(\w+)\) ", read("scripts/install.sh"), re.MULTILINE))
     others = {"help", "standalone", "nproc_per_node", "signals_to_handle"}  # argparse's, torchrun's
     others |= {"deepspeed", "logdir"}  # the original's, tensorboard's
     others |= {"max_model_len", "enable_lora", "api_key", "add_host"}  # vLLM's, and Docker's

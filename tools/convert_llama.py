@@ -82,6 +82,7 @@ def to_hf(flags: ConvertFlags, folder: Path) -> None:
     from vicuna.export.manifests import check_input
     from vicuna.export.meta_layout import EMBEDDING, HEAD, read_meta
     from vicuna.files.tensors import bit_equal, write_model
+    from vicuna.model.known_files import copy_known
     from vicuna.model.openable import make_openable
 
     model = read_meta(Path(flags.input_dir).expanduser(), flags.model_size)
@@ -108,7 +109,7 @@ def to_hf(flags: ConvertFlags, folder: Path) -> None:
     config.save_pretrained(folder)
     generation = Path(flags.config_from) / "generation_config.json"
     if given and generation.is_file():
-        shutil.copyfile(generation, folder / generation.name)
+        copy_known(generation.parent, folder, [generation.name])
     else:
         GenerationConfig.from_model_config(config).save_pretrained(folder)
     make_openable(folder)
@@ -205,6 +206,7 @@ def to_meta(flags: ConvertFlags, folder: Path) -> None:
     from vicuna.model.base import BASE_FILES, local_folder
     from vicuna.model.base_tensors import read_base_tensors
     from vicuna.model.config import quantization_method
+    from vicuna.model.known_files import copy_known
 
     path = local_folder(flags.input_dir, "--input_dir", BASE_FILES)
     config = hf_config(path, "--input_dir")
@@ -217,9 +219,8 @@ def to_meta(flags: ConvertFlags, folder: Path) -> None:
     tensors = read_base_tensors(path, config)
     (folder / PARAMS_FILE).write_text(json.dumps(make_params(config, shape)), encoding="utf-8")
     copy_template(path, folder)
-    if (path / "tokenizer.model").is_file():
-        shutil.copyfile(path / "tokenizer.model", folder / "tokenizer.model")
-    else:
+    copy_known(path, folder, ["tokenizer.model"])
+    if not (path / "tokenizer.model").is_file():
         log.log.warning("%s has no tokenizer.model, which programs for Meta's layout need", path)
     if lost := lost_settings(config, shape):
         log.log.info("Meta's layout has no place for %s; --config_from brings it back on the way back", lost)

@@ -10,7 +10,6 @@ Weights are copied one tensor at a time from files that are mapped.
 """
 
 import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -109,6 +108,7 @@ def write_configs(folder: Path, base: "Base", vocab: int, padding: str) -> None:
     """config.json as the base has it but for the size of its vocabulary and a new padding; the other configs."""
     from vicuna.files.json_files import read_json
     from vicuna.model.adapter_files import RUN_ARGS, model_run_args
+    from vicuna.model.known_files import copy_known
     from vicuna.prompt.tokenizer import read_sentencepiece
 
     config: dict[str, Any] = read_json(base.path / "config.json")
@@ -120,10 +120,7 @@ def write_configs(folder: Path, base: "Base", vocab: int, padding: str) -> None:
     if padding:
         config["pad_token_id"] = read_sentencepiece(folder / "tokenizer.model")[1].piece_to_id(padding)
     (folder / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    if (base.path / "generation_config.json").is_file():
-        shutil.copyfile(base.path / "generation_config.json", folder / "generation_config.json")
-    if model_run_args(base.path) and (base.path / RUN_ARGS).is_file():
-        shutil.copyfile(base.path / RUN_ARGS, folder / RUN_ARGS)
+    copy_known(base.path, folder, ["generation_config.json", *[RUN_ARGS] * bool(model_run_args(base.path))])
 
 
 if __name__ == "__main__":

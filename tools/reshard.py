@@ -9,7 +9,6 @@ template of a merged model are copied. A manifest that lies in the folder is che
 """
 
 import json
-import shutil
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
 
@@ -29,6 +28,7 @@ def main(argv: list[str] | None = None) -> None:
     from vicuna.export.meta_layout import copy_template, read_meta, write_meta
     from vicuna.export.meta_params import PARAMS_FILE, check_shard_count
     from vicuna.files.outputs import atomic_folder
+    from vicuna.model.known_files import copy_known
 
     with atomic_folder(flags.output_dir, "output_dir") as folder:
         model = read_meta(Path(flags.input_dir).expanduser(), flag="input_dir")
@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> None:
         check_input(model.folder)
         (folder / PARAMS_FILE).write_text(json.dumps(model.params), encoding="utf-8")
         if model.tokenizer:
-            shutil.copyfile(model.tokenizer, folder / model.tokenizer.name)
+            copy_known(model.tokenizer.parent, folder, [model.tokenizer.name])
         copy_template(model.folder, folder)
         write_meta(folder, model.shape, model.tensors(rotated=False), flags.num_shards, rotated=False)
     print(f"cut {len(model.files)} shards into {flags.num_shards}: {flags.output_dir}")

@@ -2,13 +2,18 @@
 
 import base64
 import json
+import shlex
 import struct
+import urllib.error
+import urllib.request
 
 import pytest
 from openai import APIError, BadRequestError, InternalServerError, NotFoundError, RateLimitError
 
 from tests.api.questions import GREEDY, HELLO, message_of
 from tests.served import Server, assistant_of, at_work
+from vicuna.answer.flags import ChatFlags
+from vicuna.api.routes import describe_routes
 from vicuna.errors import UserError
 
 

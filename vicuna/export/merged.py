@@ -1,7 +1,6 @@
 """A merged model as a folder: its weights in Hugging Face format, its tokenizer, and what is said about it."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from vicuna.log import log
 from vicuna.model.adapter_files import RUN_ARGS, as_trained, template_settings
 from vicuna.model.base import Base
 from vicuna.model.config import meta_model
+from vicuna.model.known_files import copy_known
 from vicuna.model.model_card import export_card, write_card
 from vicuna.model.openable import copy_tokenizer, make_openable
 from vicuna.prompt.chat_template import chat_template
@@ -39,7 +39,7 @@ def write_hf(folder: Path, tensors: dict[str, MergedTensor], base: Base, updates
     (folder / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     generation = base.path / "generation_config.json"
     if generation.is_file():
-        shutil.copyfile(generation, folder / generation.name)
+        copy_known(base.path, folder, [generation.name])
     else:
         base.generation_config.save_pretrained(folder)
     make_openable(folder)

@@ -7,7 +7,6 @@ be uneven, the last shard then has the remainder; norms are in every shard.
 
 import math
 import re
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +29,7 @@ from vicuna.files.tensors import (
 )
 from vicuna.foreign.paths import regular_files
 from vicuna.model.adapter_files import RUN_ARGS
+from vicuna.model.known_files import copy_known
 from vicuna.prompt.tokenizer_files import CHAT_TEMPLATE_FILE as CHAT_TEMPLATE
 
 ROWS, COLUMNS, COPIED = 0, 1, None  # the dimension along which a tensor is cut
@@ -322,6 +322,4 @@ def _part(shape: torch.Size, cut: int | None, i: int, count: int) -> list[int]:
 
 def copy_template(source: Path, folder: Path) -> None:
     """Take a model's template along to another layout, and its run_args.json, which names it."""
-    for name in (CHAT_TEMPLATE, RUN_ARGS):
-        if (source / name).is_file():
-            shutil.copyfile(source / name, folder / name)
+    copy_known(source, folder, [CHAT_TEMPLATE, RUN_ARGS])

@@ -1,36 +1,23 @@
 """llama.cpp's own converters, called as programs: for what is no LLaMA with a vocabulary that this package writes.
 
-They open tokenizers with `trust_remote_code=True`, so they never see a model's folder: what they are given is a folder
-of links to its weights and copies of the files of its config and tokenizer, without code and without what names any.
+They open tokenizers with `trust_remote_code=True`, so they never see a model's folder: see `vicuna.model.known_files`.
 """
 
 import ast
-import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
 from vicuna.errors import UserError
-from vicuna.files.aside import aside_folder
-from vicuna.files.json_files import read_json
 from vicuna.files.tensors import read_tensor_files, weight_paths
 from vicuna.gguf.llama_cpp_source import source_folder
 from vicuna.model.base import Base
+from vicuna.model.known_files import shown
 
-# Files that a converter may read beside the weights; the first kind is JSON that may name code.
-_SETTINGS = ("config.json", "tokenizer_config.json", "generation_config.json", "special_tokens_map.json")
-_OTHERS = (
-    *("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "added_tokens.json", "chat_template.jinja"),
-    *("model.safetensors.index.json", "pytorch_model.bin.index.json"),
-)
 _POLL_S = 0.2
 
 
@@ -64,7 +51,7 @@ def check_vocabulary(base: Base) -> None:
     Raises:
         UserError: it does not know it.
     """
-    with staged(base.path, weights=False) as folder:
+    with shown(base.path, weights=False) as folder:
         _run("convert_hf_to_gguf.py", [str(folder), "--vocab-only"], folder.parent / "vocabulary.gguf", base.path)
 
 
@@ -78,7 +65,7 @@ def convert_model(base: Base, file: Path, kind: str) -> None:
         UserError: it did not.
     """
     size = sum(one.numel() for one in read_tensor_files(weight_paths(base.path)).values()) * (4 if kind == "f32" else 2)
-    with staged(base.path) as folder:
+    with shown(base.path) as folder:
         flags = [str(folder), "--outtype", kind, "--model-name", base.path.resolve().name]
         _run("convert_hf_to_gguf.py", flags, file, base.path, size)
 
@@ -92,32 +79,8 @@ def convert_adapter(base: Base, folder: Path, file: Path, kind: str) -> None:
     Raises:
         UserError: it did not.
     """
-    with staged(base.path, weights=False) as known:
+    with shown(base.path, weights=False) as known:
         _run("convert_lora_to_gguf.py", [str(folder), "--base", str(known), "--outtype", kind], file, folder)
-
-
-@contextmanager
-def staged(folder: Path, weights: bool = True) -> Iterator[Path]:
-    """A folder with what converters may see of a model's folder, under the same name, as long as the block lasts."""
-    with aside_folder() as aside:
-        shown = aside / "model"
-        shown.mkdir()
-        for name in _SETTINGS:
-            if (folder / name).is_file():
-                (shown / name).write_text(json.dumps(_without_code(read_json(folder / name))), encoding="utf-8")
-        for name in _OTHERS:
-            if (folder / name).is_file() and (weights or not name.endswith(".index.json")):
-                shutil.copyfile(folder / name, shown / name)
-        for file in weight_paths(folder) if weights else ():
-            (shown / file.name).symlink_to(file.resolve())
-        yield shown
-
-
-def _without_code(settings: Any) -> Any:
-    """Settings without what names Python code, at any depth."""
-    if isinstance(settings, Mapping):
-        return {key: _without_code(value) for key, value in settings.items() if key != "auto_map"}
-    return settings
 
 
 def _run(program: str, flags: list[str], file: Path, source: Path, size: int | None = None) -> None:

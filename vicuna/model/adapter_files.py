@@ -212,6 +212,7 @@ def _as_trained(config: LoraConfig) -> LoraConfig:
     if not begins_with(vars(config), BEGINS_FROM_WEIGHTS):
         config.init_lora_weights = True
     config.eva_config = config.velora_config = config.monteclora_config = None
+    config.auto_mapping = None  # names a library to import, for models that this one is none of
     for name in ("target_modules", "exclude_modules", "modules_to_save"):
         value = getattr(config, name)
         if value and not isinstance(value, str):

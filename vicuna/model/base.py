@@ -28,7 +28,7 @@ from vicuna.gguf_file.folder import folder_of, stands_for
 from vicuna.gguf_file.reader import is_gguf, read_gguf
 from vicuna.gguf_file.weights import describe_types
 from vicuna.log import log
-from vicuna.model.config import check_continues_text, meta_model, read_config
+from vicuna.model.config import check_continues_text, meta_model, own_config, read_config
 from vicuna.model.context import read_context
 from vicuna.model.declared import check_counts, check_shapes
 from vicuna.model.declared_decoding import read_generation_config
@@ -270,6 +270,7 @@ def load_base(base: Base, bits: int, placed: bool = True, spread: bool = False) 
         free = {gpu: torch.cuda.mem_get_info(gpu)[0] for gpu in range(torch.cuda.device_count())}
         place = device_map(base.config, bits, dtype, free)
     kwargs = {"dtype": dtype} if stored else load_kwargs(bits, dtype)
+    kwargs |= own_config(base.config, base.path)
     if stored:
         check_quantiser(base.path, base.config)
     else:

@@ -1,5 +1,6 @@
 """The config of a model in Hugging Face format, and what follows from it before any weight is read."""
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ from vicuna.errors import UserError
 from vicuna.foreign.libraries import refusals
 from vicuna.foreign.odd_files import NEVER_RUN, describe_odd_file
 from vicuna.foreign.typed import read_object, typed
+from vicuna.log import log
 from vicuna.model.base_files import BaseConfig
+from vicuna.model.known_files import foreign_ways, shown
 
 
 def read_config(folder: Path) -> Any:
@@ -23,7 +26,7 @@ def read_config(folder: Path) -> Any:
     settings = read_object(file)
     declared = typed(settings, BaseConfig, file)
     with refusals(lambda said: _unreadable(file, declared, said)):
-        config = AutoConfig.from_pretrained(folder, **NEVER_RUN)
+        config = _read(folder, settings)
     if getattr(config, "quantization_config", None) is not None and not quantization_method(config):
         raise UserError(
             f"{file} has a quantization_config that names no quant_method: remove it where the weights are plain, or "
@@ -46,6 +49,27 @@ def _unreadable(file: Path, declared: BaseConfig, said: str) -> str:
     if odd := describe_odd_file(file, is_text=True):
         return f"{file} {odd}"
     return f"{file} can not be read ({said})."
+
+
+def own_config(config: Any, folder: Path) -> dict[str, Any]:
+    """Arguments of from_pretrained that keep it from config.json, where that has something computed in other ways than
+    transformers' own; {} where it has not."""
+    return {"config": deepcopy(config)} if foreign_ways(read_object(folder / "config.json")) else {}
+
+
+def _read(folder: Path, settings: dict[str, Any]) -> Any:
+    """The config, with attention and experts computed in transformers' own way where another one is named.
+
+    Every other is compiled, or fetched from the hub where the package kernels is installed.
+    """
+    found = foreign_ways(settings)
+    if not found:
+        return AutoConfig.from_pretrained(folder, **NEVER_RUN)
+    log.info("%s names %s, which is not used: transformers' own code computes it", folder / "config.json", found[0])
+    with shown(folder, weights=False) as place:
+        config = AutoConfig.from_pretrained(place, **NEVER_RUN)
+    config.name_or_path = str(folder)
+    return config
 
 
 def _hub_kernel(settings: dict[str, Any]) -> str:

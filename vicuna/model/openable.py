@@ -5,7 +5,6 @@ the base of the rotation then is another, and nothing says so. Whoever writes a 
 """
 
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from vicuna.files.json_files import read_json
 from vicuna.foreign.paths import regular_files
 from vicuna.log import log
 from vicuna.model.config import read_config
+from vicuna.model.known_files import copy_known, without_code
 from vicuna.model.new_rows import NEW_ROWS
 from vicuna.prompt.tokenizer_files import CHAT_TEMPLATE_FILE, TOKENIZER_CONFIG
 from vicuna.prompt.tokenizer_json import openable_tokenizer
@@ -39,25 +39,21 @@ def copy_tokenizer(source: Path, folder: Path) -> None:
 
 
 def copy_files(source: Path, folder: Path, names: Sequence[str]) -> None:
-    """Copy those of a base's files that are there, and its further templates.
-
-    What a link names is copied where it is a file of the same name, or of the hub's cache, which is made of links.
-    """
-    for file in [source / name for name in names] + regular_files(source / CHAT_TEMPLATES, "*.jinja"):
-        if not file.is_file():
-            continue
-        there = file.resolve()
-        if there.name != file.name and there.parent != source.resolve().parent.parent / "blobs":
-            log.warning("%s is a link to %s, which is not taken along", file, there)
-            continue
-        copy = folder / file.relative_to(source)
-        copy.parent.mkdir(exist_ok=True)
-        shutil.copyfile(file, copy)
+    """Copy those of a base's files that are there, and its further templates."""
+    further = regular_files(source / CHAT_TEMPLATES, "*.jinja")
+    copy_known(source, folder, [*names, *(str(file.relative_to(source)) for file in further)])
 
 
 def make_openable(folder: Path) -> None:
-    """Have a written folder say what it is in the words of older programs, too; what is understood stays as it is."""
+    """Have a written folder say what it is in the words of older programs, too; what is understood stays as it is.
+
+    It names no code: what a base names is not taken along, or is somebody else's on the hub.
+    """
     _make_tokenizer_openable(folder)
+    file = folder / "generation_config.json"
+    settings = read_json(file)
+    if (written := without_code(settings)) != settings:
+        _write_json(file, written)
     file = folder / "config.json"
     if not file.is_file():
         return
@@ -68,13 +64,13 @@ def make_openable(folder: Path) -> None:
 
 def _make_tokenizer_openable(folder: Path) -> None:
     settings = read_json(file := folder / TOKENIZER_CONFIG)
-    if (written := openable_tokenizer(settings, (folder / "tokenizer.json").is_file())) != settings:
+    if (written := openable_tokenizer(without_code(settings), (folder / "tokenizer.json").is_file())) != settings:
         _write_json(file, written)
 
 
 def _openable_config(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """The fields of config.json, in the words of both ages."""
-    written = dict(settings)
+    written = without_code(settings)
     if "rope_parameters" in settings:
         written |= _older_rotation(folder, settings)
     if "dtype" in settings:

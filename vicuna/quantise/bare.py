@@ -3,7 +3,6 @@ format, and what they lack is the model's config and tokenizer, and words for bi
 """
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from vicuna.files.json_files import read_json
 from vicuna.files.tensors import dtype_name, main_dtype, read_tensor_file, write_model
 from vicuna.model.config import linear_layers, meta_model, read_config
 from vicuna.model.gptq import GPTQ, WORD, check_packed, symmetric
+from vicuna.model.known_files import copy_known
 from vicuna.model.openable import copy_tokenizer, make_openable
 from vicuna.quantise.settings import WHOLE_ROW
 
@@ -47,8 +47,7 @@ def write_folder(file: Path, model: Path, out: Path) -> dict[str, Any]:
     written |= {"dtype": dtype_name(main_dtype(plain)), "quantization_config": settings}
     (out / "config.json").write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
     copy_tokenizer(model, out)
-    if (model / "generation_config.json").is_file():
-        shutil.copyfile(model / "generation_config.json", out / "generation_config.json")
+    copy_known(model, out, ["generation_config.json"])
     make_openable(out)
     check_packed(out, read_config(out), tensors)
     write_model(out, tensors)

@@ -3,7 +3,6 @@ and how the weights were made.
 """
 
 import json
-import shutil
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +16,7 @@ from vicuna.files.tensors import dtype_name, read_tensor_files, weight_paths
 from vicuna.model.adapter_files import RUN_ARGS
 from vicuna.model.base import Base, check_base, fingerprint
 from vicuna.model.gptq import RECORD, check_packed
+from vicuna.model.known_files import copy_known
 from vicuna.model.model_card import export_card, write_card
 from vicuna.model.openable import TOKENIZER_FILES, copy_tokenizer, make_openable
 from vicuna.quantise.calibration import Calibration
@@ -43,9 +43,7 @@ def complete(
     for name in (*TOKENIZER_FILES, GENERATION, _OWN_LOG):
         (folder / name).unlink(missing_ok=True)
     copy_tokenizer(base.path, folder)
-    for name in (GENERATION, RUN_ARGS):
-        if (base.path / name).is_file():
-            shutil.copyfile(base.path / name, folder / name)
+    copy_known(base.path, folder, [GENERATION, RUN_ARGS])
     _write_configs(folder, base, facts["dtype"])
     make_openable(folder)
     record = {

@@ -23,6 +23,7 @@ from vicuna.errors import ENDING_SIGNALS, Stopped, UserError, first_line
 from vicuna.model.base import Base, device
 from vicuna.model.config import linear_layers
 from vicuna.model.gptq import AWQ, read_gptqmodel
+from vicuna.model.known_files import shown
 from vicuna.quantise.calibration import Calibration
 from vicuna.quantise.settings import Settings
 
@@ -43,7 +44,7 @@ class Job:
     """What the process that quantises is told.
 
     Attributes:
-        source: folder of the base.
+        source: folder of the base, as it is shown to others.
         rows: ids of the calibration.
         dtype: of what is not quantised.
         work: folder for what GPTQModel writes on the way, and for what it says.
@@ -125,7 +126,8 @@ def quantise(
     """Write the quantised weights of a base, and the two configs beside them, to a new folder.
 
     GPTQModel works in a process of its own: its threads outlive an interruption, an error in one of them ends the
-    process they are in at once, and so may their end.
+    process they are in at once, and so may their end. It runs the code that a folder's config names, also where
+    it is told not to trust it, so it is shown a folder without.
 
     Args:
         dtype: of what is not quantised.
@@ -142,9 +144,10 @@ def quantise(
     blocks = base.config.num_hidden_layers
     context = multiprocessing.get_context("forkserver" if hasattr(os, "fork") else "spawn")
     context.set_forkserver_preload(["torch", "peft"])
-    with tempfile.TemporaryDirectory(prefix=".quantising-", dir=out.parent) as name, tqdm_bar(blocks) as bar:
-        work, source = Path(name).resolve(), str(base.path.resolve())
-        job = Job(source, settings, calibration.rows, dtype, batch_size, work, str(out.resolve()))
+    aside = tempfile.TemporaryDirectory(prefix=".quantising-", dir=out.parent)
+    with aside as name, shown(base.path) as source, tqdm_bar(blocks) as bar:
+        work = Path(name).resolve()
+        job = Job(str(source), settings, calibration.rows, dtype, batch_size, work, str(out.resolve()))
         mine, its = context.Pipe(duplex=False)
         process = context.Process(target=work_apart, args=(job, its), daemon=True)
         progress = Progress(bar)
