@@ -5,7 +5,6 @@ of the user.
 """
 
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from vicuna.model.adapter_kinds import Use
 from vicuna.model.adapter_names import PEFT_PREFIX, ROWS, own_names, row_indices
 from vicuna.model.base import ADAPTER_CONFIG, ADAPTER_FILES, RUN_ARGS, Base, fingerprint, holds_adapter, local_folder
 from vicuna.model.gptq import keep_peft_silent
+from vicuna.model.run_record import read_run_record
 from vicuna.prompt.rendering import BASE, Settings
 from vicuna.prompt.tokenizer import TextTokenizer
 
@@ -78,13 +78,8 @@ def model_sha256(base: Path, adapters: Sequence[Path]) -> str:
 def run_args(folder: Path) -> dict[str, Any]:
     """What training wrote beside the adapter, or beside the checkpoint's parent; {} for an adapter from elsewhere."""
     for file in (folder / RUN_ARGS, folder.parent / RUN_ARGS):
-        if file.is_file() and (file.parent == folder or folder.name.startswith("checkpoint-")):
-            try:
-                return json.loads(file.read_text(encoding="utf-8"))
-            except json.JSONDecodeError as error:
-                raise UserError(
-                    f"{file} is not JSON ({error.msg} in line {error.lineno}). Delete it, or train again."
-                ) from error
+        if not is_absent(file) and (file.parent == folder or folder.name.startswith("checkpoint-")):
+            return read_run_record(file)
     return {}
 
 
@@ -99,9 +94,8 @@ def model_run_args(folder: Path) -> dict[str, Any]:
 
 def template_settings(folder: Path) -> Settings:
     """What the base's own chat template was rendered with when an adapter, or a model, was trained."""
-    said = run_args(folder).get("template")
-    names = ("day", "thinking") if isinstance(said, dict) else ()
-    return Settings(**{name: said[name] for name in names if isinstance(said.get(name), str)})
+    said = run_args(folder).get("template") or {}
+    return Settings(**{name: one for name, one in said.items() if one is not None})
 
 
 def as_trained(tokenizer: TextTokenizer, folder: Path) -> TextTokenizer:
