@@ -255,7 +255,9 @@ def test_a_broken_tokenizer_json_is_refused(tmp_path, tiny_base, content):
     shutil.copy(tiny_base / "tokenizer_config.json", tmp_path)
     (tmp_path / "tokenizer.json").write_text(content, encoding="utf-8")
 
-    with pytest.raises(UserError, match=r"tokenizer\.json (cannot be read as a tokenizer|is empty)"):
+    with pytest.raises(
+        UserError, match=r"tokenizer\.json( is empty| is not JSON|: model is missing|: the whole is \[\];)"
+    ):
         TextTokenizer(tmp_path)
 
 

@@ -22,6 +22,7 @@ from transformers import (
 
 from vicuna.answer.decoding import SAMPLING_DEFAULTS, SAMPLING_ONLY
 from vicuna.answer.engine import GenerationRequest
+from vicuna.answer.finite import FiniteScores
 from vicuna.answer.hf_generation import eos_ids_of, until_eos
 from vicuna.answer.kv_cache import PreallocatedCache
 from vicuna.answer.stream import GenerationResult
@@ -111,7 +112,7 @@ def generate_batch(model: nn.Module, requests: Sequence[GenerationRequest]) -> l
         **settings,
         do_sample=False,  # `generate` draws for all rows with one generator
         pad_token_id=min(eos_ids),
-        logits_processor=LogitsProcessorList(draws),
+        logits_processor=LogitsProcessorList([FiniteScores(), *draws]),
         stopping_criteria=StoppingCriteriaList([ends]),
         return_dict_in_generate=True,  # whatever the base declares
         **NEVER_RUN,

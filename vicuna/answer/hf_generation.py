@@ -19,6 +19,7 @@ from transformers import (
 
 from vicuna.answer.detokenize import Detokenizer
 from vicuna.answer.engine import GenerationRequest
+from vicuna.answer.finite import FiniteScores
 from vicuna.answer.kv_cache import PreallocatedCache
 from vicuna.answer.prefix_cache import PrefixCache, common_prefix_length
 from vicuna.answer.stream import EMPTY_RESULT, GenerationResult, Streamer, is_out_of_memory
@@ -159,7 +160,8 @@ class Generation:
     def _single(self, cache: PreallocatedCache, streamer: Streamer) -> GenerationResult:
         """Greedy or sampling."""
         ends = StoppingCriteriaList([StreamingCriteria(streamer, self.eos_ids)])
-        sequence = self._generate(cache, stopping_criteria=ends).sequences[0].tolist()
+        checks = LogitsProcessorList([FiniteScores()])
+        sequence = self._generate(cache, logits_processor=checks, stopping_criteria=ends).sequences[0].tolist()
         stopped = streamer.stopped
         self.prefixes.keep(self.request.adapter, sequence, cache)
         return GenerationResult([sequence[len(self.prompt_ids) :]], [None], self.eos_ids, stopped)
@@ -171,7 +173,7 @@ class Generation:
         beams = BeamTracker(streamer, cache, self.beams)
         output = self._generate(
             cache,
-            logits_processor=LogitsProcessorList([beams]),
+            logits_processor=LogitsProcessorList([FiniteScores(), beams]),
             stopping_criteria=StoppingCriteriaList([BeamStoppingCriteria(streamer, beams, len(self.prompt_ids))]),
             num_return_sequences=self.beams,
             output_scores=True,

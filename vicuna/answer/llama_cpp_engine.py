@@ -19,6 +19,7 @@ from transformers import GenerationConfig
 from vicuna.answer.decoding import SAMPLING_DEFAULTS
 from vicuna.answer.detokenize import Detokenizer
 from vicuna.answer.engine import Engine, GenerationRequest
+from vicuna.answer.finite import NOT_FINITE
 from vicuna.answer.flags import ServeFlags
 from vicuna.answer.llama_cpp_context import LlamaContext
 from vicuna.answer.scoring import PART, Scored, score_logits
@@ -56,6 +57,8 @@ class LogitsProcessor:
 
     def __call__(self, input_ids: np.ndarray, scores: np.ndarray) -> np.ndarray:
         """(T,) ids so far and (V,) logits -> (V,)."""
+        if not np.isfinite(scores.max()):
+            raise UserError(NOT_FINITE)
         if self.penalty != 1:
             seen = np.unique(input_ids)
             scores[seen] = np.where(scores[seen] < 0, scores[seen] * self.penalty, scores[seen] / self.penalty)

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
+from vicuna.answer.finite import check_finite
+
 PART = 256  # places of a text whose logits are there together
 
 
@@ -36,6 +38,7 @@ def score_logits(parts: Iterable[torch.Tensor], ids: Sequence[int], top: int) ->
     log_probs: list[float] = []
     likeliest: list[list[tuple[int, float]]] = []
     for logits in parts:
+        check_finite(logits.amax(-1))
         found = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
         begin = len(likeliest)
         following = torch.tensor(ids[begin + 1 : begin + 1 + len(found)], device=found.device, dtype=torch.long)

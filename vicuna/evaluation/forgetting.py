@@ -12,6 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from vicuna.answer.finite import check_finite
 from vicuna.data.flags import ReadFlags
 from vicuna.errors import UserError
 from vicuna.evaluation.bootstrap import Difference, Scores, paired_difference
@@ -199,7 +200,10 @@ def measure_record(runner: Runner, record: RecordWindow, scales: Sequence[float]
         with scaled(runner.model, scale):
             logits = runner.logits(ids)
         base = logits if base is None else base
-        nll, kl = token_nll(logits, ids)[start - 1 :], kl_divergence(base[start - 1 : -1], logits[start - 1 : -1])
+        nll, kl = (
+            check_finite(token_nll(logits, ids))[start - 1 :],
+            kl_divergence(base[start - 1 : -1], logits[start - 1 : -1]),
+        )
         yield {"scale": scale, "tokens": len(nll), "nll": float(nll.double().sum()), "kl": float(kl.sum())}
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from vicuna.answer.finite import check_finite
 from vicuna.evaluation.likelihood import token_nll
 from vicuna.gguf_file.reader import GGUFFile
 
@@ -22,12 +23,19 @@ class Runner(ABC):
         """What its weights take in memory."""
 
     def nll(self, rows: Sequence[Sequence[int]]) -> list[torch.Tensor]:
-        """(T,) ids of each row -> (T - 1,): the negative log likelihood of each token but the first."""
-        return [token_nll(self.logits(ids), ids) for ids in rows]
+        """(T,) ids of each row -> (T - 1,): the negative log likelihood of each token but the first.
+
+        Raises:
+            UserError: the model computes no finite numbers.
+        """
+        return [check_finite(token_nll(self.logits(ids), ids)) for ids in rows]
 
     def log_probs(self, rows: Sequence[Sequence[int]], counts: Sequence[int]) -> list[torch.Tensor]:
         """(T,) ids of each row -> (count, V): what may follow each of its last `count` ids, as log probabilities."""
-        return [self.logits(ids)[-count:].float().log_softmax(1) for ids, count in zip(rows, counts, strict=True)]
+        return [
+            check_finite(self.logits(ids)[-count:].float().log_softmax(1))
+            for ids, count in zip(rows, counts, strict=True)
+        ]
 
 
 class HFRunner(Runner):
@@ -47,7 +55,7 @@ class HFRunner(Runner):
     def nll(self, rows: Sequence[Sequence[int]]) -> list[torch.Tensor]:
         """All rows at once, the shorter ones padded behind their end."""
         logits = self.model(**self._padded(rows), use_cache=False).logits
-        return [token_nll(one[: len(row)], row).cpu() for one, row in zip(logits, rows, strict=True)]
+        return [check_finite(token_nll(one[: len(row)], row)).cpu() for one, row in zip(logits, rows, strict=True)]
 
     @torch.inference_mode()
     def log_probs(self, rows: Sequence[Sequence[int]], counts: Sequence[int]) -> list[torch.Tensor]:
@@ -57,7 +65,7 @@ class HFRunner(Runner):
         kept = torch.tensor(places, device=self.model.device)
         logits = self.model(**self._padded(rows), use_cache=False, logits_to_keep=kept).logits
         found = [[places.index(place) for place in of_row] for of_row in wanted]
-        return [one[at].float().log_softmax(1).cpu() for one, at in zip(logits, found, strict=True)]
+        return [check_finite(one[at].float().log_softmax(1)).cpu() for one, at in zip(logits, found, strict=True)]
 
     def _padded(self, rows: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
         longest = max(map(len, rows))

@@ -17,7 +17,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from vicuna.errors import UserError, first_line
+from vicuna.errors import UserError
+from vicuna.foreign.libraries import refusals
 from vicuna.foreign.odd_files import describe_odd_file
 from vicuna.prompt.own_template import ChatTemplate
 from vicuna.prompt.pieces import Control, added_controls, byte_pieces, encoder, without_prefix
@@ -62,10 +63,8 @@ class TextTokenizer:
             path = TokenizerFiles(path, sentencepiece=model)
         self.files = path if isinstance(path, TokenizerFiles) else read_tokenizer_files(path)
         self.source = self.files.source
-        if self.files.sentencepiece is not None:
-            self._read_sentencepiece()
-        else:
-            self._read_json()
+        with refusals(self._unreadable):
+            (self._read_json if self.files.sentencepiece is None else self._read_sentencepiece)()
         if self.eos_id is None:
             raise UserError(
                 f"{self.source} declares bos id {self.bos_id} and eos id {self.eos_id}: both are needed. "
@@ -84,6 +83,9 @@ class TextTokenizer:
         self.chat = self._open_template(settings)
         self._views: OrderedDict[Settings, TextTokenizer] = OrderedDict()  # shared by all views of a tokenizer
         self._lock = threading.Lock()
+
+    def _unreadable(self, said: str) -> str:
+        return f"{self.source} cannot be read as a tokenizer ({said}). Copy the file again."
 
     def _read_sentencepiece(self) -> None:
         given = self.files.sentencepiece if self.source.suffix != ".model" else None
@@ -113,19 +115,20 @@ class TextTokenizer:
     def _read_json(self) -> None:
         from tokenizers import Tokenizer
 
+        from vicuna.prompt.tokenizer_fields import check_spec
+
         if self.files.has_own_code:
             raise UserError(
                 f"{self.source.parent} has a tokenizer with Python code of its own (auto_map in "
                 f"{TOKENIZER_CONFIG}), which is never run: copy the model's tokenizer.model into the folder, if it has "
                 "one, or take a base whose tokenizer transformers knows."
             )
-        try:
-            beginning = Tokenizer.from_str(self.files.json)
-            names = {name: self.files.token(f"{name}_token") for name in ("bos", "eos", "unk")}
-        except Exception as error:  # what tokenizers raises has no type of its own
-            if odd := describe_odd_file(self.source, is_text=True):
-                raise UserError(f"{self.source} {odd}") from error
-            raise UserError(f"{self.source} cannot be read as a tokenizer ({first_line(error)}).") from error
+        spec = check_spec(self.files.json.encode("utf-8", "surrogatepass"), self.source)
+        beginning = Tokenizer.from_str(self.files.json)
+        # Settings of who wrote the file for training of its own; texts here are as long as they are.
+        beginning.no_padding()
+        beginning.no_truncation()
+        names = {name: self.files.token(f"{name}_token") for name in ("bos", "eos", "unk")}
         if "" in (names["bos"], names["eos"]):
             raise UserError(
                 f"{self.source} cannot be read as a tokenizer: {TOKENIZER_CONFIG} beside it names no bos_token or "
@@ -148,7 +151,7 @@ class TextTokenizer:
         self.encode_continuation = encoder(continuation)
         self._decode = beginning.decode
         added = beginning.get_added_tokens_decoder()
-        self.size = max([beginning.get_vocab_size(), *(i + 1 for i in added)])
+        self.size = max(beginning.get_vocab_size(), spec.largest + 1)
         self._control_ids = {i for i, token in added.items() if token.special}
         self.markers = {i: token.content for i, token in added.items()}
         self.user_defined: list[str] = []

@@ -1,15 +1,17 @@
 """What a tokenizer is made of, wherever it lies: a folder in Hugging Face format, or the arrays of a GGUF file."""
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from vicuna.errors import UserError, listing
 from vicuna.foreign.odd_files import describe_odd_file, is_tiktoken
+from vicuna.foreign.paths import read_bounded
+from vicuna.foreign.typed import JSON_LIMIT, is_absent, read_object, typed
 
 CHAT_TEMPLATE_FILE = "chat_template.jinja"  # where a model folder has its template
 TOKENIZER_CONFIG = "tokenizer_config.json"
+TOKENIZER_LIMIT = 128 << 20  # bytes of a vocabulary; a tokenizer.json of 262,144 tokens has 33 MB
 # Tokens of these classes, where tokenizer_config.json does not name them.
 _OF_CLASS = {"LlamaTokenizer": {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}}
 
@@ -69,13 +71,15 @@ def read_tokenizer_files(folder: Path) -> TokenizerFiles:
         )
     config = _settings(folder)
     template = read_template(folder, config)
+    content = read_bounded(source, TOKENIZER_LIMIT)
     if source.suffix == ".model":
-        return TokenizerFiles(source, sentencepiece=source.read_bytes(), config=config, template=template)
+        return TokenizerFiles(source, sentencepiece=content, config=config, template=template)
     try:
-        return TokenizerFiles(source, json=source.read_text(encoding="utf-8"), config=config, template=template)
+        text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         odd = describe_odd_file(source, is_text=True) or f"is not a text ({error})."
         raise UserError(f"{source} {odd}") from error
+    return TokenizerFiles(source, json=text, config=config, template=template)
 
 
 def read_template(folder: Path, config: dict[str, Any] | None = None) -> str:
@@ -87,9 +91,9 @@ def read_template(folder: Path, config: dict[str, Any] | None = None) -> str:
         UserError: a file that is no text.
     """
     file = folder / CHAT_TEMPLATE_FILE
-    if file.is_file():
+    if not is_absent(file):
         try:
-            return file.read_text(encoding="utf-8")
+            return read_bounded(file, JSON_LIMIT).decode("utf-8")
         except UnicodeDecodeError as error:
             raise UserError(f"{file} is not UTF-8 ({error}). Copy the file again.") from error
     found = (_settings(folder) if config is None else config).get("chat_template")
@@ -101,15 +105,12 @@ def read_template(folder: Path, config: dict[str, Any] | None = None) -> str:
 
 def _settings(folder: Path) -> dict[str, Any]:
     """tokenizer_config.json over special_tokens_map.json, which older folders have the tokens in."""
+    from vicuna.prompt.tokenizer_fields import TokenizerSettings
+
     merged: dict[str, Any] = {}
     for name in ("special_tokens_map.json", TOKENIZER_CONFIG):
         file = folder / name
-        if not file.is_file():
-            continue
-        try:
-            found = json.loads(file.read_text(encoding="utf-8"))
-        except (ValueError, RecursionError):
-            found = None
-        if isinstance(found, dict):
-            merged |= found
+        if not is_absent(file):
+            merged |= (found := read_object(file))
+            typed(found, TokenizerSettings, file)
     return merged

@@ -8,10 +8,12 @@ import json
 import re
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from vicuna.errors import UserError
+from vicuna.foreign.libraries import refusals
 from vicuna.foreign.odd_files import NEVER_RUN
 from vicuna.prompt.probes import probe_texts
 from vicuna.prompt.tokenizer import TextTokenizer
@@ -156,10 +158,9 @@ def _auto_tokenizer(folder: Path) -> Any:
     """What transformers reads in the folder; None where it can not."""
     from transformers import AutoTokenizer
 
-    try:
+    with suppress(UserError), refusals(str):  # settings of every age make it stumble over whatever they have
         return AutoTokenizer.from_pretrained(folder, **NEVER_RUN)
-    except Exception:  # on settings of every age it raises whatever they make it stumble over, RecursionError too
-        return None
+    return None
 
 
 def transformers_ids(folder: Path, texts: Sequence[str]) -> list[list[int]]:
@@ -177,14 +178,13 @@ def transformers_ids(folder: Path, texts: Sequence[str]) -> list[list[int]]:
 
 def _same_ids(hf: Any, own: TextTokenizer) -> bool:
     """Whether the two agree on BOS, EOS and what may follow; one that can not even say so does not."""
-    try:
+    with suppress(UserError), refusals(str):  # of the names "" the ids are looked for without end
         begin, ids = ("", []) if own.bos_id is None else (hf.bos_token, [own.bos_id])
         return (hf.bos_token_id, hf.eos_token_id) == (own.bos_id, own.eos_id) and all(
             hf(begin + text, add_special_tokens=False)["input_ids"] == [*ids, *own.encode(text)]
             for text in (*_PROBES, *probe_texts(own))
         )
-    except Exception:  # as in _auto_tokenizer: of the names "" the ids are looked for without end
-        return False
+    return False
 
 
 def _merges(proto) -> list[tuple[str, str]]:
