@@ -86,4 +86,7 @@ def read_run_record(file: Path) -> dict[str, Any]:
     Raises:
         UserError: it can not be read, or a value is none of its kind.
     """
-    return {} if is_absent(file) else read_typed(file, RunRecord).model_dump(exclude_unset=True)
+    if is_absent(file):
+        return {}
+    found = read_typed(file, RunRecord).model_dump(exclude_unset=True)
+    return {name: value for name, value in found.items() if value is not None}
