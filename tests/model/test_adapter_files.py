@@ -132,5 +132,5 @@ def test_run_args_of_another_folder_above_are_not_taken(tmp_path):
 def test_broken_run_args_are_refused(tmp_path):
     (tmp_path / "run_args.json").write_text("{\n\n", encoding="utf-8")
 
-    with pytest.raises(UserError, match=r"run_args\.json is not JSON \(.+ in line 3\)"):
+    with pytest.raises(UserError, match=r"run_args\.json is not JSON \(.+ line 3 column 1"):
         run_args(tmp_path)

@@ -149,11 +149,20 @@ def test_a_config_of_another_method_than_lora_is_refused(tiny_base, copy):
         load_adapter(base_model(tiny_base), copy, "tiny")
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"peft_type": "MAGIC"}', "null"])
-def test_a_broken_config_is_refused(tiny_base, copy, content):
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("", "is empty"),
+        ("{", r"is not JSON \("),
+        ("[]", "is JSON, but no object"),
+        ("null", "is JSON, but no object"),
+        ('{"peft_type": "MAGIC"}', "describes a MAGIC adapter; expected LORA"),
+    ],
+)
+def test_a_broken_config_is_refused(tiny_base, copy, content, says):
     (copy / "adapter_config.json").write_text(content, encoding="utf-8")
 
-    with pytest.raises(UserError, match=r"adapter_config\.json can not be read as an adapter config \("):
+    with pytest.raises(UserError, match=rf"adapter_config\.json {says}"):
         load_adapter(base_model(tiny_base), copy, "tiny")
 
 

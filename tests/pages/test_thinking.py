@@ -90,7 +90,7 @@ def test_a_saved_chat_has_the_thinking_beside_the_answer(controller):
         {"input": "你好", "output": taught.GREETING, "reasoning_content": taught.THOUGHT}
     ]
     assert saved_chats.parse_last_chat(text)[0] == plain(kept)
-    with pytest.raises(UserError, match="row 1, turn 1: reasoning_content is not a text"):
+    with pytest.raises(UserError, match=r"row 1: history\.0\.reasoning_content is 1"):
         saved_chats.parse_last_chat(json.dumps({"history": [{"input": "a", "output": "b", "reasoning_content": 1}]}))
     with pytest.raises(UserError, match="message 2: reasoning_content is not a text"):
         conversation.validate([*taught.HELLO, {**kept[1], "reasoning_content": 1}])

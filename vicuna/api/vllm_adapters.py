@@ -4,7 +4,6 @@ Follows what vLLM 0.33.0 itself checks when it loads an adapter (its vllm/lora/p
 names beside it what vLLM passes over without a word.
 """
 
-import json
 from collections.abc import Collection
 from functools import cache
 from pathlib import Path
@@ -15,6 +14,8 @@ from torch import nn
 
 from vicuna.errors import UserError
 from vicuna.files.tensors import read_tensor_file
+from vicuna.foreign.typed import read_typed
+from vicuna.model.adapter_config import AdapterConfig
 from vicuna.model.adapter_files import (
     ADAPTER_CONFIG,
     adapter_file,
@@ -63,7 +64,8 @@ def served_rank(base: Base, model: nn.Module, folder: Path) -> int:
             f"{MOST_TOKENS}: merge the adapter into the base."
         )
     tensors = read_adapter_tensors(weights)
-    if odd := _not_served(_as_vllm_reads_it(folder), tensors, base):
+    said = read_typed(folder / ADAPTER_CONFIG, AdapterConfig)
+    if odd := _not_served(said.model_dump(), tensors, base):
         raise UserError(f"{folder} uses {odd}, which vLLM does not serve: merge the adapter into the base.")
     config, _ = read_adapter_config(folder, tensors, Use.VLLM)
     if wrapped := sorted(read_tensor_file(weights).keys() - tensors.keys()):
@@ -84,15 +86,6 @@ def served_rank(base: Base, model: nn.Module, folder: Path) -> int:
 
     drop_frozen_copies(tensors, weight_of, folder, base.path.name)  # vLLM takes the base's own
     return max([config.r, *config.rank_pattern.values()])
-
-
-def _as_vllm_reads_it(folder: Path) -> dict[str, Any]:
-    """The config without PEFT, which wants packages for some that are refused anyway; {} where it can not be read."""
-    try:
-        config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return config if isinstance(config, dict) else {}
 
 
 def _not_served(config: dict[str, Any], names: Collection[str], base: Base) -> str:

@@ -1,7 +1,7 @@
 """Answers that models have given, read from files: those of generate.py --data_path, and those of an evaluation."""
 
+import codecs
 import hashlib
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from vicuna.data.questions import to_question
 from vicuna.errors import UserError
 from vicuna.evaluation.journal import ROWS
 from vicuna.foreign.paths import MOST_TEXT, read_bounded
+from vicuna.foreign.typed import parse
 from vicuna.prompt.templates import Message
 
 
@@ -77,7 +78,9 @@ def _with_turns(rows: list[Answer], lines: list[dict[str, Any]]) -> list[Answer]
     by_record, found = {row.record: row for row in rows}, []
     for row, line in zip(rows, lines, strict=True):
         first, turn = line.get("question"), line.get("turn")
-        before = [by_record.get(first + n) for n in range(turn)] if type(first) is int and type(turn) is int else []
+        # A turn beyond the rows has none before it that are whole, whatever number it says.
+        numbers = type(first) is int and type(turn) is int and turn <= len(rows)
+        before = [by_record.get(first + n) for n in range(turn)] if numbers else []
         if not before or None in before:
             found.append(row)
             continue
@@ -91,14 +94,15 @@ def _with_turns(rows: list[Answer], lines: list[dict[str, Any]]) -> list[Answer]
 def _read(path: Path, name: str, flag: str) -> tuple[list[dict[str, Any]], str]:
     try:
         raw = read_bounded(path, MOST_TEXT, pipes=True)
-        lines = [json.loads(line) for line in raw.decode("utf-8-sig").splitlines() if line.strip()]
+        raw.decode("utf-8-sig")
     except UserError as error:
         raise UserError(f"{flag} {error} Expected a file of answers.") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise UserError(
             f"{flag} {name} is no file of JSON lines: expected answers as generate.py writes them."
         ) from error
-    if not lines or not all(isinstance(line, dict) for line in lines):
+    lines = [parse(line, f"{flag} {name}") for line in raw.removeprefix(codecs.BOM_UTF8).splitlines() if line.strip()]
+    if not lines or not all(isinstance(line, dict) and isinstance(line.get("model", ""), str) for line in lines):
         raise UserError(f"{flag} {name} holds no answers: expected lines as generate.py --data_path writes them.")
     return lines, hashlib.sha256(raw).hexdigest()
 
@@ -116,8 +120,12 @@ def _answer(line: dict[str, Any], where: str, answer_field: str, reference_field
 
 def _question(line: dict[str, Any]) -> list[Message]:
     """What was asked: the messages, or those of the record as it stood in its file."""
-    if isinstance(line.get("messages"), list):
-        return line["messages"]
+    messages = line.get("messages")
+    if isinstance(messages, list) and all(
+        isinstance(one, dict) and isinstance(one.get("role"), str) and isinstance(one.get("content"), str)
+        for one in messages
+    ):
+        return messages
     try:
         return to_question(line.get("record"), "chat")[0]
     except BadRow:

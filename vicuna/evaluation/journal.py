@@ -15,9 +15,13 @@ from vicuna.evaluation.flags import OutputFlags
 from vicuna.evaluation.markdown import without_nan
 from vicuna.files.aside import write_text
 from vicuna.files.row_lines import FACTS, ROW, RowLines, held_lines, told_when_stopped
+from vicuna.foreign.typed import parse
 from vicuna.train.plan import library_versions
 
 ROWS, RESULTS, PAGE = "rows.jsonl", "results.json", "results.md"
+
+
+_MISSING = object()
 
 
 class Journal:
@@ -58,10 +62,16 @@ class Journal:
     def read(self) -> None:
         """Take in what was written before."""
         for line in self.rows.file.read_bytes().splitlines():
-            self._know(json.loads(line))
+            self._know(parse(line, self.rows.file))
 
     def _know(self, line: dict[str, Any]) -> None:
-        self.lines[tuple(line[name] for name in self.names)] = line
+        key = tuple(line.get(name, _MISSING) for name in self.names)
+        if any(one is _MISSING or isinstance(one, list | dict) for one in key):
+            raise UserError(
+                f"{self.rows.file} has a line without {', '.join(self.names)}, each a text or a number: it was changed "
+                "since. Put back what was there, or begin anew with --overwrite."
+            )
+        self.lines[key] = line
 
 
 @contextmanager

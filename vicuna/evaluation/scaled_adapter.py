@@ -8,7 +8,8 @@ from typing import Any
 from peft.helpers import rescale_adapter_scale
 
 from vicuna.errors import UserError
-from vicuna.files.json_files import read_json
+from vicuna.foreign.typed import read_typed
+from vicuna.model.adapter_config import AdapterConfig
 from vicuna.model.base import ADAPTER_CONFIG
 
 # What an adapter may hold beside its matrices; a share of it is not what PEFT's scale puts on.
@@ -35,8 +36,8 @@ def check_scalable(folder: Path) -> None:
     Raises:
         UserError: what it holds beside them.
     """
-    config = read_json(folder / ADAPTER_CONFIG) if (folder / ADAPTER_CONFIG).is_file() else {}
-    if found := _beside(config):
+    config = read_typed(folder / ADAPTER_CONFIG, AdapterConfig, missing=AdapterConfig())
+    if found := _beside(vars(config)):
         raise UserError(
             f"{folder} holds {' and '.join(found)}, which have no scale: expected an adapter of matrices alone. "
             "Compare it with its base by the kinds loss and verdict."

@@ -23,14 +23,31 @@ from vicuna.evaluation.journal import RESULTS, ROWS
 from vicuna.evaluation.markdown import without_nan
 from vicuna.evaluation.score_flags import METRIC_NAMES, VerdictFlags
 from vicuna.files.aside import write_text
+from vicuna.foreign.typed import Foreign, Name, opens, parse, read_typed, typed
 from vicuna.log import log
 
 BETTER, WORSE, USAGE, CANNOT_TELL = 0, 1, 2, 3  # exit statuses
+MOST_RESULTS = 256 << 20  # bytes of results.json
+MOST = 1e100  # of a score; NaN is not less either
 FEWEST = 10  # questions: of fewer, a difference is chance as often as not
 WORDS = {BETTER: "better", WORSE: "worse", CANNOT_TELL: "cannot tell"}
 # What tells a question within results; and what is the same of one in both, where both have it.
 KEYS = ("subject", "turn", "settings", "history")
 SAME = ("question", "reference", "category", "subject", "line")
+
+
+@opens({"kind": "loss"})
+class ResultsFile(Foreign):
+    """What is used of results.json."""
+
+    kind: Name = ""
+
+
+@opens({"model": "base"})
+class ResultLine(Foreign):
+    """What is used of a line of rows.jsonl, beside the scores."""
+
+    model: Name = ""
 
 
 @dataclass(frozen=True)
@@ -49,9 +66,13 @@ class Metric:
     def of(self, line: dict[str, Any]) -> tuple[float, float] | None:
         """(total, weight); None where the line has no number there."""
         value, weight = line.get(self.field), 1.0 if self.weight is None else line.get(self.weight)
-        if not isinstance(value, int | float) or not isinstance(weight, int | float) or not weight:
+        if not _is_score(value) or not _is_score(weight) or not weight:
             return None
         return self.factor * float(value), float(weight)
+
+
+def _is_score(value: Any) -> bool:
+    return isinstance(value, int | float) and abs(value) < MOST
 
 
 SUMS = {"loss": Metric("nll", -1, "tokens"), "bits_per_byte": Metric("nll", -1, "bytes", 1 / math.log(2))}
@@ -124,11 +145,13 @@ def read_results(name: str, model: str, flag: str) -> Results:
     if not (folder / RESULTS).is_file():
         raise UserError(f"{flag} {name} is not finished: the command that began it goes on with it.")
     try:
-        kind = json.loads((folder / RESULTS).read_text(encoding="utf-8")).get("kind", "")
-        lines = [json.loads(line) for line in (folder / ROWS).read_text(encoding="utf-8").splitlines()]
-        models = list(dict.fromkeys(line.get("model", "") for line in lines))
-    except (ValueError, AttributeError) as error:
+        kind = read_typed(folder / RESULTS, ResultsFile, limit=MOST_RESULTS).kind
+        lines = [parse(line, folder / ROWS) for line in (folder / ROWS).read_bytes().splitlines()]
+        models = list(dict.fromkeys(typed(line, ResultLine, folder / ROWS).model for line in lines))
+    except UserError as error:
         raise UserError(f"{flag} {name} was changed since it was written: run the evaluation again.") from error
+    if not lines:
+        raise UserError(f"{flag} {name} has no line in {ROWS}: run the evaluation again.")
     if model and model not in models:
         raise UserError(f"{flag}_model {model} is none of {name}: {', '.join(models)}.")
     if not model and len(models) > 1:

@@ -18,7 +18,14 @@ from vicuna.errors import UserError
 from vicuna.log import log
 from vicuna.model.adapter import lora_scalings, vocabulary_modules
 from vicuna.model.adapter_conversion import as_plain_lora
-from vicuna.model.adapter_files import adapter_folder, check_compatible, read_adapter, run_args, saved_modules
+from vicuna.model.adapter_files import (
+    adapter_folder,
+    check_compatible,
+    check_whole_parts,
+    read_adapter,
+    run_args,
+    saved_modules,
+)
 from vicuna.model.adapter_kinds import Use
 from vicuna.model.adapter_names import PEFT_PREFIX, ROWS
 from vicuna.model.adapters_together import token_rows
@@ -155,6 +162,7 @@ def read_update(folder: Path, config: Any, base_name: str, weight_of: Callable[[
     config, grows = _with_vocabulary(config, read, folder, base_name)
     model = meta_model(config)
     check_compatible(read, model, base_name)
+    check_whole_parts(read, lora, model, folder)
     tensors, lora, notice = as_plain_lora(read, lora, weight_of, folder)
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
     scalings = _scalings(model, lora, tensors, folder)

@@ -12,15 +12,35 @@ from io import BytesIO, FileIO
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from vicuna.errors import Stopped, UserError, ended_by_signals
 from vicuna.files.aside import whole_file
 from vicuna.files.folder_lock import held_file
-from vicuna.foreign.paths import open_regular, read_text
+from vicuna.foreign.paths import open_regular
+from vicuna.foreign.typed import Foreign, Name, is_absent, opens, parse, read_object, typed
 from vicuna.log import log
 
 FACTS = ".run_args.json"  # behind the name of the file of lines
 KIND = "row_lines"  # which tells them from other files of that name
 ROW = "row"
+MOST_FACTS = 64 << 20  # bytes; files of it name every question of an evaluation
+
+
+class Compared(Foreign):
+    """What the lines depend on: a kind, values by the flags that say them, and SHA-256 of contents."""
+
+    kind: Name = ""
+    settings: dict[Name, Any] = Field(default_factory=dict)
+    contents: dict[Name, Any] = Field(default_factory=dict)
+
+
+@opens({KIND: 1, "compared": {"kind": "loss", "settings": {"--cutoff_len": 512}, "contents": {"--data_path": "ab"}}})
+class LineFacts(Foreign):
+    """What stands beside the lines; of other programs' facts only that they are an object."""
+
+    row_lines: int = 0
+    compared: Compared = Field(default_factory=Compared)
 
 
 class RowLines:
@@ -112,13 +132,14 @@ class RowLines:
         self._known.add(row)
 
     def _read_facts(self) -> dict[str, Any]:
-        if not self.facts_file.exists():
+        if is_absent(self.facts_file):
             return {}
         try:
-            found = json.loads(read_text(self.facts_file))
-        except (UserError, ValueError, RecursionError):
-            found = None
-        if not isinstance(found, dict) or KIND not in found:
+            found = read_object(self.facts_file, MOST_FACTS)
+            typed(found, LineFacts, self.facts_file)
+        except UserError:
+            found = {}
+        if KIND not in found:
             raise UserError(
                 f"{self.facts_file} belongs to {self.flag} {self.file.name}, but was not written by this program, or "
                 "was changed since. Name a new file."
@@ -179,9 +200,10 @@ def _finite(value: Any) -> Any:
 def _row_of(line: bytes) -> int | None:
     """The number in a line; None where it is not one of ours, or not whole."""
     try:
-        row = json.loads(line).get(ROW)
-    except (ValueError, AttributeError):
+        found = parse(line, "a line")
+    except UserError:
         return None
+    row = found.get(ROW) if isinstance(found, dict) else None
     return row if type(row) is int else None
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from vicuna.errors import UserError
+from vicuna.gguf_file.keys import check_sizes
 from vicuna.gguf_file.reader import GGUFFile
 from vicuna.gguf_file.vocabulary import token_id
 from vicuna.gguf_file.weights import read_vector
@@ -73,6 +74,7 @@ def config_of(file: GGUFFile) -> dict[str, Any]:
             not be told from the file.
     """
     found = architecture_of(file)
+    check_sizes(file.keys, file.shapes, file.path)
     heads = _number(file, "attention.head_count")
     hidden = _number(file, "embedding_length")
     size = file.keys.get(f"{file.architecture}.attention.key_length", hidden // heads)
@@ -156,6 +158,8 @@ def _rotation(file: GGUFFile, size: int) -> dict[str, Any]:
         return {"rope_parameters": rope | _llama3(file, theta, size)}
     if kind == "none" or factor == 1:
         return {"rope_parameters": rope}
+    if not factor:
+        raise UserError(f"{file.path} scales its rotation by 0. Take the model in Hugging Face format.")
     rope |= {"rope_type": kind, "factor": factor}
     original = file.keys.get(f"{begin}scaling.original_context_length", round(context / factor))
     if kind == "linear":

@@ -15,6 +15,12 @@ VERSIONS = (2, 3)
 _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
 _ALIGNMENT = "general.alignment"
+# The format has no bounds but those of its numbers; these are several times what any model of today has.
+MOST_BYTES = 512 << 20  # of a head: vocabularies of 262,144 pieces take 12 MB
+MOST_KEYS, MOST_TENSORS = 1 << 16, 1 << 20
+MOST_VALUES = 1 << 23  # of an array
+MOST_DIMENSIONS = 4  # llama.cpp has no more
+MOST_NESTED = 4  # arrays in arrays
 
 
 @dataclass(frozen=True)
@@ -67,30 +73,40 @@ class _Cursor:
     def __init__(self, buffer: mmap.mmap):
         self.buffer, self.at = buffer, 0
 
-    def numbers(self, code: str, count: int = 1) -> tuple:
-        size = struct.calcsize(f"<{code}") * count
-        if self.at + size > len(self.buffer):
+    def _taken(self, size: int) -> int:
+        """Where the next bytes begin; what the file does not have is never asked for, whatever its head declares."""
+        begin, self.at = self.at, self.at + size
+        if self.at > len(self.buffer):
             raise ValueError("it ends within its head")
-        found = struct.unpack_from(f"<{count}{code}", self.buffer, self.at)
-        self.at += size
-        return found
+        if self.at > MOST_BYTES:
+            raise ValueError(f"its head has more than {MOST_BYTES:,} bytes")
+        return begin
+
+    def numbers(self, code: str, count: int = 1) -> tuple:
+        begin = self._taken(struct.calcsize(f"<{code}") * count)
+        return struct.unpack_from(f"<{count}{code}", self.buffer, begin)
 
     def string(self) -> str:
         (size,) = self.numbers("Q")
-        if self.at + size > len(self.buffer):
-            raise ValueError("it ends within its head")
-        found = self.buffer[self.at : self.at + size]
-        self.at += size
-        return found.decode("utf-8")
+        begin = self._taken(size)
+        return self.buffer[begin : begin + size].decode("utf-8")
 
-    def value(self, kind: int) -> Any:
+    def count(self, most: int, what: str, least: int = 0, code: str = "Q") -> int:
+        (found,) = self.numbers(code)
+        if not least <= found <= most:
+            raise ValueError(f"it says that it has {found:,} {what}, expected {least} to {most:,}")
+        return found
+
+    def value(self, kind: int, depth: int = 0) -> Any:
         if kind == _STRING:
             return self.string()
         if kind == _ARRAY:
-            ((inner,), (count,)) = self.numbers("I"), self.numbers("Q")
+            ((inner,), count) = self.numbers("I"), self.count(MOST_VALUES, "values in an array")
+            if depth == MOST_NESTED:
+                raise ValueError(f"it has more than {MOST_NESTED} arrays in each other")
             if inner in _NUMBERS:
                 return list(self.numbers(_NUMBERS[inner], count))
-            return [self.value(inner) for _ in range(count)]
+            return [self.value(inner, depth + 1) for _ in range(count)]
         if kind not in _NUMBERS:
             raise ValueError(f"it has a value of type {kind}, which GGUF does not know")
         return self.numbers(_NUMBERS[kind])[0]
@@ -120,17 +136,24 @@ def read_head(buffer: mmap.mmap) -> Head:
     (version,) = cursor.numbers("I")
     if version not in VERSIONS:
         raise ValueError(f"its version is {version}, expected one of {VERSIONS}")
-    tensor_count, key_count = cursor.numbers("Q", 2)
+    tensor_count, key_count = cursor.count(MOST_TENSORS, "tensors"), cursor.count(MOST_KEYS, "keys")
     keys, spans = {}, {}
     for _ in range(key_count):
         begin = cursor.at
         name = cursor.string()
+        if name in keys:
+            raise ValueError(f"it has {name[:80]} twice")
         keys[name] = cursor.value(cursor.numbers("I")[0])
         spans[name] = (begin, cursor.at)
     tensors, list_begin = {}, cursor.at
     for _ in range(tensor_count):
         name = cursor.string()
-        shape = cursor.numbers("Q", cursor.numbers("I")[0])[::-1]
+        shape = cursor.numbers("Q", cursor.count(MOST_DIMENSIONS, "dimensions of a tensor", 1, "I"))[::-1]
+        if name in tensors or not all(shape):
+            raise ValueError(f"it has {name[:80]} {'twice' if name in tensors else f'of {shape}'}")
         kind, offset = cursor.numbers("I") + cursor.numbers("Q")
         tensors[name] = TensorInfo(kind, shape, offset)
-    return Head(version, keys.get(_ALIGNMENT, 32), keys, spans, tensors, list_begin, cursor.at)
+    alignment = keys.get(_ALIGNMENT, 32)
+    if type(alignment) is not int or not 0 < alignment <= 1 << 16:
+        raise ValueError(f"its {_ALIGNMENT} is {str(alignment)[:60]}, expected a number up to {1 << 16}")
+    return Head(version, alignment, keys, spans, tensors, list_begin, cursor.at)

@@ -5,7 +5,6 @@ a text, for it takes typed `</s>` for the end of an answer, and ends the process
 """
 
 import importlib
-import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,7 +14,10 @@ from typing import Any
 
 from vicuna.errors import UserError
 from vicuna.foreign.odd_files import describe_odd_file
-from vicuna.gguf_file.header import MAGIC, read_header
+from vicuna.foreign.paths import shortened
+from vicuna.foreign.typed import parse
+from vicuna.gguf_file.header import MAGIC, Header, read_header
+from vicuna.gguf_file.keys import check_keys
 from vicuna.gguf_file.vocabulary import end_ids, token_id, tokenizer_files
 from vicuna.prompt.tokenizer import TextTokenizer
 
@@ -94,13 +96,10 @@ class GGUFFile:
         Raises:
             UserError: our key does not hold it.
         """
-        try:
-            found = json.loads(self.keys.get(GENERATION, "{}"))
-            return {name: value for name, value in found.items() if _is_setting(value)}
-        except (ValueError, TypeError, AttributeError) as error:
-            raise UserError(
-                f"{GENERATION} in {self.path} is not JSON of settings ({error}); export it again."
-            ) from error
+        found = parse(self.keys.get(GENERATION, "{}").encode(), f"{GENERATION} in {self.path}")
+        if not isinstance(found, dict):
+            raise UserError(f"{GENERATION} in {self.path} is no JSON of settings; export it again.")
+        return {name: value for name, value in found.items() if _is_setting(value)}
 
     @property
     def ends(self) -> list[int]:
@@ -110,6 +109,12 @@ class GGUFFile:
             return end_ids(self.keys)
         turn = token_id(self.keys, "eot")
         ids = [*(declared if isinstance(declared, list) else [declared]), *([] if turn is None else [turn])]
+        pieces = len(self.keys.get("tokenizer.ggml.tokens") or [])
+        if odd := [one for one in ids if type(one) is not int or not 0 <= one < pieces]:
+            raise UserError(
+                f"{GENERATION} in {self.path} ends answers at the token {shortened(odd[0])}, and its vocabulary has "
+                f"{pieces:,} pieces; export it again."
+            )
         return list(dict.fromkeys(ids))
 
     def tokenizer(self) -> TextTokenizer:
@@ -124,7 +129,7 @@ class GGUFFile:
 def _is_setting(value: Any) -> bool:
     """A number, a switch, or ids."""
     values = value if isinstance(value, list) else [value]
-    return all(isinstance(one, (int, float)) for one in values)
+    return all(isinstance(one, int | float) and abs(one) < math.inf for one in values)
 
 
 def names_gguf(name: str) -> bool:
@@ -172,24 +177,32 @@ def read_gguf(name: str, flag: str) -> GGUFFile:
         raise UserError(f"{flag} {name} {odd}")
     if magic != MAGIC:
         raise UserError(f"{flag} {name} is a file, but not a GGUF one; expected a .gguf, or a Hugging Face folder.")
-    gguf = optional_package("gguf")
-    try:
-        header = read_header(path)
-        kinds = {name: gguf.GGMLQuantizationType(tensor.kind) for name, tensor in header.tensors.items()}
-    except (ValueError, OverflowError, MemoryError) as error:
-        raise UserError(f"{flag} {name} is broken or incomplete ({error}). Copy or export it again.") from error
-    for tensor, one in header.tensors.items():
-        values, size = gguf.GGML_QUANT_SIZES[kinds[tensor]]
-        if one.offset + math.prod(one.shape) // values * size > header.data:
-            raise UserError(f"{flag} {name} is incomplete: it ends within {tensor}. Copy or export it again.")
-    if (found := header.keys.get("general.architecture")) not in gguf.MODEL_ARCH_NAMES.values():
-        raise UserError(f"{flag} {name} is for the architecture {found}, which llama.cpp does not know.")
-    types = {tensor: kind.name for tensor, kind in kinds.items()}
+    header, types = _read_head(path, f"{flag} {name}")
+    if (found := header.keys.get("general.architecture")) not in optional_package("gguf").MODEL_ARCH_NAMES.values():
+        raise UserError(f"{flag} {name} is for the architecture {str(found)[:60]}, which llama.cpp does not know.")
+    check_keys(header.keys, f"{flag} {name}")
     shapes = {tensor: one.shape for tensor, one in header.tensors.items()}
     begin = path.stat().st_size - header.data
     return GGUFFile(
         path, header.keys, types, shapes, {tensor: begin + one.offset for tensor, one in header.tensors.items()}
     )
+
+
+def _read_head(path: Path, source: str) -> tuple[Header, dict[str, str]]:
+    """The head of a file and the types of its tensors, which must all be in it."""
+    gguf = optional_package("gguf")
+    try:
+        header = read_header(path)
+        kinds = {name: gguf.GGMLQuantizationType(tensor.kind) for name, tensor in header.tensors.items()}
+    except (ValueError, OverflowError, MemoryError) as error:
+        raise UserError(f"{source} is broken or incomplete ({error}). Copy or export it again.") from error
+    for tensor, one in header.tensors.items():
+        values, size = gguf.GGML_QUANT_SIZES[kinds[tensor]]
+        if one.shape[-1] % values:
+            raise UserError(f"{source} is broken: {tensor[:80]} of {one.shape} is no {kinds[tensor].name}.")
+        if one.offset + math.prod(one.shape) // values * size > header.data:
+            raise UserError(f"{source} is incomplete: it ends within {tensor}. Copy or export it again.")
+    return header, {tensor: kind.name for tensor, kind in kinds.items()}
 
 
 def read_gguf_model(name: str, flag: str = "--model_path") -> GGUFFile:

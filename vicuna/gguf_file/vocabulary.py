@@ -56,7 +56,7 @@ def token_id(keys: dict[str, Any], name: str) -> int | None:
     """The id that a file has for `bos`, `eos`, `unknown`, `padding` and so on; None where it has none."""
     default = _SENTENCEPIECE_IDS.get(name) if keys.get("tokenizer.ggml.model") == _SENTENCEPIECE else None
     found = keys.get(f"tokenizer.ggml.{name}_token_id", default)
-    return found if found is not None and found < len(keys.get("tokenizer.ggml.tokens") or []) else None
+    return found if found is not None and 0 <= found < len(keys.get("tokenizer.ggml.tokens") or []) else None
 
 
 def tokenizer_files(keys: dict[str, Any], source: Path) -> TokenizerFiles:
@@ -142,9 +142,9 @@ def sentencepiece_model(keys: dict[str, Any]) -> bytes:
     trainer.model_type = sentencepiece_model_pb2.TrainerSpec.BPE
     trainer.vocab_size = len(pieces)
     trainer.byte_fallback = 6 in types
-    trainer.unk_id = unknown
-    trainer.bos_id = keys.get("tokenizer.ggml.bos_token_id", 1)
-    trainer.eos_id = keys.get("tokenizer.ggml.eos_token_id", 2)
+    ids = [unknown, keys.get("tokenizer.ggml.bos_token_id", 1), keys.get("tokenizer.ggml.eos_token_id", 2)]
+    # Files say by the largest number that there is none.
+    trainer.unk_id, trainer.bos_id, trainer.eos_id = (one if one < 1 << 31 else -1 for one in ids)
     trainer.pad_id = -1
     for name, number in (("unk", trainer.unk_id), ("bos", trainer.bos_id), ("eos", trainer.eos_id)):
         if 0 <= number < len(pieces):  # SentencePiece finds these ids by their pieces

@@ -22,11 +22,13 @@ from vicuna.errors import UserError
 from vicuna.files.aside import aside_folder
 from vicuna.files.json_files import read_json
 from vicuna.files.outputs import put_all
+from vicuna.foreign.libraries import refusals
 from vicuna.gguf_file.folder import stands_for
 from vicuna.log import log
 from vicuna.model.adapter_conversion import as_plain_lora, with_added_biases
 from vicuna.model.adapter_files import (
     check_compatible,
+    check_whole_parts,
     drop_frozen_copies,
     lora_modules,
     own_module,
@@ -187,6 +189,7 @@ def read_plain_adapter(
     """
     tensors, config, warning = read_adapter(folder, *uses)
     check_compatible(tensors, base, base_name)
+    check_whole_parts(tensors, config, base, folder)
     tensors, config, notice = as_plain_lora(tensors, config, weight_reader(base_path), folder)
     return tensors, config, "; ".join(filter(None, [warning, notice]))
 
@@ -227,17 +230,24 @@ def load_adapter(
     config.lora_dropout = config.lora_dropout if dropout is None else dropout
     # PEFT looks there for the base's config, which a GGUF file itself does not have.
     config.base_model_name_or_path = bare.name_or_path if stands_for(Path(bare.name_or_path)) else base_name
-    if isinstance(base, PeftModel):
-        base.add_adapter(name, config)
-        model = base
-    else:
-        model = new_adapter(base, config) if trainable else get_peft_model(base, config, adapter_name=name)
+    with refusals(f"PEFT can not put the adapter in {folder} on {base_name} ({{}}).".format):
+        if isinstance(base, PeftModel):
+            base.add_adapter(name, config)
+            model = base
+        else:
+            model = new_adapter(base, config) if trainable else get_peft_model(base, config, adapter_name=name)
     own, kind = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False), train_kind(tensors)
     anew = {tensor: value for tensor, value in own.items() if within and part_of(tensor) not in kind.split("+")}
     if odd := sorted(own.keys() ^ (anew | tensors).keys()):
         raise UserError(
             f"{folder} and its config do not describe the same adapter: {len(odd)} tensors differ, such as {odd[0]}."
         )
+    for tensor, value in tensors.items():
+        if value.shape != own[tensor].shape:
+            raise UserError(
+                f"{folder} holds {tensor} of {tuple(value.shape)}, and on {base_name} it is "
+                f"{tuple(own[tensor].shape)}: it belongs to another base, or to another config."
+            )
     set_peft_model_state_dict(model, anew | tensors, adapter_name=name)
     return model, warning
 

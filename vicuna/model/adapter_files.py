@@ -5,30 +5,32 @@ of the user.
 """
 
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftType
+from peft import LoraConfig
 from torch import nn
 
 from vicuna.errors import UserError, listing
-from vicuna.files.tensors import read_tensor_file
+from vicuna.files.tensors import dtype_name, read_tensor_file
+from vicuna.foreign.typed import is_absent
 from vicuna.gguf_file.folder import stands_for
 from vicuna.gguf_file.reader import PROMPT_TYPE, read_gguf
-from vicuna.model.adapter_kinds import BEGINS_FROM_WEIGHTS, Use, begins_with, check_uses
-from vicuna.model.adapter_names import PEFT_PREFIX, ROWS, own_names, unwrapped
+from vicuna.model.adapter_config import LONGEST_NAME, config_for_peft, inferred_config, read_typed_config
+from vicuna.model.adapter_kinds import Use
+from vicuna.model.adapter_names import PEFT_PREFIX, ROWS, own_names, row_indices
 from vicuna.model.base import ADAPTER_CONFIG, ADAPTER_FILES, RUN_ARGS, Base, fingerprint, holds_adapter, local_folder
 from vicuna.model.gptq import keep_peft_silent
+from vicuna.model.run_record import read_run_record
 from vicuna.prompt.rendering import BASE, Settings
 from vicuna.prompt.tokenizer import TextTokenizer
 
 HUB_FILES = [*ADAPTER_FILES, ADAPTER_CONFIG, RUN_ARGS]
-SAMPLE_CONFIG = Path(__file__).parent.parent.parent / "config-sample" / ADAPTER_CONFIG
 FROZEN = ".base_layer.weight"  # ends the name of a base's own weight, which PEFT saves beside a low-rank head
 _ROUNDED = {"rtol": 2**-7, "atol": 2**-24}  # what 16 bits leave of a weight
+_OTHER_ADAPTER = "Take another copy of the adapter."
 _ONLY_FOR_TRAINING = (".lora_velora_embed", ".lora_monteclora_sampler.")
 
 
@@ -76,13 +78,8 @@ def model_sha256(base: Path, adapters: Sequence[Path]) -> str:
 def run_args(folder: Path) -> dict[str, Any]:
     """What training wrote beside the adapter, or beside the checkpoint's parent; {} for an adapter from elsewhere."""
     for file in (folder / RUN_ARGS, folder.parent / RUN_ARGS):
-        if file.is_file() and (file.parent == folder or folder.name.startswith("checkpoint-")):
-            try:
-                return json.loads(file.read_text(encoding="utf-8"))
-            except json.JSONDecodeError as error:
-                raise UserError(
-                    f"{file} is not JSON ({error.msg} in line {error.lineno}). Delete it, or train again."
-                ) from error
+        if not is_absent(file) and (file.parent == folder or folder.name.startswith("checkpoint-")):
+            return read_run_record(file)
     return {}
 
 
@@ -97,9 +94,8 @@ def model_run_args(folder: Path) -> dict[str, Any]:
 
 def template_settings(folder: Path) -> Settings:
     """What the base's own chat template was rendered with when an adapter, or a model, was trained."""
-    said = run_args(folder).get("template")
-    names = ("day", "thinking") if isinstance(said, dict) else ()
-    return Settings(**{name: said[name] for name in names if isinstance(said.get(name), str)})
+    said = run_args(folder).get("template") or {}
+    return Settings(**{name: one for name, one in said.items() if one is not None})
 
 
 def as_trained(tokenizer: TextTokenizer, folder: Path) -> TextTokenizer:
@@ -141,10 +137,29 @@ def read_adapter_tensors(file: Path) -> dict[str, torch.Tensor]:
     Raises:
         UserError: not a weight file, or one without an adapter's tensors.
     """
-    tensors = own_names(read_tensor_file(file), file)
+    found = read_tensor_file(file)
+    for name, tensor in found.items():
+        _check_tensor(name, tensor, file)
+    tensors = own_names(found, file)
     if not any("lora_" in name or name.startswith(PEFT_PREFIX) for name in tensors):
         raise UserError(f"{file} holds no LoRA tensors; expected names such as …q_proj.lora_A.weight.")
     return tensors
+
+
+def _check_tensor(name: str, tensor: torch.Tensor, file: Path) -> None:
+    """Refuse a tensor that is not made of finite floats which are all in the file."""
+    if len(name) > LONGEST_NAME:
+        raise UserError(f"{file} holds a tensor with a name of {len(name):,} signs. {_OTHER_ADAPTER}")
+    if not tensor.is_floating_point() or tensor.layout != torch.strided or tensor.device.type != "cpu":
+        kind = dtype_name(tensor.dtype) if tensor.layout == torch.strided else str(tensor.layout)
+        raise UserError(
+            f"{file} holds {name} as {kind}; an adapter is made of floating-point numbers. {_OTHER_ADAPTER}"
+        )
+    # A view of one number may pass for a matrix of any size.
+    if tensor.numel() * tensor.itemsize > tensor.untyped_storage().nbytes():
+        raise UserError(f"{file} holds {name} of {tuple(tensor.shape)}, and fewer numbers than that. {_OTHER_ADAPTER}")
+    if not torch.isfinite(tensor if tensor.itemsize > 1 else tensor.float()).all():
+        raise UserError(f"{file} holds {name} with values that are not finite: its training diverged. {_OTHER_ADAPTER}")
 
 
 def read_adapter_config(folder: Path, tensors: dict[str, torch.Tensor], *uses: Use) -> tuple[LoraConfig, str]:
@@ -159,67 +174,42 @@ def read_adapter_config(folder: Path, tensors: dict[str, torch.Tensor], *uses: U
         UserError: a config that can not be read, is not LoRA's, or does not describe the tensors; see `check_uses`.
     """
     file = folder / ADAPTER_CONFIG
-    modules = lora_modules(tensors)
-    names = sorted({module.rsplit(".", 1)[-1] for module in modules})
-    ranks = sorted({rank for rank, _, _ in modules.values()})
-    if not file.is_file():
-        return _inferred_config(folder, ranks, names)
-    try:
-        says = json.loads(file.read_text(encoding="utf-8"))
-        if isinstance(says, dict):  # asked before PEFT, which for some kinds wants packages that would be of no use
-            check_uses(folder, says, tensors, uses)
-        config = PeftConfig.from_pretrained(folder)
-    except (ValueError, OSError, KeyError, TypeError, AttributeError, ImportError) as error:
-        raise UserError(f"{file} can not be read as an adapter config ({str(error)[:160]}).") from error
-    if config.peft_type != PeftType.LORA:  # AdaLoRA's config is LoRA's too
-        raise UserError(f"{file} describes a {config.peft_type} adapter; expected LORA.")
-    config = _as_trained(config)
-    declared = {config.r, *config.rank_pattern.values()}
-    if not set(ranks) <= declared:
-        raise UserError(
-            f"{file} says r {config.r}, but the tensors beside it have rank {ranks}: it belongs to another adapter."
-        )
+    said = None if is_absent(file) else read_typed_config(file, tensors, uses)
+    ranks = module_ranks(tensors)
+    names = sorted({module.rsplit(".", 1)[-1] for module in ranks})
+    if said is None:
+        return inferred_config(folder, sorted(set(ranks.values())), names)
+    config = config_for_peft(said, ranks, file)
     targets = config.target_modules
     if config.ensure_weight_tying:  # PEFT names the embeddings, and changes the head with them
         names = [name for name in names if name != "lm_head"]
-    if isinstance(targets, (set, list)) and not set(names) <= {target.rsplit(".", 1)[-1] for target in targets}:
+    if not isinstance(targets, str) and not set(names) <= {target.rsplit(".", 1)[-1] for target in targets}:
         raise UserError(
             f"{file} names the modules {', '.join(sorted(targets))}, but the tensors beside it are for "
             f"{', '.join(names)}: part of the adapter would be ignored. Put the config it was trained with beside it."
         )
+    _check_rows(config, tensors, file)
     return config, ""
 
 
-def _inferred_config(folder: Path, ranks: list[int], names: list[str]) -> tuple[LoraConfig, str]:
-    sample = json.loads(SAMPLE_CONFIG.read_text(encoding="utf-8"))
-    alpha, dropout = sample["lora_alpha"], sample["lora_dropout"]
-    if len(ranks) != 1:
-        raise UserError(
-            f"{folder} has no {ADAPTER_CONFIG}, and its tensors have the ranks {ranks}: add the config it was "
-            "trained with."
-        )
-    config = LoraConfig(r=ranks[0], lora_alpha=alpha, lora_dropout=dropout, target_modules=names, task_type="CAUSAL_LM")
-    return config, (
-        f"{folder} has no {ADAPTER_CONFIG}: rank {ranks[0]} and modules {', '.join(names)} are read from its "
-        f"tensors, alpha {alpha} is assumed from {SAMPLE_CONFIG.parent.name}/{ADAPTER_CONFIG}. Put the right "
-        "config beside it if alpha differs."
-    )
+def _check_rows(config: LoraConfig, tensors: dict[str, torch.Tensor], file: Path) -> None:
+    """Refuse rows of embeddings that are others than the tensors have."""
+    for module, rows in row_indices(config).items():
+        for name, tensor in tensors.items():
+            if name.endswith(f"{module}.{ROWS}") and len(set(rows)) != tensor.shape[0]:
+                raise UserError(
+                    f"{file}: trainable_token_indices names {len(set(rows))} rows of {module}, the tensors beside it "
+                    f"have {tensor.shape[0]}: it belongs to another adapter."
+                )
 
 
-def _as_trained(config: LoraConfig) -> LoraConfig:
-    """The config without what only the training needed, and for some of which PEFT would want the base's weights; and
-    by the names of modules that are not wrapped."""
-    if not begins_with(vars(config), BEGINS_FROM_WEIGHTS):
-        config.init_lora_weights = True
-    config.eva_config = config.velora_config = config.monteclora_config = None
-    config.auto_mapping = None  # names a library to import, for models that this one is none of
-    for name in ("target_modules", "exclude_modules", "modules_to_save"):
-        value = getattr(config, name)
-        if value and not isinstance(value, str):
-            setattr(config, name, type(value)(map(unwrapped, value)))
-    config.rank_pattern = {unwrapped(name): rank for name, rank in (config.rank_pattern or {}).items()}
-    config.alpha_pattern = {unwrapped(name): alpha for name, alpha in (config.alpha_pattern or {}).items()}
-    return config
+def module_ranks(tensors: dict[str, torch.Tensor]) -> dict[str, int]:
+    """Module name in the base -> rank, of all that have matrices, embeddings too."""
+    found = {name: rank for name, (rank, _, _) in lora_modules(tensors).items()}
+    for name, tensor in tensors.items():
+        if name.endswith(".lora_embedding_A"):
+            found[name.removesuffix(".lora_embedding_A").removeprefix(PEFT_PREFIX)] = tensor.shape[0]
+    return found
 
 
 def lora_modules(tensors: dict[str, torch.Tensor]) -> dict[str, tuple[int, int, int]]:
@@ -231,6 +221,11 @@ def lora_modules(tensors: dict[str, torch.Tensor]) -> dict[str, tuple[int, int, 
             lora_b = tensors.get(f"{module}.lora_B.weight")
             if lora_b is None:
                 raise UserError(f"the adapter has {name} but no lora_B beside it; the file is incomplete.")
+            if lora_a.dim() != 2 or lora_b.dim() != 2 or not lora_a.shape[0] == lora_b.shape[1] > 0:
+                raise UserError(
+                    f"the adapter has {name} of {tuple(lora_a.shape)} and lora_B of {tuple(lora_b.shape)}, which are "
+                    f"no matrices of one rank. {_OTHER_ADAPTER}"
+                )
             found[module.removeprefix(PEFT_PREFIX)] = (lora_a.shape[0], lora_a.shape[1], lora_b.shape[0])
     return found
 
@@ -322,3 +317,29 @@ def check_compatible(tensors: dict[str, torch.Tensor], base: nn.Module, base_nam
                 f"the adapter holds a {name} of {shape}, but in {base_name} it is {found}: use the base it was trained "
                 "on."
             )
+
+
+def check_whole_parts(tensors: dict[str, torch.Tensor], config: LoraConfig, base: nn.Module, folder: Path) -> None:
+    """Refuse a config that has PEFT copy modules, or put rows into tables, which the tensors do not have.
+
+    Args:
+        base: the base, or its skeleton without weights.
+    """
+    modules = dict(base.named_modules())
+    held = {name.rpartition(".")[0].removesuffix(".base_layer").removeprefix(PEFT_PREFIX) for name in tensors}
+    for end in config.modules_to_save or ():
+        # PEFT copies whatever ends so, whole blocks too. Where weights are tied, the head may lie in the file or not.
+        copied = [name for name in modules if name.endswith(end) and ".lora_" not in name]
+        if lacking := [name for name in copied if name not in held and not name.endswith("lm_head")]:
+            raise UserError(
+                f"{folder / ADAPTER_CONFIG} has {end} in modules_to_save, and the tensors beside it have nothing of "
+                f"{lacking[0] or 'the model itself'}: it belongs to another adapter."
+            )
+    for end, rows in row_indices(config).items():
+        for name in (name for name in modules if name.endswith(end)):
+            weight = getattr(own_module(modules[name]), "weight", None)
+            if weight is not None and rows and max(rows) >= weight.shape[0]:
+                raise UserError(
+                    f"{folder / ADAPTER_CONFIG} has row {max(rows)} of {name} in trainable_token_indices, and the base "
+                    f"has {weight.shape[0]} rows: use the base it was trained on."
+                )

@@ -19,7 +19,7 @@ from vicuna.model.gptq import KERNELS
 EMBEDDINGS_AND_HEAD = ("embed_tokens", "lm_head")
 BEGINS_FROM_WEIGHTS = ("pissa", "olora")  # init_lora_weights that take from the base what they begin with
 # More of them, which take it by data that the adapter does not hold, or leave something that is no LoRA.
-_BEGINS_FROM_DATA = ("corda", "lora_ga", "loftq")
+BEGINS_FROM_DATA = ("corda", "lora_ga", "loftq")
 
 
 class Use(Enum):
@@ -141,7 +141,7 @@ KINDS = (
     ),
     Kind(
         "CorDA, LoRA-GA, LoftQ",
-        lambda config, tensors: begins_with(config, _BEGINS_FROM_DATA),
+        lambda config, tensors: begins_with(config, BEGINS_FROM_DATA),
         "init_lora_weights {init_lora_weights}, which changes the base's weights too",
         _everywhere(
             f"how is not in the file. {WHERE_IT_WAS_TRAINED}; or save the changed base there, and set "

@@ -18,7 +18,6 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig, PreTrainedModel
 
 from vicuna.errors import UserError, first_line, listing
-from vicuna.files.json_files import read_json
 from vicuna.files.proxies import check_proxies
 from vicuna.files.tensors import read_tensor_files, weight_paths
 from vicuna.files.weight_heads import read_heads
@@ -35,6 +34,7 @@ from vicuna.model.declared_decoding import read_generation_config
 from vicuna.model.flags import ModelFlags
 from vicuna.model.gptq import KERNELS, config_for_plain_kernels, silenced
 from vicuna.model.placement import device_map
+from vicuna.model.run_record import read_run_record
 from vicuna.model.stored import BITSANDBYTES, check_marks, check_quantiser, stored_method
 from vicuna.model.token_ids import check_ids, ends_of
 from vicuna.prompt.rendering import BASE
@@ -155,8 +155,8 @@ def holds_adapter(folder: Path) -> bool:
 
 def _trained_with(path: Path) -> str:
     """The prompt type that a model's folder names as its own, "" for none."""
-    said = read_json(path / RUN_ARGS)
-    return "" if holds_adapter(path) and "merged" not in said else str(said.get("prompt_type", ""))
+    said = read_run_record(path / RUN_ARGS)
+    return "" if holds_adapter(path) and "merged" not in said else said.get("prompt_type") or ""
 
 
 def fingerprint(path: Path) -> str:

@@ -4,13 +4,16 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from vicuna import __version__
 from vicuna.answer.assistant import Assistant
 from vicuna.errors import UserError
 from vicuna.files.aside import whole_file
-from vicuna.pages.conversation import MAX_BYTES, StoredMessage, check_text, check_turn_count, is_too_large
+from vicuna.foreign.typed import Foreign, opens, parse, typed
+from vicuna.pages.conversation import MAX_BYTES, StoredMessage, check_turn_count, is_too_large
 from vicuna.prompt.templates import split_system
 
 MAX_SAVED_BYTES = 2**28  # of all that Save may write under --save_path
@@ -19,6 +22,26 @@ SETTINGS = (
     *("max_new_tokens", "min_new_tokens", "do_sample", "repetition_penalty", "max_memory"),
 )
 INFO = ("base", "adapter", "bits", "prompt_type", "version")  # all that a saved chat says of the machine it comes from
+
+
+# A bound has each text looked at, and half of a surrogate pair refused.
+ChatText = Annotated[str, Field(max_length=MAX_BYTES)]
+
+
+class SavedTurn(Foreign):
+    """A question and its answer."""
+
+    input: ChatText
+    output: ChatText
+    reasoning_content: ChatText | None = None
+
+
+@opens({"history": [{"input": "a", "output": "b", "reasoning_content": "c"}], "system": "d"})
+class SavedChat(Foreign):
+    """What Load takes of a row; its length is bounded by that of the file."""
+
+    history: list[SavedTurn]
+    system: ChatText = ""
 
 
 def export_chat(
@@ -80,28 +103,19 @@ def parse_last_chat(text: str) -> tuple[list[StoredMessage], int]:
 
 
 def _row(line: str, n: int) -> list[StoredMessage]:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"row {n} is not JSON ({error}): expected the JSON lines that Save writes.") from error
-    if not isinstance(row, dict) or not isinstance(row.get("history"), list):
-        raise UserError(f"row {n} is no saved chat: expected an object whose history is a list.")
-    check_turn_count(len(row["history"]), f"row {n}")
-    system = check_text(row.get("system", ""), f"row {n}: system")
-    messages = [StoredMessage(role="system", content=system)] if system else []
-    for i, turn in enumerate(row["history"], 1):
-        if not isinstance(turn, dict):
-            raise UserError(f"row {n}, turn {i} is not an object with input and output.")
-        question = check_text(turn.get("input"), f"row {n}, turn {i}: input")
-        answer = check_text(turn.get("output"), f"row {n}, turn {i}: output")
-        thought = check_text(turn.get("reasoning_content") or "", f"row {n}, turn {i}: reasoning_content")
+    found = parse(line.encode(errors="replace"), f"row {n}")
+    if isinstance(found, dict) and isinstance(found.get("history"), list):
+        check_turn_count(len(found["history"]), f"row {n}")
+    row = typed(found, SavedChat, f"row {n}")
+    messages = [StoredMessage(role="system", content=row.system)] if row.system else []
+    for turn in row.history:
         # The original kept the end-of-text mark in its history.
         messages += [
-            StoredMessage(role="user", content=question),
-            StoredMessage(role="assistant", content=answer.removesuffix("</s>")),
+            StoredMessage(role="user", content=turn.input),
+            StoredMessage(role="assistant", content=turn.output.removesuffix("</s>")),
         ]
-        if thought:
-            messages[-1]["reasoning_content"] = thought
+        if turn.reasoning_content:
+            messages[-1]["reasoning_content"] = turn.reasoning_content
     return messages
 
 

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from vicuna.files.aside import whole_file, write_text
+from vicuna.foreign.typed import parse, typed
 from vicuna.log import log
 from vicuna.model.adapter import gather_tensors, name_base_file
 from vicuna.model.model_card import CARD, training_card
@@ -23,6 +24,7 @@ from vicuna.train.checkpoint import (
     seal_checkpoint,
     write_run_args,
 )
+from vicuna.train.run_files import StepLine
 from vicuna.train.trainable import save_trained
 
 STEPS = "steps.jsonl"
@@ -159,13 +161,22 @@ class StepLog:
         earlier = resume.parent / STEPS if resume else None
         lines = earlier.read_text(encoding="utf-8").splitlines(keepends=True) if earlier and earlier.is_file() else []
         # What follows was written after the checkpoint, or half written when the run was killed.
-        done = takewhile(lambda line: line.endswith("\n") and json.loads(line)["step"] <= step, lines)
+        done = takewhile(lambda line: line.endswith("\n") and _step_of(line, earlier) <= step, lines)
         write_text(self.file, "".join(done))
 
     def add(self, step: int, logs: dict[str, Any], records: list[int]) -> None:
         entry = {"step": step, **{key: logs[key] for key in RECORDED if key in logs}}
         with self.file.open("a", encoding="utf-8") as file:
             file.write(json.dumps({**entry, "records": records} if records else entry) + "\n")
+
+
+def _step_of(line: str, file: Path | None) -> int:
+    """The step of a line of steps.jsonl.
+
+    Raises:
+        UserError: it was changed since it was written.
+    """
+    return typed(parse(line.encode(), f"{file}, a line of it,"), StepLine, f"{file}, a line of it").step
 
 
 def plot_losses(history: list[dict[str, Any]], file: Path) -> None:

@@ -14,10 +14,11 @@ from typing import Any
 
 from vicuna.errors import UserError
 from vicuna.files.aside import flush, remove_left_behind, write_text
+from vicuna.foreign.typed import is_absent, read_typed
 from vicuna.model.adapter_files import RUN_ARGS, run_args
 from vicuna.model.base import Base, fingerprint
+from vicuna.train.run_files import MANIFEST, Manifest
 
-MANIFEST = "manifest.json"
 BEST = "best"
 REMOVING, SAVING = ".removing-", ".saving-"  # the second of earlier versions
 CHECKPOINT_NAME = re.compile(r"checkpoint-(\d+)")
@@ -42,17 +43,17 @@ def seal_checkpoint(folder: Path) -> None:
 
 def torn_reason(folder: Path) -> str:
     """What is wrong with a checkpoint of this program; "" for a whole one."""
-    try:
-        files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
-    except FileNotFoundError:
+    if is_absent(folder / MANIFEST):
         return f"{MANIFEST} is missing: the save did not end"
-    except (ValueError, KeyError, TypeError):
-        return f"{MANIFEST} can not be read"
+    try:
+        files = read_typed(folder / MANIFEST, Manifest).files
+    except UserError as error:
+        return f"{MANIFEST} can not be read ({error})"
     for name, expected in files.items():
         file = folder / name
         if not file.is_file():
             return f"{name} is missing"
-        if file.stat().st_size != expected["size"] or _sha256(file) != expected["sha256"]:
+        if file.stat().st_size != expected.size or _sha256(file) != expected.sha256:
             return f"{name} is not what was saved"
     return ""
 

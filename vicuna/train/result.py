@@ -13,7 +13,7 @@ from vicuna.model.model_card import training_card, write_card
 from vicuna.train.callbacks import plot_losses
 from vicuna.train.checkpoint import rotate_checkpoints, write_run_args
 from vicuna.train.full_disk import save_somewhere
-from vicuna.train.schedule import STATE
+from vicuna.train.run_files import STATE
 from vicuna.train.trainable import save_trained
 from vicuna.train.work_folder import move_up
 

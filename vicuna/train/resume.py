@@ -3,7 +3,6 @@
 What is resumed ends as if it had never stopped: what could make a difference is refused by name.
 """
 
-import json
 import math
 import uuid
 from collections.abc import Iterator
@@ -13,17 +12,18 @@ from typing import Any
 
 from vicuna.args import this_command
 from vicuna.errors import UserError
+from vicuna.foreign.paths import shortened
 from vicuna.log import log
 from vicuna.model.adapter_files import HUB_FILES, RUN_ARGS, run_args
 from vicuna.model.base import local_folder
 from vicuna.model.flags import BEFORE, SHORT
-from vicuna.train.checkpoint import BEST, CHECKPOINT_NAME, MANIFEST, list_checkpoints, torn_reason
+from vicuna.train.checkpoint import BEST, CHECKPOINT_NAME, list_checkpoints, torn_reason
 from vicuna.train.flags import RunFlags, TrainFlags
+from vicuna.train.run_files import MANIFEST, STATE, read_state
 from vicuna.train.schedule import (
     OPTIMIZER,
     SCALER,
     SCHEDULER,
-    STATE,
     Schedule,
     check_complete,
     read_schedule,
@@ -77,7 +77,20 @@ class StartingPoint:
 
     def inherit(self, flags: Any) -> Any:
         """`flags` with the inherited values in place of its own."""
-        return replace(flags, **{name: value for name, value in self.inherited.items() if hasattr(flags, name)})
+        mine = {name: value for name, value in self.inherited.items() if hasattr(flags, name)}
+        for name, value in mine.items():
+            if not _fits(value, getattr(flags, name)):
+                raise UserError(
+                    f"the {RUN_ARGS} of {self.resume or self.adapter} hands on {name} {shortened(value)}, and "
+                    f"--{name} is not of that kind: take the checkpoint's own {RUN_ARGS}."
+                )
+        return replace(flags, **mine)
+
+
+def _fits(value: Any, own: Any) -> bool:
+    """Whether a value can stand in a flag's place."""
+    numbers = [isinstance(one, int | float) and not isinstance(one, bool) for one in (value, own)]
+    return None in (value, own) or all(numbers) or type(value) is type(own)
 
 
 NEW_RUN = StartingPoint()
@@ -220,11 +233,14 @@ def _found(output: Path) -> Iterator[tuple[Path, str]]:
 def _resume(folder: Path, run: RunFlags, facts: dict[str, Any]) -> StartingPoint:
     old = run_args(folder)
     _check_same_run(old, facts, run, folder)
-    step = json.loads((folder / STATE).read_text(encoding="utf-8"))["global_step"]
+    step = read_state(folder).global_step
     data = "the data starts at its beginning" if run.ignore_data_skip else "the data goes on where it stopped"
     data_start = step if run.ignore_data_skip else old.get("data_start", 0)
     # On other data the schedule is still that of the run, and is not over before it would have been.
-    min_steps = old["plan"]["steps"] if run.ignore_data_skip else old.get("at_least", 0)
+    planned = old.get("plan", {}).get("steps")
+    if run.ignore_data_skip and planned is None:
+        raise UserError(f"the {RUN_ARGS} of {folder} has no plan.steps: take the checkpoint's own {RUN_ARGS}.")
+    min_steps = planned if run.ignore_data_skip else old.get("at_least", 0)
     text = f"resumes {folder} at step {step}: {data}"
     return StartingPoint(folder, None, text, step, data_start, min_steps, old.get("inherited", {}))
 
@@ -245,7 +261,7 @@ def run_id(start: StartingPoint) -> str:
 def best_loss(work: Path, start: StartingPoint) -> float:
     """The evaluation loss that `best/` in the work folder stands for when a run is resumed, else infinity."""
     known = run_args(work / BEST) if start.resume and (work / BEST).is_dir() else {}
-    return known.get("eval_loss", math.inf)
+    return math.inf if known.get("eval_loss") is None else known["eval_loss"]
 
 
 def _check_same_run(old: dict[str, Any], facts: dict[str, Any], run: RunFlags, folder: Path) -> None:

@@ -4,7 +4,7 @@ The folders of 2023 hold weights without a config, pickled random states and a l
 over. They are read as plain tensors and never changed: what can go on goes into a checkpoint of our own.
 """
 
-import json
+import math
 import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,8 +21,9 @@ from vicuna.foreign.paths import regular_files
 from vicuna.model.adapter import save_adapter
 from vicuna.model.adapter_files import ADAPTER_FILES, adapter_file, read_adapter_tensors
 from vicuna.train.flags import RunFlags
+from vicuna.train.run_files import STATE, read_state
 
-STATE, OPTIMIZER, SCHEDULER, SCALER = "trainer_state.json", "optimizer.pt", "scheduler.pt", "scaler.pt"
+OPTIMIZER, SCHEDULER, SCALER = "optimizer.pt", "scheduler.pt", "scaler.pt"
 
 
 @dataclass(frozen=True)
@@ -66,19 +67,18 @@ def read_schedule(folder: Path, flag: str) -> Schedule:
     missing = [name for name in (STATE, SCHEDULER) if not (folder / name).is_file()]
     if missing:
         raise UserError(f"{flag} {folder} has no {' and no '.join(missing)}; expected a checkpoint of a training run.")
-    try:
-        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
-        step, max_steps = int(state["global_step"]), int(state["max_steps"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder / STATE} can not be read as the state of a run ({error}).") from error
+    state = read_state(folder)
     scheduler = read_without_pickle(folder / SCHEDULER)
     try:
-        rate, peak, scheduled = scheduler["_last_lr"][0], scheduler["base_lrs"][0], int(scheduler["last_epoch"])
-    except (KeyError, IndexError, TypeError) as error:
+        rate, peak = float(scheduler["_last_lr"][0]), float(scheduler["base_lrs"][0])
+        scheduled = int(scheduler["last_epoch"])
+        if not (math.isfinite(rate) and math.isfinite(peak)):
+            raise ValueError("a rate that is not finite")
+    except (KeyError, IndexError, TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise UserError(f"{folder / SCHEDULER} holds no learning rate; expected a scheduler of PyTorch.") from error
     others = [file for one in ("rng_state*.pth", "training_args.bin") for file in regular_files(folder, one)]
     unreadable = [file.name for file in others if not _plain(file)]
-    return Schedule(folder, step, max_steps, float(rate), float(peak), scheduled, unreadable)
+    return Schedule(folder, state.global_step, state.max_steps, rate, peak, scheduled, unreadable)
 
 
 def check_complete(schedule: Schedule, flag: str) -> None:

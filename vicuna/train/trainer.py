@@ -23,11 +23,11 @@ from vicuna.errors import UserError
 from vicuna.log import log
 from vicuna.train.batches import NO_SLOT, RowDataset, StepBatchSampler, collate
 from vicuna.train.callbacks import StepLog
-from vicuna.train.checkpoint import MANIFEST
 from vicuna.train.early_stopping import is_over
 from vicuna.train.full_disk import failed_for_room
 from vicuna.train.loss import mean_token_loss, step_loss, supervised_positions, token_losses
 from vicuna.train.process_group import from_all_ranks
+from vicuna.train.run_files import MANIFEST
 from vicuna.train.sharing import Operations
 from vicuna.train.signals import GracefulStopCallback
 
