@@ -1,12 +1,13 @@
 """Folders that are written aside: complete under their name, or not there at all."""
 
+import os
 import signal
 from pathlib import Path
 
 import pytest
 
 from vicuna.errors import Stopped, UserError
-from vicuna.files.outputs import atomic_folder, kept_if_lost
+from vicuna.files.outputs import atomic_file, atomic_folder, kept_if_lost
 
 
 def interrupted(output: Path) -> None:
@@ -58,3 +59,28 @@ def test_a_file_that_is_complete_is_kept_with_its_ending(tmp_path):
     with pytest.raises(UserError, match=r"\(the reader stumbled\).*is kept as .*model-kept\.gguf"):
         stumbling(made, tmp_path / "model.gguf")
     assert (tmp_path / "model-kept.gguf").read_text(encoding="utf-8") == "model"
+
+
+def making_twice(output: Path) -> None:
+    with atomic_folder(str(output), "--out_path") as folder:
+        (folder / "weights").touch()
+        with pytest.raises(UserError, match=f"--out_path {output} is in use by process {os.getpid()}, which writes it"):
+            atomic_folder(str(output), "--out_path").__enter__()
+        with atomic_folder(str(output.with_name("other")), "--out_path") as other:
+            (other / "weights").touch()
+
+
+def test_a_second_run_with_the_same_output_is_refused_at_its_start_and_one_beside_it_is_not(tmp_path):
+    making_twice(tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "out"]
+
+
+def test_a_file_is_put_over_the_one_that_stood_once_it_is_complete(tmp_path):
+    file = tmp_path / "model.gguf"
+    file.write_text("old", encoding="utf-8")
+    with atomic_file(file, "--out_path") as made:
+        made.write_text("new", encoding="utf-8")
+        (made.parent / "scratch").touch()
+        assert file.read_text(encoding="utf-8") == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["model.gguf"]
+    assert file.read_text(encoding="utf-8") == "new"
