@@ -143,3 +143,21 @@ def test_an_answer_longer_than_the_context_leaves_room_for_the_message(tokenizer
 def test_messages_that_do_not_alternate_are_refused(tokenizer):
     with pytest.raises(UserError, match="found user, user"):
         trim(tokenizer, "chat", [{"role": "user", "content": "一"}, {"role": "user", "content": "二"}], CONTEXT, 10)
+
+
+def test_a_long_answer_is_not_read_once_for_every_turn_before_it(tokenizer, monkeypatch):
+    read = []
+
+    def counted(tokenizer, prompt_type, messages):
+        ids = prompt_ids(tokenizer, prompt_type, messages)
+        read.append(len(ids))
+        return ids
+
+    monkeypatch.setattr(history, "prompt_ids", counted)
+    question, answer = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
+    long = {"role": "assistant", "content": "the quick brown fox " * 5000}
+    messages = [*[question, answer] * 100, question, long, question]
+    trimmed = trim(tokenizer, "chat", messages, 4096, 16, 4000)
+    assert trimmed.forgotten == 101
+    assert sum(length > 10_000 for length in read) < 10
+    assert len(read) < 120

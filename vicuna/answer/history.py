@@ -2,11 +2,13 @@
 
 import hashlib
 import threading
+from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
+from vicuna.answer import leaving
 from vicuna.errors import UserError
 from vicuna.prompt.templates import BASE, Message, prompt_ids, segments, split_system, with_tools
 from vicuna.prompt.tokenizer import TextTokenizer
@@ -119,9 +121,12 @@ def trim(
     budget = min(memory, context - new)
     first = 0 if takes_turns(prompt_type) else turns  # a prompt type without earlier turns forgets them all
     for last in range(first, turns + 1):
+        leaving.check()
         if length(first, last) > budget:
-            while first < last and length(first, last) > KEPT * budget:
-                first += 1
+            # The fewer turns, the shorter: halving does not read a long answer once for every turn before it.
+            first += bisect_left(
+                range(first, last), True, key=lambda tried, last=last: length(tried, last) <= KEPT * budget
+            )
     shown = [*system, *others[starts[first] :]]
     ids = prompt_ids(tokenizer, prompt_type, shown)
     prompt_end = segments(prompt_type, shown, tokenizer.chat)[-1][-SHOWN_END:] if prompt_type == BASE else None

@@ -6,7 +6,10 @@ maths stands between two characters that no text contains. So nothing depends on
 """
 
 import re
+import string
 from collections.abc import Iterator
+
+from vicuna.pages.inline_spans import Kind, Span, inline_spans
 
 # Private characters around maths, which text loses beforehand: `$` alone says too little about what it means.
 _INLINE, _BLOCK = ("\ue000", "\ue001"), ("\ue002", "\ue003")
@@ -27,17 +30,7 @@ _LANGUAGES = {
 
 _FENCE = re.compile(r"[ \t]*(`{3,}(?=[^`]*$)|~{3,})[ \t]*([\w+#.-]*)")
 _LIST_ITEM = re.compile(r"[ \t]*(?:[-*+]|\d{1,9}[.)])[ \t]")
-_PUNCTUATION = r"[!-/:-@\[-`{-~]"
-_TEXT = re.compile(
-    r"""
-      (?P<block>\$\$.+?\$\$ | \\\[.+?\\\])
-    | (?P<inline>\\\(.+?\\\) | \$(?=\S)[^$\n]+?(?<=\S)\$(?!\d))
-    | (?P<code>(?P<ticks>(?<!`)`+(?!`))(?P<inside>.+?)(?<!`)(?P=ticks)(?!`))
-    | (?P<escaped>\\[!-/:-@\[-`{-~])
-    | (?P<special>[<&`] | !(?=\[) | (?<=\]): | ~{3,} | %(?=%%LATEX))
-    """,
-    re.VERBOSE | re.DOTALL,
-)
+_ENTITIES = str.maketrans({sign: f"&#{ord(sign)};" for sign in string.punctuation})
 
 
 def safe_markdown(text: str) -> str:
@@ -54,10 +47,9 @@ def _parts(text: str) -> Iterator[tuple[str, str | None]]:
         if opening := _FENCE.match(line):
             yield "\n".join(prose), None
             prose = []
-            closing = re.compile(rf"[ \t]*{opening[1][0]}{{{len(opening[1])},}}[ \t]*")
             code = []
             for inner in lines:
-                if closing.fullmatch(inner):
+                if _closes(inner.strip(" \t"), opening[1]):
                     break
                 code.append(inner)
             indent = len(line) - len(line.lstrip())
@@ -65,6 +57,10 @@ def _parts(text: str) -> Iterator[tuple[str, str | None]]:
         else:
             prose.append(line)
     yield "\n".join(prose), None
+
+
+def _closes(line: str, opening: str) -> bool:
+    return len(line) >= len(opening) and not line.strip(opening[0])
 
 
 def _dedent(line: str, indent: int) -> str:
@@ -112,28 +108,33 @@ def _indented(line: str) -> bool:
 
 def _inline(text: str) -> str:
     # A blank line ends every construct within a paragraph.
-    return "".join(_TEXT.sub(_replaced, part) for part in re.split(r"(\n[ \t]*\n)", text))
+    out: list[str] = []
+    for part in re.split(r"(\n[ \t]*\n)", text):
+        at = 0
+        for span in inline_spans(part):
+            out += (part[at : span.start], _shown(span, part[span.start : span.end]))
+            at = span.end
+        out.append(part[at:])
+    return "".join(out)
 
 
-def _replaced(match: re.Match) -> str:
-    if block := match["block"]:
-        return _BLOCK[0] + _maths(block[2:-2]) + _BLOCK[1]
-    if inline := match["inline"]:
-        return _INLINE[0] + _maths(inline[2:-2] if inline[0] == "\\" else inline[1:-1]) + _INLINE[1]
-    if match["code"]:
-        inside = match["inside"].replace("\n", " ")
-        if inside.startswith(" ") and inside.endswith(" ") and inside.strip():
-            inside = inside[1:-1]
-        # Its punctuation as entities, so that nothing in it is Markdown.
-        return f"<code>{_entities(inside, _PUNCTUATION)}</code>"
-    if escaped := match["escaped"]:
-        return _entities(escaped[1], ".") if escaped[1] in "<&`![]:~" else escaped
-    return _entities(match["special"], ".")
+def _shown(span: Span, text: str) -> str:
+    inside = text[span.mark : len(text) - span.mark]
+    match span.kind:
+        case Kind.BLOCK:
+            return _BLOCK[0] + _maths(inside) + _BLOCK[1]
+        case Kind.INLINE:
+            return _INLINE[0] + _maths(inside) + _INLINE[1]
+        case Kind.CODE:
+            inside = inside.replace("\n", " ")
+            if inside.startswith(" ") and inside.endswith(" ") and inside.strip():
+                inside = inside[1:-1]
+            # Its punctuation as entities, so that nothing in it is Markdown.
+            return f"<code>{inside.translate(_ENTITIES)}</code>"
+        case Kind.ESCAPED:
+            return text[1].translate(_ENTITIES) if text[1] in "<&`![]:~" else text
+    return text.translate(_ENTITIES)
 
 
 def _maths(text: str) -> str:
     return text.replace("<", r"\lt ")
-
-
-def _entities(text: str, which: str) -> str:
-    return re.sub(which, lambda one: f"&#{ord(one[0])};", text)
