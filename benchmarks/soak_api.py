@@ -4,9 +4,10 @@
     python benchmarks/soak_api.py --url http://127.0.0.1:7860 --server_pid 4711   # a server that runs already
 
 Each client asks its own question alone first, greedily. Then all ask at once, each again and again, every second time
-as a stream, and each must get exactly what it got alone. Prints a table for benchmarks/RESULTS.md. Exit status 1 if an
-answer differs or fails, if the server's resident memory grows more than 10 % beyond what it was after the warm-up, if
-the longest wait is more than twice the median, or if others got two answers each while somebody waited for one.
+as a stream, and each must get exactly what it got alone; then once more while others hold connections that ask nothing,
+or send a byte a second. Prints a table for benchmarks/RESULTS.md, without and with those. Exit status 1 if an answer
+differs or fails, if the server's resident memory grows more than 10 % beyond what it was after the warm-up, if the
+longest wait is more than twice the median, or if others got two answers each while somebody waited for one.
 """
 
 import asyncio
@@ -20,8 +21,10 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from typing import TypeVar
+from urllib.parse import urlsplit
 
 import psutil
 from openai import AsyncOpenAI, OpenAIError
@@ -32,6 +35,8 @@ from vicuna.args import flag, parse
 from vicuna.errors import UserError, run
 from vicuna.files.proxies import without_proxies
 from vicuna.model.flags import ModelFlags
+
+Result = TypeVar("Result")
 
 QUESTIONS = (
     "春天的花有哪些？",
@@ -53,6 +58,8 @@ class SoakFlags:
     clients: int = flag(20, "clients at once")
     seconds: float = flag(60, "time that they go on asking")
     max_tokens: int = flag(16, "longest answer in tokens")
+    idle: int = flag(100, "connections beside them that never ask anything")
+    slow: int = flag(50, "connections beside them that send a byte a second: half of a head, half of a body")
     url: str = flag("", "a server that runs already; empty: one is started")
     server_pid: int | None = flag(None, "its process, for its memory")
     model: str = flag("", "name of the model to ask; empty: the first")
@@ -68,6 +75,8 @@ class SoakResult:
     """What came of it; waits from a request to its complete answer, memory resident.
 
     Attributes:
+        beside: connections that asked nothing, or slowly.
+        reopened: of these, how often one had to be opened anew because the server had ended it.
         most_before: answers that others got between a request and its own, at most.
     """
 
@@ -81,6 +90,8 @@ class SoakResult:
     most_before: int
     warm_mib: float
     peak_mib: float
+    beside: int = 0
+    reopened: int = 0
 
     @property
     def problems(self) -> list[str]:
@@ -103,28 +114,29 @@ def main(soak: SoakFlags, model: ModelFlags) -> None:
         serve(model, soak.serve_fd)
         return
     if soak.url:
-        found = asyncio.run(ask_all(soak, soak.url, soak.server_pid))
+        found = asyncio.run(soak_twice(soak, soak.url, soak.server_pid))
     else:
-        found = with_server(model, lambda url, pid: asyncio.run(ask_all(soak, url, pid)))
-    print(table(found))
-    if found.problems:
-        raise UserError("; ".join(found.problems) + ".")
+        found = with_server(model, lambda url, pid: asyncio.run(soak_twice(soak, url, pid)))
+    print(table(*found))
+    if problems := [problem for one in found for problem in one.problems]:
+        raise UserError("; ".join(problems) + ".")
 
 
 def serve(model: ModelFlags, fd: int) -> None:
     """Be a server of the routes alone, on an open socket."""
-    import uvicorn
     from fastapi import FastAPI
 
     from vicuna.answer.loading import load_assistant
     from vicuna.api.routes import add_routes
+    from vicuna.doors.door import Door
+    from vicuna.serving.server import run as run_server
 
-    app, flags = FastAPI(), ServeFlags()
-    add_routes(app, load_assistant(model, flags), ChatFlags(api=True), flags, DecodingFlags(preset="balanced"))
-    uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)).run([socket.socket(fileno=fd)])
+    app, flags, chat = FastAPI(), ServeFlags(), ChatFlags(api=True)
+    add_routes(app, load_assistant(model, flags), chat, Door(flags, chat), DecodingFlags(preset="balanced"))
+    run_server(app, [socket.socket(fileno=fd)])
 
 
-def with_server(model: ModelFlags, use: Callable[[str, int], SoakResult]) -> SoakResult:
+def with_server(model: ModelFlags, use: Callable[[str, int], Result]) -> Result:
     """Start a server, use it, end it."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port, fd = listening.getsockname()[1], listening.fileno()
@@ -171,6 +183,63 @@ async def ask(api: AsyncOpenAI, soak: SoakFlags, model: str, client: int, stream
         text += chunk.choices[0].delta.content or ""
         finish = chunk.choices[0].finish_reason or finish
     return f"{text}|{finish}"
+
+
+class Beside:
+    """Connections that ask nothing or slowly, opened anew when the server ends them.
+
+    Attributes:
+        reopened: how often one was.
+    """
+
+    def __init__(self, soak: SoakFlags, url: str):
+        self.soak, self.reopened = soak, 0
+        self.host, self.port = urlsplit(url).hostname, urlsplit(url).port
+        self._tasks: list[asyncio.Task] = []
+
+    async def __aenter__(self) -> "Beside":
+        half = self.soak.slow // 2
+        head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+        begins = [b""] * self.soak.idle + [head] * half
+        begins += [head + b"Content-Length: 100000\r\n\r\n"] * (self.soak.slow - half)
+        open_now = asyncio.Semaphore(0)
+        self._tasks = [asyncio.create_task(self._hold(begin, open_now)) for begin in begins]
+        for _ in begins:
+            await open_now.acquire()
+        return self
+
+    async def __aexit__(self, *raised: object) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _hold(self, begin: bytes, open_now: asyncio.Semaphore) -> None:
+        while True:
+            writer = None
+            try:
+                reader, writer = await asyncio.open_connection(self.host, self.port)
+                writer.write(begin)
+                open_now.release()
+                ended = asyncio.create_task(reader.read())
+                while not (await asyncio.wait([ended], timeout=1))[0]:
+                    writer.write(b"a" if begin else b"")
+                await ended
+            except OSError:
+                await asyncio.sleep(1)
+            finally:
+                if writer:
+                    writer.close()
+            self.reopened += 1
+
+
+async def soak_twice(soak: SoakFlags, url: str, pid: int | None) -> list[SoakResult]:
+    """What comes of it without connections beside, and with them."""
+    found = [await ask_all(soak, url, pid)]
+    if soak.idle + soak.slow:
+        async with Beside(soak, url) as beside:
+            with_them = await ask_all(soak, url, pid)
+        found.append(replace(with_them, beside=soak.idle + soak.slow, reopened=beside.reopened))
+    return found
 
 
 async def ask_all(soak: SoakFlags, url: str, pid: int | None) -> SoakResult:
@@ -229,10 +298,19 @@ async def ask_all(soak: SoakFlags, url: str, pid: int | None) -> SoakResult:
     )  # fmt: skip
 
 
-def table(found: SoakResult) -> str:
-    """The figures for benchmarks/RESULTS.md, and once more as JSON."""
-    cells = {
+def table(*results: SoakResult) -> str:
+    """The figures for benchmarks/RESULTS.md, a row for each result, and once more as JSON."""
+    rows = [cells_of(found) for found in results]
+    lines = ["| " + " | ".join(rows[0]) + " |", "|---" * len(rows[0]) + "|"]
+    lines += ["| " + " | ".join(map(str, cells.values())) + " |" for cells in rows]
+    return "\n".join([*lines, *(json.dumps(asdict(found), ensure_ascii=False) for found in results)])
+
+
+def cells_of(found: SoakResult) -> dict[str, object]:
+    """A row of the table."""
+    return {
         "clients": found.clients,
+        "idle and slow beside": found.beside,
         "seconds": f"{found.seconds:.0f}",
         "requests": found.requests,
         "errors": len(found.errors),
@@ -245,9 +323,6 @@ def table(found: SoakResult) -> str:
         "commit": commit(),
         "date": datetime.now(UTC).date(),
     }
-    rows = ["| " + " | ".join(cells) + " |", "|---" * len(cells) + "|"]
-    rows.append("| " + " | ".join(map(str, cells.values())) + " |")
-    return "\n".join([*rows, json.dumps(asdict(found), ensure_ascii=False)])
 
 
 if __name__ == "__main__":
