@@ -155,6 +155,7 @@ def test_behind_a_proxy_with_tls_a_login_holds_for_every_tab_until_it_is_ended(b
         (cookie,) = context.cookies()
         assert (cookie["secure"], cookie["httpOnly"], cookie["sameSite"]) == (True, True, "Lax")
         ask(page, "说")
+        stored(page, 2)
         page.reload()
         page.wait_for_function("document.querySelectorAll('#chat .user').length === 1")
         other = visit(url=f"https://pages.localhost:{port}/", context=context)

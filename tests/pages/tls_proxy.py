@@ -39,6 +39,7 @@ class _Connection(socketserver.BaseRequestHandler):
 class _Proxy(socketserver.ThreadingTCPServer):
     daemon_threads = True
     allow_reuse_address = True
+    request_queue_size = 128
 
 
 @contextlib.contextmanager
