@@ -12,7 +12,7 @@ from json_repair import repair_json
 FIELDS = ("instruction", "input", "output")
 NO_INPUT = {"", "无", "无。", "none", "n/a", "null", "<noinput>", "<无输入>"}
 # Where an object that is no valid JSON ends: a brace, and behind it another object or the end of what held them.
-END = re.compile(r"\}(?=\s*,?\s*(?:[{\]}`]|$))")
+END = re.compile(r"\}(?=\s*+(?:,\s*+)?(?:[{\]}`]|$))")
 WRAPPER = re.compile(r'\{\s*"?\w+"?\s*:\s*\[\s*(?=\{)')
 DECODER = json.JSONDecoder(strict=False)  # line breaks inside texts are meant as such
 SHOWN = 400  # characters of a text that is refused

@@ -6,11 +6,11 @@ become OpenAI's form, in which chat templates are written.
 """
 
 import json
-import re
 from collections.abc import Sequence
 from typing import Any
 
 from vicuna.data.bad_row import BadRow
+from vicuna.data.nesting import loads
 from vicuna.data.marks import REASONING, TOOL_SPEAKERS, TOOLS, holds_nothing
 from vicuna.data.values import kind, parts, text
 from vicuna.prompt.own_template import split_thought
@@ -21,7 +21,7 @@ CALLERS = (
     "function-call",
     "tool_call",
 )  # speakers whose texts are calls; the other tools' are answers
-_WRAPPED = re.compile(r"\s*<tool_response>\s*(.*?)\s*</tool_response>\s*", re.DOTALL)
+_OPENED, _CLOSED = "<tool_response>", "</tool_response>"
 
 
 def read_tools(row: dict) -> list[dict[str, Any]]:
@@ -61,8 +61,10 @@ def read_tool_message(item: dict, speaker: Any, said: str, name: str) -> Message
     if not isinstance(content, str):
         content = "" if content is None else json.dumps(content, ensure_ascii=False)
     content = text(content, f"{name}.{said}") if content.strip() else content
-    if (found := _WRAPPED.fullmatch(content)) and "<tool_response>" not in found[1]:
-        content = found[1]  # which the template puts around it
+    inside = content.strip().removeprefix(_OPENED).removesuffix(_CLOSED).strip()
+    is_wrapped = content.strip().startswith(_OPENED) and content.strip().endswith(_CLOSED)
+    if is_wrapped and _OPENED not in inside:
+        content = inside  # which the template puts around it
     answer: Message = {"role": "tool", "content": content}
     for key in ("tool_call_id", "name"):
         if isinstance(item.get(key), str) and item[key].strip():
@@ -102,8 +104,8 @@ def _json(value: Any, name: str) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return json.loads(text(value, name))
-    except (ValueError, RecursionError) as error:
+        return loads(text(value, name))
+    except ValueError as error:
         raise BadRow(f"field {name} is not JSON: {value[:40]!r}", "calls that are not JSON") from error
 
 
@@ -154,7 +156,7 @@ def joined(messages: list[Message], further: Message) -> bool:
     last = messages[-1] if messages else None
     if not (last and last["role"] == "assistant" and further["role"] == "assistant" and further.get("tool_calls")):
         return False
-    last["tool_calls"] = [*last.get("tool_calls", []), *further["tool_calls"]]
+    last.setdefault("tool_calls", []).extend(further["tool_calls"])
     return True
 
 

@@ -12,17 +12,18 @@ from collections.abc import Generator, Iterator
 from typing import Any
 
 from vicuna.data.bad_row import BadRow
+from vicuna.data.nesting import Unreadable, decode, value_end
 
 # What may stand between two values: white space, and the byte order marks of files that were joined.
 BETWEEN = re.compile(r"[\s\ufeff]*")
 # Strings and brackets of one line, by which the end of an object on several lines is found.
-PIECES = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\]]|"')
+PIECES = re.compile(r'"(?:[^"\\]|\\.)*+(?:"|\Z)|[{}\[\]]')
 # How a row begins: JSON that is written on several lines has nothing behind the bracket that opens an object.
 ROW_BEGINS = re.compile(r'[{\[]\s*["{]')
 MESSAGE_FIELDS = ({"role", "content"}, {"from", "value"})
 SHOWN_CHARACTERS = 40
-# How often an object over several lines is looked for whose end is not there: each time takes the rest of the file.
-MAX_OPEN_BLOCKS = 20
+# How many times the length of a text may be looked through for the ends of objects over several lines that are broken.
+MOST_LOOKED_THROUGH = 20
 
 
 def parse_rows(text: str, suffix: str) -> Iterator[tuple[int, Any]]:
@@ -30,7 +31,7 @@ def parse_rows(text: str, suffix: str) -> Iterator[tuple[int, Any]]:
     if suffix == ".txt":
         yield from _documents(text)
         return
-    at, line, open_blocks = 0, 1, 0
+    at, line, in_vain, begin = 0, 1, 0, BETWEEN.match(text).end()
     if (one := _whole_object(text)) is not None:
         yield text[: text.index("{")].count("\n") + 1, one
         return
@@ -40,11 +41,11 @@ def parse_rows(text: str, suffix: str) -> Iterator[tuple[int, Any]]:
         if at == len(text):
             return
         start = at
-        if _holds_rows(text, at, suffix):
+        if _holds_rows(text, at, suffix, at == begin):
             at = yield from _array(text, at, line)
         else:
-            at, is_open = yield from _values(text, at, line, open_blocks < MAX_OPEN_BLOCKS)
-            open_blocks += is_open
+            at, looked = yield from _values(text, at, line, in_vain < MOST_LOOKED_THROUGH * len(text))
+            in_vain += looked
         line += text.count("\n", start, at)
 
 
@@ -81,15 +82,8 @@ DECODER = json.JSONDecoder(object_pairs_hook=_object)
 
 
 def _decode(text: str, at: int, decoder: json.JSONDecoder = DECODER) -> tuple[Any, int]:
-    """The JSON value that begins here, and where it ends.
-
-    Raises:
-        ValueError: there is none, or a number of thousands of digits, or brackets in thousands of brackets.
-    """
-    try:
-        return decoder.raw_decode(text, at)
-    except RecursionError:
-        raise ValueError("brackets within too many brackets") from None
+    """As `vicuna.data.nesting.decode`, for a value with no field twice."""
+    return decode(decoder, text, at)
 
 
 def _whole_object(text: str) -> dict | None:
@@ -104,10 +98,13 @@ def _whole_object(text: str) -> dict | None:
     return value if BETWEEN.match(text, end).end() == len(text) else None
 
 
-def _holds_rows(text: str, at: int, suffix: str) -> bool:
+def _holds_rows(text: str, at: int, suffix: str, is_first: bool) -> bool:
     """Whether an array begins here whose elements are rows, rather than an array that is a row itself.
 
     [question, answer] and an array of messages are rows. So is an array of pairs on its own line of a .jsonl.
+
+    Args:
+        is_first: nothing stands before it.
     """
     if text[at] != "[":
         return False
@@ -116,8 +113,8 @@ def _holds_rows(text: str, at: int, suffix: str) -> bool:
         return len(_decoded(text, at) or ()) != 2
     if text.startswith("[", first) and suffix == ".jsonl":
         end = _line_end(text, at)
-        alone = BETWEEN.match(text).end() == at and BETWEEN.match(text, end).end() == len(text)
-        return alone or _decoded(text[at:end], 0) is None
+        alone = is_first and BETWEEN.match(text, end).end() == len(text)
+        return alone or (found := _decoded_to(text, at)) is None or found > end
     item = _decoded(text, first) if text.startswith("{", first) else None
     return not isinstance(item, dict) or not any(
         keys <= item.keys() for keys in ({"role", "content"}, {"from", "value"})
@@ -128,6 +125,14 @@ def _decoded(text: str, at: int) -> Any:
     """The value that begins here, None where it is not JSON."""
     try:
         return _decode(text, at)[0]
+    except ValueError:
+        return None
+
+
+def _decoded_to(text: str, at: int) -> int | None:
+    """Where the value ends that begins here, None where it is not JSON."""
+    try:
+        return _decode(text, at)[1]
     except ValueError:
         return None
 
@@ -149,10 +154,14 @@ def _array(text: str, at: int, line: int) -> Generator[tuple[int, Any], None, in
         try:
             item, end = _decode(text, at)
         except _Twice as error:
-            item, end = BadRow(str(error), "a field twice"), _decode(text, at, json.JSONDecoder())[1]
+            item, end = BadRow(str(error), "a field twice"), value_end(text, at)
+        except Unreadable as error:
+            item, end = BadRow(f"holds {error}", error.reason), error.end
         except ValueError as error:
-            where = error.lineno if isinstance(error, json.JSONDecodeError) else line
-            told = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
+            item, end = error, -1
+        if end < 0:
+            where = item.lineno if isinstance(item, json.JSONDecodeError) else line
+            told = f"{item.msg} at column {item.colno}" if isinstance(item, json.JSONDecodeError) else item
             yield where, _broken_array(text, where, f"is not JSON: {told}")
             return len(text)
         yield line, item
@@ -165,28 +174,30 @@ def _broken_array(text: str, line: int, problem: str) -> BadRow:
     return BadRow(problem + unread, "not JSON")
 
 
-def _values(text: str, at: int, line: int, blocks: bool) -> Generator[tuple[int, Any], None, tuple[int, bool]]:
+def _values(text: str, at: int, line: int, blocks: bool) -> Generator[tuple[int, Any], None, tuple[int, int]]:
     """The values that begin on this line: one, several, or, if `blocks`, one or more objects over several lines.
 
     Returns:
-        Where they end, and whether the end of an object was looked for and is not there.
+        Where they end, and how many characters behind it were looked through for the end of an object.
     """
-    is_open = False
+    looked = 0
     column = at - text.rfind("\n", 0, at) - 1
     end = _line_end(text, at)
     found, problem = _decode_all(text[at:end], line, column)
     if problem and blocks and text[at] in "{[" and (longer := _block_end(text, at, column)) > end:
         found, problem = _decode_all(text[at:longer], line, column)
         end = _broken_end(text, at, longer, column) if problem else longer
-        is_open = problem is not None and longer == len(text)
+        looked = longer - end
     if problem:
         lines = text.count("\n", at, end)
         more = f"; it takes lines {line} to {line + lines}" if lines else ""
         yield line, BadRow(f"{problem}{more}", problem.reason)
     else:
+        counted = 0
         for start, value in found:
-            yield line + text.count("\n", at, at + start), value
-    return end, is_open
+            line, counted = line + text.count("\n", at + counted, at + start), start
+            yield line, value
+    return end, looked
 
 
 def _decode_all(text: str, line: int, column: int) -> tuple[list[tuple[int, Any]], BadRow | None]:
@@ -207,7 +218,9 @@ def _decode_all(text: str, line: int, column: int) -> tuple[list[tuple[int, Any]
         except ValueError as error:
             if "\0" in text:
                 return [], BadRow(_nul_bytes(text), "NUL bytes")
-            return [], BadRow(f"is not a JSON object: {_where(error, line, column)}", "not JSON")
+            if not isinstance(error, Unreadable) or error.end < 0:
+                return [], BadRow(f"is not a JSON object: {_where(error, line, column)}", "not JSON")
+            value, end = BadRow(f"holds {error}", error.reason), error.end
         found.append((at, value))
         at = BETWEEN.match(text, _behind(text, end)).end()
     return found, None

@@ -17,6 +17,7 @@ SPEAKERS = {
     **dict.fromkeys(("system", "developer"), "system"),
 }
 FROM_VALUE, ROLE_CONTENT = ("from", "value"), ("role", "content")
+_MOSS_BEGIN, _MOSS_END = re.compile(r"\s*<\|[\w ]+\|>:\s*"), re.compile(r"<eo\w>")
 # What question and answer of a turn are called; `system` may stand beside them.
 TURNS = (("human", "assistant"), ("user", "assistant"), ("input", "output"), ("query", "response"))
 
@@ -174,7 +175,11 @@ def read_moss(row: dict) -> list[Message]:
 
 def _unmarked(value: Any, name: str) -> str:
     """A text of MOSS without `<|Human|>:` in front of it and `<eoh>` behind."""
-    return re.sub(r"^\s*<\|[\w ]+\|>:\s*|\s*<eo\w>\s*$", "", text(value, name))
+    said = text(value, name)
+    if begin := _MOSS_BEGIN.match(said):
+        said = said[begin.end() :]
+    shown = said.rstrip()
+    return shown[:-5].rstrip() if _MOSS_END.fullmatch(shown[-5:]) else said
 
 
 def read_text(row: dict) -> list[Message]:

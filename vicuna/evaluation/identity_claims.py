@@ -13,7 +13,7 @@ from vicuna.evaluation.identity_questions import OTHERS
 
 DENIAL = r"(?:并?不是|并?非|并?不叫|不属于|不由|\bnot|n't|\bneither|\bnor)"
 BETWEEN = r"(?:\s|由|被|是|叫|a\b|an\b|the\b|by\b|made\b|trained\b|called\b|really\b|named\b)*"
-AND = r"\s*(?:,|，|、|或者?|和|与|也不是|\bor\b|\band\b|\bnor\b)\s*"
+AND = r"\s*(?:,|，|、|或者?|和|与|也不是|\bor\b|\band\b|\bnor\b)"  # in front of BETWEEN, which takes the blanks
 
 
 @dataclass(frozen=True)

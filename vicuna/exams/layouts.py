@@ -24,7 +24,7 @@ CMMLU, CEVAL, AGIEVAL = "CMMLU", "C-Eval", "AGIEval"
 LETTERS = "ABCDEFG"
 DEV = "dev"
 NO_LABEL, ODD_LABEL = "no right answer is given", "the right answer is none of the options"
-_PRINTED = re.compile(r"\s*[(（]?\s*([A-G])(?![A-Za-z])")  # "(A) …", "A．…", "  A …"
+_PRINTED = re.compile(r"\s*+(?:[(（]\s*+)?([A-G])(?![A-Za-z])")  # "(A) …", "A．…", "  A …"
 
 
 @dataclass(frozen=True)

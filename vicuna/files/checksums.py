@@ -22,8 +22,9 @@ _DIGEST = re.compile(
 _OTHER_SUMS = (32, 40)  # digits of MD5 and SHA-1
 _LINE = re.compile(rf"\\?({_DIGEST.pattern})\s+\*?(\S.*)", re.IGNORECASE)
 _TAGGED = re.compile(rf"SHA256 ?\((.+)\) ?= ?({_DIGEST.pattern})", re.IGNORECASE)
+_WORD = re.compile(r"[\w*./-]+")
 _FILE = re.compile(r"[\w*./-]*\.(?:pth|bin|safetensors|model|json|jinja|zip|gguf)\b", re.IGNORECASE)
-_BREAK = re.compile(r"<br\s*/?>|\s*,\s*")
+_BREAK = re.compile(r"<br\s*/?>|,")
 
 
 @dataclass(frozen=True)
@@ -106,10 +107,9 @@ def _parse_tables(text: str) -> Iterator[ChecksumEntry]:
         elif not head:
             head = _cells(line)
         elif not re.fullmatch(r"[|:\s-]+", line) and (entry := _parse_row(_cells(line), head, heading)):
-            before = found.get((entry.pattern, entry.label))
-            digests = before.digests + entry.digests if before else entry.digests
-            found[entry.pattern, entry.label] = replace(entry, digests=digests)
-    yield from found.values()
+            found.setdefault((entry.pattern, entry.label), (entry, []))[1].extend(entry.digests)
+    for entry, digests in found.values():
+        yield replace(entry, digests=tuple(digests))
 
 
 def _cells(line: str) -> list[str]:
@@ -119,7 +119,7 @@ def _cells(line: str) -> list[str]:
 def _parse_row(cells: list[str], head: list[str], heading: str) -> ChecksumEntry | None:
     """An entry; None for a row without digests, such as one that says "TBA"."""
     for i, cell in enumerate(cells):
-        parts = [part.strip(" `") for part in _BREAK.split(cell)]
+        parts = [part.strip().strip(" `") for part in _BREAK.split(cell)]
         if not all(map(is_digest, parts)):
             continue
         others = [one for j, one in enumerate(cells) if j != i]
@@ -128,10 +128,16 @@ def _parse_row(cells: list[str], head: list[str], heading: str) -> ChecksumEntry
         if named:
             return ChecksumEntry(named[0], "", digests)
         label = " ".join(one for one in others if not one.isdigit()) or " ".join(others)
-        pattern = next((match[0] for one in (*head[i : i + 1], *head, heading) if (match := _FILE.search(one))), "")
+        pattern = next(filter(None, map(_file_in, (*head[i : i + 1], *head, heading))), "")
         pattern = f"*{pattern}" if pattern.startswith(".") else pattern
         return ChecksumEntry(pattern, label, digests) if pattern else None
     return None
+
+
+def _file_in(text: str) -> str:
+    """The first name of a file in a text, "" for none."""
+    words = _WORD.finditer(text)  # a word at a time: what begins within one begins no better name
+    return next((match[0] for word in words if (match := _FILE.match(text, word.start()))), "")
 
 
 def is_digest(text: str) -> bool:

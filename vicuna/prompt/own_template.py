@@ -21,7 +21,7 @@ from vicuna.prompt.replaced_templates import kept_as_written
 THINKING = ("keep", "drop", "empty")
 OPEN_THINKING, CLOSE_THINKING = "<think>", "</think>"
 _THOUGHT = re.compile(r"\s*<think>(.*?)</think>\s*", re.DOTALL)
-_BLOCK = re.compile(r"\s*(<think>)?(\s*</think>\s*)")  # nothing is thought in it
+_BLOCK = re.compile(r"(?:\s*+(<think>))?(\s*+</think>\s*+)")  # nothing is thought in it
 _CLOSED_BLOCK = re.compile(r"<think>\s*</think>\s*\Z")
 _CLOSED = re.compile(r"</think>\s*\Z")
 
@@ -131,8 +131,13 @@ class ChatTemplate(Renderer):
 
     def _ended(self, answer: str) -> str:
         """An answer up to the token that ends it; the template's, or else EOS, is put there where none stands."""
-        tail = self._tail.search(answer)
-        tokens = [(found.start() + tail.start(), found[0]) for found in self.typed.finditer(tail[0])]
+        tokens: list[tuple[int, str]] = []  # those with nothing but blanks behind them
+        for found in self.typed.finditer(answer):
+            if tokens and answer[tokens[-1][0] + len(tokens[-1][1]) : found.start()].strip():
+                tokens = []
+            tokens.append((found.start(), found[0]))
+        if tokens and answer[tokens[-1][0] + len(tokens[-1][1]) :].strip():
+            tokens = []
         names = [name for _, name in tokens]
         for wanted in (self.end_of_turn, self.tokens.get("eos_token", ""), *names[:1]):
             if wanted in names:

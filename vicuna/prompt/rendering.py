@@ -63,7 +63,6 @@ class Renderer:
         self._names = {shield: name for name, shield in self._shields.items()}
         alternatives = "|".join(map(re.escape, self.control)) or r"(?!)"
         self.typed = re.compile(alternatives)
-        self._tail = re.compile(rf"(?:\s|{alternatives})*\Z")
 
     def with_settings(self, settings: Settings) -> Self:
         """The same template, rendered with other settings."""
