@@ -33,7 +33,7 @@ from vicuna import log
 from vicuna.answer.flags import ServeFlags
 from vicuna.args import flag, parse
 from vicuna.errors import UserError, run
-from vicuna.foreign import NEVER_RUN
+from vicuna.foreign.odd_files import NEVER_RUN
 from vicuna.model.flags import ModelFlags
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from peft import LoraConfig, get_peft_model
 from sentencepiece import sentencepiece_model_pb2
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from vicuna.foreign import NEVER_RUN
+from vicuna.foreign.odd_files import NEVER_RUN
 
 ROOT = Path(__file__).resolve().parent.parent
 SEVEN = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]

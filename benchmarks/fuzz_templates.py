@@ -40,7 +40,7 @@ from vicuna.answer.loading import load_assistant
 from vicuna.api.error_body import APIError
 from vicuna.api.parsing import parse_chat
 from vicuna.errors import UserError
-from vicuna.foreign import NEVER_RUN
+from vicuna.foreign.odd_files import NEVER_RUN
 from vicuna.gguf.library import load_llama_cpp
 from vicuna.gguf.llama_cpp_source import render_in_llama_cpp, source_folder
 from vicuna.gguf_file.header import read_header

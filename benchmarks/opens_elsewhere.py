@@ -18,7 +18,7 @@ from typing import Any
 
 from vicuna.args import flag, parse
 from vicuna.errors import UserError, run
-from vicuna.foreign import NEVER_RUN
+from vicuna.foreign.odd_files import NEVER_RUN
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXTS = ["你好，世界 2026", "  42 apples, 7.5 pears\n\nand x = 'y'", "def f(x):\n    return x\t# naïve café"]

@@ -12,7 +12,7 @@ from tests.test_layers import OURS, ROOT, name, tree
 from vicuna.answer.flags import ServeFlags
 from vicuna.answer.loading import load_assistant
 from vicuna.errors import UserError
-from vicuna.foreign import NEVER_RUN
+from vicuna.foreign.odd_files import NEVER_RUN
 from vicuna.model.base import check_base
 from vicuna.model.flags import ModelFlags
 

@@ -25,7 +25,7 @@ from vicuna.answer.engine import GenerationRequest
 from vicuna.answer.hf_generation import eos_ids_of, until_eos
 from vicuna.answer.kv_cache import PreallocatedCache
 from vicuna.answer.stream import GenerationResult
-from vicuna.foreign import NEVER_RUN
+from vicuna.foreign.odd_files import NEVER_RUN
 
 # What a base's generation config may declare: with anything else its prompts are answered alone.
 KNOWN = {

@@ -22,7 +22,7 @@ from vicuna.answer.engine import GenerationRequest
 from vicuna.answer.kv_cache import PreallocatedCache
 from vicuna.answer.prefix_cache import PrefixCache, common_prefix_length
 from vicuna.answer.stream import EMPTY_RESULT, GenerationResult, Streamer, is_out_of_memory
-from vicuna.foreign import NEVER_RUN
+from vicuna.foreign.odd_files import NEVER_RUN
 
 CHUNK = 256  # tokens of a prompt between two looks at whether the answer is still wanted
 NO_BEAM = -1e9  # the score `generate` gives the rows that are no beams yet

@@ -45,7 +45,8 @@ ROW_MODULES = (
     *("vicuna.data.calls", "vicuna.data.readers", "vicuna.data.formats", "vicuna.data.records"),
     "vicuna.data.packing",
     *("vicuna.data.examples", "vicuna.prompt.wordings", "vicuna.prompt.templates", "vicuna.prompt.tokenizer"),
-    *("vicuna.prompt.tokenizer_files", "vicuna.prompt.rendering", "vicuna.prompt.own_template", "vicuna.foreign"),
+    *("vicuna.prompt.tokenizer_files", "vicuna.prompt.rendering", "vicuna.prompt.own_template"),
+    "vicuna.foreign.odd_files",
     *("vicuna.prompt.pieces", "vicuna.prompt.traits", "vicuna.prompt.replaced_templates"),
 )
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from vicuna.errors import UserError
-from vicuna.foreign import describe_odd_file
+from vicuna.foreign.odd_files import describe_odd_file
 
 
 def read_json(file: Path) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from vicuna.errors import UserError, first_line, listing
 from vicuna.files.json_files import read_json
 from vicuna.files.outputs import check_disk_space
-from vicuna.foreign import check_safetensors, describe_odd_file, unfinished
+from vicuna.foreign.odd_files import check_safetensors, describe_odd_file, unfinished
 from vicuna.gguf_file.weights import LINK, read_gguf_tensors
 
 SHARD_BYTES = 2 * 2**30

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vicuna.errors import UserError
-from vicuna.foreign import describe_odd_file
+from vicuna.foreign.odd_files import describe_odd_file
 from vicuna.gguf_file.header import MAGIC, read_header
 from vicuna.gguf_file.vocabulary import end_ids, token_id, tokenizer_files
 from vicuna.prompt.tokenizer import TextTokenizer

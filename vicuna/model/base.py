@@ -21,7 +21,7 @@ from vicuna.errors import UserError, first_line, listing
 from vicuna.files.json_files import read_json
 from vicuna.files.proxies import check_proxies
 from vicuna.files.tensors import check_weight_file, read_tensor_files, weight_paths
-from vicuna.foreign import NEVER_RUN
+from vicuna.foreign.odd_files import NEVER_RUN
 from vicuna.gguf_file.folder import folder_of, stands_for
 from vicuna.gguf_file.reader import is_gguf, read_gguf
 from vicuna.gguf_file.weights import describe_types

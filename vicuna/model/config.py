@@ -8,7 +8,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from vicuna.errors import UserError, first_line
 from vicuna.files.json_files import read_json
-from vicuna.foreign import NEVER_RUN, describe_odd_file, names_own_code
+from vicuna.foreign.odd_files import NEVER_RUN, describe_odd_file, names_own_code
 
 
 def read_config(folder: Path) -> Any:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from vicuna.errors import UserError, first_line
-from vicuna.foreign import describe_odd_file
+from vicuna.foreign.odd_files import describe_odd_file
 from vicuna.prompt.own_template import ChatTemplate
 from vicuna.prompt.pieces import Control, added_controls, byte_pieces, encoder, without_prefix
 from vicuna.prompt.rendering import BASE, PLAIN, Settings

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vicuna.errors import UserError, listing
-from vicuna.foreign import describe_odd_file, is_tiktoken
+from vicuna.foreign.odd_files import describe_odd_file, is_tiktoken
 
 CHAT_TEMPLATE_FILE = "chat_template.jinja"  # where a model folder has its template
 TOKENIZER_CONFIG = "tokenizer_config.json"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vicuna.errors import UserError
-from vicuna.foreign import NEVER_RUN
+from vicuna.foreign.odd_files import NEVER_RUN
 from vicuna.prompt.probes import probe_texts
 from vicuna.prompt.tokenizer import TextTokenizer
 from vicuna.prompt.tokenizer_files import read_tokenizer_files

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from vicuna.errors import UserError, first_line
 from vicuna.evaluation.windows import Text, cut_windows, read_text
 from vicuna.files.proxies import check_proxies
-from vicuna.foreign import NEVER_RUN
+from vicuna.foreign.odd_files import NEVER_RUN
 from vicuna.prompt.tokenizer import TextTokenizer
 
 SHORTEST = 11  # tokens; GPTQModel drops shorter rows, whatever its settings say
