@@ -1,5 +1,6 @@
 """What the readers of published sets give: a dialogue or why there is none, with its place, and how files are found."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,7 +62,7 @@ def files_of(paths: Sequence[str], endings: Sequence[str] = (".json", ".jsonl"))
             if not file_kind(file):
                 raise UserError(f"--data_path {file} ends in {file.suffix!r}; expected {EXPECTED}.")
         found += inside
-    if twice := next((file for number, file in enumerate(found) if file in found[:number]), None):
+    if twice := next((file for file, count in Counter(found).items() if count > 1), None):
         raise UserError(f"--data_path names {twice} twice; name it once.")
     return found
 

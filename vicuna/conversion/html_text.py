@@ -13,6 +13,8 @@ LIST_OR_TABLE = {"ul", "ol", "li", "tr", "td", "th", "thead"}
 # What the page shows around an answer: buttons, and which of several answers it is.
 BUTTONS = {"button", "svg", "style", "script"}
 COPY_CODE = re.compile(r"^(\w[\w+#.-]{0,20})?Copy code")
+MOST_INDENTS = 50  # lists within lists that are shown as such
+LONGEST_MARKER = 3 * MOST_INDENTS + 20  # characters
 WHICH_ANSWER = re.compile(r"\A\s*\d+ / \d+\s*")
 
 
@@ -23,7 +25,9 @@ def is_html(text: str) -> bool:
 def to_markdown(html: str) -> str:
     """The text of a piece of HTML, its lists, headings, code and emphasis in Markdown."""
     reader = _Reader()
-    reader.feed(html)
+    # Behind the last > nothing is closed: the parser would look for the end of each of what is opened there.
+    closed = html.rfind(">") + 1
+    reader.feed(html[:closed] + html[closed:].replace("<", "&lt;"))
     reader.close()
     return reader.text()
 
@@ -40,8 +44,8 @@ class _Reader(HTMLParser):
         self.cells = 0
 
     def text(self) -> str:
-        joined = "".join(self.parts)
-        joined = re.sub(r"[ \t]+\n", "\n", joined)
+        *lines, last = "".join(self.parts).split("\n")
+        joined = "\n".join([*(line.rstrip(" \t") for line in lines), last])
         return WHICH_ANSWER.sub("", re.sub(r"\n{3,}", "\n\n", joined)).strip()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -109,11 +113,16 @@ class _Reader(HTMLParser):
         if self.code is not None:
             self.code.append(data)
         elif data.strip() or "\n" not in data:
-            self.parts.append(re.sub(r"\s*\n\s*", "\n", data))
+            self.parts.append(_without_blank_lines(data))
+
+    def _end(self, parts: int) -> str:
+        """The end of what the last parts are together, all of the marker of an item in it."""
+        joined = "".join(part[-LONGEST_MARKER:] for part in self.parts[-parts:])
+        return joined[-LONGEST_MARKER:]
 
     def _item(self) -> None:
         self._line()
-        indent = "   " * (len(self.lists) - 1)
+        indent = "   " * min(len(self.lists) - 1, MOST_INDENTS)
         if self.lists and self.lists[-1] is not None:
             self.lists[-1] += 1
             self.parts.append(f"{indent}{self.lists[-1]}. ")
@@ -129,10 +138,19 @@ class _Reader(HTMLParser):
         self.parts.append(f"```{language}\n{code.rstrip()}\n```\n\n")
 
     def _line(self) -> None:
-        if self.parts and not "".join(self.parts[-2:]).endswith("\n"):
+        if self.parts and not self._end(2).endswith("\n"):
             self.parts.append("\n")
 
     def _apart(self) -> None:
         """An empty line, unless an item of a list has just begun."""
-        if self.parts and not re.search(r"(?:\n\n|(?:^|\n) *(?:-|\d+\.) )\Z", "".join(self.parts[-3:])):
+        if self.parts and not re.search(r"(?:\n\n|(?:^|\n) *(?:-|\d+\.) )\Z", self._end(3)):
             self.parts.append("\n" if self.lists else "\n\n")
+
+
+def _without_blank_lines(text: str) -> str:
+    """A text with no blanks around its line breaks, and one of these in place of several."""
+    first, *others = text.split("\n")
+    if not others:
+        return text
+    *middle, last = (one.lstrip() for one in others)
+    return "\n".join([first.rstrip(), *(line for one in middle if (line := one.rstrip())), last])

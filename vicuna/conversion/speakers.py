@@ -23,14 +23,14 @@ def turns_of(text: str) -> list[Message]:
     text = text.lstrip()
     marks = list(SPEAKER.finditer(text))
     turns: list[Message] = []
-    before = ""  # what the system says, which belongs to the question behind it
+    before: list[str] = []  # what the system says, which belongs to the question behind it
     for mark, following in zip(marks, [*marks[1:], None], strict=True):
         role = ROLES[mark[1]]
         said = text[mark.end() : following.start() if following else len(text)].strip()
         if not said and role == "assistant" and following is None:
             break
         if role == "system":
-            before = "\n".join(part for part in (before, said) if part)
+            before += [said] if said else []
             continue
         if not said:
             raise BadRow(
@@ -41,8 +41,8 @@ def turns_of(text: str) -> list[Message]:
                 f"has a turn of the {role} in place {len(turns) + 1} of the dialogue within its text",
                 "turns within the text do not alternate",
             )
-        turns.append({"role": role, "content": "\n".join(part for part in (before, said) if part)})
-        before = ""
+        turns.append({"role": role, "content": "\n".join([*before, said])})
+        before = []
     if before:
         raise BadRow("ends with words of the system in the dialogue within its text", "a dialogue without a question")
     return turns

@@ -15,6 +15,8 @@ NO_INPUT = {"", "无", "无。", "none", "n/a", "null", "<noinput>", "<无输入
 END = re.compile(r"\}(?=\s*+(?:,\s*+)?(?:[{\]}`]|$))")
 WRAPPER = re.compile(r'\{\s*"?\w+"?\s*:\s*\[\s*(?=\{)')
 DECODER = json.JSONDecoder(strict=False)  # line breaks inside texts are meant as such
+PASSED = 1 << 16  # characters that were read, from which on they are dropped
+MOST_WRAPPERS = 20  # objects around records that are not closed
 SHOWN = 400  # characters of a text that is refused
 BROKEN = re.compile("[\ufffd\ud800-\udfff]")  # what stands for no character, and half of one
 
@@ -49,13 +51,15 @@ def read_reply(text: str) -> tuple[list[dict[str, str]], list[Refused]]:
 
 def _objects(text: str) -> Iterator[tuple[Any, str]]:
     """(value, its text) of every object in a reply, or what is refused; lists around them are looked into."""
-    at = 0
+    at = wrappers = 0
     while (at := text.find("{", at)) >= 0:
+        if at > PASSED:  # what the decoder refuses it describes by its place from the beginning
+            text, at = text[at:], 0
         try:
             value, end = DECODER.raw_decode(text, at)
         except (ValueError, RecursionError):
-            if wrapper := WRAPPER.match(text, at):
-                at = wrapper.end()
+            if wrappers < MOST_WRAPPERS and (wrapper := WRAPPER.match(text, at)):
+                at, wrappers = wrapper.end(), wrappers + 1
                 continue
             found = END.search(text, at)
             if not found:

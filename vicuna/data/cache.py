@@ -39,8 +39,8 @@ OPTIONS = (
 )
 # The modules whose code decides what the rows of a file become.
 ROW_MODULES = (
-    *("vicuna.data.bad_row", "vicuna.data.encodings", "vicuna.data.parsing", "vicuna.data.files"),
-    *("vicuna.data.pieces", "vicuna.data.spilled"),
+    *("vicuna.data.bad_row", "vicuna.data.encodings", "vicuna.data.nesting", "vicuna.data.parsing"),
+    *("vicuna.data.files", "vicuna.data.pieces", "vicuna.data.spilled"),
     *("vicuna.data.fields", "vicuna.data.fills", "vicuna.data.suspicions", "vicuna.data.values", "vicuna.data.marks"),
     *("vicuna.data.calls", "vicuna.data.readers", "vicuna.data.formats", "vicuna.data.records"),
     "vicuna.data.packing",

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vicuna.data.encodings import marked_encoding
+from vicuna.data.nesting import Unreadable, decode
 
 PIECE = 64 << 20  # bytes; a file of no more is read at once
 # Where a piece may end, and how much of it belongs to the piece: behind a document, and between two objects.
@@ -17,6 +18,8 @@ BETWEEN_ROWS = {
     ".txt": (("\n\n", 1), ("\n\r\n", 1)),
     ".jsonl": (("}\n{", 2), ("}\r\n{", 3)),
 }
+LONGEST_MARK = 4  # characters
+DECODER = json.JSONDecoder()
 # How the array of a .json begins, and what stands between its elements.
 ARRAY = re.compile(r"\s*\[")
 BETWEEN_ELEMENTS = re.compile(r"\s*,?\s*")
@@ -90,25 +93,31 @@ def pieces(path: Path, kind: str, encoding: str) -> Iterator[str]:
     """The text of a file of documents or of objects in pieces of about PIECE; larger where nothing tells two rows apart
     for as long."""
     between = BETWEEN_ROWS.get(inner_kind(kind), BETWEEN_ROWS[".jsonl"])
-    rest = ""
+    parts: list[str] = []  # of what nothing was found in that tells two rows apart
     for text in texts(path, kind, encoding):
-        rest += text
-        cuts = (at + own for mark, own in between if (at := rest.rfind(mark)) >= 0)
+        end = parts.pop() if parts else ""  # in which a mark may begin
+        text = end + text
+        cuts = (at + own for mark, own in between if (at := text.rfind(mark)) >= 0)
         if cut := max(cuts, default=0):
-            yield rest[:cut]
-            rest = rest[cut:]
-    if rest:
+            yield "".join([*parts, text[:cut]])
+            parts, text = [], text[cut:]
+        parts += [text[:-LONGEST_MARK], text[-LONGEST_MARK:]]
+    if rest := "".join(parts):
         yield rest
 
 
 def lines(path: Path, kind: str, encoding: str) -> Iterator[str]:
     """The lines of a file, each with its own end."""
-    rest = ""
+    parts: list[str] = []  # of a line that goes on
     for text in texts(path, kind, encoding):
+        if "\n" not in text and "\r" not in text and not (parts and parts[-1].endswith("\r")):
+            parts.append(text)
+            continue
         # The last may go on in the next block, and so may its end.
-        *whole, rest = io.StringIO(rest + text, newline="").readlines() or [""]
+        *whole, rest = io.StringIO("".join([*parts, text]), newline="").readlines() or [""]
+        parts = [rest]
         yield from whole
-    yield from io.StringIO(rest, newline="")
+    yield from io.StringIO("".join(parts), newline="")
 
 
 def holds_array(path: Path, kind: str, encoding: str) -> bool:
@@ -121,19 +130,25 @@ def array_pieces(path: Path, kind: str, encoding: str) -> Iterator[str]:
 
     From where something is not JSON, and behind the array's end, the rest is one piece.
     """
-    scan = json.JSONDecoder().raw_decode
-    text, whole = "", 0  # up to where whole elements go
+    text, whole, again = "", 0, 0  # up to where whole elements go; how long the text has to be to look further
     for block in texts(path, kind, encoding, max(1, PIECE // 4)):  # characters take up to four bytes, and are copied
         text += block
         whole = whole or text.find("[") + 1
+        if len(text) < again:
+            continue
+        before = whole
         while True:
             try:
-                _, end = scan(text, BETWEEN_ELEMENTS.match(text, whole).end())
-            except (ValueError, RecursionError):  # it goes on in the next block, or is not JSON
+                _, end = decode(DECODER, text, BETWEEN_ELEMENTS.match(text, whole).end())
+            except Unreadable as error:
+                end = error.end
+            except ValueError:  # it goes on in the next block, or is not JSON
                 break
-            if end == len(text):  # a number may go on, too
+            if end < 0 or end == len(text):  # a number may go on, too
                 break
             whole = end
+        # An element that takes several blocks is not read from its beginning with each.
+        again = 2 * len(text) if whole == before else 0
         comma = BETWEEN_ROWS_OF_ARRAY.match(text, whole)
         if comma and whole > 1:
             yield f"{text[:whole]}]"

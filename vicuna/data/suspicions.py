@@ -4,7 +4,7 @@ Code between backticks is left out, since a row about HTML or about templates sh
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from vicuna.prompt.templates import Message
 
@@ -16,18 +16,45 @@ HTML_TAGS = "a|b|body|code|div|em|h[1-6]|html|i|li|ol|p|pre|section|span|strong|
 MARKERS = (
     r"<\|im_start\|>|<\|(?:user|assistant|start_header_id)\|>|\[/INST\]|^### (?:Instruction|Response|Human|Assistant):"
 )
-# Kind -> what tells it.
+FLAGS = re.MULTILINE | re.IGNORECASE
+ASKED, ANSWERED = (re.compile(rf"^[ \t]*{who}[ \t]*[:：]", FLAGS) for who in (ASKS, ANSWERS))
+MARKER = re.compile(MARKERS, FLAGS)
+OPENED, CLOSED = re.compile(rf"<({HTML_TAGS})\b[^<>]*>", FLAGS), re.compile(rf"</({HTML_TAGS})>", FLAGS)
+ALONE = re.compile(r"<br ?/?>|&(?:lt|gt|amp|quot|nbsp|#\d{2,5});", FLAGS)
+
+
+def _dialogue(text: str) -> tuple[int, int] | None:
+    """Where a question and its answer, or a marker of such, begin and end in a text."""
+    found = [one.span() for one in [MARKER.search(text)] if one]
+    # Where no answer stands behind the first question, none stands behind a later one.
+    if (asked := ASKED.search(text)) and (answered := ANSWERED.search(text, asked.end())):
+        found.append((asked.start(), answered.end()))
+    return min(found, default=None)
+
+
+def _html(text: str) -> tuple[int, int] | None:
+    """Where the first element that is closed, or a sign that needs no closing, begins and ends in a text."""
+    found = [one.span() for one in [ALONE.search(text)] if one]
+    last = {one[1].lower(): one.start() for one in CLOSED.finditer(text)}
+    if opened := next((one for one in OPENED.finditer(text) if last.get(one[1].lower(), -1) >= one.end()), None):
+        closed = re.compile(f"</{opened[1]}>", FLAGS).search(text, opened.end())
+        found.append((opened.start(), closed.end()))
+    return min(found, default=None)
+
+
+def _matched(pattern: str) -> Callable[[str], tuple[int, int] | None]:
+    """What tells where a pattern is found first, which looks at no sign of a text twice."""
+    sign = re.compile(pattern)
+    return lambda text: found.span() if (found := sign.search(text)) else None
+
+
+# Kind -> what tells where the first of it begins and ends in a text.
 SIGNS = {
-    "a dialogue within one text": re.compile(
-        rf"^[ \t]*{ASKS}[ \t]*[:：].*?^[ \t]*{ANSWERS}[ \t]*[:：]|{MARKERS}",
-        re.DOTALL | re.MULTILINE | re.IGNORECASE,
-    ),
-    "HTML": re.compile(
-        rf"<({HTML_TAGS})\b[^<>]*>.*?</\1>|<br ?/?>|&(?:lt|gt|amp|quot|nbsp|#\d{{2,5}});", re.DOTALL | re.IGNORECASE
-    ),
-    "placeholders that were not filled in": re.compile(r"\{\{ ?[\w.\-]{1,40} ?\}\}"),
+    "a dialogue within one text": _dialogue,
+    "HTML": _html,
+    "placeholders that were not filled in": _matched(r"\{\{ ?[\w.\-]{1,40} ?\}\}"),
     # A character in place of lost ones; what UTF-8 looks like as GBK; and as Latin-1.
-    "damaged characters": re.compile("�|锟斤拷|烫烫烫|[ÃÂ][\u0080-\u00bf]|[äåæçèé][\u0080-\u00bf]{2}"),
+    "damaged characters": _matched("�|锟斤拷|烫烫烫|[ÃÂ][\u0080-\u00bf]|[äåæçèé][\u0080-\u00bf]{2}"),
 }
 # A text without any of these has none of the signs.
 HINTS = re.compile(r"[:：]|<|&|\[/|\{\{|###|[�锟烫ÃÂäåæçèé]")
@@ -42,6 +69,6 @@ def suspicions(messages: Sequence[Message]) -> dict[str, str]:
                 continue
             plain = CODE.sub("", text)
             for kind, sign in SIGNS.items():
-                if kind not in found and (match := sign.search(plain)):
-                    found[kind] = match.group()[:SHOWN_CHARACTERS]
+                if kind not in found and (place := sign(plain)):
+                    found[kind] = plain[place[0] : place[1]][:SHOWN_CHARACTERS]
     return found

@@ -21,7 +21,7 @@ from vicuna.prompt.replaced_templates import kept_as_written
 THINKING = ("keep", "drop", "empty")
 OPEN_THINKING, CLOSE_THINKING = "<think>", "</think>"
 _THOUGHT = re.compile(r"\s*<think>(.*?)</think>\s*", re.DOTALL)
-_BLOCK = re.compile(r"(?:\s*+(<think>))?(\s*+</think>\s*+)")  # nothing is thought in it
+_BLOCK = re.compile(r"\s*+(<think>)?(\s*+</think>\s*+)")  # nothing is thought in it
 _CLOSED_BLOCK = re.compile(r"<think>\s*</think>\s*\Z")
 _CLOSED = re.compile(r"</think>\s*\Z")
 
