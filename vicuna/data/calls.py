@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from vicuna.data.bad_row import BadRow
-from vicuna.data.nesting import loads
 from vicuna.data.marks import REASONING, TOOL_SPEAKERS, TOOLS, holds_nothing
+from vicuna.data.nesting import loads
 from vicuna.data.values import kind, parts, text
 from vicuna.prompt.own_template import split_thought
 from vicuna.prompt.templates import Message, split_system
@@ -41,6 +41,7 @@ def _tool(one: Any, name: str) -> dict[str, Any]:
     function = one.get("function", one) if isinstance(one, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"].strip():
         raise BadRow(f"field {name} is {str(one)[:40]!r}; expected a function with a name", "not a function")
+    _check_characters(one, name)
     return one if "function" in one else {"type": "function", "function": one}
 
 
@@ -69,6 +70,7 @@ def read_tool_message(item: dict, speaker: Any, said: str, name: str) -> Message
     for key in ("tool_call_id", "name"):
         if isinstance(item.get(key), str) and item[key].strip():
             answer[key] = item[key]
+    _check_characters(answer, name)
     return answer
 
 
@@ -96,7 +98,14 @@ def _call(one: Any, name: str) -> dict[str, Any]:
     if not isinstance(_json(arguments, f"{name}.arguments"), dict):
         raise BadRow(f"field {name}.arguments is a {kind(arguments)}; expected an object", "arguments are no object")
     call = {"type": "function", "function": {"name": function["name"], "arguments": arguments}}
-    return {"id": one["id"], **call} if isinstance(one.get("id"), str) else call
+    call = {"id": one["id"], **call} if isinstance(one.get("id"), str) else call
+    _check_characters(call, name)
+    return call
+
+
+def _check_characters(value: Any, name: str) -> None:
+    """Refuse half a character anywhere in what is going to be JSON within a text."""
+    text(json.dumps(value, ensure_ascii=False), name)
 
 
 def _json(value: Any, name: str) -> Any:

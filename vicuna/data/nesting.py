@@ -6,6 +6,7 @@ thousand steps. Where such a value ends is found without decoding it.
 
 import json
 import re
+from collections.abc import Iterable
 from typing import Any
 
 MOST_NESTED = 100  # brackets within brackets; published rows, schemas of functions included, have fewer than 20
@@ -14,7 +15,7 @@ _SCALAR = re.compile(r"[^\s,\[\]{}]*")
 
 
 class Unreadable(ValueError):
-    """A value that is not decoded: what it holds, in a word for counting, and where it ends; -1 where it is not closed."""
+    """A value that is not decoded: what it holds, that in a word for counting, and where it ends; -1 if nowhere."""
 
     def __init__(self, problem: str, reason: str, end: int):
         super().__init__(problem)
@@ -59,12 +60,13 @@ def loads(text: str) -> Any:
 def is_nested(value: Any) -> bool:
     """Whether a value has brackets within more brackets than `MOST_NESTED`."""
     level = [value]
-    for _ in range(MOST_NESTED + 1):
-        level = [one for one in level if isinstance(one, dict | list) and one]
-        if not level:
-            return False
-        level = [inside for one in level for inside in (one.values() if isinstance(one, dict) else one)]
+    for _ in range(MOST_NESTED):
+        level = [inside for one in level for inside in _values(one)]
     return any(isinstance(one, dict | list) for one in level)
+
+
+def _values(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def value_end(text: str, at: int) -> int:

@@ -15,7 +15,7 @@ from vicuna.data.files import read_rows
 from vicuna.data.formats import FORMATS, TEXT, check_alternation, detect_format
 from vicuna.data.marks import CALLS, unmarked
 from vicuna.data.readers import FROM_VALUE, ROLE_CONTENT, SPEAKERS, TURNS
-from vicuna.data.records import Source, check_problems
+from vicuna.data.records import SHOWN_BAD_ROWS, Source, check_problems
 from vicuna.data.values import blank
 from vicuna.errors import UserError
 from vicuna.prompt.templates import BASE, Message, unsupported
@@ -88,13 +88,13 @@ def read_questions(
                 messages, reference = to_question(pick(record, paths, asked=True), prompt_type)
                 check(messages)
             except BadRow as problem:
-                problems.append(f"{source.path} line {line}: {problem}")
+                problems += [f"{source.path} line {line}: {problem}"] if len(problems) < SHOWN_BAD_ROWS else []
                 found.bad[problem.reason] += 1
             else:
                 found.asked.append(Question(found.rows, number, line, record, messages, reference))
                 source.rows += 1
     if not skip_bad_rows:
-        check_problems(problems, found.rows, sources)
+        check_problems(problems, sum(found.bad.values()), found.rows, sources)
     if not found.asked:
         raise UserError(f"--data_path {' '.join(str(source.path) for source in sources)} has no record to answer.")
     return found

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 # The held-out records are the same for every --seed, so that runs can be compared; 42 as in the original.
 SPLIT_SEED = 42
 SHOWN_BAD_ROWS = 10
+# Rows that records are repeated to, and how often they may be at any number of rows: all of them are written to the
+# cache, and a day of training sees fewer.
+MOST_ROWS, MOST_TIMES = 20_000_000, 100
 
 
 @dataclass
@@ -104,11 +107,18 @@ class Records:
         """The chosen records as often as their files' weights say, a part of a file drawn once for all seeds.
 
         Raises:
-            UserError: a weight so small that nothing of its file is left.
+            UserError: a weight so small that nothing of its file is left, or so large that no run would end.
         """
-        rows = []
-        for number, source in enumerate(self.sources):
-            own = [i for i in chosen if self.source_ids[i] == number]
+        rows: list[int] = []
+        by_source: list[list[int]] = [[] for _ in self.sources]
+        for i in chosen:
+            by_source[self.source_ids[i]].append(i)
+        for source, own in zip(self.sources, by_source, strict=True):
+            if source.weight > MOST_TIMES and source.weight * len(own) > MOST_ROWS:
+                raise UserError(
+                    f"--data_path {source.path}:{source.weight:g} gives {source.weight * len(own):.4g} training rows "
+                    f"of the {len(own)} records of that file; expected at most {MOST_ROWS:,}. Lower its weight."
+                )
             times, share = divmod(source.weight, 1)
             drawn = random.Random(SPLIT_SEED).sample(own, round(share * len(own)))
             if own and not (times or drawn):
@@ -153,10 +163,11 @@ def read_records(
                     raise BadRow(why, "does not fit the base's chat template")
                 records.add(messages, line)
             except BadRow as problem:
-                problems.append(f"{source.path} line {line}: {problem}")
+                problems += [f"{source.path} line {line}: {problem}"] if len(problems) < SHOWN_BAD_ROWS else []
                 source.bad[problem.reason] += 1
     if not skip_bad_rows:
-        check_problems(problems, len(problems) + len(records.lines), records.sources)
+        bad = sum(records.bad.values())
+        check_problems(problems, bad, bad + len(records.lines), records.sources)
     for source in records.sources:
         if not source.rows:
             raise UserError(f"--data_path {source.path} has no usable rows; expected at least one record.")
@@ -191,12 +202,12 @@ def refusal(tokenizer: "TextTokenizer", prompt_type: str) -> Callable[[list[Mess
     return refuse
 
 
-def check_problems(problems: Sequence[str], rows: int, sources: Sequence[Source]) -> None:
+def check_problems(problems: Sequence[str], bad: int, rows: int, sources: Sequence[Source]) -> None:
     """Refuse files some of whose rows can not be used.
 
     Args:
-        problems: place and reason of each such row.
-        rows: how many there are together.
+        problems: place and reason of such rows, of the first ten at least.
+        bad: how many such rows there are; rows: how many there are together.
 
     Raises:
         UserError: with the first ten.
@@ -204,10 +215,10 @@ def check_problems(problems: Sequence[str], rows: int, sources: Sequence[Source]
     if not problems:
         return
     shown = "\n  ".join(problems[:SHOWN_BAD_ROWS])
-    more = f"\n  … and {len(problems) - SHOWN_BAD_ROWS} more" if len(problems) > SHOWN_BAD_ROWS else ""
+    more = f"\n  … and {bad - SHOWN_BAD_ROWS} more" if bad > SHOWN_BAD_ROWS else ""
     files = sources[0].path if len(sources) == 1 else f"{len(sources)} files"
     raise UserError(
-        f"{len(problems)} of {rows} rows of {files} can not be used:\n  {shown}{more}\n"
+        f"{bad} of {rows} rows of {files} can not be used:\n  {shown}{more}\n"
         "Mend them, or leave them out with --skip_bad_rows."
     )
 
@@ -248,8 +259,11 @@ def parse_source(name: str) -> Source:
         found = float(weight)
     except ValueError:
         found = math.nan
-    if not 0 < found < math.inf:
-        raise UserError(f"--data_path {name}: {weight!r} is not a weight; expected a number above 0, as in {path}:2.")
+    if not 0 < found <= MOST_ROWS:
+        raise UserError(
+            f"--data_path {name}: {weight!r} is not a weight; expected a number above 0 and at most {MOST_ROWS:,}, as "
+            f"in {path}:2."
+        )
     return Source(Path(path), found)
 
 

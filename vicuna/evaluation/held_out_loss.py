@@ -18,7 +18,7 @@ from vicuna.data.fields import parse_fields, pick
 from vicuna.data.files import read_rows
 from vicuna.data.flags import ReadFlags
 from vicuna.data.formats import to_messages
-from vicuna.data.records import Source, check_problems, open_sources
+from vicuna.data.records import SHOWN_BAD_ROWS, Source, check_problems, open_sources
 from vicuna.errors import UserError
 from vicuna.evaluation.candidates import Candidate, agreed_prompt_type, common_length, find_candidates, labels
 from vicuna.evaluation.flags import LossFlags, ModelsFlags, OutputFlags
@@ -95,14 +95,14 @@ def read_held_out(read: ReadFlags, prompt_type: str, category: str) -> HeldOut:
             try:
                 found.dialogues.append(to_messages(pick(row, paths), prompt_type))
             except BadRow as problem:
-                problems.append(f"{source.path} line {line}: {problem}")
+                problems += [f"{source.path} line {line}: {problem}"] if len(problems) < SHOWN_BAD_ROWS else []
                 found.bad[problem.reason] += 1
                 continue
             said = row.get(category) if isinstance(row, dict) else None
             found.categories.append(NONE if said in (None, "") else str(said))
             found.places.append((str(source.path), line))
     if not read.skip_bad_rows:
-        check_problems(problems, len(problems) + len(found.dialogues), found.sources)
+        check_problems(problems, found.bad.total(), found.bad.total() + len(found.dialogues), found.sources)
     if not found.dialogues:
         raise UserError(f"--data_path {' '.join(read.data_path)} has no usable record; expected at least one.")
     if set(found.categories) == {NONE} and category != LossFlags.category:
