@@ -17,7 +17,7 @@ from typing import Any
 from vicuna import log
 from vicuna.answer.flags import AskFlags, DecodingFlags, PredictFlags, ServeFlags
 from vicuna.args import parse
-from vicuna.errors import UserError, run
+from vicuna.errors import UserError, print_answer, run
 from vicuna.model.flags import ModelFlags
 
 EXAMPLES = Path(__file__).parent / "sample/instruct/quickstart.json"
@@ -57,7 +57,7 @@ def main(
         said = assistant.split(messages, last.text)
         if said.thought and not said.content:
             log.log.warning("the answer ended while it was thought about; --max_new_tokens allows more")
-        print(said.content)
+        print_answer(said.content)
         return
     from vicuna.files.proxies import without_proxies
 

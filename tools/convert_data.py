@@ -23,7 +23,7 @@ from vicuna.conversion.flags import ConvertFlags
 from vicuna.conversion.found import Options
 from vicuna.conversion.sets import MIXES, SETS, Part
 from vicuna.conversion.writing import RowFile, Tally, Writing, drawn, write_rows
-from vicuna.errors import UserError, ended_by_signals, run
+from vicuna.errors import UserError, ended_by_signals, printable, run
 from vicuna.files.outputs import kept_if_lost, made_folder
 
 
@@ -65,7 +65,7 @@ def convert(flags: ConvertFlags, aside: Path) -> list[Tally]:
             with closing(rows):
                 for _ in tqdm(
                     write_rows(found, rows, skipped, tally, Writing(flags.to, *how), draw),
-                    desc=known,
+                    desc=printable(known),
                     unit="row",
                     disable=None,
                 ):

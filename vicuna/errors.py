@@ -1,7 +1,8 @@
 """How a program tells its user what went wrong.
 
 Whatever a user can cause is raised as `UserError`, whose text says what is wrong with which value, what was
-expected and what to do; `run` prints it as a sentence. Everything else is a bug and keeps its traceback.
+expected and what to do; `run` prints it as a sentence. Everything else is a bug and keeps its traceback. What is
+printed or logged may quote names and texts of strangers: no control character of theirs reaches a terminal or a log.
 """
 
 import errno
@@ -10,16 +11,22 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 # What the machine refuses: no room, no right to write, a read-only disk.
 REFUSED_BY_THE_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
 # What asks a program to end, beside Ctrl-C; SIGHUP comes from a terminal that was closed, and not on Windows.
 ENDING_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+# What ends a program, or a part of it; every other BaseException is a library's failure, such as a panic of Rust.
+ENDINGS = (KeyboardInterrupt, SystemExit, GeneratorExit)
+# What terminals obey, but for the tab and the end of a line; and what turns text around, which an answer in Arabic may.
+_OBEYED = {one: f"\\x{one:02x}" for one in [*range(0x20), *range(0x7F, 0xA0)] if chr(one) not in "\t\n"}
+_TURNING = {one: f"\\u{one:04x}" for one in [0x61C, 0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A)]}
+_ESCAPED = {**_OBEYED, **_TURNING}
 _last_acts: list[Callable[[], None]] = []
 
 
@@ -35,6 +42,67 @@ class Stopped(Exception):
         self.status = status
 
 
+class LibraryFailure(Exception):
+    """What a library raised is no Exception, so that no handler would have seen it: its cause, here as a sentence."""
+
+
+def as_exception(error: BaseException) -> BaseException:
+    """What handlers of Exception see: an error as it is, or a `LibraryFailure` in place of a panic."""
+    cancelled = getattr(sys.modules.get("asyncio"), "CancelledError", GeneratorExit)
+    if isinstance(error, (Exception, *ENDINGS, cancelled)):
+        return error
+    failure = LibraryFailure(
+        f"a library broke down ({type(error).__name__}: {first_line(error)}): a file that it reads is damaged, or of a "
+        "kind that it does not know. Copy it again, or name another one."
+    )
+    failure.__cause__ = error
+    return failure
+
+
+@contextmanager
+def exceptions_only() -> Iterator[None]:
+    """Have whatever a library raises in the block be an Exception, but for what ends a program.
+
+    Raises:
+        LibraryFailure: in the place of what is none.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if (found := as_exception(error)) is error:
+            raise
+        raise found from error
+
+
+def printable(text: str) -> str:
+    """A text with its control characters written as codes, such as \\x1b, but for tabs and ends of lines."""
+    return text if text.isprintable() else text.translate(_ESCAPED)
+
+
+class PlainOutput:
+    """Standard output for tables and reports, whose control characters are written as codes; else as it was."""
+
+    def __init__(self, stream: Any):
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        self.stream.write(printable(text))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+def print_answer(text: str, end: str = "\n") -> None:
+    """Print what a model answers: for a terminal without control characters, for a pipe or a file as it is."""
+    stream = sys.stdout.stream if isinstance(sys.stdout, PlainOutput) else sys.stdout
+    print(text.translate(_OBEYED) if stream.isatty() else text, end=end, file=stream, flush=True)
+
+
 def run(program: Callable[[], None]) -> None:
     """Run `program`; a `UserError` becomes a line on stderr and exit status 1, Ctrl-C status 130.
 
@@ -43,11 +111,21 @@ def run(program: Callable[[], None]) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    before = sys.stdout
+    sys.stdout = PlainOutput(before) if before else None
+    try:
+        _run(program)
+    finally:
+        sys.stdout = before
+
+
+def _run(program: Callable[[], None]) -> None:
     try:
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             signal.signal(signal.SIGINT, end_on_signal)
-        program()
-    except UserError as error:
+        with exceptions_only():
+            program()
+    except (UserError, LibraryFailure) as error:
         _end(f"error: {error}", 1)
     except OSError as error:
         if error.errno not in REFUSED_BY_THE_MACHINE:
@@ -124,7 +202,7 @@ def listing(folder: Path) -> str:
 
 def _said(text: str) -> str:
     rank = f"rank {os.environ['RANK']}: " if int(os.environ.get("WORLD_SIZE", 1)) > 1 else ""
-    return f"{rank}{Path(sys.argv[0]).name}: {text}"
+    return printable(f"{rank}{Path(sys.argv[0]).name}: {text}")
 
 
 def _end(text: str, status: int) -> NoReturn:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from logging.handlers import MemoryHandler
 from pathlib import Path
 
-from vicuna.errors import Stopped, UserError
+from vicuna.errors import Stopped, UserError, printable
 
 log = logging.getLogger("vicuna")
 KEPT, NEVER = 1000, logging.CRITICAL + 1  # lines, and the level from which they would be written at once
@@ -34,7 +34,7 @@ def set_up(rank: int = 0) -> logging.Logger:
     log.propagate = False
     log.setLevel(logging.INFO if rank == 0 else logging.WARNING)
     console = logging.StreamHandler(sys.stderr)
-    console.setFormatter(logging.Formatter("%(message)s" if rank == 0 else f"rank {rank}: %(message)s"))
+    console.setFormatter(PlainFormatter("%(message)s" if rank == 0 else f"rank {rank}: %(message)s"))
     log.addHandler(console)
     return log
 
@@ -45,13 +45,28 @@ def to_file(folder: Path, rank: int) -> None:
         return
     folder.mkdir(parents=True, exist_ok=True)
     file = _LogFile(folder / "session.log", encoding="utf-8")
-    file.setFormatter(logging.Formatter("%(asctime)s | %(levelname)s %(message)s"))
+    file.setFormatter(PlainFormatter("%(asctime)s | %(levelname)s %(message)s", continued="    "))
     log.addHandler(file)
     for handler in log.handlers[:]:
         if isinstance(handler, MemoryHandler):
             log.removeHandler(handler)
             handler.setTarget(file)
             handler.close()
+
+
+class PlainFormatter(logging.Formatter):
+    """Writes control characters as codes: names of files and texts of models are somebody else's.
+
+    Args:
+        continued: what stands before each further line of a message, so that none looks like a message of its own.
+    """
+
+    def __init__(self, form: str, continued: str = ""):
+        super().__init__(form)
+        self.continued = continued
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record)).replace("\n", f"\n{self.continued}")
 
 
 class _LogFile(logging.FileHandler):

@@ -10,6 +10,7 @@ from vicuna.answer.engine import Engine, GenerationRequest
 from vicuna.answer.scoring import Scored
 from vicuna.answer.stream import POLL_S, Update, to_user_error
 from vicuna.answer.worker import Worker
+from vicuna.errors import as_exception
 from vicuna.prompt.own_template import SplitAnswer, split_answer
 from vicuna.prompt.templates import ALL_PROMPT_TYPES, BASE, Message, prompt_ids, render
 from vicuna.prompt.tokenizer import TextTokenizer
@@ -182,7 +183,7 @@ class Assistant:
             try:
                 done.append(made())
             except BaseException as error:  # delivered to the caller
-                done.append(error)
+                done.append(as_exception(error))
 
         call = self.worker.submit(work, client)
         try:

@@ -17,7 +17,7 @@ import torch
 
 from vicuna.answer.detokenize import Detokenizer, StopStrings
 from vicuna.answer.worker import Call
-from vicuna.errors import UserError
+from vicuna.errors import UserError, as_exception
 from vicuna.log import log
 from vicuna.prompt.tokenizer import TextTokenizer
 
@@ -185,7 +185,7 @@ def stream(
         try:
             streamer.end(EMPTY_RESULT if streamer.stopped else generate())
         except BaseException as error:  # delivered to the caller, who raises it
-            streamer.end(error)
+            streamer.end(as_exception(error))
 
     call = submit(work)
     texts: Detokenizer | None = None

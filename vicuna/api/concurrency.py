@@ -13,6 +13,7 @@ from typing import Any
 from starlette.requests import ClientDisconnect, Request
 
 from vicuna.answer.stream import Update
+from vicuna.errors import as_exception
 
 
 class Answers:
@@ -41,7 +42,7 @@ class Answers:
             for update in maker(self._stops[i]):
                 self._tell(i, update)
         except BaseException as error:  # raised in the event loop, by `updates`
-            self._tell(i, error)
+            self._tell(i, as_exception(error))
 
     def _tell(self, i: int, item: Update | BaseException) -> None:
         # A loop that is closed has nobody left to be told: the server has ended.
@@ -82,7 +83,7 @@ async def run_in_thread(work: Callable[[threading.Event], Any]) -> Any:
         try:
             told = (result.set_result, work(stop))
         except BaseException as error:
-            told = (result.set_exception, error)
+            told = (result.set_exception, as_exception(error))
         with contextlib.suppress(RuntimeError):  # the loop is closed: the server has ended
             loop.call_soon_threadsafe(tell, *told)
 

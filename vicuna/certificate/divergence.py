@@ -14,6 +14,7 @@ from typing import Protocol
 import torch
 from tqdm import tqdm
 
+from vicuna.errors import printable
 from vicuna.evaluation.likelihood import kl_divergence, perplexity, token_nll
 
 TOP_TOKENS = 64  # tokens a place, whose logits are looked at for the effect of the adapters
@@ -224,14 +225,14 @@ def build_reference(
         count: most tokens of an answer; ends: ids that end one.
     """
     title = "base + adapters"
-    bar = tqdm(prompts, desc=f"{title}, answers", unit="prompt", disable=None)
+    bar = tqdm(prompts, desc=printable(f"{title}, answers"), unit="prompt", disable=None)
     answers = [model.greedy(ids, count, ends) for ids in bar]
     reference = Reference(texts, prompts, answers, [])
-    for number, ids in enumerate(tqdm(reference.rows, desc=title, unit="text", disable=None)):
+    for number, ids in enumerate(tqdm(reference.rows, desc=printable(title), unit="text", disable=None)):
         logits = model.logits(ids)
         start = len(ids) - len(answers[number - len(texts)]) - 1
         reference.logits.append(logits if number < len(texts) else logits[start:-1].clone())
-    for name in tqdm(model.parts, desc=f"{title}, part by part", unit="part", disable=None):
+    for name in tqdm(model.parts, desc=printable(f"{title}, part by part"), unit="part", disable=None):
         part = Part(name)
         with model.without(name):
             for number in range(count_part_texts(texts)):
@@ -253,7 +254,7 @@ def measure(model: Model, reference: Reference, title: str, is_base: bool = Fals
         is_base: it is the base alone, and shows the reference what the adapters change.
     """
     found = Measurement(reference)
-    for number, ids in enumerate(tqdm(reference.rows, desc=title, unit="text", disable=None)):
+    for number, ids in enumerate(tqdm(reference.rows, desc=printable(title), unit="text", disable=None)):
         logits = model.logits(ids)
         if is_base and number < len(reference.texts):
             reference.add_base(number, logits)

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from vicuna.answer.flags import DecodingFlags
 from vicuna.data.flags import ReadFlags
-from vicuna.errors import UserError
+from vicuna.errors import UserError, printable
 from vicuna.evaluation.answers_page import check_into, page, summary_table, write_into
 from vicuna.evaluation.flags import AnswersFlags, DecodingTableFlags, ModelsFlags, OutputFlags
 from vicuna.evaluation.journal import Journal, open_journal
@@ -118,7 +118,9 @@ def _ask(respondent: Respondent, columns: Sequence[Column], asks: Sequence[Ask],
     done = sum(key in journal for key in keys)
     if done == len(keys):
         return
-    with tqdm(total=len(keys), initial=done, desc=respondent.name, unit="answer", disable=None, leave=False) as bar:
+    with tqdm(
+        total=len(keys), initial=done, desc=printable(respondent.name), unit="answer", disable=None, leave=False
+    ) as bar:
         for column in columns:
             for turn in range(1 + max(ask.turn for ask in asks)):
                 for settings, asked in _groups(column, [one for one in asks if one.turn == turn], asks, journal):

@@ -13,7 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from vicuna.data.flags import ReadFlags
-from vicuna.errors import UserError
+from vicuna.errors import UserError, printable
 from vicuna.evaluation.bootstrap import Difference, Scores, paired_difference
 from vicuna.evaluation.candidates import (
     Candidate,
@@ -182,7 +182,9 @@ def _measure(
         return
     longest = max(len(one.window.ids) for own in windows.values() for one in own.values())
     runner, total = candidate.open(longest).runner, sum(map(len, windows.values()))
-    with tqdm(total=total, initial=total - len(todo), desc=name, unit="record", disable=None, leave=False) as bar:
+    with tqdm(
+        total=total, initial=total - len(todo), desc=printable(name), unit="record", disable=None, leave=False
+    ) as bar:
         for part, i in todo:
             file, line = sets[part].places[i]
             place = {"model": name, "set": part, "record": i, "file": file, "line": line}

@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 from tqdm import tqdm
 
-from vicuna.errors import UserError
+from vicuna.errors import UserError, printable
 from vicuna.evaluation.answer_files import Answers, read_answers
 from vicuna.evaluation.flags import OutputFlags
 from vicuna.evaluation.journal import Journal, open_journal
@@ -83,7 +83,7 @@ def _shown(one: Summary, metric: str) -> str:
 
 def _score(answers: Answers, journal: Journal) -> None:
     rows = [row for row in answers.rows.values() if row.reference.strip()]
-    for row in tqdm(rows, desc=answers.model, unit="answer", disable=None, leave=False):
+    for row in tqdm(rows, desc=printable(answers.model), unit="answer", disable=None, leave=False):
         if (answers.model, row.record) not in journal:
             said = {"answer": row.answer, "reference": row.reference}
             journal.add({"model": answers.model, "record": row.record, **said, **score_text(row.answer, row.reference)})

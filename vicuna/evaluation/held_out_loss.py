@@ -19,7 +19,7 @@ from vicuna.data.files import read_rows
 from vicuna.data.flags import ReadFlags
 from vicuna.data.formats import to_messages
 from vicuna.data.records import SHOWN_BAD_ROWS, Source, check_problems, open_sources
-from vicuna.errors import UserError
+from vicuna.errors import UserError, printable
 from vicuna.evaluation.candidates import Candidate, agreed_prompt_type, common_length, find_candidates, labels
 from vicuna.evaluation.flags import LossFlags, ModelsFlags, OutputFlags
 from vicuna.evaluation.journal import Journal, open_journal
@@ -136,8 +136,8 @@ def _measure(
         return
     lengths = [len(one.window.ids) for one in windows.values()]
     runner = candidate.open(max(lengths)).runner
-    with tqdm(total=len(windows), initial=len(windows) - len(pending), desc=name, unit="record", disable=None,
-              leave=False) as bar:  # fmt: skip
+    with tqdm(total=len(windows), initial=len(windows) - len(pending), desc=printable(name), unit="record",
+              disable=None, leave=False) as bar:  # fmt: skip
         for batch in make_batches(list(windows), lengths, micro_batch):
             if new := [i for i in batch if (name, i) not in journal]:
                 journal.add(*_lines(name, runner, batch, set(new), windows, held_out))

@@ -7,6 +7,7 @@ from tqdm import tqdm
 
 from vicuna.answer.flags import DecodingFlags
 from vicuna.data.fills import parse_fills
+from vicuna.errors import printable
 from vicuna.evaluation.bootstrap import share_interval
 from vicuna.evaluation.flags import AnswersFlags, ModelsFlags, OutputFlags
 from vicuna.evaluation.identity_claims import Identity, judge, make_identity
@@ -54,7 +55,7 @@ def _ask(
 ) -> None:
     known = {ask.record for ask in left if (respondent.name, ask.record) in journal}
     by_record = {ask.record: ask for ask in left}
-    with tqdm(total=len(left), initial=len(known), desc=respondent.name, unit="answer", disable=None,
+    with tqdm(total=len(left), initial=len(known), desc=printable(respondent.name), unit="answer", disable=None,
               leave=False) as bar:  # fmt: skip
         for one in respondent.answer([Asked(ask.record, ask.messages) for ask in left], settings, 0, known):
             ask = by_record[one.record]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from tqdm import tqdm
 
+from vicuna.errors import printable
 from vicuna.evaluation.likelihood import perplexity
 from vicuna.evaluation.runners import Runner
 from vicuna.evaluation.windows import Windows
@@ -39,7 +40,7 @@ def measure_text(runner: Runner, text: Windows, batch_size: int, title: str) -> 
     batches = [windows[at : at + batch_size] for at in range(0, len(windows), batch_size)]
     nll: list[torch.Tensor] = []
     times: list[tuple[int, float]] = []
-    with tqdm(total=len(windows), desc=title, unit="window", disable=None, leave=False) as bar:
+    with tqdm(total=len(windows), desc=printable(title), unit="window", disable=None, leave=False) as bar:
         for batch in batches:
             begin = time.perf_counter()
             found = runner.nll([window.ids for window in batch])

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vicuna.errors import UserError
+from vicuna.errors import UserError, printable
 from vicuna.evaluation.bootstrap import Difference, Scores, paired_difference
 from vicuna.evaluation.journal import RESULTS, ROWS
 from vicuna.evaluation.markdown import without_nan
@@ -97,7 +97,7 @@ def give_verdict(flags: VerdictFlags) -> int:
             raise UserError(f"--json {flags.json} exists; name another file, or pass --overwrite.")
         found = compare(before, after, again, flags.metric, flags.noise_floor, flags.seed)
     except UserError as error:  # status 1 would say that it is worse
-        print(f"evaluate.py: error: {error}", file=sys.stderr)
+        print(printable(f"evaluate.py: error: {error}"), file=sys.stderr)
         return USAGE
     if found.left_out:
         log.warning("WARNING %d questions stand in one of the two only, and do not count", found.left_out)

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from vicuna.answer.prediction import make_batches
 from vicuna.answer.stream import is_out_of_memory
-from vicuna.errors import UserError
+from vicuna.errors import UserError, printable
 from vicuna.evaluation.journal import Journal
 from vicuna.evaluation.runners import Runner
 from vicuna.exams.ids import Encoder
@@ -73,7 +73,7 @@ class ChoiceLM(TemplateLM):
         lengths = [max(len(context) + len(option) for context, option in pairs) for pairs in pending.values()]
         done = len(questions) - len(pending)
         with tqdm(
-            total=len(questions), initial=done, desc=self.name, unit="question", disable=None, leave=False
+            total=len(questions), initial=done, desc=printable(self.name), unit="question", disable=None, leave=False
         ) as bar:
             for batch in make_batches(list(pending), lengths, self.micro_batch):
                 self._answer({key: pending[key] for key in batch}, questions)

@@ -11,7 +11,7 @@ import re
 import sys
 from pathlib import Path, PurePosixPath
 
-from vicuna.errors import UserError, first_line, run
+from vicuna.errors import UserError, first_line, printable, run
 from vicuna.files.proxies import check_proxies
 
 # In the order in which they are preferred; what a training run leaves beside them, such as training_args.bin, is none.
@@ -116,7 +116,9 @@ def main(name: str = "", folder: str = "", revision: str = "main") -> None:
     print(next(iter(found.values())).commit_hash)
     print("\n".join(files))
     kept = f", {len(files) - len(missing)} are there already" if len(missing) < len(files) else ""
-    print(f"{name}: {len(files)} of {len(found)} files{kept}; {size / 1e9:.2f} GB to download", file=sys.stderr)
+    print(
+        printable(f"{name}: {len(files)} of {len(found)} files{kept}; {size / 1e9:.2f} GB to download"), file=sys.stderr
+    )
     if any(file.endswith((".bin", ".pth")) for file in files):
         print("the weights are pickles; this toolkit reads them without executing any", file=sys.stderr)
 

@@ -3,10 +3,9 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from vicuna.errors import Stopped, UserError, first_line
+from vicuna.errors import LibraryFailure, Stopped, UserError, exceptions_only, first_line
 
-# What ends a program, or is no fault of the file. A panic is a BaseException too, and no handler of Exception sees it.
-_PASSED_ON = (UserError, Stopped, KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError)
+_PASSED_ON = (UserError, Stopped, MemoryError)  # what ends a program, or is no fault of the file
 
 
 @contextmanager
@@ -20,8 +19,11 @@ def refusals(say: Callable[[str], str]) -> Iterator[None]:
         UserError: it raised something.
     """
     try:
-        yield
+        with exceptions_only():
+            yield
     except _PASSED_ON:
         raise
-    except BaseException as error:
+    except LibraryFailure as error:
+        raise UserError(say(first_line(error.__cause__)[:300])) from error.__cause__
+    except Exception as error:
         raise UserError(say(first_line(error)[:300])) from error

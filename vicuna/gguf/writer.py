@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from vicuna.errors import UserError
+from vicuna.errors import UserError, printable
 from vicuna.files.outputs import check_disk_space
 from vicuna.files.tensors import LazyTensor
 from vicuna.gguf.library import last_error, load_llama_cpp
@@ -248,7 +248,7 @@ def quantise(source: Path, file: Path, kind: str, threads: int) -> None:
 
     thread = threading.Thread(target=work, daemon=True)  # so that Ctrl-C ends the program
     thread.start()
-    with tqdm(desc=f"Quantising to {kind}", unit="B", unit_scale=True, disable=None) as bar:
+    with tqdm(desc=printable(f"Quantising to {kind}"), unit="B", unit_scale=True, disable=None) as bar:
         while thread.is_alive():
             thread.join(_POLL_S)
             if file.is_file():

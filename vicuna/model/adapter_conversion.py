@@ -15,7 +15,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from tqdm import tqdm
 
-from vicuna.errors import UserError
+from vicuna.errors import UserError, printable
 from vicuna.model.adapter_files import FROZEN, lora_modules, own_module, same_but_rounded
 from vicuna.model.adapter_kinds import BEGINS_FROM_WEIGHTS, WHERE_IT_WAS_TRAINED, begins_with, is_bias_of_base
 from vicuna.model.adapter_names import PEFT_PREFIX
@@ -72,7 +72,7 @@ def as_plain_lora(
         return tensors, config, ""
     found = dict(tensors)
     apart = changed = 0.0
-    for module in tqdm(lora_modules(tensors), desc=f"converting {folder.name}", unit="weight", disable=None):
+    for module in tqdm(lora_modules(tensors), desc=printable(f"converting {folder.name}"), unit="weight", disable=None):
         weight = weight_of(module).to(device(), torch.float32)
         begun = beginning(module, weight, config, seed=0)
         part = f"{PEFT_PREFIX}{module}"

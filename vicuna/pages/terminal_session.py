@@ -9,6 +9,7 @@ from vicuna.answer.detokenize import TextDelta
 from vicuna.answer.flags import ChatFlags, DecodingFlags
 from vicuna.answer.history import trim
 from vicuna.answer.stream import Update
+from vicuna.errors import print_answer, printable
 from vicuna.pages.terminal_strings import environment_strings
 from vicuna.prompt.own_template import SplitAnswer, split_answer
 from vicuna.prompt.templates import Message
@@ -81,7 +82,7 @@ class TerminalSession:
 
     def say(self, text: str) -> None:
         """Write a line that is no answer."""
-        print(text, file=sys.stderr, flush=True)
+        print(printable(text), file=sys.stderr, flush=True)
 
     def notify(self, key: str, **values: object) -> None:
         """Write a notice, by its key in the strings."""
@@ -123,7 +124,7 @@ class TerminalSession:
                 said = split_answer(trimmed.prompt_end, last.text, bool(last.finish))
                 thinking.write(said, bool(last.finish))
                 if new := delta.new(said.content, bool(last.finish)):
-                    print(new.translate(CONTROL_CHARACTERS) if self.stdout_is_tty else new, end="", flush=True)
+                    print_answer(new.translate(CONTROL_CHARACTERS) if self.stdout_is_tty else new, end="")
         finally:
             thinking.close()
             if delta.told:
