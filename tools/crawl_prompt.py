@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 from vicuna import log
 from vicuna.args import at_least, check_seed, flag, parse
 from vicuna.crawling.client import MOST_FAILURES, check_address
-from vicuna.errors import UserError, ended_by_signals, first_line, run
+from vicuna.errors import UserError, ended_by_signals, run
+from vicuna.foreign.paths import read_text
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -121,11 +122,9 @@ def read_topics(said: list[str]) -> list[str]:
             topics.append(one)
             continue
         try:
-            lines = Path(one).expanduser().read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(
-                f"--topics {one} can not be read ({first_line(error)}); expected a topic a line."
-            ) from error
+            lines = read_text(Path(one).expanduser()).splitlines()
+        except UserError as error:
+            raise UserError(f"--topics {error} Expected a topic a line.") from error
         if not any(map(str.strip, lines)):
             raise UserError(f"--topics {one} holds no topic; expected one in each line.")
         topics += [line.strip() for line in lines if line.strip()]

@@ -164,7 +164,7 @@ def test_what_is_no_collection_stays_as_it_is(program, endpoint, tmp_path, conte
         (["--jobs", "0"], "--jobs 0 is too small"),
         (["--most_cost", "1"], "--most_cost 1 needs --price_prompt"),
         (["--base_url", "https://api.example.com/v1", "--key_variable", "NO_SUCH_KEY"], "NO_SUCH_KEY is not set"),
-        (["--topics", "no.txt"], "--topics no.txt can not be read"),
+        (["--topics", "no.txt"], "--topics no.txt does not exist"),
     ],
 )
 def test_mistakes_are_said_before_anything_is_asked(program, endpoint, tmp_path, more, said):

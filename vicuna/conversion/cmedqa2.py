@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -16,11 +17,13 @@ from vicuna.data.bad_row import BadRow
 from vicuna.data.files import read_rows
 from vicuna.data.values import message
 from vicuna.errors import UserError
+from vicuna.foreign.paths import copy_bounded
 
 QUESTIONS, ANSWERS = ("question_id", "content"), ("ans_id", "question_id", "content")
 # The part to train on pairs right answers with wrong ones; the others list a hundred answers with their `label`, and
 # their place in that list as `cnt`.
 TRAIN, LISTED = ("question_id", "pos_ans_id", "neg_ans_id"), ("question_id", "ans_id", "cnt", "label")
+MOST_TABLE = 2 << 30  # bytes; the published ones have 40 million
 SPLITS = ("train", "dev", "test")
 
 
@@ -145,7 +148,8 @@ def _table(folder: Path, name: str, aside: Path) -> Path:
             if inside is None:
                 raise UserError(f"--data_path {packed} holds no {name}; expected it as cMedQA2 is published.")
             with archive.open(inside) as part:
-                shutil.copyfileobj(part, whole)
-    except zipfile.BadZipFile as error:
+                copy_bounded(part, whole, MOST_TABLE, f"{name} in {packed}")
+    # Beside its own error it raises these for a member that is locked, packed otherwise, cut off or damaged.
+    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, zlib.error) as error:
         raise UserError(f"--data_path {packed} is not a whole zip file: {error}. Copy it again.") from error
     return table

@@ -9,6 +9,7 @@ from typing import Any
 from vicuna.data.bad_row import BadRow
 from vicuna.data.files import EXPECTED, file_kind, read_rows
 from vicuna.errors import UserError
+from vicuna.foreign.paths import what_stands_there
 from vicuna.prompt.templates import Message
 
 
@@ -58,7 +59,9 @@ def files_of(paths: Sequence[str], endings: Sequence[str] = (".json", ".jsonl"))
             raise UserError(f"--data_path {name} is a folder without a {' or '.join(endings)} file in it.")
         for file in inside:
             if not file.is_file():
-                raise UserError(f"--data_path {file} does not exist; expected {EXPECTED}, or a folder of such.")
+                raise UserError(
+                    f"--data_path {file} {what_stands_there(file)}; expected {EXPECTED}, or a folder of such."
+                )
             if not file_kind(file):
                 raise UserError(f"--data_path {file} ends in {file.suffix!r}; expected {EXPECTED}.")
         found += inside

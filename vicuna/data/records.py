@@ -20,6 +20,7 @@ from vicuna.data.formats import to_messages
 from vicuna.data.spilled import SpilledDialogues
 from vicuna.data.suspicions import suspicions
 from vicuna.errors import UserError
+from vicuna.foreign.paths import open_regular, what_stands_there
 from vicuna.prompt.templates import BASE, Message, with_tools
 
 if TYPE_CHECKING:
@@ -234,8 +235,7 @@ def open_sources(paths: str | Path | Sequence[str]) -> list[Source]:
         source = parse_source(str(name))
         path = source.path
         if not path.is_file():
-            what = "is a folder" if path.is_dir() else "does not exist"
-            raise UserError(f"--data_path {path} {what}; expected {EXPECTED}.")
+            raise UserError(f"--data_path {path} {what_stands_there(path)}; expected {EXPECTED}.")
         if not file_kind(path):
             raise UserError(f"--data_path {path} ends in {path.suffix!r}; expected {EXPECTED}.")
         if path.resolve() in seen:
@@ -244,7 +244,7 @@ def open_sources(paths: str | Path | Sequence[str]) -> list[Source]:
                 f"weight: {path}:2."
             )
         seen.add(path.resolve())
-        with path.open("rb") as opened:
+        with open_regular(path) as opened:
             source.sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
         sources.append(source)
     return sources

@@ -10,6 +10,7 @@ from vicuna.data.bad_row import BadRow
 from vicuna.data.questions import to_question
 from vicuna.errors import UserError
 from vicuna.evaluation.journal import ROWS
+from vicuna.foreign.paths import MOST_TEXT, read_bounded
 from vicuna.prompt.templates import Message
 
 
@@ -89,11 +90,11 @@ def _with_turns(rows: list[Answer], lines: list[dict[str, Any]]) -> list[Answer]
 
 def _read(path: Path, name: str, flag: str) -> tuple[list[dict[str, Any]], str]:
     try:
-        raw = path.read_bytes()
+        raw = read_bounded(path, MOST_TEXT, pipes=True)
         lines = [json.loads(line) for line in raw.decode("utf-8-sig").splitlines() if line.strip()]
-    except OSError as error:
-        raise UserError(f"{flag} {name} can not be read ({error.strerror}): expected a file of answers.") from error
-    except ValueError as error:
+    except UserError as error:
+        raise UserError(f"{flag} {error} Expected a file of answers.") from error
+    except (ValueError, RecursionError) as error:
         raise UserError(
             f"{flag} {name} is no file of JSON lines: expected answers as generate.py writes them."
         ) from error

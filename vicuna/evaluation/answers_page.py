@@ -11,6 +11,7 @@ from typing import Any
 from vicuna.errors import UserError
 from vicuna.evaluation.markdown import literal, table
 from vicuna.evaluation.question_files import Ask
+from vicuna.foreign.paths import read_text
 from vicuna.train.checkpoint import write_text
 
 SIDE_BY_SIDE = 4  # columns of answers at most; more of them stand below each other
@@ -120,8 +121,8 @@ def check_into(files: Sequence[str]) -> None:
     """
     for name in files:
         try:
-            places = MARKED.findall(Path(name).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            places = MARKED.findall(read_text(Path(name)))
+        except UserError as error:
             raise UserError(f"--into {name} can not be read: expected a Markdown file in UTF-8.") from error
         if len(places) != 1 or places[0][1] not in WORDS:
             raise UserError(
@@ -136,6 +137,6 @@ def write_into(
 ) -> None:  # fmt: skip
     """Put the tables into files that `check_into` has seen."""
     for name in files:
-        text = Path(name).read_text(encoding="utf-8")
+        text = read_text(Path(name))
         new = MARKED.sub(lambda at: f"{at[1]}\n{body(found, asks, answers, seed, at[2])}\n{at[3]}", text)
         write_text(Path(name), new)

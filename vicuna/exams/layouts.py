@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from vicuna.errors import UserError, listing
+from vicuna.foreign.paths import read_text
 
 CMMLU, CEVAL, AGIEVAL = "CMMLU", "C-Eval", "AGIEval"
 LETTERS = "ABCDEFG"
@@ -198,7 +199,4 @@ def _json_rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} cannot be read as UTF-8 ({error}).") from error
+    return read_text(file)

@@ -28,6 +28,7 @@ from vicuna.files.tensors import (
     row_blocks,
     weight_paths,
 )
+from vicuna.foreign.paths import stays_below
 from vicuna.log import log
 from vicuna.model.adapter_files import ADAPTER_FILES, run_args
 from vicuna.train.checkpoint import write_text
@@ -250,12 +251,12 @@ def _groups(folder: Path, entries: list[ChecksumEntry]) -> list[list[ChecksumEnt
 def _is_inside(folder: Path, entry: ChecksumEntry) -> bool:
     """Whether a name is meant as it stands: it has no folder in front, or one that is in this folder."""
     parent, slash, _ = entry.pattern.rpartition("/")
-    return not slash or (folder / parent).exists()
+    return stays_below(entry.pattern) and (not slash or (folder / parent).exists())
 
 
 def _without_folder(entry: ChecksumEntry) -> ChecksumEntry:
     """7B/consolidated.00.pth as the consolidated.00.pth of 7B; a name without a folder as it is."""
-    parent, slash, name = entry.pattern.rpartition("/")
+    parent, slash, name = entry.pattern.replace("\\", "/").rpartition("/")
     return replace(entry, pattern=name, label=parent.rpartition("/")[2]) if slash else replace(entry, label="")
 
 

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from vicuna.errors import UserError
+from vicuna.foreign.paths import read_text
 
+MOST_LIST = 64 << 20  # bytes; a model of a thousand tensors has 0.2 million
 DIGEST_LENGTH = 64  # hexadecimal digits
 _CUT = "(?:…|\\.{3})"
 # In full; or a beginning, and perhaps an end, around dots; or a beginning alone.
@@ -59,10 +61,7 @@ def read_checksum_list(file: Path) -> ChecksumList:
     Raises:
         UserError: no such file, or no SHA-256 in it.
     """
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} can not be read ({error}); expected a list of SHA-256.") from error
+    text = read_text(file, MOST_LIST, pipes=True)
     if text.lstrip().startswith("{"):
         return _parse_manifest(file, text)
     entries = list(_parse_lines(text)) or list(_parse_tables(text))

@@ -9,12 +9,13 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from io import FileIO
+from io import BytesIO, FileIO
 from pathlib import Path
 from typing import Any
 
 from vicuna.errors import Stopped, UserError, ended_by_signals
 from vicuna.files.folder_lock import held_file
+from vicuna.foreign.paths import open_regular, read_text
 from vicuna.log import log
 
 FACTS = ".run_args.json"  # behind the name of the file of lines
@@ -50,7 +51,8 @@ class RowLines:
             UserError: a file that this program has not begun, or whose lines someone has changed.
         """
         self.facts = self._read_facts()
-        text = self.file.read_bytes() if self.file.exists() else b""
+        with open_regular(self.file) if self.file.exists() else BytesIO() as opened:
+            text = opened.read()
         if text and not self.facts:
             raise UserError(
                 f"{self.flag} {self.file} exists, and no {self.facts_file.name} beside it says that it was begun here. "
@@ -113,8 +115,8 @@ class RowLines:
         if not self.facts_file.exists():
             return {}
         try:
-            found = json.loads(self.facts_file.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            found = json.loads(read_text(self.facts_file))
+        except (UserError, ValueError, RecursionError):
             found = None
         if not isinstance(found, dict) or KIND not in found:
             raise UserError(

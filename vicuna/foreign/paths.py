@@ -1,14 +1,20 @@
 """Names that files from elsewhere give, and opening them: what is no regular file is never opened to the end.
 
-A link is followed where it ends at a regular file: the hub's cache and users' second disks are full of them.
+A link is followed where it ends at a regular file: the hub's cache and users' second disks are full of them. A pipe is
+read where it was handed on by who started the program, as a shell does with `<(command)`; one in a folder may wait for
+ever.
 """
 
 import os
+import re
 import stat
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from vicuna.errors import UserError
+
+MOST_TEXT = 1 << 30  # bytes of a text that is read as a whole: examinations, answers
+HANDED_ON = re.compile(r"/dev/(?:stdin|fd/\d+)|/proc/self/fd/\d+")
 
 
 def inside(folder: Path, name: Any, source: Path) -> Path:
@@ -29,6 +35,21 @@ def inside(folder: Path, name: Any, source: Path) -> Path:
     return folder / name
 
 
+def stays_below(name: str) -> bool:
+    """Whether a name with folders in front, as lists of hashes have them, leads nowhere but into its own folder."""
+    path = PurePosixPath(name.replace("\\", "/"))
+    return not path.is_absolute() and ".." not in path.parts and ":" not in name and bool(path.parts)
+
+
+def what_stands_there(file: Path) -> str:
+    """What has that name in place of a regular file, as the end of a sentence that begins with it; "" for one."""
+    try:
+        kind = _kind(file.stat().st_mode)
+    except (OSError, ValueError):
+        return "does not exist"
+    return f"is {kind}" if kind else ""
+
+
 def regular(file: Path) -> Path:
     """The file itself, where it is a regular one, or a link that ends at one.
 
@@ -39,30 +60,40 @@ def regular(file: Path) -> Path:
         return file
 
 
-def open_regular(file: Path) -> BinaryIO:
+def open_regular(file: Path, pipes: bool = False) -> BinaryIO:
     """Open a regular file for reading, never waiting as a pipe would have it.
+
+    Args:
+        pipes: also one that was handed on.
 
     Raises:
         UserError: see `regular`.
     """
+    is_handed_on = pipes and bool(HANDED_ON.fullmatch(str(file)))
+    waiting = 0 if is_handed_on else getattr(os, "O_NONBLOCK", 0)
     try:
         # Opened first and looked at then, so that nothing can take its place in between.
-        opened = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        opened = os.open(file, os.O_RDONLY | waiting | getattr(os, "O_BINARY", 0))
     except (OSError, ValueError) as error:
         raise UserError(f"{file} {_why_closed(file, error)}") from error
-    if kind := _kind(os.fstat(opened).st_mode):
+    mode = os.fstat(opened).st_mode
+    kind = _kind(mode)
+    if kind and not (is_handed_on and (stat.S_ISFIFO(mode) or os.isatty(opened))):
         os.close(opened)
         raise UserError(f"{file} is {kind}; expected a file.")
     return os.fdopen(opened, "rb")
 
 
-def read_bounded(file: Path, limit: int) -> bytes:
+def read_bounded(file: Path, limit: int, pipes: bool = False) -> bytes:
     """The bytes of a regular file; of one above `limit` none are kept.
+
+    Args:
+        pipes: see `open_regular`.
 
     Raises:
         UserError: see `regular`; or it is larger.
     """
-    with open_regular(file) as opened:
+    with open_regular(file, pipes) as opened:
         size = os.fstat(opened.fileno()).st_size
         found = opened.read(limit + 1) if size <= limit else b""
     if size > limit or len(found) > limit:
@@ -71,6 +102,32 @@ def read_bounded(file: Path, limit: int) -> bytes:
             "from its publisher."
         )
     return found
+
+
+def read_text(file: Path, limit: int = MOST_TEXT, pipes: bool = False) -> str:
+    """The text of a file in UTF-8, with or without its mark.
+
+    Raises:
+        UserError: see `read_bounded`; or it is no such text.
+    """
+    try:
+        return read_bounded(file, limit, pipes).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file} is no text in UTF-8 (byte {error.start}). Save it as UTF-8.") from error
+
+
+def copy_bounded(source: BinaryIO, target: BinaryIO, limit: int, name: str) -> None:
+    """Copy what is unpacked from an archive, up to a limit.
+
+    Raises:
+        UserError: it is more; `name` begins the sentence.
+    """
+    left = limit
+    while block := source.read(1 << 20):
+        left -= len(block)
+        if left < 0:
+            raise UserError(f"{name} is more than {limit:,} bytes when it is unpacked; expected less. Copy it again.")
+        target.write(block)
 
 
 def shortened(value: Any, most: int = 60) -> str:

@@ -108,7 +108,7 @@ def write_card(folder: Path, text: str) -> None:
 
 def is_ours(card: Path) -> bool:
     """Whether `card` is not there, or was written here."""
-    return not card.exists() or MARK in card.read_text(encoding="utf-8", errors="replace")
+    return not card.exists() or (card.is_file() and MARK in card.read_text(encoding="utf-8", errors="replace"))
 
 
 def _front_matter(base: Path, tags: list[str], library: str) -> str:

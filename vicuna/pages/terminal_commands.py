@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from vicuna.errors import UserError
+from vicuna.foreign.paths import regular
 from vicuna.pages import conversation, saved_chats
 from vicuna.pages.strings import STRINGS
 from vicuna.pages.terminal_session import TerminalSession
@@ -111,7 +112,9 @@ class Commands:
 
 @contextlib.contextmanager
 def _file_errors(file: Path) -> Iterator[None]:
-    """What the disk, or a file of another kind, has against it, as a sentence."""
+    """What the disk, or a file of another kind, has against it, as a sentence; a pipe or a device is not opened."""
+    if file.exists() and not file.is_dir():
+        regular(file)
     try:
         yield
     except OSError as error:
