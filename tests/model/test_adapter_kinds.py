@@ -173,10 +173,11 @@ def test_what_the_table_says_is_so(made, tmp_path, monkeypatch, request, which, 
     if not refusals:
         use(which, name, adapter, made, tmp_path)
         return
-    # On a base that has no weights: it is refused before one is read.
+    # On a base of nothing but zeros: it is refused before one of its values is read.
     empty = shutil.copytree(adapter.base, tmp_path / "empty")
     if which is not Use.PACKED:  # whose weights are looked at first
-        save_file({}, empty / "model.safetensors")
+        weights = load_file(empty / "model.safetensors")
+        save_file({name: torch.zeros_like(one) for name, one in weights.items()}, empty / "model.safetensors")
     with pytest.raises(UserError, match=r"adapter_config\.json says|which vLLM does not serve"):
         use(which, name, on_base(adapter, empty), made, tmp_path)
 

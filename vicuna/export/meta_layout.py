@@ -17,6 +17,7 @@ import torch
 
 from vicuna.errors import UserError, listing
 from vicuna.export.meta_params import LlamaShape, read_params
+from vicuna.files.crcs import write_crcs
 from vicuna.files.outputs import check_disk_space
 from vicuna.files.tensors import (
     LazyTensor,
@@ -26,7 +27,6 @@ from vicuna.files.tensors import (
     read_tensor_file,
     refuse_old_llama_cpp,
     row_blocks,
-    write_crcs,
 )
 from vicuna.model.adapter_files import RUN_ARGS
 from vicuna.prompt.tokenizer_files import CHAT_TEMPLATE_FILE as CHAT_TEMPLATE

@@ -1,26 +1,19 @@
 """JSON files of models, which people edit by hand."""
 
-import json
 from pathlib import Path
 from typing import Any
 
-from vicuna.errors import UserError
-from vicuna.foreign.odd_files import describe_odd_file
+from vicuna.foreign.typed import JSON_LIMIT, is_absent, read_object
+
+TOKENIZER_LIMIT = 128 << 20  # bytes of a tokenizer.json; that of 262,144 tokens has 33 MB
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """A JSON object, {} where there is no file.
+    """A JSON object, {} where there is no file; who uses a value of it that others wrote checks what it is.
 
     Raises:
         UserError: it is none.
     """
-    if not file.is_file():
+    if is_absent(file):
         return {}
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        odd = describe_odd_file(file, is_text=True)
-        raise UserError(f"{file} {odd or f'is not JSON ({error}). Copy it again.'}") from error
-    if not isinstance(found, dict):
-        raise UserError(f"{file} is JSON, but no object with names and values. Copy it again.")
-    return found
+    return read_object(file, TOKENIZER_LIMIT if file.name == "tokenizer.json" else JSON_LIMIT)

@@ -9,7 +9,6 @@ import json
 import os
 import struct
 import zipfile
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from mmap import MAP_SHARED
 from pathlib import Path
@@ -21,13 +20,18 @@ from safetensors import safe_open
 from torch.serialization import set_default_mmap_options, skip_data
 from tqdm import tqdm
 
-from vicuna.errors import UserError, first_line, listing
-from vicuna.files.json_files import read_json
+from vicuna.errors import UserError, listing
 from vicuna.files.outputs import check_disk_space
-from vicuna.foreign.odd_files import check_safetensors, describe_odd_file, unfinished
+from vicuna.foreign.archives import check_archive
+from vicuna.foreign.libraries import refusals
+from vicuna.foreign.odd_files import describe_odd_file, unfinished
+from vicuna.foreign.paths import inside
+from vicuna.foreign.safetensors_header import read_safetensors_header
+from vicuna.foreign.typed import Foreign, Name, opens, read_typed
 from vicuna.gguf_file.weights import LINK, read_gguf_tensors
 
 SHARD_BYTES = 2 * 2**30
+INDEX_LIMIT = 64 << 20  # bytes; of 90,000 tensors 9 MB
 INDEX_FILE = "model.safetensors.index.json"
 # Where a model in Hugging Face format keeps its weights, in the order in which transformers looks.
 WEIGHT_SOURCES = ("model.safetensors", INDEX_FILE, "pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -40,6 +44,20 @@ _CODES = {
 }  # fmt: skip
 
 
+@opens({"weight_map": {"lm_head.weight": "model-00001-of-00002.safetensors"}})
+class WeightIndex(Foreign):
+    """Which file holds which tensor."""
+
+    weight_map: dict[Name, Name]
+
+
+@opens({"transformers_weights": "model.safetensors"})
+class NamedWeights(Foreign):
+    """Where config.json says that the weights are."""
+
+    transformers_weights: Name | None = None
+
+
 def weight_paths(folder: Path) -> list[Path]:
     """The files that hold the weights of a model in Hugging Face format.
 
@@ -48,8 +66,9 @@ def weight_paths(folder: Path) -> list[Path]:
     """
     if (folder / LINK).is_symlink():
         return [folder / LINK]
-    named = [read_json(folder / "config.json").get("transformers_weights")]
-    sources = [folder / name for name in (*named, *WEIGHT_SOURCES) if name]
+    config = folder / "config.json"
+    named = read_typed(config, NamedWeights, missing=NamedWeights()).transformers_weights
+    sources = [inside(folder, name, config) for name in (*([named] if named else []), *WEIGHT_SOURCES)]
     source = next((file for file in sources if file.is_file()), None)
     if source is None:
         refuse_old_llama_cpp(folder)
@@ -59,19 +78,16 @@ def weight_paths(folder: Path) -> list[Path]:
         )
     if source.suffix != ".json":
         return [source]
-    try:
-        names = sorted(set(json.loads(source.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        odd = describe_odd_file(source, is_text=True)
-        raise UserError(f"{source} {odd or f'is no index of weights ({error}). Copy the file again.'}") from error
-    missing = [name for name in names if not (folder / name).is_file()]
+    names = sorted(set(read_typed(source, WeightIndex, limit=INDEX_LIMIT).weight_map.values()))
+    paths = [inside(folder, name, source) for name in names]
+    missing = [file.name for file in paths if not file.is_file()]
     if missing:
         refuse_unfinished(folder)
         raise UserError(
             f"{folder} lacks {len(missing)} of the {len(names)} files that {source.name} names, such as {missing[0]}: "
             "download or copy them again."
         )
-    return [folder / name for name in names]
+    return paths
 
 
 def refuse_unfinished(folder: Path) -> None:
@@ -114,7 +130,7 @@ def check_weight_file(file: Path) -> None:
     if file.name == LINK:
         return  # the file was checked when its folder was made
     if file.suffix == ".safetensors":
-        check_safetensors(file)
+        read_safetensors_header(file)
     elif odd := describe_odd_file(file):
         raise UserError(f"{file} {odd}")
     else:
@@ -125,6 +141,7 @@ def check_weight_file(file: Path) -> None:
                 f"{file} has {file.stat().st_size:,} bytes and no end: the download or the copy was broken off. "
                 "Download or copy it again."
             )
+        check_archive(file)
 
 
 def read_tensor_file(file: Path) -> dict[str, Any]:
@@ -138,20 +155,26 @@ def read_tensor_file(file: Path) -> dict[str, Any]:
     check_weight_file(file)
     if file.name == LINK:
         return read_gguf_tensors(file.resolve())
-    try:
+    with refusals(
+        lambda said: (
+            f"{file} can not be read as plain tensors ({said[:160]}). It is broken, or a pickle of program objects, "
+            "which is never opened."
+        )
+    ):
         if file.suffix == ".safetensors":
             with safe_open(file, framework="pt") as opened:
                 return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
         tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
-    except Exception as error:  # torch.load raises whatever the broken archive makes it stumble over
-        raise UserError(
-            f"{file} can not be read as plain tensors ({first_line(error)[:160]}). It is broken, or a pickle of "
-            "program objects, which is never opened."
-        ) from error
     if not isinstance(tensors, Mapping) or not all(
         isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in tensors.items()
     ):
         raise UserError(f"{file} is no table of named tensors; expected the weights of a model or of an adapter.")
+    for name, tensor in tensors.items():
+        # A view may repeat what little the file has; whatever copies it would make room for all that it shows.
+        if tensor.layout is not torch.strided or tensor.nbytes > tensor.untyped_storage().nbytes():
+            raise UserError(
+                f"{file}: {name[:100]} says {tuple(tensor.shape)}, of which the file does not hold all values."
+            )
     return dict(tensors)
 
 
@@ -239,8 +262,8 @@ def create_model(folder: Path, plan: Mapping[str, torch.Tensor]) -> dict[str, to
     check_disk_space(folder, sum(tensor.nbytes for tensor in plan.values()))
     split = split_torch_state_dict_into_shards(dict(plan), max_shard_size=SHARD_BYTES)
     tensors = {}
-    for name, inside in split.filename_to_tensors.items():
-        tensors |= create_tensor_file(folder / name, {one: plan[one] for one in inside})
+    for name, held in split.filename_to_tensors.items():
+        tensors |= create_tensor_file(folder / name, {one: plan[one] for one in held})
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
         (folder / INDEX_FILE).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
@@ -295,44 +318,3 @@ def _reserve(descriptor: int, size: int) -> None:
     os.ftruncate(descriptor, size)
     if size and hasattr(os, "posix_fallocate"):
         os.posix_fallocate(descriptor, 0, size)
-
-
-def write_crcs(file: Path) -> None:
-    """Enter the checksums into a .pth, which is a zip archive: torch.load does without, other programs do not."""
-    if file.suffix == ".safetensors":
-        return
-    with zipfile.ZipFile(file) as archive:
-        infos = archive.infolist()
-    with file.open("r+b") as opened:
-        ends, sums = [], {}
-        for info in infos:
-            opened.seek(info.header_offset + 26)
-            begin = info.header_offset + 30 + sum(struct.unpack("<HH", opened.read(4)))
-            sums[info.filename] = _crc(opened, begin, info.file_size)
-            ends.append(begin + info.file_size)
-            if info.file_size:  # then a signature, the checksum and the sizes stand behind the values
-                opened.seek(ends[-1] + 4)
-                opened.write(struct.pack("<I", sums[info.filename]))
-        opened.seek(max(ends))
-        tail = opened.read()
-        for place, name in _directory(tail):
-            opened.seek(max(ends) + place + 16)
-            opened.write(struct.pack("<I", sums[name]))
-
-
-def _crc(opened, begin: int, size: int) -> int:
-    opened.seek(begin)
-    value = 0
-    while size:
-        read = opened.read(min(size, 1 << 22))
-        value, size = zlib.crc32(read, value), size - len(read)
-    return value
-
-
-def _directory(tail: bytes) -> Iterator[tuple[int, str]]:
-    """Where the entries of a zip archive's directory begin in `tail`, and the names they are for."""
-    place = tail.index(b"PK\x01\x02")
-    while tail[place : place + 4] == b"PK\x01\x02":
-        name, extra, comment = struct.unpack("<HHH", tail[place + 28 : place + 34])
-        yield place, tail[place + 46 : place + 46 + name].decode()
-        place += 46 + name + extra + comment

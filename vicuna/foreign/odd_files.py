@@ -6,12 +6,8 @@ not run, and nobody is asked: every call of a library that could run it is told 
 tests/test_foreign_code.py walks the calls.
 """
 
-import json
 import re
-import struct
 from pathlib import Path
-
-from vicuna.errors import UserError
 
 # Left out, transformers asks on the terminal, and takes a line that is piped in for the answer.
 NEVER_RUN = {"trust_remote_code": False}
@@ -21,14 +17,6 @@ _AGAIN = "Download or copy it again."
 _TIKTOKEN = re.compile(rb"[A-Za-z0-9+/]{1,4}={0,2} \d+\r?\n")
 _LFS_SIZE = re.compile(rb"^size (\d+)", re.MULTILINE)
 UNFINISHED = (".incomplete", ".part", ".partial", ".crdownload", ".aria2", ".download")
-
-
-def names_own_code(file: Path) -> bool:
-    """Whether a config, of a model or of a tokenizer, says that Python code of its own belongs to it."""
-    try:
-        return bool(json.loads(file.read_text(encoding="utf-8")).get("auto_map"))
-    except (OSError, ValueError, AttributeError):
-        return False
 
 
 def describe_odd_file(file: Path, is_text: bool = False) -> str:
@@ -106,41 +94,10 @@ def _short(text: str) -> str:
     return " ".join(text[:60].split())
 
 
-def check_safetensors(file: Path) -> None:
-    """Check that a .safetensors file is one and has all its bytes; no value is read.
-
-    Raises:
-        UserError: what it is instead, or how much of it is missing.
-    """
-    size = file.stat().st_size
-    with file.open("rb") as opened:
-        begin = opened.read(8)
-        length = struct.unpack("<Q", begin)[0] if len(begin) == 8 else size
-        text = opened.read(length) if 0 < length <= size - 8 else b""
-    try:
-        header = json.loads(text)
-        ends = [one["data_offsets"][1] for name, one in header.items() if name != "__metadata__"]
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise UserError(f"{file} {_torn_safetensors(file, length, size)}") from error
-    expected = 8 + length + max(ends, default=0)
-    if size < expected:
-        raise UserError(
-            f"{file} has {size:,} of its {expected:,} bytes: the download or the copy was broken off. {_AGAIN}"
-        )
-
-
 def is_tiktoken(file: Path) -> bool:
     """Whether a file is a vocabulary of tiktoken, which Llama 3's tokenizer.model is."""
     with file.open("rb") as opened:
         return bool(_TIKTOKEN.match(opened.read(_BEGINNING)))
-
-
-def _torn_safetensors(file: Path, length: int, size: int) -> str:
-    if odd := describe_odd_file(file):
-        return odd
-    if size - 8 < length < 100_000_000:  # the longest header that the format allows
-        return f"has {size:,} bytes, not even those of its header: the download or the copy was broken off. {_AGAIN}"
-    return f"is no .safetensors file. {_AGAIN}"
 
 
 def unfinished(folder: Path) -> list[str]:

@@ -154,9 +154,13 @@ def _said(error: Exception) -> str:
 
 def _refusal(error: ValidationError) -> str:
     """The first field that is wrong, its value, and what was expected."""
-    found = error.errors(include_url=False)
-    one = found[0]
-    field = ".".join(str(part) if _NAME.fullmatch(str(part)) else shortened(part) for part in one["loc"])
+    one, place = error.errors(include_url=False)[0], ()
+    while isinstance(
+        inner := one.get("ctx", {}).get("error"), ValidationError
+    ):  # of a check that has a type of its own
+        place, one = (*place, *one["loc"]), inner.errors(include_url=False)[0]
+    place = (*place, *one["loc"])
+    field = ".".join(str(part) if _NAME.fullmatch(str(part)) else shortened(part) for part in place)
     beginning = f"{field or 'the whole'} is {'missing' if one['type'] == 'missing' else shortened(one['input'])}"
     return f"{beginning}; expected {_expected(one['type'], one.get('ctx', {}), one['msg'])}."
 

@@ -20,7 +20,8 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationCon
 from vicuna.errors import UserError, first_line, listing
 from vicuna.files.json_files import read_json
 from vicuna.files.proxies import check_proxies
-from vicuna.files.tensors import check_weight_file, read_tensor_files, weight_paths
+from vicuna.files.tensors import read_tensor_files, weight_paths
+from vicuna.files.weight_heads import read_heads
 from vicuna.foreign.odd_files import NEVER_RUN
 from vicuna.gguf_file.folder import folder_of, stands_for
 from vicuna.gguf_file.reader import is_gguf, read_gguf
@@ -28,6 +29,8 @@ from vicuna.gguf_file.weights import describe_types
 from vicuna.log import log
 from vicuna.model.config import meta_model, read_config
 from vicuna.model.context import read_context
+from vicuna.model.declared import check_counts, check_shapes
+from vicuna.model.declared_decoding import read_generation_config
 from vicuna.model.flags import ModelFlags
 from vicuna.model.gptq import KERNELS, config_for_plain_kernels, silenced
 from vicuna.model.placement import device_map
@@ -42,8 +45,6 @@ EMBEDDED_BASE = ModelFlags.model_path
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin", "pytorch_model.bin")
 ADAPTER_CONFIG = "adapter_config.json"
 RUN_ARGS = "run_args.json"  # what training or merging wrote of itself
-# Settings of generation_config.json for ways of decoding that transformers no longer has itself.
-CODE_OF_THE_HUB = ("penalty_alpha", "dola_layers", "num_beam_groups", "constraints", "force_words_ids")
 # Of from_pretrained: an adapter is looked for where there is none, else one beside the weights is loaded with them.
 BASE_ALONE = {"adapter_kwargs": {"subfolder": "none"}}
 
@@ -121,13 +122,13 @@ def check_base(name: str, context: int | None = None) -> Base:
             f"--model_path {name} has no config.json, found {listing(path)}; expected a model in Hugging Face format."
         )
     config = read_config(path)
-    for file in weight_paths(path):
-        check_weight_file(file)
+    heads = read_heads(weight_paths(path))
+    check_counts(path, heads)
     if holds_adapter(path):
         log.info("%s also holds an adapter, which is no part of the base; --lora_path %s puts it on", path, path)
-    meta_model(config)
+    check_shapes(path, config, meta_model(config), heads)
     tokenizer = TextTokenizer(path)
-    generation_config = _generation_config(path, config)
+    generation_config = read_generation_config(path, config)
     by_template = tokenizer.chat is not None and _trained_with(path) in ("", BASE)
     check_ids(path, config, generation_config, tokenizer, by_template)
     generation_config.eos_token_id = ends_of(config, generation_config, tokenizer, by_template)
@@ -154,19 +155,6 @@ def _trained_with(path: Path) -> str:
     """The prompt type that a model's folder names as its own, "" for none."""
     said = read_json(path / RUN_ARGS)
     return "" if holds_adapter(path) and "merged" not in said else str(said.get("prompt_type", ""))
-
-
-def _generation_config(path: Path, config: Any) -> GenerationConfig:
-    if not (path / "generation_config.json").is_file():
-        return GenerationConfig.from_model_config(config)
-    try:
-        found = GenerationConfig.from_pretrained(path)
-    except (ValueError, OSError) as error:
-        raise UserError(f"{path / 'generation_config.json'} can not be read ({first_line(error)}).") from error
-    if named := [name for name in CODE_OF_THE_HUB if getattr(found, name, None) not in (None, 1)]:
-        log.info("%s: %s is left out, whose code would come from the hub", path / "generation_config.json", named[0])
-        found.update(**dict.fromkeys(named))
-    return found
 
 
 def fingerprint(path: Path) -> str:

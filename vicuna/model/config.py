@@ -4,11 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from vicuna.errors import UserError, first_line
-from vicuna.files.json_files import read_json
-from vicuna.foreign.odd_files import NEVER_RUN, describe_odd_file, names_own_code
+from vicuna.errors import UserError
+from vicuna.foreign.libraries import refusals
+from vicuna.foreign.odd_files import NEVER_RUN, describe_odd_file
+from vicuna.foreign.typed import read_object, typed
+from vicuna.model.base_files import BaseConfig
 
 
 def read_config(folder: Path) -> Any:
@@ -18,28 +20,32 @@ def read_config(folder: Path) -> Any:
         UserError: it can not be read, or would have code run that is not transformers' own.
     """
     file = folder / "config.json"
-    try:
+    settings = read_object(file)
+    declared = typed(settings, BaseConfig, file)
+    with refusals(lambda said: _unreadable(file, declared, said)):
         config = AutoConfig.from_pretrained(folder, **NEVER_RUN)
-    except (ValueError, OSError, KeyError, TypeError, AttributeError) as error:
-        if names_own_code(file):
-            raise UserError(
-                f"{file} is of a kind of model that transformers does not know, and names Python code of its own "
-                "(auto_map), which is never run; expected a kind like LLaMA. Some models have a copy in its format."
-            ) from error
-        if odd := describe_odd_file(file, is_text=True):
-            raise UserError(f"{file} {odd}") from error
-        raise UserError(f"{file} can not be read ({first_line(error)}).") from error
     if getattr(config, "quantization_config", None) is not None and not quantization_method(config):
         raise UserError(
             f"{file} has a quantization_config that names no quant_method: remove it where the weights are plain, or "
             "copy the file again."
         )
-    if kernel := _hub_kernel(read_json(file)):
+    if kernel := _hub_kernel(settings):
         raise UserError(
             f"{file} has parts of the model computed by {kernel}, compiled code of the hub, which is never fetched: "
             "remove that line, and transformers computes them itself."
         )
     return config
+
+
+def _unreadable(file: Path, declared: BaseConfig, said: str) -> str:
+    if declared.auto_map:
+        return (
+            f"{file} is of a kind of model that transformers does not know, and names Python code of its own "
+            "(auto_map), which is never run; expected a kind like LLaMA. Some models have a copy in its format."
+        )
+    if odd := describe_odd_file(file, is_text=True):
+        return f"{file} {odd}"
+    return f"{file} can not be read ({said})."
 
 
 def _hub_kernel(settings: dict[str, Any]) -> str:
@@ -58,11 +64,17 @@ def meta_model(config: Any) -> PreTrainedModel:
     Raises:
         UserError: a model that does not continue text.
     """
+    kind = type(config).__name__.removesuffix("Config")
+
+    def refused(said: str) -> str:
+        return f"no model of type {kind} can be made of {config.name_or_path}/config.json ({said}). Correct it."
+
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), refusals(refused):
             return AutoModelForCausalLM.from_config(config, **NEVER_RUN)
-    except ValueError as error:
-        kind = type(config).__name__.removesuffix("Config")
+    except UserError as error:
+        if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
+            raise
         raise UserError(
             f"the base is of type {kind}, which does not continue text; expected one like LLaMA."
         ) from error
