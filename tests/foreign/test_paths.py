@@ -17,9 +17,11 @@ from vicuna.data.records import open_sources
 from vicuna.errors import UserError
 from vicuna.evaluation import answer_files, answers_page
 from vicuna.exams import layouts
+from vicuna.export import meta_layout
 from vicuna.export.manifests import check_files
 from vicuna.files.checksums import read_checksum_list
 from vicuna.files.row_lines import RowLines
+from vicuna.files.tensors import refuse_old_llama_cpp
 from vicuna.foreign.paths import (
     copy_bounded,
     inside,
@@ -27,9 +29,11 @@ from vicuna.foreign.paths import (
     read_bounded,
     read_text,
     regular,
+    regular_files,
     stays_below,
     what_stands_there,
 )
+from vicuna.model.base import fingerprint
 from vicuna.model.model_card import is_ours
 from vicuna.pages.terminal_commands import _file_errors
 
@@ -233,3 +237,18 @@ def test_topics_are_read_from_regular_files_alone(pipe):
     with pytest.raises(UserError, match=r"--topics .*pipe\.txt is a pipe; expected a file\. Expected a topic a line"):
         read_topics([str(pipe.parent / "pipe.txt")])
     assert read_topics([]) == list(TOPICS)
+
+
+def test_pipes_and_folders_beside_a_models_files_are_no_part_of_it(tmp_path):
+    for name in ("config.json", "model.safetensors", "tokenizer.model"):
+        (tmp_path / name).write_text(name, encoding="utf-8")
+    before = fingerprint(tmp_path)
+    for name in ("pytorch_model.bin", "tokenizer.pipe", "more.safetensors", "consolidated.00.pth"):
+        os.mkfifo(tmp_path / name)
+    (tmp_path / "tokenizer").mkdir()
+    (tmp_path / "zero.bin").symlink_to("/dev/zero")
+    assert fingerprint(tmp_path) == before
+    refuse_old_llama_cpp(tmp_path)
+    assert [file.name for file in regular_files(tmp_path, "tokenizer*")] == ["tokenizer.model"]
+    with pytest.raises(UserError, match="consolidated"):
+        meta_layout.read_meta(tmp_path, flag="--input_dir")

@@ -28,6 +28,7 @@ from vicuna.files.tensors import (
     refuse_old_llama_cpp,
     row_blocks,
 )
+from vicuna.foreign.paths import regular_files
 from vicuna.model.adapter_files import RUN_ARGS
 from vicuna.prompt.tokenizer_files import CHAT_TEMPLATE_FILE as CHAT_TEMPLATE
 
@@ -198,7 +199,7 @@ def read_meta(folder: Path, size: str = "", flag: str = "--input_dir") -> MetaMo
 
 def is_meta(folder: Path) -> bool:
     """Whether the folder holds shards of Meta's layout."""
-    return any(_SHARD.fullmatch(file.name) for file in folder.glob("consolidated.*"))
+    return any(_SHARD.fullmatch(file.name) for file in regular_files(folder, "consolidated.*"))
 
 
 def _shard_folder(folder: Path, size: str, flag: str) -> Path:
@@ -225,7 +226,7 @@ def _shard_folder(folder: Path, size: str, flag: str) -> Path:
 def _shard_files(folder: Path) -> list[Path]:
     """The shards by number, so that 10 comes after 9 however they are written."""
     numbered = {}
-    for file in sorted(folder.glob("consolidated.*.pth")):
+    for file in regular_files(folder, "consolidated.*.pth"):
         if match := _SHARD.fullmatch(file.name):
             if int(match[1]) in numbered:
                 raise UserError(f"{folder} holds both {numbered[int(match[1])].name} and {file.name}: remove one.")
@@ -297,7 +298,7 @@ def write_meta(
         head_dim = shape.head_dim if place.rotated and rotated else None
         ShardedTensor([shard[place.name] for shard in shards], place.cut, head_dim).fill(_whole(tensor))
     del shards
-    for file in sorted(folder.glob("consolidated.*.pth")):
+    for file in regular_files(folder, "consolidated.*.pth"):
         write_crcs(file)
 
 

@@ -25,7 +25,7 @@ from vicuna.files.outputs import check_disk_space
 from vicuna.foreign.archives import check_archive
 from vicuna.foreign.libraries import refusals
 from vicuna.foreign.odd_files import describe_odd_file, unfinished
-from vicuna.foreign.paths import inside
+from vicuna.foreign.paths import inside, regular_files
 from vicuna.foreign.safetensors_header import read_safetensors_header
 from vicuna.foreign.typed import Foreign, Name, opens, read_typed
 from vicuna.gguf_file.weights import LINK, read_gguf_tensors
@@ -111,7 +111,7 @@ def refuse_old_llama_cpp(folder: Path) -> None:
     Raises:
         UserError: with the command that writes a new one.
     """
-    for file in sorted(folder.glob("*.bin")):
+    for file in regular_files(folder, "*.bin"):
         with file.open("rb") as opened:
             if opened.read(4) in OLD_LLAMA_CPP:
                 raise UserError(

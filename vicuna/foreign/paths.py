@@ -41,6 +41,17 @@ def stays_below(name: str) -> bool:
     return not path.is_absolute() and ".." not in path.parts and ":" not in name and bool(path.parts)
 
 
+def regular_files(folder: Path, pattern: str) -> list[Path]:
+    """The regular files of a folder with such a name, by name; pipes, devices and folders are left.
+
+    Links that end at a file are among them, and those that lead nowhere, for who opens them to name.
+
+    Args:
+        pattern: as `Path.glob` knows them.
+    """
+    return sorted(file for file in folder.glob(pattern) if file.is_file() or not file.exists())
+
+
 def what_stands_there(file: Path) -> str:
     """What has that name in place of a regular file, as the end of a sentence that begins with it; "" for one."""
     try:

@@ -23,6 +23,7 @@ from vicuna.files.proxies import check_proxies
 from vicuna.files.tensors import read_tensor_files, weight_paths
 from vicuna.files.weight_heads import read_heads
 from vicuna.foreign.odd_files import NEVER_RUN
+from vicuna.foreign.paths import regular_files
 from vicuna.gguf_file.folder import folder_of, stands_for
 from vicuna.gguf_file.reader import is_gguf, read_gguf
 from vicuna.gguf_file.weights import describe_types
@@ -168,7 +169,7 @@ def fingerprint(path: Path) -> str:
     files = [
         file
         for pattern in ("config.json", "tokenizer*", "*.safetensors", "*.bin")
-        for file in sorted(path.glob(pattern))
+        for file in regular_files(path, pattern)
         if file.name not in others
     ]
     for file in [path] if path.is_file() else files:

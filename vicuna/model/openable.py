@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vicuna.files.json_files import read_json
+from vicuna.foreign.paths import regular_files
 from vicuna.log import log
 from vicuna.model.config import read_config
 from vicuna.model.new_rows import NEW_ROWS
@@ -42,7 +43,7 @@ def copy_files(source: Path, folder: Path, names: Sequence[str]) -> None:
 
     What a link names is copied where it is a file of the same name, or of the hub's cache, which is made of links.
     """
-    for file in [source / name for name in names] + sorted((source / CHAT_TEMPLATES).glob("*.jinja")):
+    for file in [source / name for name in names] + regular_files(source / CHAT_TEMPLATES, "*.jinja"):
         if not file.is_file():
             continue
         there = file.resolve()

@@ -17,6 +17,7 @@ import torch
 from transformers import TrainerControl, TrainerState, get_scheduler
 
 from vicuna.errors import UserError
+from vicuna.foreign.paths import regular_files
 from vicuna.model.adapter import save_adapter
 from vicuna.model.adapter_files import ADAPTER_FILES, adapter_file, read_adapter_tensors
 from vicuna.train.flags import RunFlags
@@ -75,7 +76,7 @@ def read_schedule(folder: Path, flag: str) -> Schedule:
         rate, peak, scheduled = scheduler["_last_lr"][0], scheduler["base_lrs"][0], int(scheduler["last_epoch"])
     except (KeyError, IndexError, TypeError) as error:
         raise UserError(f"{folder / SCHEDULER} holds no learning rate; expected a scheduler of PyTorch.") from error
-    others = sorted(file for pattern in ("rng_state*.pth", "training_args.bin") for file in folder.glob(pattern))
+    others = [file for one in ("rng_state*.pth", "training_args.bin") for file in regular_files(folder, one)]
     unreadable = [file.name for file in others if not _plain(file)]
     return Schedule(folder, step, max_steps, float(rate), float(peak), scheduled, unreadable)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from vicuna import __version__
 from vicuna.errors import UserError, listing
+from vicuna.foreign.paths import regular_files
 
 TOKENIZER_MODEL = "tokenizer.model"
 FACTS = "vocabulary.json"
@@ -34,7 +35,7 @@ def model_file(name: str, flag: str) -> Path:
         raise UserError(f"{flag} {name} does not exist; expected a SentencePiece model, or the folder it is in.")
     if (path / "tokenizer.model").is_file():
         return path / "tokenizer.model"
-    if len(found := sorted(path.glob("*.model"))) == 1:
+    if len(found := regular_files(path, "*.model")) == 1:
         return found[0]
     if (path / "tokenizer.json").is_file():
         raise UserError(
