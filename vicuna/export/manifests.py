@@ -179,8 +179,9 @@ def check_files(folder: Path, hashes: ChecksumList) -> list[Finding]:
         A finding for each file that the list says something about.
     """
     found, changed = [], []
+    names = [path.relative_to(folder).as_posix() for path in _files(folder)]
     for group in _groups(folder, hashes.entries):
-        for finding in _check_group(folder, group):
+        for finding in _check_group(folder, group, names):
             container = finding.name.endswith(WEIGHT_SUFFIXES) and finding.verdict in (DIFFERS, MISSING)
             (changed if container else found).append(finding)
     return found + (_explain(folder, hashes, changed) if changed else [])
@@ -260,9 +261,9 @@ def _without_folder(entry: ChecksumEntry) -> ChecksumEntry:
     return replace(entry, pattern=name, label=parent.rpartition("/")[2]) if slash else replace(entry, label="")
 
 
-def _check_group(folder: Path, group: list[ChecksumEntry]) -> list[Finding]:
+def _check_group(folder: Path, group: list[ChecksumEntry], there: list[str]) -> list[Finding]:
     pattern, label = group[0].pattern, group[0].label
-    names = _matching(folder, pattern)
+    names = _matching(folder, pattern, there)
     if not names:
         elsewhere = "*" in pattern or label not in ("", folder.name)
         return [] if elsewhere else [Finding(pattern, MISSING)]
@@ -295,11 +296,10 @@ def _matched(name: str, likeness: str, text: str) -> Finding:
     return Finding(name, OK if likeness == "equal" else PREFIX, text)
 
 
-def _matching(folder: Path, pattern: str) -> list[str]:
+def _matching(folder: Path, pattern: str, names: list[str]) -> list[str]:
     """Files that a pattern is for, by their numbers; capital letters make no difference where there is a *."""
     if "*" not in pattern and (folder / pattern).is_file():
         return [pattern]
-    names = [path.relative_to(folder).as_posix() for path in _files(folder)]
     fitting = [name for name in names if fnmatch.fnmatch(name.lower(), pattern.lower())]
     return sorted(
         fitting, key=lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]

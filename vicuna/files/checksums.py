@@ -4,15 +4,17 @@ A table names a file now in a cell, now in the head of a column or in the headin
 the rows are then models, of which one's files are to be like these. Digests cut short by … are kept as they are.
 """
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from vicuna.errors import UserError
 from vicuna.foreign.paths import read_text
+from vicuna.foreign.typed import Foreign, Name, opens, parse, typed
 
 MOST_LIST = 64 << 20  # bytes; a model of a thousand tensors has 0.2 million
 DIGEST_LENGTH = 64  # hexadecimal digits
@@ -72,16 +74,35 @@ def read_checksum_list(file: Path) -> ChecksumList:
     raise UserError(f"{file} holds no SHA-256; expected our JSON, lines of sha256sum or a table in Markdown.")
 
 
+class _HashedFile(Foreign):
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")]
+    size: Annotated[int, Field(ge=0)] | None = None
+
+
+class _HashedTensor(Foreign):
+    dtype: Annotated[str, Field(max_length=40)]
+    shape: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=16)]
+    sha256: Annotated[str, Field(max_length=DIGEST_LENGTH)]
+
+
+@opens(
+    {
+        "files": {"a.bin": {"sha256": "0" * DIGEST_LENGTH, "size": 1}},
+        "tensors": {"a": {"dtype": "float32", "shape": [1], "sha256": "0" * DIGEST_LENGTH}},
+    }
+)
+class _Manifest(Foreign):
+    files: dict[Name, _HashedFile]
+    tensors: dict[Name, _HashedTensor] = Field(default_factory=dict)
+
+
 def _parse_manifest(file: Path, text: str) -> ChecksumList:
     try:
-        data = json.loads(text)
-        entries = [
-            ChecksumEntry(name, "", (one["sha256"].lower(),), one.get("size")) for name, one in data["files"].items()
-        ]
-        tensors = dict(data.get("tensors", {}))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{file} is no manifest of this program ({error!r}). Write it anew.") from error
-    return ChecksumList(file, entries, tensors)
+        found = typed(parse(text.encode(), file), _Manifest, file)
+    except UserError as error:
+        raise UserError(f"{file} is no manifest of this program: {error} Write it anew.") from error
+    entries = [ChecksumEntry(name, "", (one.sha256.lower(),), one.size) for name, one in found.files.items()]
+    return ChecksumList(file, entries, {name: one.model_dump() for name, one in found.tensors.items()})
 
 
 def _parse_lines(text: str) -> Iterator[ChecksumEntry]:
