@@ -123,20 +123,22 @@ def make_handlers(assistant: Any, serve: ServeFlags, decoding: DecodingFlags) ->
     """What the events call: answer a question, stop the answer, forget a tab that is closed, head the page."""
     import gradio as gr
 
+    from vicuna.answer.fair_queue import Client
     from vicuna.pages import rendering
     from vicuna.pages.decoding_controls import kwargs_from_controls
     from vicuna.pages.events import throttle
     from vicuna.pages.localization import request_strings
     from vicuna.pages.markup import safe_markdown
+    from vicuna.pages.turns import attended, client_of
     from vicuna.prompt.rendering import BASE
 
-    stops: dict[str, threading.Event] = {}  # session of a tab -> what ends the answer that it is getting
+    stops: dict[Client, threading.Event] = {}  # a tab -> what ends the answer that it is getting
 
     # The page's API calls the parameters by these names.
     def answer(
         request: gr.Request, question: str, extra: str, before: list[int], all_beams: bool, *values: Any
     ) -> Iterator[list]:
-        strings, session = request_strings(request), request.session_hash
+        strings, client = request_strings(request), client_of(request)
         if not question.strip():
             yield [gr.skip(), strings["empty"], gr.skip(), gr.skip(), [], gr.skip()]
             return
@@ -145,7 +147,7 @@ def make_handlers(assistant: Any, serve: ServeFlags, decoding: DecodingFlags) ->
         said = assistant.shown(assistant.tokenizer.decode_continuation(before))
         prompt_type = "" if before else assistant.first.prompt_type
         stop(request)
-        ended = stops[session] = threading.Event()
+        ended = stops[client] = threading.Event()
         try:
             prompt_ids = assistant.prompt_ids(messages)
             text = assistant.prompt_text(messages)
@@ -154,10 +156,10 @@ def make_handlers(assistant: Any, serve: ServeFlags, decoding: DecodingFlags) ->
             yield [rendering.CURSOR, "", sent, gr.update(visible=False), [], ""]
             generation = kwargs_from_controls(values)
             updates = assistant.stream(
-                prompt_ids + before, generation, decoding.seed, ended, client=session, prompt_type=prompt_type
+                prompt_ids + before, generation, decoding.seed, ended, client=client, prompt_type=prompt_type
             )
             for update in throttle(updates, serve.use_typewriter):
-                if stops.get(session) is not ended:
+                if stops.get(client) is not ended:
                     return  # the tab has asked something else, or is closed
                 shown = rendering.answer_markdown(strings, update, said, all_beams, prompt_end)
                 plain = assistant.split(messages, said + update.text).content if update.finish else gr.skip()
@@ -169,18 +171,18 @@ def make_handlers(assistant: Any, serve: ServeFlags, decoding: DecodingFlags) ->
             ended.set()
 
     def stop(request: gr.Request) -> None:
-        if request.session_hash in stops:
-            stops[request.session_hash].set()
+        if client_of(request) in stops:
+            stops[client_of(request)].set()
 
     def forget(request: gr.Request) -> None:
         stop(request)
-        stops.pop(request.session_hash, None)
+        stops.pop(client_of(request), None)
 
     def heading(request: gr.Request) -> str:
         status = assistant.status(request_strings(request)["status"])
         return f"## Chinese-Vicuna 中文小羊驼\n\n{safe_markdown(status)}"
 
-    return SimpleNamespace(answer=answer, stop=stop, forget=forget, heading=heading)
+    return SimpleNamespace(answer=attended(answer, stop), stop=stop, forget=forget, heading=heading)
 
 
 def connect(blocks: Any, parts: SimpleNamespace, handlers: SimpleNamespace) -> None:

@@ -73,7 +73,7 @@ def end_on_signal(number: int, frame: FrameType | None) -> NoReturn:
     """
     while frame:
         if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
-            _end_at_once(number)
+            end_at_once(number)
         frame = frame.f_back
     if number == signal.SIGINT:
         raise KeyboardInterrupt
@@ -139,7 +139,8 @@ def _end(text: str, status: int) -> NoReturn:
     sys.exit(status)
 
 
-def _end_at_once(number: int) -> NoReturn:
+def end_at_once(number: int) -> NoReturn:
+    """End the program as a signal would, whatever its threads do."""
     for act in reversed(_last_acts):
         with suppress(OSError):
             act()

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from vicuna.answer.choices import Choice
 from vicuna.answer.engine import Engine, GenerationRequest
+from vicuna.answer.fair_queue import Client
 from vicuna.answer.scoring import Scored
 from vicuna.answer.stream import POLL_S, Update, to_user_error
 from vicuna.answer.worker import Worker
@@ -101,7 +102,7 @@ class Assistant:
         seed: int | None = None,
         stop: threading.Event | None = None,
         adapter: str | None = None,
-        client: str = "",
+        client: Client | str = "",
         stops: Sequence[str] = (),
         prompt_type: str = "",
     ) -> Iterator[Update]:
@@ -135,7 +136,7 @@ class Assistant:
         self,
         rows: Sequence[list[int]],
         adapter: str | None = None,
-        client: str = "",
+        client: Client | str = "",
         stop: threading.Event | None = None,
     ) -> list[list[float]]:
         """A vector of length 1 for each text's ids, BOS included; waits until it is this client's turn.
@@ -154,7 +155,7 @@ class Assistant:
         rows: Sequence[list[int]],
         top: int,
         adapter: str | None = None,
-        client: str = "",
+        client: Client | str = "",
         stop: threading.Event | None = None,
     ) -> list[Scored]:
         """How likely each text's ids are, BOS included; waits until it is this client's turn. See `Engine.score`.
@@ -169,7 +170,7 @@ class Assistant:
         return self._in_worker(lambda: self.engine.score(rows, name, top), client, stop) or []
 
     def _in_worker(
-        self, made: Callable[[], Done], client: str = "", stop: threading.Event | None = None
+        self, made: Callable[[], Done], client: Client | str = "", stop: threading.Event | None = None
     ) -> Done | None:
         """What `made` returns, in this client's turn; None if it was stopped before that came.
 
@@ -195,6 +196,8 @@ class Assistant:
             if not call.cancel():
                 call.wait()
             raise
+        if call.refused:
+            raise call.refused
         if isinstance(done[0], BaseException):
             raise to_user_error(done[0]) from done[0]
         return done[0]

@@ -204,11 +204,17 @@ def stream(
 
 
 def _next(streamer: Streamer, call: Call) -> Step | GenerationResult | BaseException:
-    """The next step, or the result. Who is stopped while waiting for a turn does not wait for it."""
+    """The next step, or the result. Who is stopped while waiting for a turn does not wait for it.
+
+    Raises:
+        QueueFull: its place went to others.
+    """
     while True:
         item = streamer.get(None if streamer.begun else POLL_S)
         if item is not None:
             return item
+        if call.refused:
+            raise call.refused
         if streamer.stopped and call.cancel():
             return EMPTY_RESULT
 

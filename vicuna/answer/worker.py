@@ -3,23 +3,10 @@
 import math
 import threading
 import time
-from collections import OrderedDict, deque
 from collections.abc import Callable
 
-from vicuna.errors import UserError
+from vicuna.answer.fair_queue import Client, FairQueue, QueueFull
 from vicuna.log import log
-
-
-class QueueFull(UserError):
-    """As many calls wait as may.
-
-    Attributes:
-        retry_s: whole seconds after which a place is likely to be free, at least 1.
-    """
-
-    def __init__(self, message: str, retry_s: int = 1):
-        super().__init__(message)
-        self.retry_s = retry_s
 
 
 class Call:
@@ -27,11 +14,13 @@ class Call:
 
     Attributes:
         done: set once it has run or was cancelled.
+        refused: why it will not run, although it waited.
     """
 
-    def __init__(self, work: Callable[[], None], client: str, worker: "Worker"):
+    def __init__(self, work: Callable[[], None], client: Client, worker: "Worker"):
         self.work, self.client, self.worker = work, client, worker
         self.done = threading.Event()
+        self.refused: QueueFull | None = None
 
     def cancel(self) -> bool:
         """Take it back; False if it has begun."""
@@ -47,7 +36,7 @@ class Call:
 
 
 class Worker:
-    """Round-robin between clients, first in first out within one.
+    """Runs calls in the order of a `FairQueue`.
 
     Args:
         max_queue: calls that may wait.
@@ -55,38 +44,44 @@ class Worker:
 
     def __init__(self, max_queue: int = 64):
         self.max_queue = max_queue
-        self._clients: OrderedDict[str, deque[Call]] = OrderedDict()  # those with waiting calls, next one first
+        self._calls: FairQueue[Call] = FairQueue(max_queue)
         self._changed = threading.Condition()
         self._call_s = 1.0  # what a call takes, as a moving mean
         self.thread = threading.Thread(target=self._run, daemon=True, name="model")
         self.thread.start()
 
-    def submit(self, work: Callable[[], None], client: str = "") -> Call:
+    def submit(self, work: Callable[[], None], client: Client | str = "") -> Call:
         """Have `work` run; whatever it raises is logged, and goes no further.
+
+        Args:
+            client: whose turn it takes; a text is a share of its own.
 
         Raises:
             QueueFull: the queue is full.
         """
-        call = Call(work, client, self)
+        call = Call(work, client if isinstance(client, Client) else Client(client), self)
         with self._changed:
-            if self._waiting() >= self.max_queue:
-                raise QueueFull(
-                    f"{self.max_queue} requests are waiting already; try again in a little while.",
-                    max(1, math.ceil(self._call_s)),
-                )
-            self._clients.setdefault(client, deque()).append(call)
+            try:
+                lost = self._calls.add(call, call.client)
+            except QueueFull as full:
+                raise QueueFull(str(full), self._retry_s()) from None
             self._changed.notify()
+        if lost:
+            lost.refused = QueueFull(
+                "others are waiting too, and your requests had most places: try again in a little while.",
+                self._retry_s(),
+            )
+            lost.done.set()
         return call
+
+    def _retry_s(self) -> int:
+        return max(1, math.ceil(self._call_s))
 
     def cancel(self, call: Call) -> bool:
         """Take a call back; False if it has begun."""
         with self._changed:
-            calls = self._clients.get(call.client, ())
-            if call not in calls:
+            if not self._calls.remove(call, call.client):
                 return False
-            calls.remove(call)
-            if not calls:
-                del self._clients[call.client]
         call.done.set()
         return True
 
@@ -94,22 +89,13 @@ class Worker:
     def waiting(self) -> int:
         """Calls that have not begun."""
         with self._changed:
-            return self._waiting()
+            return len(self._calls)
 
-    def _waiting(self) -> int:
-        return sum(map(len, self._clients.values()))
-
-    def _next(self, served: str | None) -> Call:
+    def _next(self, served: Client | None) -> Call:
         """The call whose turn it is, once there is one; `served` is the client whose call has just ended."""
         with self._changed:
-            self._changed.wait_for(lambda: self._clients)
-            if served in self._clients:
-                self._clients.move_to_end(served)  # behind those, too, that came while its call ran
-            client = next(iter(self._clients))
-            call = self._clients[client].popleft()
-            if not self._clients[client]:
-                del self._clients[client]
-        return call
+            self._changed.wait_for(lambda: len(self._calls))
+            return self._calls.take(served)
 
     def _run(self) -> None:
         served = None

@@ -6,6 +6,7 @@ from typing import Any
 
 from vicuna.answer.assistant import Assistant
 from vicuna.answer.decoding import FLOATS, SAMPLING_ONLY, generation_kwargs
+from vicuna.answer.fair_queue import Client
 from vicuna.answer.flags import ChatFlags, DecodingFlags
 from vicuna.answer.history import MessageTooLong, trim
 from vicuna.api.calls import Calling, read_calls, read_thinking, read_tools
@@ -60,7 +61,7 @@ class CompletionRequest:
     stops: tuple[str, ...]
     stream: bool
     include_usage: bool
-    client: str
+    client: Client
     prompt_type: str = ""
     notices: tuple[str, ...] = ()
     left_out: str = ""
@@ -76,7 +77,7 @@ class EmbeddingRequest:
     adapter: str
     rows: list[list[int]]
     as_base64: bool
-    client: str
+    client: Client
 
 
 def model_of(fields: RequestFields, assistant: Assistant) -> tuple[str, str]:
@@ -89,12 +90,12 @@ def model_of(fields: RequestFields, assistant: Assistant) -> tuple[str, str]:
 
 
 def parse_chat(
-    values: Mapping[str, Any], assistant: Assistant, flags: ChatFlags, decoding: DecodingFlags, peer: str
+    values: Mapping[str, Any], assistant: Assistant, flags: ChatFlags, decoding: DecodingFlags, peer: Client
 ) -> CompletionRequest:
     """A request of /v1/chat/completions.
 
     Args:
-        peer: address of the client, host:port.
+        peer: whose share it is, and which connection's.
 
     Raises:
         APIError: what is wrong with it.
@@ -129,7 +130,7 @@ def parse_chat(
 
 
 def parse_completion(
-    values: Mapping[str, Any], assistant: Assistant, decoding: DecodingFlags, peer: str
+    values: Mapping[str, Any], assistant: Assistant, decoding: DecodingFlags, peer: Client
 ) -> CompletionRequest:
     """A request of /v1/completions; its text is all that the model is shown.
 
@@ -145,7 +146,7 @@ def parse_completion(
     return CompletionRequest(model, adapter, prompts, chosen, **common)
 
 
-def parse_embedding(values: Mapping[str, Any], assistant: Assistant, peer: str) -> EmbeddingRequest:
+def parse_embedding(values: Mapping[str, Any], assistant: Assistant, peer: Client) -> EmbeddingRequest:
     """A request of /v1/embeddings.
 
     Raises:
@@ -169,14 +170,14 @@ def parse_embedding(values: Mapping[str, Any], assistant: Assistant, peer: str) 
     return EmbeddingRequest(model, adapter, rows, form == "base64", client)
 
 
-def client_of(fields: RequestFields, peer: str) -> str:
-    """Whose turn a request takes: the named user's of that machine, else the connection's."""
+def client_of(fields: RequestFields, peer: Client) -> Client:
+    """Whose turn a request takes: the named user's of that share, else the connection's."""
     user = fields.take("user", "text", "")
-    return f"{peer.rpartition(':')[0]} {user}" if user else peer
+    return peer._replace(name=f"user {user}") if user else peer
 
 
 def _common(
-    fields: RequestFields, assistant: Assistant, decoding: DecodingFlags, peer: str
+    fields: RequestFields, assistant: Assistant, decoding: DecodingFlags, peer: Client
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """generate()'s arguments, and the fields of CompletionRequest that both kinds of request have."""
     flags = _decoding(fields, decoding)

@@ -27,9 +27,9 @@ from starlette.routing import Mount, Route
 
 from vicuna.answer.assistant import Assistant
 from vicuna.answer.decoding import derive_seed
+from vicuna.answer.fair_queue import Client, QueueFull
 from vicuna.answer.flags import ChatFlags, DecodingFlags
 from vicuna.answer.stream import Update
-from vicuna.answer.worker import QueueFull
 from vicuna.api.bodies import BROKEN, ChatFormat, CompletionFormat, EventStream, embeddings_body
 from vicuna.api.concurrency import Answers, cancel_on_disconnect, run_in_thread
 from vicuna.api.error_body import APIError
@@ -40,6 +40,7 @@ from vicuna.api.tokenization import detokenize, tokenize, tokenizer_info
 from vicuna.doors.door import Door
 from vicuna.errors import UserError
 from vicuna.log import log
+from vicuna.serving.visitors import share_of
 
 AT_ONCE = 8  # rows that are embedded or scored, behind which other clients have their turn
 ROUTES = ("/chat/completions", "/completions", "/models", "/models/{model:path}", "/embeddings")
@@ -192,7 +193,7 @@ class Routes:
 
 
 def _parse_completion(
-    values: dict[str, Any], assistant: Assistant, decoding: DecodingFlags, peer: str
+    values: dict[str, Any], assistant: Assistant, decoding: DecodingFlags, peer: Client
 ) -> CompletionRequest | ScoreRequest:
     if asks_for_scores(values):
         return parse_scores(values, assistant, peer)
@@ -206,7 +207,7 @@ async def _parsed(request: Request, parse: Callable[..., Any], *more: Any) -> An
         ClientDisconnect: who asked has gone, and is to take nobody's place in the queue.
     """
     values = await read_json(request)
-    peer = f"{request.client.host}:{request.client.port}" if request.client else ""
+    peer = Client(share_of(request), f":{request.client.port}" if request.client else "")
     asked = await asyncio.to_thread(parse, values, *more, peer)
     if await request.is_disconnected():
         raise ClientDisconnect

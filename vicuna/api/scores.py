@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vicuna.answer.assistant import Assistant
+from vicuna.answer.fair_queue import Client
 from vicuna.answer.scoring import Scored
 from vicuna.api.bodies import completion_envelope
 from vicuna.api.error_body import APIError
@@ -39,7 +40,7 @@ class ScoreRequest:
     echo: bool
     top: int | None
     new_token: bool
-    client: str
+    client: Client
 
 
 def asks_for_scores(values: Mapping[str, Any]) -> bool:
@@ -47,7 +48,7 @@ def asks_for_scores(values: Mapping[str, Any]) -> bool:
     return any(values.get(name) is not None and values[name] is not False for name in ASKED_BY)
 
 
-def parse_scores(values: Mapping[str, Any], assistant: Assistant, peer: str) -> ScoreRequest:
+def parse_scores(values: Mapping[str, Any], assistant: Assistant, peer: Client) -> ScoreRequest:
     """A request of /v1/completions with `echo` or `logprobs`.
 
     Raises:

@@ -8,13 +8,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from vicuna.answer.assistant import Assistant
+from vicuna.answer.fair_queue import Client
 from vicuna.api.error_body import APIError
 from vicuna.api.fields import RequestFields, is_integer
 from vicuna.api.parsing import model_of
 from vicuna.prompt.templates import prompt_ids
 
 
-def tokenize(values: Mapping[str, Any], assistant: Assistant, peer: str) -> dict[str, Any]:
+def tokenize(values: Mapping[str, Any], assistant: Assistant, peer: Client) -> dict[str, Any]:
     """The ids of a text.
 
     Raises:
@@ -40,7 +41,7 @@ def tokenize(values: Mapping[str, Any], assistant: Assistant, peer: str) -> dict
     return {"count": len(ids), "max_model_len": assistant.engine.context, "tokens": ids, "token_strs": names}
 
 
-def detokenize(values: Mapping[str, Any], assistant: Assistant, peer: str) -> dict[str, Any]:
+def detokenize(values: Mapping[str, Any], assistant: Assistant, peer: Client) -> dict[str, Any]:
     """The text of ids; control ids are none.
 
     Raises:

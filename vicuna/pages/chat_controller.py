@@ -14,6 +14,7 @@ import gradio as gr
 from vicuna.answer import history
 from vicuna.answer.assistant import Assistant
 from vicuna.answer.decoding import derive_seed
+from vicuna.answer.fair_queue import Client
 from vicuna.answer.stream import Update
 from vicuna.errors import UserError
 from vicuna.pages import conversation, rendering
@@ -72,7 +73,7 @@ class ChatController:
     # --- asking -------------------------------------------------------------------------------------------------------
 
     def send(
-        self, strings: Strings, session: str, stored: str, question: str, editing: int | None, values: Sequence[Any]
+        self, strings: Strings, client: Client, stored: str, question: str, editing: int | None, values: Sequence[Any]
     ) -> Iterator[Changes]:
         """Answer a question, and those that are sent meanwhile.
 
@@ -91,15 +92,15 @@ class ChatController:
             yield {"hint": rendering.notice(error)}
             return
         # Between two looks an answer may end, or another one begin.
-        while (active := self.answers.begin(session)) is None:
-            is_queued = self.answers.enqueue(session, replace(request, turn=None))
+        while (active := self.answers.begin(client)) is None:
+            is_queued = self.answers.enqueue(client, replace(request, turn=None))
             if is_queued is not None:
                 hint = {"hint": strings["waits" if is_queued else "too_many"]}
                 yield {**hint, "message": gr.update(value="")} if is_queued else hint
                 return
         yield from self._answer_all(strings, active, messages, request)
 
-    def regenerate(self, strings: Strings, session: str, stored: str, values: Sequence[Any]) -> Iterator[Changes]:
+    def regenerate(self, strings: Strings, client: Client, stored: str, values: Sequence[Any]) -> Iterator[Changes]:
         """Answer the last question once more: with another draw, where one is drawn."""
         try:
             messages, _ = conversation.deserialize(stored)
@@ -108,7 +109,7 @@ class ChatController:
             yield {"hint": rendering.notice(error)}
             return
         turns = count_turns(messages)
-        if turns and (active := self.answers.begin(session)):
+        if turns and (active := self.answers.begin(client)):
             question, answer = messages[-2:]
             draw = (answer.get("draw", 0) + 1) % conversation.MAX_DRAWS
             request = ChatRequest(question["content"], settings, turns - 1, draw)
@@ -161,7 +162,7 @@ class ChatController:
                 derive_seed(self.seed, request.draw),
                 active.stop,
                 settings.adapter,
-                active.session,
+                active.client,
                 prompt_type=settings.prompt_type,
             )
             for update in throttle(updates, self.typewriter):

@@ -11,6 +11,7 @@ from vicuna.pages.chat_controller import ChatController
 from vicuna.pages.chat_handlers import ChatHandlers
 from vicuna.pages.chat_layout import ChatLayout
 from vicuna.pages.events import ANSWERING, IMMEDIATE, LATEST, debounce
+from vicuna.pages.turns import attended
 
 
 def build_page(
@@ -36,10 +37,9 @@ def build_page(
 def _connect_answers(layout: ChatLayout, handlers: ChatHandlers, changing: list[Any]) -> None:
     settings, answering = layout.settings, {**ANSWERING, "outputs": changing}
     asked = [layout.message, layout.stored, layout.editing, *settings, layout.visit]
-    layout.message.submit(handlers.send, asked, api_name="predict", **answering)
-    layout.chatbot.retry(
-        handlers.regenerate, [layout.stored, *settings, layout.visit], api_visibility="private", **answering
-    )
+    layout.message.submit(attended(handlers.send, handlers.close_tab), asked, api_name="predict", **answering)
+    regenerate = attended(handlers.regenerate, handlers.close_tab)
+    layout.chatbot.retry(regenerate, [layout.stored, *settings, layout.visit], api_visibility="private", **answering)
     layout.message.stop(handlers.stop, None, None, **IMMEDIATE)
 
 

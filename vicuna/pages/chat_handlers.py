@@ -18,6 +18,7 @@ from vicuna.pages.localization import request_strings
 from vicuna.pages.markup import safe_markdown
 from vicuna.pages.rendering import chatbot_messages, notice, turn_at
 from vicuna.pages.strings import STRINGS, Strings
+from vicuna.pages.turns import client_of
 from vicuna.prompt.templates import split_system
 from vicuna.prompt.traits import knows_thinking
 
@@ -44,7 +45,7 @@ class ChatHandlers:
 
     def close_tab(self, request: gr.Request) -> None:
         """End the answer of a tab that is closed."""
-        self.controller.answers.abandon(request.session_hash)
+        self.controller.answers.abandon(client_of(request))
 
     # --- asking -------------------------------------------------------------------------------------------------------
 
@@ -52,19 +53,19 @@ class ChatHandlers:
     def send(self, request: gr.Request, message: str, kept: str, editing: int | None, *values: Any) -> Iterator[dict]:
         """Answer a message."""
         *values, visit = values
-        strings, session = request_strings(request), request.session_hash
-        for changes in self.controller.send(strings, session, kept, message or "", editing, values):
+        strings, client = request_strings(request), client_of(request)
+        for changes in self.controller.send(strings, client, kept, message or "", editing, values):
             yield self._update(origin=visit, **changes)
 
     def regenerate(self, request: gr.Request, stored: str, *values: Any) -> Iterator[dict]:
         """Answer the last question once more."""
         *values, visit = values
-        for changes in self.controller.regenerate(request_strings(request), request.session_hash, stored, values):
+        for changes in self.controller.regenerate(request_strings(request), client_of(request), stored, values):
             yield self._update(origin=visit, **changes)
 
     def stop(self, request: gr.Request) -> None:
         """Stop the answer of this tab."""
-        self.controller.answers.stop(request.session_hash)
+        self.controller.answers.stop(client_of(request))
 
     # --- turns --------------------------------------------------------------------------------------------------------
 
@@ -79,7 +80,7 @@ class ChatHandlers:
     def _cut(self, request: gr.Request, stored: str, values: Sequence[Any], turn: int | None) -> dict:
         """Cut the conversation off before a turn; before the last one, whose question is typed again, for None."""
         strings = request_strings(request)
-        if self.controller.answers.is_busy(request.session_hash):
+        if self.controller.answers.is_busy(client_of(request)):
             return self._update(hint=strings["busy"])
         try:
             messages, _ = deserialize(stored)
@@ -96,7 +97,7 @@ class ChatHandlers:
     def pick_turn(self, request: gr.Request, stored: str, forgotten: int, event: gr.SelectData) -> list[Any]:
         """Offer what can be done with the turn of a message that was clicked."""
         turn = turn_at(event.index, forgotten) if isinstance(event.index, int) else -1
-        is_busy = self.controller.answers.is_busy(request.session_hash)
+        is_busy = self.controller.answers.is_busy(client_of(request))
         if is_busy or not 0 <= turn < count_turns(_readable(stored)):
             return [None, gr.update(visible=False), ""]
         return [turn, gr.update(visible=True), request_strings(request)["picked"].format(n=turn + 1)]
@@ -146,7 +147,7 @@ class ChatHandlers:
         changes = {**self.restore(request, *restored), **self._update(origin=visit)}
         for typed in ("message", "system"):
             changes.pop(self.parts[typed], None)
-        is_busy = self.controller.answers.is_busy(request.session_hash)
+        is_busy = self.controller.answers.is_busy(client_of(request))
         return changes if is_busy else {**changes, **self._update(message=READY)}
 
     def begin_conversation(self, request: gr.Request, owner: str, conversation_id: str, *values: Any) -> dict:
@@ -157,7 +158,7 @@ class ChatHandlers:
 
     def _leave(self, request: gr.Request) -> Changes:
         """Turn to another conversation: what is still on its way of this one comes from elsewhere from now on."""
-        self.controller.answers.abandon(request.session_hash)
+        self.controller.answers.abandon(client_of(request))
         visit = new_visit()
         return {"visit": visit, "origin": visit, "message": READY}
 
@@ -181,7 +182,7 @@ class ChatHandlers:
             kept = conversation.serialize(messages)
         except UserError as error:
             return self._update(hint=notice(error))
-        self.controller.answers.abandon(request.session_hash)
+        self.controller.answers.abandon(client_of(request))
         hint = strings["loaded"].format(turns=count_turns(messages))
         hint += strings["loaded_last"].format(count=count) if count > 1 else ""
         return self._update(loaded=json.dumps({"visit": new_visit(), "text": kept, "hint": hint}))
@@ -241,7 +242,7 @@ class ChatHandlers:
 
         The conversation is not shown again while the same turns are remembered: it may be another one by now.
         """
-        if self.controller.answers.is_busy(request.session_hash):
+        if self.controller.answers.is_busy(client_of(request)):
             return self._update(hint=gr.skip())
         try:
             messages, _ = deserialize(stored)

@@ -5,6 +5,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
+from vicuna.answer.fair_queue import Client
+
 MAX_QUEUED = 8  # messages that a tab may send while an answer is running
 
 
@@ -45,7 +47,7 @@ class ChatRequest:
 class ActiveAnswer:
     """The answer that a tab is getting, and what the tab has asked meanwhile."""
 
-    session: str
+    client: Client
     stop: threading.Event = field(default_factory=threading.Event)
     queued: deque[ChatRequest] = field(default_factory=deque)
     abandoned: bool = False  # the tab has turned to another conversation
@@ -55,25 +57,25 @@ class ActiveAnswers:
     """Those of all tabs, by session; a tab has one at a time."""
 
     def __init__(self) -> None:
-        self._answers: dict[str, ActiveAnswer] = {}
+        self._answers: dict[Client, ActiveAnswer] = {}
         self._lock = threading.Lock()
 
-    def is_busy(self, session: str) -> bool:
+    def is_busy(self, client: Client) -> bool:
         """Whether a tab is getting an answer."""
-        return session in self._answers
+        return client in self._answers
 
-    def begin(self, session: str) -> ActiveAnswer | None:
+    def begin(self, client: Client) -> ActiveAnswer | None:
         """A new one; None where the tab is getting one already."""
         with self._lock:
-            if session in self._answers:
+            if client in self._answers:
                 return None
-            self._answers[session] = answer = ActiveAnswer(session)
+            self._answers[client] = answer = ActiveAnswer(client)
             return answer
 
-    def enqueue(self, session: str, request: ChatRequest) -> bool | None:
+    def enqueue(self, client: Client, request: ChatRequest) -> bool | None:
         """Have a tab's request answered next; False if enough are queued, None if no answer is running."""
         with self._lock:
-            answer = self._answers.get(session)
+            answer = self._answers.get(client)
             if answer is None:
                 return None
             if len(answer.queued) >= MAX_QUEUED:
@@ -86,18 +88,18 @@ class ActiveAnswers:
         with self._lock:
             if answer.queued and not answer.stop.is_set():
                 return answer.queued.popleft()
-            if self._answers.get(answer.session) is answer:
-                del self._answers[answer.session]
+            if self._answers.get(answer.client) is answer:
+                del self._answers[answer.client]
             return None
 
-    def stop(self, session: str) -> None:
+    def stop(self, client: Client) -> None:
         """End the answer that a tab is getting, at the next token."""
-        if answer := self._answers.get(session):
+        if answer := self._answers.get(client):
             answer.stop.set()
 
-    def abandon(self, session: str) -> None:
+    def abandon(self, client: Client) -> None:
         """The same, and nothing of it is shown any more."""
         with self._lock:
-            if answer := self._answers.pop(session, None):
+            if answer := self._answers.pop(client, None):
                 answer.abandoned = True
                 answer.stop.set()

@@ -8,7 +8,8 @@ import gradio as gr
 
 from vicuna.answer.stream import Update
 
-# Answers that may wait for the model at once. Each holds one of the 40 threads that everything else needs too.
+# Answers that may wait for the model at once. Each holds one of the 40 threads that everything else needs too. Who is
+# let in to wait, `vicuna.pages.turns` says, for Gradio's own limit knows no visitors.
 MAX_ANSWERS = 16
 UPDATE_INTERVAL_S = 0.05  # between two updates of a page: faster than eyes read, slower than a small model's tokens
 
@@ -19,7 +20,7 @@ LATEST = {**IMMEDIATE, "trigger_mode": "always_last"}
 # How an event is called that has the model answer.
 ANSWERING = {
     "show_progress": "hidden",
-    "concurrency_limit": MAX_ANSWERS,
+    "concurrency_limit": None,
     "concurrency_id": "model",
     "trigger_mode": "multiple",  # "once" drops a click until the answer before is closed, not only shown
 }

@@ -5,7 +5,6 @@ may bring. In front of both stands `vicuna.pages.front.Front`: it lets through o
 may have them, and tells the browser to fetch from nowhere else.
 """
 
-import logging
 import secrets
 import socket
 from collections.abc import Callable, Sequence
@@ -13,7 +12,6 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import gradio as gr
-import uvicorn
 from fastapi import FastAPI
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
@@ -24,6 +22,10 @@ from vicuna.log import log
 from vicuna.pages.events import MAX_ANSWERS
 from vicuna.pages.front import USER, Front
 from vicuna.pages.localization import i18n
+from vicuna.pages.turns import Turns
+from vicuna.serving.connections import Connections
+from vicuna.serving.server import run
+from vicuna.serving.visitors import Shares
 
 MAX_BODY_BYTES = 8 * 2**20  # a conversation of 2 MB is escaped twice on its way
 
@@ -53,29 +55,22 @@ def serve(page: Page, flags: ServeFlags, door: Door, add_routes: AddRoutes | Non
         UserError: the address cannot be listened on.
     """
     listening = _listen(flags.host, flags.port)
-    config = uvicorn.Config(
-        application(page, flags, door, add_routes),
-        log_level=logging.WARNING,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,  # who may say for whom a request is, `application` knows
-        ws="none",
-        timeout_graceful_shutdown=1,  # open tabs never end by themselves
-    )
     host = f"[{flags.host}]" if ":" in flags.host else flags.host
     log.info("the page is at http://%s:%d", host, listening.getsockname()[1])
     if flags.share_link:
         here = "127.0.0.1" if flags.host in ("0.0.0.0", "::") else flags.host
         _open_share_link(here, listening.getsockname()[1], door)
     door.tell()
-    uvicorn.Server(config).run(sockets=[listening])
+    # Whoever comes by the public link comes from this machine, whoever comes by a proxy from there.
+    shared = [*door.proxies, *(["127.0.0.0/8", "::1"] if flags.share_link else [])]
+    run(application(page, flags, door, add_routes), [listening], Connections(shared=shared))
 
 
 def application(page: Page, flags: ServeFlags, door: Door, add_routes: AddRoutes | None = None) -> FastAPI:
     """The page and the routes beside it as one application."""
     app = FastAPI(openapi_url=None, max_body_size=MAX_BODY_BYTES)
     beside = add_routes(app) if add_routes else ()
-    page.blocks.queue(max_size=flags.max_queue, api_open=False, default_concurrency_limit=MAX_ANSWERS)
+    page.blocks.queue(max_size=None, api_open=False, default_concurrency_limit=MAX_ANSWERS)
     gr.mount_gradio_app(
         app,
         page.blocks,
@@ -95,6 +90,10 @@ def application(page: Page, flags: ServeFlags, door: Door, add_routes: AddRoutes
         ssr_mode=False,
         mcp_server=False,
     )
+    app.add_middleware(Turns, max_queue=flags.max_queue)
+    # One account tells nobody apart. A public link's tunnel is a proxy, and says whom it brings.
+    login_of = (lambda request: request.scope.get(USER)) if len(door.accounts) > 1 else None
+    app.add_middleware(Shares, login_of=login_of, is_public=door.names.is_public)
     app.add_middleware(Front, door=door, port=flags.port, beside=beside)
     if door.proxies:
         app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=list(door.proxies))
