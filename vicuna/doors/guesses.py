@@ -11,10 +11,10 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from ipaddress import ip_address, ip_network
 from math import ceil
 
 from vicuna.log import log
-from vicuna.serving.connections import network_of
 
 FREE = 5  # wrong ones that cost no waiting
 LONGEST_S = 60
@@ -49,7 +49,7 @@ class Guesses:
 
     def wait_s(self, address: str) -> int:
         """Seconds that an address has to wait before another guess is looked at; 0 for none."""
-        known = self._wrong.get(network_of(address))
+        known = self._wrong.get(_network(address))
         if known is None or known.count < FREE:
             return 0
         wait = min(LONGEST_S, 2 ** min(known.count - FREE, 10))
@@ -61,7 +61,7 @@ class Guesses:
         Args:
             kind: what the log calls it.
         """
-        network, now = network_of(address), self._clock()
+        network, now = _network(address), self._clock()
         while self._wrong and now - next(iter(self._wrong.values())).last > FORGOTTEN_S:
             self._wrong.popitem(last=False)
         known = self._wrong.setdefault(network, _Wrong())
@@ -86,3 +86,16 @@ class Guesses:
             return
         self._lines += 1
         log.warning("WARNING %s; %s.", what, f"the next is looked at in {wait} s" if wait else "it may try again")
+
+
+def _network(address: str) -> str:
+    """What counts as one address: of IPv6 the part that a household is given."""
+    try:
+        ip = ip_address(address)
+    except ValueError:
+        return "an unknown address"
+    if ip.version == 4:
+        return str(ip)
+    if ip.ipv4_mapped:
+        return str(ip.ipv4_mapped)
+    return str(ip_network((int(ip), 64), strict=False))
