@@ -6,12 +6,22 @@ import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from vicuna import __version__
 from vicuna.answer.assistant import Assistant
 from vicuna.errors import UserError
-from vicuna.pages.conversation import MAX_BYTES, StoredMessage, check_text, check_turn_count, is_too_large
+from vicuna.pages.conversation import (
+    MAX_BYTES,
+    MAX_DEPTH,
+    Kept,
+    StoredMessage,
+    Way,
+    check_text,
+    check_turn_count,
+    is_too_large,
+)
+from vicuna.pages.strings import Strings
 from vicuna.prompt.templates import split_system
 
 MAX_SAVED_BYTES = 2**28  # of all that Save may write under --save_path
@@ -22,8 +32,32 @@ SETTINGS = (
 INFO = ("base", "adapter", "bits", "prompt_type", "version")  # all that a saved chat says of the machine it comes from
 
 
+FORMS = ("jsonl", "md", "txt")  # that Save writes: what Load reads, Markdown, and text
+PAGE = ("preset", "show_beam", "thinking")  # what a page has beside what the original's form holds
+
+
+class Loaded(NamedTuple):
+    """The last conversation of a saved file.
+
+    Attributes:
+        count: how many the file holds.
+        aside: see `vicuna.pages.conversation.Kept`.
+        settings: what it was answered under, by the names of the page's settings; unchecked.
+    """
+
+    messages: list[StoredMessage]
+    count: int = 1
+    aside: Sequence[Way] = ()
+    settings: dict[str, Any] = {}  # noqa: RUF012  # never written to
+
+
 def export_chat(
-    assistant: Assistant, messages: Sequence[StoredMessage], settings: dict[str, Any], adapter: str, prompt_type: str
+    assistant: Assistant,
+    messages: Sequence[StoredMessage],
+    settings: dict[str, Any],
+    adapter: str,
+    prompt_type: str,
+    aside: Sequence[Way] = (),
 ) -> str:
     """A conversation as `format_chat` writes it, with what the assistant that answers says of itself."""
     tokenizer = assistant.tokenizer
@@ -35,27 +69,47 @@ def export_chat(
         "prompt_type": prompt_type,
         "version": __version__,
     }
-    return format_chat(messages, {**settings, **ids}, info)
+    return format_chat(messages, {**settings, **ids}, info, aside)
 
 
-def format_chat(messages: Sequence[StoredMessage], settings: dict[str, Any], info: dict[str, Any]) -> str:
-    """One JSON line in the original's form: history, generation_parameter, info; and system, where there is one.
+def format_chat(
+    messages: Sequence[StoredMessage], settings: dict[str, Any], info: dict[str, Any], aside: Sequence[Way] = ()
+) -> str:
+    """One JSON line in the original's form: history, generation_parameter, info; and what that has no place for.
+
+    That is the system prompt, the page's own settings, in a turn its thinking, the adapter that answered and other ways
+    from there on, and the ways that were put aside as a whole.
 
     Args:
-        settings, info: more is left out than SETTINGS and INFO name.
+        settings, info: more is left out than SETTINGS, PAGE and INFO name.
     """
     system, others = split_system(messages)
     row: dict[str, Any] = {
-        "history": [
-            {"input": user["content"], "output": assistant["content"], **_thought(assistant)}
-            for user, assistant in zip(others[::2], others[1::2], strict=True)
-        ],
+        "history": _history(others),
         "generation_parameter": {name: settings.get(name) for name in SETTINGS},
         "info": {name: info.get(name) for name in INFO},
     }
+    if page := {name: settings[name] for name in PAGE if name in settings}:
+        row["settings"] = page
     if system:
         row["system"] = system[0]["content"]
+    if aside:
+        row["aside"] = [_history(way) for way in aside]
     return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def _history(messages: Sequence[StoredMessage]) -> list[dict[str, Any]]:
+    turns = []
+    for user, assistant in zip(messages[::2], messages[1::2], strict=True):
+        turn: dict[str, Any] = {"input": user["content"], "output": assistant["content"], **_thought(assistant)}
+        if "adapter" in assistant:
+            turn["adapter"] = assistant["adapter"]
+        if user.get("others"):
+            turn |= {"others": [_history(way) for way in user["others"]], "place": user.get("place", 0)}
+        if assistant.get("after"):
+            turn["after"] = [_history(way) for way in assistant["after"]]
+        turns.append(turn)
+    return turns
 
 
 def _thought(answer: StoredMessage) -> dict[str, str]:
@@ -63,7 +117,19 @@ def _thought(answer: StoredMessage) -> dict[str, str]:
     return {"reasoning_content": answer["reasoning_content"]} if answer.get("reasoning_content") else {}
 
 
-def parse_last_chat(text: str) -> tuple[list[StoredMessage], int]:
+def as_text(strings: Strings, kept: Kept, title: str, markdown: bool) -> str:
+    """The way that a conversation shows, to be read: as Markdown, or as text."""
+    system, others = split_system(kept.messages)
+    parts = [f"# {title}" if markdown else title]
+    for message in [*system, *others]:
+        name = strings[f"said_{message['role']}"]
+        if message["role"] == "assistant" and "adapter" in message:
+            name = f"{name} · {message['adapter'] or strings['base_only']}"
+        parts.append(f"### {name}\n\n{message['content']}" if markdown else f"{name}\n{message['content']}")
+    return "\n\n".join(parts) + "\n"
+
+
+def parse_last_chat(text: str) -> Loaded:
     """The last conversation of a saved file, and how many the file holds.
 
     Every row is checked; the original wrote one at each click on Save, so that the last one says most.
@@ -77,10 +143,10 @@ def parse_last_chat(text: str) -> tuple[list[StoredMessage], int]:
     if not rows:
         raise UserError("the file is empty: expected the JSON lines that Save writes.")
     found = [_row(line, n) for n, line in rows]
-    return found[-1], len(found)
+    return found[-1]._replace(count=len(found))
 
 
-def _row(line: str, n: int) -> list[StoredMessage]:
+def _row(line: str, n: int) -> Loaded:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -90,20 +156,48 @@ def _row(line: str, n: int) -> list[StoredMessage]:
     check_turn_count(len(row["history"]), f"row {n}")
     system = check_text(row.get("system", ""), f"row {n}: system")
     messages = [StoredMessage(role="system", content=system)] if system else []
-    for i, turn in enumerate(row["history"], 1):
+    messages += _turns(row["history"], n, 0)
+    return Loaded(messages, 1, _ways(row.get("aside") or [], n, 1), _settings(row))
+
+
+def _turns(history: list, n: int, depth: int) -> list[StoredMessage]:
+    messages: list[StoredMessage] = []
+    for i, turn in enumerate(history, 1):
         if not isinstance(turn, dict):
             raise UserError(f"row {n}, turn {i} is not an object with input and output.")
-        question = check_text(turn.get("input"), f"row {n}, turn {i}: input")
-        answer = check_text(turn.get("output"), f"row {n}, turn {i}: output")
-        thought = check_text(turn.get("reasoning_content") or "", f"row {n}, turn {i}: reasoning_content")
+        asked = StoredMessage(role="user", content=check_text(turn.get("input"), f"row {n}, turn {i}: input"))
+        output = check_text(turn.get("output"), f"row {n}, turn {i}: output")
         # The original kept the end-of-text mark in its history.
-        messages += [
-            StoredMessage(role="user", content=question),
-            StoredMessage(role="assistant", content=answer.removesuffix("</s>")),
-        ]
-        if thought:
-            messages[-1]["reasoning_content"] = thought
+        answer = StoredMessage(role="assistant", content=output.removesuffix("</s>"))
+        if thought := check_text(turn.get("reasoning_content") or "", f"row {n}, turn {i}: reasoning_content"):
+            answer["reasoning_content"] = thought
+        if turn.get("adapter") is not None:
+            answer["adapter"] = check_text(turn["adapter"], f"row {n}, turn {i}: adapter")
+            answer["note"] = answer["adapter"]
+        if others := _ways(turn.get("others") or [], n, depth + 1):
+            place = turn.get("place")
+            asked |= {"others": others, **({"place": place} if type(place) is int and place > 0 else {})}
+        if after := _ways(turn.get("after") or [], n, depth + 1):
+            answer["after"] = after
+        messages += [asked, answer]
     return messages
+
+
+def _ways(ways: Any, n: int, depth: int) -> list[Way]:
+    """Other ways of a saved conversation, each a list of turns."""
+    if depth > MAX_DEPTH or not isinstance(ways, list) or not all(isinstance(way, list) and way for way in ways):
+        raise UserError(f"row {n}: the other ways of the conversation are not lists of turns.")
+    return [_turns(way, n, depth) for way in ways]
+
+
+def _settings(row: dict[str, Any]) -> dict[str, Any]:
+    """What a saved conversation was answered under, as far as its row says."""
+    info, parameters, page = (
+        found if isinstance(found := row.get(name), dict) else {}
+        for name in ("info", "generation_parameter", "settings")
+    )
+    said = {"adapter": info.get("adapter"), "prompt_type": info.get("prompt_type"), **parameters, **page}
+    return {name: value for name, value in said.items() if value is not None}
 
 
 def write_chat(folder: str, owner: str, conversation_id: str, text: str) -> str:

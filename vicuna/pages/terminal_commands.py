@@ -103,7 +103,7 @@ class Commands:
             if file.stat().st_size > conversation.MAX_BYTES:
                 raise UserError(f"{file} is larger than {conversation.MAX_BYTES >> 20} MB, the most that is loaded.")
             text = file.read_text(encoding="utf-8")
-        messages, _ = saved_chats.parse_last_chat(text)
+        messages = saved_chats.parse_last_chat(text).messages
         self.session.system = conversation.system_prompt(messages)
         self.session.turns = list(split_system(messages)[1])
         self.session.notify("loaded", turns=conversation.count_turns(messages))
