@@ -129,6 +129,7 @@ def make_handlers(assistant: Any, serve: ServeFlags, decoding: DecodingFlags) ->
     from vicuna.pages.localization import request_strings
     from vicuna.pages.markup import safe_markdown
     from vicuna.prompt.rendering import BASE
+    from vicuna.sentences import told
 
     stops: dict[str, threading.Event] = {}  # session of a tab -> what ends the answer that it is getting
 
@@ -171,7 +172,7 @@ def make_handlers(assistant: Any, serve: ServeFlags, decoding: DecodingFlags) ->
             # What there is of an answer stands, without a cursor.
             ended_there = last and replace(last, finish="stop")
             shown = rendering.answer_markdown(strings, ended_there, said, all_beams, prompt_end) if ended_there else ""
-            yield [shown, rendering.notice(error), gr.skip(), over, [], gr.skip(), over]
+            yield [shown, rendering.notice(told(error, strings["language"])), gr.skip(), over, [], gr.skip(), over]
         finally:
             ended.set()
 

@@ -5,6 +5,8 @@ import re
 
 from vicuna.answer.flags import DecodingFlags
 
+# Three English words in a row, names and units apart.
+ENGLISH = re.compile(r"\b[A-Za-z]{2,}(?: [a-z]{2,}){2,}")
 GREEDY = DecodingFlags(preset="balanced", temperature=0, max_new_tokens=8)
 
 

@@ -36,31 +36,35 @@ def ways_within_ways(depth: int) -> list[dict]:
     return [{**TALK[0], **({"others": [ways_within_ways(depth - 1)]} if depth else {})}, TALK[1]]
 
 
+WHY = [
+    ({}, "a list of messages, found dict"),
+    ([1], "message 1 is not one"),
+    ([{"role": "tool", "content": "x"}], "message 1 is not one"),
+    ([TALK[0], {"role": "assistant", "content": {"path": "/etc/passwd"}}], "message 2: content is not a text"),
+    ([TALK[0], {"role": "assistant", "content": ["x"]}], "message 2: content is not a text: found list"),
+    ([TALK[0], {"role": "assistant"}], "message 2: content is not a text: found NoneType"),
+    ([{**TALK[0], "note": 3}, TALK[1]], "message 1: note"),
+    ([TALK[0], {**TALK[1], "draw": -1}], "message 2: draw is not a number from 1"),
+    ([TALK[0], {**TALK[1], "draw": 2**32}], "message 2: draw is not a number from 1"),
+    ([TALK[0], {**TALK[1], "draw": "2"}], "message 2: draw is not a number from 1"),
+    ([{"role": "user", "content": "\ud800"}, TALK[1]], "half of a surrogate pair"),
+    ([TALK[0]], "found user"),
+    ([{**TALK[0], "place": -1}, TALK[1]], "message 1: place is not a number"),
+    ([{**TALK[0], "others": 3}, TALK[1]], "other ways of a conversation are not lists"),
+    ([{**TALK[0], "others": [[]]}, TALK[1]], "other ways of a conversation are not lists"),
+    ([{**TALK[0], "others": [[TALK[0]]]}, TALK[1]], "found user"),
+    ([TALK[0], {**TALK[1], "after": [[{"role": "system", "content": "s"}]]}], "does not begin with a question"),
+    (ways_within_ways(conversation.MAX_DEPTH + 1), "more than 60 ways within ways"),
+    ([TALK[1], TALK[0]], "found assistant, user"),
+    ([*TALK, {"role": "system", "content": "s"}], "at most one system"),
+    ([*TALK[:2]] * 1001, "1001 turns, more than the 1000"),
+]
+MALFORMED_TALKS = [one for one, _ in WHY]
+
+
 @pytest.mark.parametrize(
     ("messages", "named"),
-    [
-        ({}, "a list of messages, found dict"),
-        ([1], "message 1 is not one"),
-        ([{"role": "tool", "content": "x"}], "message 1 is not one"),
-        ([TALK[0], {"role": "assistant", "content": {"path": "/etc/passwd"}}], "message 2: content is not a text"),
-        ([TALK[0], {"role": "assistant", "content": ["x"]}], "message 2: content is not a text: found list"),
-        ([TALK[0], {"role": "assistant"}], "message 2: content is not a text: found NoneType"),
-        ([{**TALK[0], "note": 3}, TALK[1]], "message 1: note"),
-        ([TALK[0], {**TALK[1], "draw": -1}], "message 2: draw is not a number from 1"),
-        ([TALK[0], {**TALK[1], "draw": 2**32}], "message 2: draw is not a number from 1"),
-        ([TALK[0], {**TALK[1], "draw": "2"}], "message 2: draw is not a number from 1"),
-        ([{"role": "user", "content": "\ud800"}, TALK[1]], "half of a surrogate pair"),
-        ([TALK[0]], "found user"),
-        ([{**TALK[0], "place": -1}, TALK[1]], "message 1: place is not a number"),
-        ([{**TALK[0], "others": 3}, TALK[1]], "other ways of a conversation are not lists"),
-        ([{**TALK[0], "others": [[]]}, TALK[1]], "other ways of a conversation are not lists"),
-        ([{**TALK[0], "others": [[TALK[0]]]}, TALK[1]], "found user"),
-        ([TALK[0], {**TALK[1], "after": [[{"role": "system", "content": "s"}]]}], "does not begin with a question"),
-        (ways_within_ways(conversation.MAX_DEPTH + 1), "more than 60 ways within ways"),
-        ([TALK[1], TALK[0]], "found assistant, user"),
-        ([*TALK, {"role": "system", "content": "s"}], "at most one system"),
-        ([*TALK[:2]] * 1001, "1001 turns, more than the 1000"),
-    ],
+    WHY,
 )
 def test_messages_that_are_no_conversation_are_refused_in_a_sentence(messages, named):
     with pytest.raises(UserError, match=named):

@@ -74,25 +74,29 @@ def test_the_last_conversation_of_an_originals_export_is_loaded_without_its_end_
     assert [message["content"] for message in messages] == ["问1", "答1", "问2", "答2"]
 
 
+WHY = [
+    ("", "the file is empty"),
+    ("\n \n", "the file is empty"),
+    (f"{ORIGINAL}\nnonsense", "row 3 is not JSON"),
+    ("[" * 100_000, "row 1 is not JSON"),
+    ("[]", "row 1 is no saved chat"),
+    ('{"history": {}}', "row 1 is no saved chat"),
+    (f'{ORIGINAL}\n{{"history": ["x"]}}', "row 3, turn 1 is not an object"),
+    ('{"history": [{"input": "x"}]}', "row 1, turn 1: output is not a text: found NoneType"),
+    ('{"history": [{"input": {"path": "/etc/passwd"}, "output": ""}]}', "row 1, turn 1: input is not a text"),
+    ('{"history": [{"input": "\\ud800", "output": ""}]}', "row 1, turn 1: input is not Unicode"),
+    ('{"history": [], "system": 3}', "row 1: system is not a text"),
+    (json.dumps({"history": [{"input": "", "output": ""}] * 1001}), "row 1 has 1001 turns"),
+    ('{"history": [{"input": "", "output": "", "others": [3]}]}', "row 1: the other ways of the conversation"),
+    ('{"history": [], "aside": {"x": 1}}', "row 1: the other ways of the conversation"),
+    ('{"history": [{"input": "", "output": "", "adapter": 3}]}', "row 1, turn 1: adapter is not a text"),
+]
+MALFORMED_FILES = [one for one, _ in WHY]
+
+
 @pytest.mark.parametrize(
     ("text", "named"),
-    [
-        ("", "the file is empty"),
-        ("\n \n", "the file is empty"),
-        (f"{ORIGINAL}\nnonsense", "row 3 is not JSON"),
-        ("[" * 100_000, "row 1 is not JSON"),
-        ("[]", "row 1 is no saved chat"),
-        ('{"history": {}}', "row 1 is no saved chat"),
-        (f'{ORIGINAL}\n{{"history": ["x"]}}', "row 3, turn 1 is not an object"),
-        ('{"history": [{"input": "x"}]}', "row 1, turn 1: output is not a text: found NoneType"),
-        ('{"history": [{"input": {"path": "/etc/passwd"}, "output": ""}]}', "row 1, turn 1: input is not a text"),
-        ('{"history": [{"input": "\\ud800", "output": ""}]}', "row 1, turn 1: input is not Unicode"),
-        ('{"history": [], "system": 3}', "row 1: system is not a text"),
-        (json.dumps({"history": [{"input": "", "output": ""}] * 1001}), "row 1 has 1001 turns"),
-        ('{"history": [{"input": "", "output": "", "others": [3]}]}', "row 1: the other ways of the conversation"),
-        ('{"history": [], "aside": {"x": 1}}', "row 1: the other ways of the conversation"),
-        ('{"history": [{"input": "", "output": "", "adapter": 3}]}', "row 1, turn 1: adapter is not a text"),
-    ],
+    WHY,
 )
 def test_a_malformed_row_is_named(text, named):
     with pytest.raises(UserError, match=named):

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from vicuna.errors import UserError
 from vicuna.log import log
+from vicuna.sentences import Sentence
 
 
 class QueueFull(UserError):
@@ -71,7 +72,7 @@ class Worker:
         with self._changed:
             if self._waiting() >= self.max_queue:
                 raise QueueFull(
-                    f"{self.max_queue} requests are waiting already; try again in a little while.",
+                    Sentence("queue_full", waiting=self.max_queue),
                     max(1, math.ceil(self._call_s)),
                 )
             self._clients.setdefault(client, deque()).append(call)

@@ -306,9 +306,9 @@ window.vicuna = (() => {
         if (isMine && parsed(event.newValue)?.text !== find("#kept textarea")?.value && !find("#message .stop-button")) visit(current());
         refresh();
     });
-    addEventListener("DOMContentLoaded", () => new MutationObserver((changes) => {
+    new MutationObserver((changes) => {
         if (changes.some((change) => change.target.closest?.("#chat"))) refresh();
-    }).observe(document.body, {subtree: true, childList: true}));
+    }).observe(document, {subtree: true, childList: true});
 
     return {read, begin, open, keep, keepLoaded, keepTyped, keepSettings, shown, saving, download, pick, acted, panel};
 })();

@@ -4,6 +4,7 @@ Every method takes the conversation as the browser sent it and gives changes of 
 its parts, with their new values. The server holds nothing between two events but the answers that are running.
 """
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,6 +26,7 @@ from vicuna.pages.strings import Strings
 from vicuna.prompt.own_template import split_answer
 from vicuna.prompt.templates import split_system
 from vicuna.prompt.traits import knows_thinking, takes_turns
+from vicuna.sentences import Sentence, told
 
 MAX_MESSAGE_CHARS = 100_000  # what a context holds is far less
 THINKING_CHOICES = ("", "keep", "empty")  # as trained, on, off
@@ -47,6 +49,7 @@ class Editing:
     typed: str = ""
 
 
+ACTS = ("edit", "edit_answer", "delete", "step")
 NOT_EDITING: Changes = {"editing": None, "close": gr.update(visible=False)}
 
 
@@ -72,16 +75,16 @@ class ChatController:
         adapter, prompt_type, system, max_memory, all_beams, *others = values
         decoding, thinking = others[: len(CONTROL_NAMES)], "".join(map(str, others[len(CONTROL_NAMES) :]))
         if adapter not in self.assistant.choices or prompt_type not in self.assistant.prompt_types:
-            raise UserError(f"there is no adapter {adapter!r} or no prompt type {prompt_type!r} here.")
+            raise UserError(Sentence("no_such_choice", adapter=adapter, prompt_type=prompt_type))
         if not isinstance(max_memory, int | float) or not 0 <= max_memory <= MAX_VALUE:
-            raise UserError(f"Max Memory {max_memory!r} is not possible: expected 0 to {MAX_VALUE}.")
+            raise UserError(Sentence("bad_memory", value=max_memory, most=MAX_VALUE))
         if thinking not in THINKING_CHOICES:
-            raise UserError(f"Thinking {thinking[:20]!r} is not possible: expected keep or empty, or nothing.")
+            raise UserError(Sentence("bad_thinking", value=thinking[:20]))
         if not knows_thinking(prompt_type, self.assistant.tokenizer.chat):
             thinking = ""
         generation, max_beams = kwargs_from_controls(decoding), self.assistant.engine.max_beams
         if generation["num_beams"] > max_beams:
-            raise UserError(f"{generation['num_beams']} beams are more than the {max_beams} possible.")
+            raise UserError(Sentence("too_many_beams", beams=generation["num_beams"], most=max_beams))
         return ChatSettings(
             adapter, prompt_type, (system or "").strip(), int(max_memory), bool(all_beams), generation, thinking
         )
@@ -108,7 +111,7 @@ class ChatController:
                 yield self._with_answer(strings, session, kept, request, editing.typed)
                 return
         except UserError as error:
-            yield {"hint": rendering.notice(error)}
+            yield {"hint": rendering.notice(told(error, strings["language"]))}
             return
         # Between two looks an answer may end, or another one begin.
         while (active := self.answers.begin(session)) is None:
@@ -125,7 +128,7 @@ class ChatController:
             kept = conversation.deserialize(stored)
             settings = self.read_settings(values)
         except UserError as error:
-            yield {"hint": rendering.notice(error)}
+            yield {"hint": rendering.notice(told(error, strings["language"]))}
             return
         turns = count_turns(kept.messages)
         if turns and (active := self.answers.begin(session)):
@@ -220,7 +223,7 @@ class ChatController:
                         changes["stored"] = _kept_with(kept, draft, waiting)
                     yield changes
         except UserError as error:
-            problem = str(error)
+            problem = told(error, strings["language"])
         if active.abandoned:
             return kept
         if last is None or not (last.text or last.finish in ("eos", "length")):
@@ -286,7 +289,7 @@ class ChatController:
             forgotten = trimmed.forgotten
             memory = notes.memory_line(strings, trimmed, self.assistant.engine.context, settings)
         except UserError as error:
-            forgotten, memory = 0, rendering.notice(error)
+            forgotten, memory = 0, rendering.notice(told(error, strings["language"]))
         return {
             "stored": conversation.serialize(kept.messages, kept.draft, aside=kept.aside),
             "memory": memory,
@@ -296,6 +299,22 @@ class ChatController:
             "back": gr.update(visible=branches.put_aside(kept) > 0),
             **NOT_EDITING,
         }
+
+
+def wanted_act(text: str) -> tuple[str, int, int]:
+    """What a button at a message asks for: what to do, with which turn, and how far to step.
+
+    Raises:
+        UserError: it is nothing that a button asks for; a request need not come from the page.
+    """
+    try:
+        found = json.loads(text)
+        what, turn, by = found["what"], found["turn"], found.get("by", 0)
+    except (ValueError, RecursionError, TypeError, KeyError) as error:
+        raise UserError(Sentence("no_button")) from error
+    if what not in ACTS or type(turn) is not int or by not in (-1, 0, 1):
+        raise UserError(Sentence("no_button"))
+    return what, turn, by
 
 
 def _waiting(active: ActiveAnswer) -> list[str]:

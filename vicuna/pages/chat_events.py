@@ -105,6 +105,8 @@ def _connect_settings(blocks: gr.Blocks, layout: ChatLayout, handlers: ChatHandl
     debounce([layout.adapter.input], handlers.trained_prompt_type, [layout.adapter], [layout.prompt_type])
     triggers = [blocks.load, layout.adapter.change, layout.prompt_type.change, layout.system.change]
     debounce(triggers, handlers.describe, [layout.adapter, layout.prompt_type, layout.system], status)
+    if layout.warnings:
+        blocks.load(handlers.warnings, None, layout.warnings, **IMMEDIATE)
     decoding.connect_mode_line(blocks, layout.all_beams)
     parts = (layout.prompt_type, layout.thinking, layout.system, layout.max_memory, decoding.sliders["max_new_tokens"])
     inputs = [layout.stored, layout.forgotten, *settings]

@@ -11,7 +11,7 @@ import gradio as gr
 from vicuna.answer.assistant import Assistant
 from vicuna.errors import UserError
 from vicuna.pages import branches, conversation, saved_chats
-from vicuna.pages.chat_controller import NOT_EDITING, Changes, ChatController, Editing
+from vicuna.pages.chat_controller import NOT_EDITING, Changes, ChatController, Editing, wanted_act
 from vicuna.pages.chat_layout import SETTING_NAMES
 from vicuna.pages.conversation import Kept, StoredMessage, count_turns, deserialize
 from vicuna.pages.localization import request_strings
@@ -21,9 +21,9 @@ from vicuna.pages.rendering import chatbot_messages, notice
 from vicuna.pages.strings import STRINGS
 from vicuna.prompt.templates import split_system
 from vicuna.prompt.traits import knows_thinking
+from vicuna.sentences import told
 
 SYSTEM = 2  # where the system prompt stands among the settings
-ACTS = ("edit", "edit_answer", "delete", "step")
 READY = gr.update(submit_btn=True, stop_btn=False)  # where a message is typed, while no answer is running
 
 
@@ -85,7 +85,7 @@ class ChatHandlers:
         try:
             kept = deserialize(stored)
         except UserError as error:
-            return self._update(hint=notice(error))
+            return self._update(hint=_told(request, error))
         if (last := count_turns(kept.messages) - 1) < 0:
             return self._update(hint="")
         question = conversation.question_of(kept.messages, last)
@@ -94,9 +94,9 @@ class ChatHandlers:
     def act(self, request: gr.Request, wanted: str, stored: str, typed: str, *values: Any) -> dict:
         """What a button at a message asks for: edit it, delete from there, go another way from there."""
         try:
-            kept, (what, turn, by) = deserialize(stored), _wanted(wanted)
+            kept, (what, turn, by) = deserialize(stored), wanted_act(wanted)
         except UserError as error:
-            return self._update(hint=notice(error))
+            return self._update(hint=_told(request, error))
         if not 0 <= turn < count_turns(kept.messages):
             return self._update(hint="")
         if what == "step":
@@ -110,7 +110,7 @@ class ChatHandlers:
         try:
             kept = deserialize(stored)
         except UserError as error:
-            return self._update(hint=notice(error))
+            return self._update(hint=_told(request, error))
         return self._changed(request, kept, values, lambda: branches.step(kept, count_turns(kept.messages), 0))
 
     def _changed(
@@ -123,7 +123,7 @@ class ChatHandlers:
         try:
             changes = self.controller.show(strings, change(), self.controller.read_settings(values))
         except UserError as error:
-            return self._update(hint=notice(error))
+            return self._update(hint=_told(request, error))
         return self._update(**changes, **more)
 
     def _begin_edit(self, request: gr.Request, kept: Kept, editing: Editing) -> dict:
@@ -170,7 +170,7 @@ class ChatHandlers:
             settings = self.controller.read_settings(values)
             changes = self.controller.show(request_strings(request), kept._replace(draft=""), settings)
         except UserError as error:
-            return self._update(**place, hint=notice(error))
+            return self._update(**place, hint=_told(request, error))
         # A question that was being answered as the page was left comes before what was typed meanwhile.
         text = "\n".join(filter(None, [kept.draft, typed]))
         shown = self._update(**place, **changes, message=gr.update(value=text))
@@ -223,7 +223,7 @@ class ChatHandlers:
             loaded = saved_chats.parse_last_chat(text)
             kept = conversation.serialize(loaded.messages, aside=loaded.aside)
         except UserError as error:
-            return self._update(hint=notice(error))
+            return self._update(hint=_told(request, error))
         self.controller.answers.abandon(request.session_hash)
         hint = strings["loaded"].format(turns=count_turns(loaded.messages))
         hint += strings["loaded_last"].format(count=loaded.count) if loaded.count > 1 else ""
@@ -267,7 +267,7 @@ class ChatHandlers:
                 return [text, strings["saved"]]
             name = saved_chats.write_chat(self.save_path, request.username or "", conversation_id, text)
         except UserError as error:
-            return [text, notice(error)]
+            return [text, _told(request, error)]
         return [text, strings["saved_as"].format(name=name)]
 
     def _export(self, kept: Kept, preset: str, values: Sequence[Any]) -> str:
@@ -303,6 +303,11 @@ class ChatHandlers:
             gr.update(visible=knows_thinking(prompt_type, self.assistant.tokenizer.chat)),
         ]
 
+    def warnings(self, request: gr.Request) -> str:
+        """What the visitor should know before the first answer."""
+        language = request_strings(request)["language"]
+        return "\n\n".join(notice(told(text, language)) for text in self.assistant.warnings)
+
     def refresh_memory(self, request: gr.Request, stored: str, forgotten: int, *values: Any) -> dict:
         """How full the memory is under other settings.
 
@@ -314,25 +319,14 @@ class ChatHandlers:
             settings = self.controller.read_settings(values)
             changes = self.controller.show(request_strings(request), deserialize(stored), settings)
         except UserError as error:
-            return self._update(memory=notice(error))
+            return self._update(memory=_told(request, error))
         names = ("memory",) if changes["forgotten"] == forgotten else ("chatbot", "memory", "forgotten")
         return self._update(**{name: changes[name] for name in names})
 
 
-def _wanted(text: str) -> tuple[str, int, int]:
-    """What a button at a message asks for: what to do, with which turn, and how far to step.
-
-    Raises:
-        UserError: it is nothing that a button asks for; a request need not come from the page.
-    """
-    try:
-        found = json.loads(text)
-        what, turn, by = found["what"], found["turn"], found.get("by", 0)
-    except (ValueError, RecursionError, TypeError, KeyError) as error:
-        raise UserError("this is no request of a button at a message.") from error
-    if what not in ACTS or type(turn) is not int or by not in (-1, 0, 1):
-        raise UserError("this is no request of a button at a message.")
-    return what, turn, by
+def _told(request: gr.Request, error: UserError) -> str:
+    """What went wrong, to who asks."""
+    return notice(told(error, request_strings(request)["language"]))
 
 
 def new_visit() -> str:

@@ -7,10 +7,8 @@ from vicuna.answer.flags import ChatFlags, DecodingFlags
 from vicuna.pages import chat_assets
 from vicuna.pages.decoding_controls import CHAT_CONTROLS, CONTROL_NAMES, DecodingControls, all_beams_checkbox, longest
 from vicuna.pages.localization import i18n
-from vicuna.pages.markup import LATEX_DELIMITERS, safe_markdown
-from vicuna.pages.rendering import notice
+from vicuna.pages.markup import LATEX_DELIMITERS
 from vicuna.pages.saved_chats import FORMS
-from vicuna.pages.strings import STRINGS
 from vicuna.prompt.traits import knows_thinking
 
 THINKING = {"trained": "", "on": "keep", "off": "empty"}
@@ -33,9 +31,8 @@ class ChatLayout:
 
     def __init__(self, assistant: Assistant, flags: ChatFlags, decoding: DecodingFlags, with_login: bool):
         gr.Markdown("## Chinese-Vicuna 中文小羊驼", elem_id="title")
-        self.status = gr.Markdown(safe_markdown(assistant.status(STRINGS["en"]["status"])), elem_id="status")
-        if assistant.warnings:
-            gr.Markdown("\n\n".join(notice(text) for text in assistant.warnings), elem_id="warnings")
+        self.status = gr.Markdown(elem_id="status")
+        self.warnings = gr.Markdown(elem_id="warnings") if assistant.warnings else None
         with gr.Row(elem_id="actions"):
             self.show_history = gr.Button("☰", size="sm", elem_id="show_history")
             self.new, self.save = (gr.Button(i18n(name), size="sm", elem_id=name) for name in ("new", "save"))

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, NotRequired
 
 from vicuna.errors import UserError
 from vicuna.prompt.templates import Message, split_system
+from vicuna.sentences import Sentence
 
 MAX_BYTES = 2 * 2**20  # of a conversation, saved or kept by the browser
 MAX_NOTE_CHARS = 400
@@ -58,8 +59,8 @@ def validate(messages: Any) -> list[StoredMessage]:
         UserError: they are not.
     """
     if not isinstance(messages, list):
-        raise UserError(f"a conversation is a list of messages, found {type(messages).__name__}.")
-    check_turn_count(len(messages) // 2, "the conversation")
+        raise UserError(Sentence("no_list", found=type(messages).__name__))
+    check_turn_count(len(messages) // 2, Sentence("the_conversation"))
     return _turns(messages, 0)
 
 
@@ -68,17 +69,14 @@ def _turns(messages: list, depth: int) -> list[StoredMessage]:
     _, others = split_system(checked)
     roles = [message["role"] for message in others]
     if roles != ["user", "assistant"] * (len(roles) // 2):
-        raise UserError(
-            "a conversation is user, assistant, user, assistant, … behind at most one system message; found "
-            f"{', '.join(message['role'] for message in checked[:12])}."
-        )
+        raise UserError(Sentence("not_in_turns", roles=", ".join(message["role"] for message in checked[:12])))
     return checked
 
 
 def check_turn_count(turns: int, what: str) -> None:
     """Refuse more turns than MAX_TURNS; `what` has them."""
     if turns > MAX_TURNS:
-        raise UserError(f"{what} has {turns} turns, more than the {MAX_TURNS} that a page holds; begin a new chat.")
+        raise UserError(Sentence("too_many_turns", what=what, turns=turns, most=MAX_TURNS))
 
 
 def check_text(value: Any, what: str) -> str:
@@ -88,27 +86,31 @@ def check_text(value: Any, what: str) -> str:
         UserError: it is not; `what` names it.
     """
     if not isinstance(value, str):
-        raise UserError(f"{what} is not a text: found {type(value).__name__}.")
+        raise UserError(Sentence("no_text", what=what, found=type(value).__name__))
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise UserError(f"{what} is not Unicode text: half of a surrogate pair at character {error.start}.") from error
+        raise UserError(Sentence("no_unicode", what=what, at=error.start)) from error
     return value
+
+
+def _field(n: int, name: str) -> Sentence:
+    return Sentence("message_field", n=n, name=name)
 
 
 def _message(message: Any, n: int, depth: int) -> StoredMessage:
     if not isinstance(message, dict) or message.get("role") not in ("system", "user", "assistant"):
-        raise UserError(f"message {n} is not one: expected an object with role system, user or assistant, and content.")
-    checked = StoredMessage(role=message["role"], content=check_text(message.get("content"), f"message {n}: content"))
+        raise UserError(Sentence("no_message", n=n))
+    checked = StoredMessage(role=message["role"], content=check_text(message.get("content"), _field(n, "content")))
     if message.get("reasoning_content"):
-        checked["reasoning_content"] = check_text(message["reasoning_content"], f"message {n}: reasoning_content")
+        checked["reasoning_content"] = check_text(message["reasoning_content"], _field(n, "reasoning_content"))
     for name in ("note", "adapter"):
         if message.get(name) is not None:
-            checked[name] = check_text(message[name], f"message {n}: {name}")[:MAX_NOTE_CHARS]
+            checked[name] = check_text(message[name], _field(n, name))[:MAX_NOTE_CHARS]
     for name, most in (("draw", MAX_DRAWS), ("place", MAX_BYTES)):
         if found := message.get(name):
             if type(found) is not int or not 0 < found < most:
-                raise UserError(f"message {n}: {name} is not a number from 1 to {most - 1}.")
+                raise UserError(Sentence("no_count", n=n, name=name, most=most - 1))
             checked[name] = found
     for name in ("others", "after"):
         if ways := message.get(name):
@@ -119,12 +121,12 @@ def _message(message: Any, n: int, depth: int) -> StoredMessage:
 def _ways(ways: Any, depth: int) -> list[Way]:
     """Other ways of a conversation as they came from outside, each from a question to an answer."""
     if depth > MAX_DEPTH:
-        raise UserError(f"the conversation has more than {MAX_DEPTH} ways within ways; begin a new chat.")
+        raise UserError(Sentence("too_deep", most=MAX_DEPTH))
     if not isinstance(ways, list) or not all(isinstance(way, list) and way for way in ways):
-        raise UserError("the other ways of a conversation are not lists of messages.")
+        raise UserError(Sentence("no_ways"))
     found = [_turns(way, depth) for way in ways]
     if any(way[0]["role"] != "user" for way in found):
-        raise UserError("another way of a conversation does not begin with a question.")
+        raise UserError(Sentence("no_way"))
     return found
 
 
@@ -145,7 +147,7 @@ def serialize(messages: Sequence[StoredMessage], draft: str = "", spare: int = 0
     if not messages and not draft and not aside:
         return ""
     if _depth([messages, *aside]) > MAX_DEPTH:
-        raise UserError(f"the conversation has more than {MAX_DEPTH} ways within ways; begin a new chat.")
+        raise UserError(Sentence("too_deep", most=MAX_DEPTH))
     row = {"messages": list(messages), "draft": draft, **({"aside": list(aside)} if aside else {})}
     return _bounded(json.dumps(row, ensure_ascii=False), spare)
 
@@ -175,8 +177,8 @@ def deserialize(text: str | None) -> Kept:
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
-        raise UserError("what this browser kept of the conversation is damaged; begin a new chat.")
-    draft = check_text(found.get("draft", ""), "the draft")
+        raise UserError(Sentence("damaged"))
+    draft = check_text(found.get("draft", ""), Sentence("the_draft"))
     return Kept(validate(found.get("messages")), draft, _ways(found.get("aside", []), 1))
 
 
@@ -187,7 +189,7 @@ def is_too_large(text: str, spare: int = 0) -> bool:
 
 def _bounded(text: str, spare: int = 0) -> str:
     if is_too_large(text, spare):
-        raise UserError(f"the conversation is larger than {MAX_BYTES // 2**20} MB; save it and begin a new chat.")
+        raise UserError(Sentence("too_large", most=MAX_BYTES // 2**20))
     return text
 
 

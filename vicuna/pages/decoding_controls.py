@@ -12,7 +12,8 @@ from vicuna.answer.flags import PRESETS, DecodingFlags
 from vicuna.errors import UserError
 from vicuna.pages.events import LATEST, debounce
 from vicuna.pages.localization import i18n, request_strings
-from vicuna.pages.strings import STRINGS, Strings
+from vicuna.pages.strings import Strings
+from vicuna.sentences import Sentence
 
 PRESET_CHOICES = [
     ("Precise 精确", "precise"),
@@ -81,7 +82,7 @@ class DecodingControls:
         is_preset = self._limited(spec.values(flags.preset)) == self.initial
         self.initial_preset = flags.preset if is_preset else None
         self.preset = gr.Radio(PRESET_CHOICES, value=self.initial_preset, label=i18n("preset"), elem_id="preset")
-        self.mode = gr.Markdown(mode_line(STRINGS["en"], self.initial), elem_id="mode")
+        self.mode = gr.Markdown(elem_id="mode")
         with gr.Accordion(i18n("settings"), open=False, elem_id="settings"):
             self.do_sample = gr.Checkbox(
                 self.initial["do_sample"], label=i18n("do_sample"), info=i18n("do_sample_info"), elem_id="do_sample"
@@ -153,7 +154,7 @@ def kwargs_from_controls(values: Sequence[Any]) -> dict[str, Any]:
     for name, (low, _, step) in SLIDERS.items():
         value = found[name]
         if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= MAX_VALUE:
-            raise UserError(f"{name} {value!r} is not possible: expected a number from {low}.")
+            raise UserError(Sentence("bad_number", name=name, value=value, low=low))
         found[name] = int(value) if step == 1 else float(value)
     return effective_kwargs({**found, "do_sample": bool(found["do_sample"])})
 

@@ -21,6 +21,10 @@
             const own = name(node.data.trim());
             if (node.parentElement?.closest(".toast-wrap, .empty") && own !== node.data.trim()) node.data = own;
         } else if (node.nodeType === 1) {
+            // Buttons that Gradio leaves without a name.
+            for (const [button, own] of [[".submit-button", "Submit"], [".stop-button", "Stop"]])
+                for (const one of node.parentElement?.querySelectorAll(`${button}:not([aria-label])`) ?? [])
+                    one.setAttribute("aria-label", own);
             look(node);
             node.querySelectorAll("[aria-label], [title]").forEach(look);
             if (node.closest(".toast-wrap")) {
@@ -29,13 +33,10 @@
             }
         }
     };
-    addEventListener("DOMContentLoaded", () => {
-        read(document.body);
-        new MutationObserver((changes) => changes.forEach((change) => {
-            if (change.type === "childList") change.addedNodes.forEach(read);
-            else read(change.target);
-        })).observe(document.body, {
-            subtree: true, childList: true, characterData: true, attributes: true, attributeFilter: ["aria-label", "title"],
-        });
+    new MutationObserver((changes) => changes.forEach((change) => {
+        if (change.type === "childList") change.addedNodes.forEach(read);
+        else read(change.target);
+    })).observe(document, {
+        subtree: true, childList: true, characterData: true, attributes: true, attributeFilter: ["aria-label", "title"],
     });
 })();

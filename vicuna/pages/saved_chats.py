@@ -23,6 +23,7 @@ from vicuna.pages.conversation import (
 )
 from vicuna.pages.strings import Strings
 from vicuna.prompt.templates import split_system
+from vicuna.sentences import Sentence, refusal
 
 MAX_SAVED_BYTES = 2**28  # of all that Save may write under --save_path
 SETTINGS = (
@@ -138,10 +139,10 @@ def parse_last_chat(text: str) -> Loaded:
         UserError: the file is too large, empty, or a row is malformed; the row is named.
     """
     if is_too_large(text):
-        raise UserError(f"the file is larger than {MAX_BYTES // 2**20} MB, the most that Load takes.")
+        raise UserError(Sentence("file_too_large", most=MAX_BYTES // 2**20))
     rows = [(n, line) for n, line in enumerate(text.removeprefix("\ufeff").split("\n"), 1) if line.strip()]
     if not rows:
-        raise UserError("the file is empty: expected the JSON lines that Save writes.")
+        raise UserError(Sentence("file_empty"))
     found = [_row(line, n) for n, line in rows]
     return found[-1]._replace(count=len(found))
 
@@ -150,29 +151,33 @@ def _row(line: str, n: int) -> Loaded:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"row {n} is not JSON ({error}): expected the JSON lines that Save writes.") from error
+        raise UserError(Sentence("row_no_json", n=n, reason=error)) from error
     if not isinstance(row, dict) or not isinstance(row.get("history"), list):
-        raise UserError(f"row {n} is no saved chat: expected an object whose history is a list.")
-    check_turn_count(len(row["history"]), f"row {n}")
-    system = check_text(row.get("system", ""), f"row {n}: system")
+        raise UserError(Sentence("row_no_chat", n=n))
+    check_turn_count(len(row["history"]), Sentence("row", n=n))
+    system = check_text(row.get("system", ""), Sentence("row_field", n=n, name="system"))
     messages = [StoredMessage(role="system", content=system)] if system else []
     messages += _turns(row["history"], n, 0)
     return Loaded(messages, 1, _ways(row.get("aside") or [], n, 1), _settings(row))
+
+
+def _field(n: int, turn: int, name: str) -> Sentence:
+    return Sentence("turn_field", n=n, turn=turn, name=name)
 
 
 def _turns(history: list, n: int, depth: int) -> list[StoredMessage]:
     messages: list[StoredMessage] = []
     for i, turn in enumerate(history, 1):
         if not isinstance(turn, dict):
-            raise UserError(f"row {n}, turn {i} is not an object with input and output.")
-        asked = StoredMessage(role="user", content=check_text(turn.get("input"), f"row {n}, turn {i}: input"))
-        output = check_text(turn.get("output"), f"row {n}, turn {i}: output")
+            raise UserError(Sentence("row_no_turn", n=n, turn=i))
+        asked = StoredMessage(role="user", content=check_text(turn.get("input"), _field(n, i, "input")))
+        output = check_text(turn.get("output"), _field(n, i, "output"))
         # The original kept the end-of-text mark in its history.
         answer = StoredMessage(role="assistant", content=output.removesuffix("</s>"))
-        if thought := check_text(turn.get("reasoning_content") or "", f"row {n}, turn {i}: reasoning_content"):
+        if thought := check_text(turn.get("reasoning_content") or "", _field(n, i, "reasoning_content")):
             answer["reasoning_content"] = thought
         if turn.get("adapter") is not None:
-            answer["adapter"] = check_text(turn["adapter"], f"row {n}, turn {i}: adapter")
+            answer["adapter"] = check_text(turn["adapter"], _field(n, i, "adapter"))
             answer["note"] = answer["adapter"]
         if others := _ways(turn.get("others") or [], n, depth + 1):
             place = turn.get("place")
@@ -186,7 +191,7 @@ def _turns(history: list, n: int, depth: int) -> list[StoredMessage]:
 def _ways(ways: Any, n: int, depth: int) -> list[Way]:
     """Other ways of a saved conversation, each a list of turns."""
     if depth > MAX_DEPTH or not isinstance(ways, list) or not all(isinstance(way, list) and way for way in ways):
-        raise UserError(f"row {n}: the other ways of the conversation are not lists of turns.")
+        raise UserError(Sentence("row_no_ways", n=n))
     return [_turns(way, n, depth) for way in ways]
 
 
@@ -215,17 +220,12 @@ def write_chat(folder: str, owner: str, conversation_id: str, text: str) -> str:
         path.parent.mkdir(parents=True, exist_ok=True)
         others = sum(file.stat().st_size for file in path.parent.glob("chat-*.jsonl") if file.name != path.name)
         if others + len(text.encode()) > MAX_SAVED_BYTES:
-            raise UserError(
-                f"the server keeps at most {MAX_SAVED_BYTES // 2**20} MB of saved chats, and they are full; the "
-                "download in your browser is complete."
-            )
+            raise UserError(Sentence("saved_chats_full", most=MAX_SAVED_BYTES // 2**20))
         with tempfile.NamedTemporaryFile(
             "w", dir=path.parent, prefix=".chat-", delete=False, encoding="utf-8", newline="\n"
         ) as file:
             file.write(text)
         os.replace(file.name, path)
     except OSError as error:
-        raise UserError(
-            f"the server could not write the saved chat ({error.strerror}); the download in your browser is complete."
-        ) from error
+        raise UserError(Sentence("not_written", reason=refusal(error))) from error
     return path.name
