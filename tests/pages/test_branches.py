@@ -49,6 +49,9 @@ def test_the_same_question_and_answer_again_are_no_other_way():
     kept = branches.add(Kept([]), 0, *turn(0))
     again = branches.add(kept, 0, turn(0)[0], {**turn(0)[1], "draw": 1})
     assert branches.ways_at(again, 0) == ([[turn(0)[0], {**turn(0)[1], "draw": 1}]], 0)
+    # What was put aside behind it stays.
+    cut = branches.cut(branches.add(kept, 1, *turn(1)), 1)
+    assert branches.put_aside(branches.add(cut, 0, *turn(0))) == 1
 
 
 def test_in_any_order_nothing_is_lost_and_what_is_kept_reads_back():

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from tests.pages.clicker import Clicker
 from tests.pages.driven import (
     as_file,
     ask,
@@ -189,3 +190,9 @@ def test_a_file_brings_settings_system_prompt_and_ways_into_another_browser(visi
     load(other, json.dumps({**json.loads(as_file(("一", "二"))), "info": {"adapter": "gone"}}))
     wait_hint(other, "Adapter gone, which answered in it, is not here")
     wait_idle(other)
+
+
+def test_whatever_is_clicked_nothing_is_lost(visit):
+    page = visit()
+    Clicker(page, seed=0).run(50)
+    assert page.problems == []

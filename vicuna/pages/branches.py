@@ -42,7 +42,9 @@ def add(kept: Kept, turn: int, asked: StoredMessage, answer: StoredMessage) -> K
     same = [i for i, way in enumerate(ways) if _texts(way) == _texts([asked, answer])]
     if same:
         place = same[0]
-        ways[place] = [{**ways[place][0], **asked}, answer]
+        old = ways[place][1]
+        after = {"after": old["after"]} if "after" in old else {}
+        ways[place] = [{**ways[place][0], **asked}, {**answer, **after}]
     else:
         place = len(ways)
         ways.append([asked, answer])

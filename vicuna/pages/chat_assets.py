@@ -33,7 +33,8 @@ html[data-controls="closed"] #controls, html[data-history="closed"] #history { d
 #actions, #notices { flex-wrap: wrap; align-items: center; gap: var(--spacing-sm); }
 #actions > *, #notices > * { flex: 0 0 auto; min-width: 0 !important; width: auto; }
 #notices > #hint { flex: 0 1 auto; }
-#actions > .form { flex: 0 0 8em; }
+#actions > #form { flex: 0 0 7em !important; max-width: 7em; margin: 0 !important; }
+#limit_bar:not(:has(span)) { display: none; }
 #actions #form input { padding: 2px 8px; height: 26px; font-size: var(--text-sm); }
 #notices:not(:has(p)):not(:has(button)) { display: none; }
 /* New chat does what Gradio's dustbin seems to. */
@@ -68,6 +69,8 @@ html[data-controls="closed"] #controls, html[data-history="closed"] #history { d
     + .message-buttons:not(:has([aria-label="Retry"])):not(:has([aria-label="重试"])) { display: none; }
 @media (max-width: 640px) {
     #title, #status { display: none; }
+    #actions { flex-wrap: nowrap; overflow-x: auto; }
+    #actions > #show_history, #actions > #show_controls { order: -1; }
     .main.app { padding: 6px !important; }
     #columns > #controls, #columns > #history { position: fixed; z-index: 20; inset: 44px 0 0 0; max-width: none;
         background: var(--body-background-fill); padding: 8px; }

@@ -81,7 +81,7 @@ class ChatLayout:
             placeholder=i18n("placeholder"),
         )
         self.memory = gr.Markdown(elem_id="memory")
-        gr.HTML(chat_assets.LIMIT)
+        gr.HTML(chat_assets.LIMIT, elem_id="limit_bar")
         with gr.Row(elem_id="notices"):
             self.hint = gr.Markdown(elem_id="hint")
             self.close = gr.Button(i18n("close_edit"), size="sm", visible=False, elem_id="close")
