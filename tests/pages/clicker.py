@@ -52,9 +52,12 @@ class Clicker:
         names = [name for name in dir(self) if name.startswith("do_")]
         while len(self.log) < actions:
             name = self.chance.choice(["do_ask", *names])
-            if getattr(self, name)() is not False:
-                self.log.append(name)
-                self.check()
+            try:
+                if getattr(self, name)() is not False:
+                    self.log.append(name)
+                    self.check()
+            except Exception as error:
+                raise AssertionError(f"{name} behind {self.log}: {self.page.inner_text('#talk')!r}") from error
 
     def check(self) -> None:
         """Fail where something was lost, or came back."""

@@ -249,6 +249,8 @@ def test_running_out_of_memory_keeps_what_there_is_and_names_the_remedy(assistan
     [
         ({"adapter": "../x"}, "there is no adapter"),
         ({"adapter": None}, "there is no adapter"),
+        ({"adapter": ["x"]}, "there is no adapter"),
+        ({"system": {"x": 1}}, "there is no adapter"),
         ({"prompt_type": "T4"}, "no prompt type 'T4'"),
         ({"max_memory": -1}, "Max Memory -1"),
         ({"max_memory": float("nan")}, "Max Memory nan"),

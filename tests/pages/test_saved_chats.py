@@ -58,6 +58,12 @@ def test_a_saved_chat_is_loaded_as_it_was():
     assert loaded.settings == {**settings, "adapter": "A", "prompt_type": "chat"}
 
 
+def test_settings_that_no_control_could_show_are_left_out():
+    row = {"history": [], "info": {"adapter": ["x"], "prompt_type": "\ud800"}, "generation_parameter": 3}
+    loaded = saved_chats.parse_last_chat(json.dumps({**row, "settings": {"thinking": None, "preset": {}, "top_k": 4}}))
+    assert loaded.settings == {"top_k": 4}
+
+
 def test_a_conversation_is_written_to_be_read():
     messages = [{"role": "system", "content": "简短"}, *TALK[:3], {**TALK[3], "content": "好", "adapter": "A"}]
     kept = conversation.Kept(messages)

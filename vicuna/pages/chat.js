@@ -239,8 +239,11 @@ window.vicuna = (() => {
     // --- buttons at messages ---
     const act = (what, turn, by = 0) => { state.wanted = JSON.stringify({what, turn, by}); press("act"); };
     const acted = () => { const wanted = state.wanted; state.wanted = null; return wanted ?? ""; };
+    let read_last = {};
     const tools = () => {
-        const turns = asked(find("#kept textarea")?.value);
+        const text = find("#kept textarea")?.value;
+        if (read_last.text !== text) read_last = {text, turns: asked(text)};
+        const {turns} = read_last;
         const rows = [...document.querySelectorAll("#chat .message-row")].filter((row) => !row.querySelector(".thought-group"));
         rows.forEach((row, i) => {
             const home = row.nextElementSibling, turn = i >> 1, asking = turns[turn], isAnswer = i % 2;
@@ -284,12 +287,18 @@ window.vicuna = (() => {
     };
 
     // --- what happens ---
-    let asked_for = false;
-    const refresh = () => {
-        if (asked_for) return;
-        asked_for = true;
-        requestAnimationFrame(() => { asked_for = false; list(); tools(); });
+    // The list reads everything that is kept: not with every piece of an answer that grows.
+    const waiting = new Set();
+    const soon = (...what) => {
+        if (!waiting.size) requestAnimationFrame(() => {
+            const now = [...waiting];
+            waiting.clear();
+            now.forEach((one) => one());
+        });
+        what.forEach((one) => waiting.add(one));
     };
+    const redraw = () => list();
+    const refresh = () => soon(redraw, tools);
     place();
     addEventListener("resize", place);
     document.addEventListener("keydown", (event) => {
@@ -307,7 +316,7 @@ window.vicuna = (() => {
         refresh();
     });
     new MutationObserver((changes) => {
-        if (changes.some((change) => change.target.closest?.("#chat"))) refresh();
+        if (changes.some((change) => change.target.closest?.("#chat"))) soon(tools);
     }).observe(document, {subtree: true, childList: true});
 
     return {read, begin, open, keep, keepLoaded, keepTyped, keepSettings, shown, saving, download, pick, acted, panel};

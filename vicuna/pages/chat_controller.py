@@ -74,7 +74,8 @@ class ChatController:
         """
         adapter, prompt_type, system, max_memory, all_beams, *others = values
         decoding, thinking = others[: len(CONTROL_NAMES)], "".join(map(str, others[len(CONTROL_NAMES) :]))
-        if adapter not in self.assistant.choices or prompt_type not in self.assistant.prompt_types:
+        names = all(isinstance(one, str) for one in (adapter, prompt_type, system or ""))
+        if not names or adapter not in self.assistant.choices or prompt_type not in self.assistant.prompt_types:
             raise UserError(Sentence("no_such_choice", adapter=adapter, prompt_type=prompt_type))
         if not isinstance(max_memory, int | float) or not 0 <= max_memory <= MAX_VALUE:
             raise UserError(Sentence("bad_memory", value=max_memory, most=MAX_VALUE))

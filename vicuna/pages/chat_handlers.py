@@ -9,6 +9,7 @@ from typing import Any
 import gradio as gr
 
 from vicuna.answer.assistant import Assistant
+from vicuna.answer.flags import PRESETS
 from vicuna.errors import UserError
 from vicuna.pages import branches, conversation, saved_chats
 from vicuna.pages.chat_controller import NOT_EDITING, Changes, ChatController, Editing, wanted_act
@@ -176,7 +177,7 @@ class ChatHandlers:
         shown = self._update(**place, **changes, message=gr.update(value=text))
         return {**shown, **dict(zip(self.controls, [preset, *values], strict=True))}
 
-    def _usable(self, preset: str, values: Sequence[Any]) -> tuple[str, list[Any]]:
+    def _usable(self, preset: Any, values: Sequence[Any]) -> tuple[str | None, list[Any]]:
         """Settings that a browser kept, or those at the start where they are none here any more."""
         try:
             self.controller.read_settings(values)
@@ -184,7 +185,7 @@ class ChatHandlers:
             preset, *initial = self.initial
             initial[SYSTEM] = values[SYSTEM] if isinstance(values[SYSTEM], str) else ""
             return preset, initial
-        return preset, list(values)
+        return preset if isinstance(preset, str) and preset in PRESETS else None, list(values)
 
     def discard_stale_update(self, request: gr.Request, *values: Any) -> dict:
         """Show what was here again, where an update arrived of a conversation that the visitor has left."""

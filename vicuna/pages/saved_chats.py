@@ -202,7 +202,18 @@ def _settings(row: dict[str, Any]) -> dict[str, Any]:
         for name in ("info", "generation_parameter", "settings")
     )
     said = {"adapter": info.get("adapter"), "prompt_type": info.get("prompt_type"), **parameters, **page}
-    return {name: value for name, value in said.items() if value is not None}
+    return {name: value for name, value in said.items() if _is_plain(value)}
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a control may show a value at all: a number, or a text that can be written."""
+    if isinstance(value, int | float):
+        return True
+    try:
+        check_text(value, "")
+    except UserError:
+        return False
+    return True
 
 
 def write_chat(folder: str, owner: str, conversation_id: str, text: str) -> str:
