@@ -113,37 +113,45 @@ class Clicker:
         self.typed[self.here] = text
         self.page.wait_for_function(f"text => localStorage.getItem('chinese-vicuna-typed//' + {ID}) === text", arg=text)
 
+    def _visited(self, press: Any) -> None:
+        """Press what turns to another conversation, and wait until it has: what is sent before is not answered."""
+        before = self.page.input_value("#here textarea")
+        press()
+        self.page.wait_for_function("before => document.querySelector('#here textarea').value !== before", arg=before)
+
     def do_new(self) -> None:
         before, is_empty = self.here, self.here not in self.said
-        self.page.click("#new")
-        if not is_empty:
-            self.page.wait_for_function(f"before => {ID} !== before", arg=before)
+        self._visited(lambda: self.page.click("#new"))
+        assert (self.here == before) == is_empty
 
     def do_open(self) -> bool | None:
         ids = sorted({*self.said, *(one for one, text in self.typed.items() if text)} - {self.here})
         if not ids:
             return False
         one = self.chance.choice(ids)
-        self.page.click(f"#conversations li[data-id='{one}'] .title")
-        self.page.wait_for_function(f"one => {ID} === one", arg=one)
+        self._visited(lambda: self.page.click(f"#conversations li[data-id='{one}'] .title"))
         return None
 
     def do_delete(self) -> bool | None:
         if not self.said:
             return False
         one, here = self.chance.choice(sorted(self.said)), self.here
-        self.page.click(f"#conversations li[data-id='{one}'] .delete")
+        if one == here:
+            self._visited(lambda: self.page.click(f"#conversations li[data-id='{one}'] .delete"))
+        else:
+            self.page.click(f"#conversations li[data-id='{one}'] .delete")
         self.page.wait_for_function("document.querySelector('#deleted button')")
         self.deleted = (one, self.said.pop(one), self.typed.pop(one, ""))
-        if one == here:
-            self.page.wait_for_function(f"before => {ID} !== before", arg=here)
         return None
 
     def do_undelete(self) -> bool | None:
         if not self.deleted:
             return False
         one, said, typed = self.deleted
-        self.page.click("#deleted button")
+        if self.here not in self.said and not self.typed.get(self.here):
+            self._visited(lambda: self.page.click("#deleted button"))  # it opens where nothing else is
+        else:
+            self.page.click("#deleted button")
         self.page.wait_for_selector(f"#conversations li[data-id='{one}']")
         self.said[one], self.typed[one], self.deleted = said, typed, None
         return None
