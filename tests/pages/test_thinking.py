@@ -46,7 +46,7 @@ def say(controller, question, messages=(), thinking="") -> tuple[list[dict], lis
 
 
 def plain(messages) -> list[dict]:
-    return [{name: value for name, value in one.items() if name != "note"} for one in messages]
+    return [{name: value for name, value in one.items() if name not in ("note", "adapter")} for one in messages]
 
 
 def test_thinking_is_kept_beside_the_answer_and_shown_folded(controller):
@@ -87,10 +87,10 @@ def test_a_saved_chat_has_the_thinking_beside_the_answer(controller):
     text = saved_chats.format_chat(kept, {}, {})
 
     assert json.loads(text)["history"] == [
-        {"input": "你好", "output": taught.GREETING, "reasoning_content": taught.THOUGHT}
+        {"input": "你好", "output": taught.GREETING, "reasoning_content": taught.THOUGHT, "adapter": ""}
     ]
-    assert saved_chats.parse_last_chat(text)[0] == plain(kept)
-    with pytest.raises(UserError, match=r"row 1: history\.0\.reasoning_content is 1"):
+    assert plain(saved_chats.parse_last_chat(text).messages) == plain(kept)
+    with pytest.raises(UserError, match="row 1, turn 1: reasoning_content is not a text"):
         saved_chats.parse_last_chat(json.dumps({"history": [{"input": "a", "output": "b", "reasoning_content": 1}]}))
     with pytest.raises(UserError, match="message 2: reasoning_content is not a text"):
         conversation.validate([*taught.HELLO, {**kept[1], "reasoning_content": 1}])
