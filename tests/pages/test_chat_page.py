@@ -72,6 +72,19 @@ def test_an_answer_grows_and_what_is_sent_meanwhile_is_answered_next(visit):
     assert page.problems == []
 
 
+def test_an_empty_page_has_questions_to_click_and_says_what_an_adapter_of_single_questions_is_for(visit):
+    page = visit()
+    page.click("#chat .example >> nth=0")
+    page.wait_for_function("document.querySelector('#message textarea').value === '一年有几个季节？'")
+    alone = page.get_by_text("B was trained on single questions: each message does better alone")
+    assert alone.count() == 0
+    choose(page, "adapter", "B")
+    alone.wait_for()
+    choose(page, "adapter", "A")
+    alone.wait_for(state="detached")
+    assert page.problems == []
+
+
 @pytest.mark.parametrize("how", ["button", "Escape"])
 def test_stop_keeps_what_there_is_of_the_answer(visit, how):
     page = visit()

@@ -139,7 +139,7 @@ def test_the_page_folds_thinking_and_switches_it_off(visit, own_address, languag
         "reasoning_content": taught.THOUGHT,
     }
     page.locator("#chat .bot").last.hover()
-    page.locator("#chat button[aria-label*='opy']").last.click()
+    page.locator("#chat button:is([aria-label*='opy'], [aria-label*='复制'])").last.click()
     assert copied(page, taught.GREETING) == taught.GREETING
     page.reload()
     wait_ready(page)
@@ -177,5 +177,5 @@ def test_the_page_of_one_question_folds_thinking_too(visit, serving, thinker):
     page.wait_for_function("document.querySelector('#stats').innerText.includes('complete')")
     assert page.locator("#output details summary").inner_text() == "Thinking"
     assert page.locator("#output details").text_content().split("Thinking")[1].strip() == taught.THOUGHT
-    page.click("#output button[aria-label*='opy']")
+    page.click("#output button:is([aria-label*='opy'], [aria-label*='复制'])")
     assert copied(page, taught.GREETING) == taught.GREETING

@@ -46,6 +46,7 @@ def _connect_answers(layout: ChatLayout, handlers: ChatHandlers, changing: list[
     regenerate = attended(handlers.regenerate, handlers.close_tab)
     layout.chatbot.retry(regenerate, [layout.stored, *settings, layout.visit], api_visibility="private", **answering)
     layout.message.stop(handlers.stop, None, None, **IMMEDIATE)
+    layout.chatbot.example_select(handlers.pick_example, None, layout.message, **IMMEDIATE)
 
 
 def _connect_turns(layout: ChatLayout, handlers: ChatHandlers, changing: list[Any], script: Script) -> None:

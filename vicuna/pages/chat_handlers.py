@@ -22,7 +22,7 @@ from vicuna.pages.rendering import chatbot_messages, notice
 from vicuna.pages.strings import STRINGS
 from vicuna.pages.turns import client_of
 from vicuna.prompt.templates import split_system
-from vicuna.prompt.traits import knows_thinking
+from vicuna.prompt.traits import asks_single_questions, knows_thinking
 from vicuna.sentences import told
 
 SYSTEM = 2  # where the system prompt stands among the settings
@@ -293,6 +293,8 @@ class ChatHandlers:
         if choice.trained_as and prompt_type != choice.trained_as:
             name = safe_markdown(choice.name or self.assistant.base_name)
             warning = strings["wrong_prompt_type"].format(name=name, trained=choice.trained_as)
+        elif choice.name and asks_single_questions(choice.trained_as):
+            warning = strings["single_questions"].format(name=safe_markdown(choice.name))
         asked = [{"role": "system", "content": system}] if system else []
         dropped = dropped_system(strings, self.assistant, asked, prompt_type)
         warning = "  \n".join(filter(None, [warning, dropped and f"⚠ {dropped}"]))
@@ -304,6 +306,10 @@ class ChatHandlers:
             gr.update(interactive=takes_system, placeholder=hint),
             gr.update(visible=knows_thinking(prompt_type, self.assistant.tokenizer.chat)),
         ]
+
+    def pick_example(self, event: gr.SelectData) -> str:
+        """The question of an empty page that was clicked, as the message to send."""
+        return event.value["text"]
 
     def warnings(self, request: gr.Request) -> str:
         """What the visitor should know before the first answer."""

@@ -1,5 +1,9 @@
 """What is on the chat page, and where."""
 
+import json
+from itertools import islice
+from pathlib import Path
+
 import gradio as gr
 
 from vicuna.answer.assistant import Assistant
@@ -11,6 +15,8 @@ from vicuna.pages.markup import LATEX_DELIMITERS
 from vicuna.pages.saved_chats import FORMS
 from vicuna.prompt.traits import knows_thinking
 
+EXAMPLES = Path(__file__).parents[2] / "sample/chat/quickstart.jsonl"  # which the quickstart's adapter has learnt
+SHOWN_EXAMPLES = 4
 THINKING = {"trained": "", "on": "keep", "off": "empty"}
 # The settings in the order of `ChatLayout.kept_settings`, by which a browser and a file keep them.
 SETTING_NAMES = (
@@ -78,6 +84,7 @@ class ChatLayout:
             feedback_options=None,
             layout="bubble",
             placeholder=i18n("placeholder"),
+            examples=[{"text": question} for question in _examples()],
         )
         self.memory = gr.Markdown(elem_id="memory")
         gr.HTML(chat_assets.LIMIT, elem_id="limit_bar")
@@ -138,3 +145,11 @@ class ChatLayout:
         self.kept_settings = [self.decoding.preset, *self.settings]
         initial = [self.decoding.initial_preset, *initial, *self.decoding.initial.values(), ""]
         self.initial = dict(zip(self.kept_settings, initial, strict=True))
+
+
+def _examples() -> list[str]:
+    """Questions to click on an empty page; none where the project's samples are not beside it."""
+    if not EXAMPLES.is_file():
+        return []
+    with EXAMPLES.open(encoding="utf-8") as lines:
+        return [json.loads(line)["input"][0] for line in islice(lines, SHOWN_EXAMPLES)]
