@@ -16,12 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from vicuna import log
 from vicuna.args import Fallback
-from vicuna.data.flags import DataFlags
 from vicuna.errors import ended_by_signals, run
 from vicuna.files.folder_lock import output_folder
-from vicuna.model.flags import LoraFlags, ModelFlags
 from vicuna.train.command_line import parse_training
-from vicuna.train.flags import RunFlags, TrainFlags
+from vicuna.train.flags import TrainFlags
 from vicuna.train.gpus import one_gpu_per_process
 from vicuna.train.launched import end_with_launcher
 
@@ -40,9 +38,9 @@ if TYPE_CHECKING:
     from vicuna.train.trainer import AdapterTrainer
 
 
-def main(model_flags: ModelFlags, data_flags: DataFlags, lora_flags: LoraFlags, run_flags: RunFlags) -> None:
+def main(flags: TrainFlags) -> None:
     """Train as the flags say. What a stage needs is imported in it: --help and a mistyped flag answer at once."""
-    flags = TrainFlags(model_flags, data_flags, lora_flags, run_flags)
+    run_flags = flags.run
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     gpus = one_gpu_per_process(os.environ)
     end_with_launcher(os.environ)
@@ -348,4 +346,4 @@ def save(setup: Setup, trainer: "AdapterTrainer", model: "torch.nn.Module", fact
 
 
 if __name__ == "__main__":
-    run(lambda: main(*parse_training(__doc__, prompt_type=Fallback("instruct"))))
+    run(lambda: main(parse_training(__doc__, prompt_type=Fallback("instruct"))))

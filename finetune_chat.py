@@ -24,4 +24,4 @@ DEFAULTS = {
 
 if __name__ == "__main__":
     defaults = {**DEFAULTS, "prompt_type": Fallback(DEFAULTS["prompt_type"])}
-    run(lambda: main(*parse_training(__doc__, **defaults)))
+    run(lambda: main(parse_training(__doc__, **defaults)))

@@ -7,15 +7,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
 import finetune
-from vicuna.args import parse
-from vicuna.data.flags import DataFlags
 from vicuna.errors import run
-from vicuna.model.flags import LoraFlags, ModelFlags
-from vicuna.train.flags import RunFlags
+from vicuna.train.command_line import parse_training
 
 rank = int(os.environ["RANK"])
 os.environ["LOCAL_RANK"] = "0"  # the first process of its host
 files, argv = sys.argv[1:3], sys.argv[3:]
 argv[argv.index("--cache_path") + 1] += str(rank)
 argv += ["--data_path", files[rank]]
-run(lambda: finetune.main(*parse("", ModelFlags, DataFlags, LoraFlags, RunFlags, argv=argv)))
+run(lambda: finetune.main(parse_training("", argv=argv)))

@@ -18,12 +18,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 from transformers import TrainerCallback
 
 import finetune
-from vicuna.args import parse
-from vicuna.data.flags import DataFlags
 from vicuna.errors import UserError, run
-from vicuna.model.flags import LoraFlags, ModelFlags
 from vicuna.train import full_disk, trainer
-from vicuna.train.flags import RunFlags
+from vicuna.train.command_line import parse_training
 
 
 def fill(file: Path) -> None:
@@ -73,7 +70,7 @@ def main() -> None:
         run_training(adapter_trainer, resume)
 
     trainer.run_training = watched
-    finetune.main(*parse("", ModelFlags, DataFlags, LoraFlags, RunFlags, argv=argv))
+    finetune.main(parse_training("", argv=argv))
 
 
 if __name__ == "__main__":

@@ -5,14 +5,12 @@ from typing import Any
 from vicuna.args import parse
 from vicuna.data.flags import DataFlags
 from vicuna.model.flags import LoraFlags, ModelFlags
-from vicuna.train.flags import RunFlags
+from vicuna.train.flags import RunFlags, TrainFlags
 
 GROUPS = (ModelFlags, DataFlags, LoraFlags, RunFlags)
 
 
-def parse_training(
-    description: str, argv: list[str] | None = None, **defaults: Any
-) -> tuple[ModelFlags, DataFlags, LoraFlags, RunFlags]:
+def parse_training(description: str, argv: list[str] | None = None, **defaults: Any) -> TrainFlags:
     """The flags as they are given; with --as_before the others are those of the run that is resumed.
 
     Args:
@@ -21,9 +19,9 @@ def parse_training(
     Raises:
         UserError: what is to be resumed is not there, or torn.
     """
-    flags = parse(description, *GROUPS, argv=argv, **defaults)
-    if not flags[-1].as_before:
+    flags = TrainFlags(*parse(description, *GROUPS, argv=argv, **defaults))
+    if not flags.run.as_before:
         return flags
     from vicuna.train.resume import flags_as_before
 
-    return parse(description, *GROUPS, argv=argv, **defaults | flags_as_before(flags[-1]))
+    return TrainFlags(*parse(description, *GROUPS, argv=argv, **defaults | flags_as_before(flags.run)))
