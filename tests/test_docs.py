@@ -276,6 +276,7 @@ def test_every_flag_that_a_page_names_exists(page):
     others = {"help", "standalone", "nproc_per_node", "signals_to_handle"}  # argparse's, torchrun's
     others |= {"deepspeed", "logdir"}  # the original's, tensorboard's
     others |= {"max_model_len", "enable_lora", "api_key", "add_host"}  # vLLM's, and Docker's
+    others |= {"python_version"}  # pip's
     others |= {"reasoning", "lora", "copy"}  # llama-server's, LM Studio's
     text = re.sub(r"--lora_…", "", read(page))
     named = {name.replace("-", "_") for name in re.findall(r"(?<![\w-])--([a-z][\w-]*)", text)}
