@@ -285,6 +285,9 @@ def attended(handler: Callable[..., Iterator[Any]], when_gone: Callable[[gr.Requ
                 return
             turn.when_gone(lambda: when_gone(request))
             yield from leaving.steps_until(turn.gone, handler(request, *values))
+        except GeneratorExit:  # Gradio closes what was asked by a session that has left
+            turn.give_up()
+            raise
         finally:
             turn.end()
 
