@@ -5,17 +5,19 @@
 #   bash scripts/install.sh requirements.txt [more.txt …]
 #   bash scripts/install.sh --verify requirements.txt    # compare each file with its listed hash before it is installed
 #   bash scripts/install.sh --newest requirements.txt    # what the file itself does not pin, as new as it can be had
+#   bash scripts/install.sh --installed requirements.txt    # install nothing: status 1 says that something is missing
 #   TORCH_INDEX_URL=https://… bash scripts/install.sh requirements.txt    # where to take torch from
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-verify='' newest='' how=()
+verify='' newest='' asked='' how=()
 while [[ ${1:-} == --* ]]; do
     case $1 in
         --verify) verify=1 ;;
         --newest) newest=1 ;;
+        --installed) asked=1 ;;
         --no-deps | --no-build-isolation) how+=("$1") ;;
-        *) echo "install.sh: $1 is unknown; expected --verify, --newest, or requirements files" >&2 && exit 2 ;;
+        *) echo "install.sh: $1 is unknown; expected --verify, --newest, --installed, or requirements files" >&2 && exit 2 ;;
     esac
     shift
 done
@@ -31,6 +33,7 @@ new_enough() {
     }
 }
 if [ -z "${PYTHON:-}${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ] && [ ! -x .venv/bin/python ]; then
+    if [ -n "$asked" ]; then exit 1; fi
     new_enough python3
     python3 -m venv .venv
 fi
@@ -45,8 +48,16 @@ if [ -z "$newest" ] && [ -f "$lists.txt" ]; then
 elif [ -n "$verify" ]; then
     echo "install.sh: there is no $lists.sha256 to compare with: make it with scripts/make_constraints.sh" >&2
     exit 1
-elif [ -z "$newest" ]; then
+elif [ -z "$newest$asked" ]; then
     echo "there is no $lists.txt: what requirements files do not pin is taken as new as it can be had" >&2
+fi
+
+installed=$("$PYTHON" -c 'import sys; print(sys.prefix)')/.chinese-vicuna-installed
+stamp() { pwd | cat - pyproject.toml "$1" ${exact:+"$lists.txt"} | cksum; }
+stamped() { grep -qxF "$(stamp "$1")" "$installed" 2>/dev/null; }
+if [ -n "$asked" ]; then
+    for file in "$@"; do stamped "$file" || exit 1; done
+    exit 0
 fi
 
 # What pip is told to install; with --verify downloaded, compared, and installed from what was compared alone.
@@ -90,10 +101,8 @@ if ! has_gpu && ! has_torch; then
     fi
 fi
 
-installed=$("$PYTHON" -c 'import sys; print(sys.prefix)')/.chinese-vicuna-installed
 for file in "$@"; do
-    stamp=$(pwd | cat - pyproject.toml "$file" ${exact:+"$lists.txt"} | cksum)
-    if [ -f "$installed" ] && grep -qxF "$stamp" "$installed" && [ -z "$verify" ]; then continue; fi
+    if stamped "$file" && [ -z "$verify" ]; then continue; fi
     echo "installing $file …"
     # The tools that packages without a wheel are built with; without isolation they are not taken anew for each.
     if [[ -n $verify || " ${how[*]:-} " == *--no-build-isolation* ]]; then take 'setuptools>=77' wheel; fi
@@ -106,5 +115,5 @@ for file in "$@"; do
     else
         pip install ${exact[@]+"${exact[@]}"} ${how[@]+"${how[@]}"} -r "$file"
     fi
-    echo "$stamp" >>"$installed"
+    stamp "$file" >>"$installed"
 done

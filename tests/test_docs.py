@@ -144,6 +144,15 @@ def test_both_languages_have_identical_code_blocks(pair):
     assert english == chinese
 
 
+@pytest.mark.parametrize("page", [page for pair in PAIRS[1:] for page in pair])
+def test_a_page_begins_with_a_sentence_and_the_three_lines_that_do_the_job(page):
+    begun = re.match(r"# .+\n\n((?:.+\n)+)\n```bash\n((?:.+\n)+?)```\n", read(page))
+    assert begun, "below the title: a paragraph that says what the lines do, and a block of bash"
+    assert len(begun[2].splitlines()) <= 3
+    assert len(begun[1].splitlines()) <= 4
+    assert not begun[1].startswith(("#", "|", "-"))
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_relative_link_leads_somewhere(page):
     links = re.findall(r"\]\(([^)\s]+)\)", prose(read(page)))
@@ -268,7 +277,8 @@ def test_every_flag_that_a_page_names_exists(page):
     others = {"help", "standalone", "nproc_per_node", "signals_to_handle"}  # argparse's, torchrun's
     others |= {"deepspeed", "logdir"}  # the original's, tensorboard's
     others |= {"max_model_len", "enable_lora", "api_key", "add_host"}  # vLLM's, and Docker's
-    others |= {"reasoning", "lora"}  # llama-server's
+    others |= {"python_version"}  # pip's
+    others |= {"reasoning", "lora", "copy"}  # llama-server's, LM Studio's
     text = re.sub(r"--lora_…", "", read(page))
     named = {name.replace("-", "_") for name in re.findall(r"(?<![\w-])--([a-z][\w-]*)", text)}
     assert named - known - others == set()
@@ -294,9 +304,10 @@ def test_the_launcher_variables_are_those_of_the_script(script, language):
 
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_every_heading_of_the_faq_is_a_text_of_the_programs(language):
-    entries = [name for level, name in headings(read(f"docs/{language}/faq.md")) if level == 2]
+    wishes, _, *entries = [name for level, name in headings(read(f"docs/{language}/faq.md")) if level == 2]
     texts = messages()
     assert len(entries) >= 10
+    assert len(re.findall(r"^### ", sections(read(f"docs/{language}/faq.md"))[wishes], re.MULTILINE)) >= 10
     assert [entry for entry in entries if not any(entry in text for text in texts)] == []
 
 
