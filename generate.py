@@ -10,6 +10,7 @@ Reads the base, the adapter and --data_path; writes --output_path alone. `python
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -79,7 +80,7 @@ def build_page(assistant: Any, flags: AskFlags, serve: ServeFlags, decoding: Dec
     with gr.Blocks(title="Chinese-Vicuna", **server.BLOCKS_KWARGS) as blocks:
         parts = lay_out(assistant, flags, decoding)
         connect(blocks, parts, make_handlers(assistant, serve, decoding))
-    return server.Page(blocks, assets.CSS)
+    return server.Page(blocks, assets.CSS, assets.head())
 
 
 def lay_out(assistant: Any, flags: AskFlags, decoding: DecodingFlags) -> SimpleNamespace:
@@ -97,14 +98,14 @@ def lay_out(assistant: Any, flags: AskFlags, decoding: DecodingFlags) -> SimpleN
         with gr.Column(scale=2, elem_id="left"):
             with gr.Column(elem_id="ask"):
                 parts.question = gr.Textbox(
-                    label=i18n("question"), placeholder=i18n("question_hint"), lines=2, elem_id="question"
+                    label=i18n("question"), placeholder=i18n("question_hint"), lines=1, max_lines=8, elem_id="question"
                 )
                 with gr.Row():
                     parts.generate = gr.Button(i18n("generate"), variant="primary", elem_id="generate")
-                    parts.stop = gr.Button(i18n("stop"), elem_id="stop")
+                    parts.stop = gr.Button(i18n("stop"), visible=False, elem_id="stop")
             with gr.Column(elem_id="controls"):
                 parts.decoding = DecodingControls(ASK_CONTROLS, decoding, assistant.engine)
-                parts.all_beams = all_beams_checkbox(flags.show_beam, assistant.engine.max_beams)
+                parts.all_beams = all_beams_checkbox(flags.show_beam, parts.decoding)
                 with gr.Accordion(i18n("extra"), open=False):
                     parts.extra = gr.Textbox(show_label=False, placeholder=i18n("extra_hint"), lines=2, elem_id="extra")
                 gr.Examples(_examples(), parts.question, label=i18n("examples"))
@@ -126,13 +127,14 @@ def make_handlers(assistant: Any, serve: ServeFlags, decoding: DecodingFlags) ->
     import gradio as gr
 
     from vicuna.answer.fair_queue import Client
-    from vicuna.pages import rendering
+    from vicuna.pages import notes, rendering
     from vicuna.pages.decoding_controls import kwargs_from_controls
     from vicuna.pages.events import throttle
     from vicuna.pages.localization import request_strings
     from vicuna.pages.markup import safe_markdown
     from vicuna.pages.turns import attended, client_of
     from vicuna.prompt.rendering import BASE
+    from vicuna.sentences import told
 
     stops: dict[Client, threading.Event] = {}  # a tab -> what ends the answer that it is getting
 
@@ -142,7 +144,7 @@ def make_handlers(assistant: Any, serve: ServeFlags, decoding: DecodingFlags) ->
     ) -> Iterator[list]:
         strings, client = request_strings(request), client_of(request)
         if not question.strip():
-            yield [gr.skip(), strings["empty"], gr.skip(), gr.skip(), [], gr.skip()]
+            yield [gr.skip(), strings["empty"], gr.skip(), gr.skip(), [], gr.skip(), gr.skip()]
             return
         messages = [{"role": "user", "content": question, "input": extra or ""}]
         # What a limit cut is gone on with as text: it has its beginning.
@@ -150,12 +152,13 @@ def make_handlers(assistant: Any, serve: ServeFlags, decoding: DecodingFlags) ->
         prompt_type = "" if before else assistant.first.prompt_type
         stop(request)
         ended = stops[client] = threading.Event()
+        last, running, over = None, gr.update(visible=True), gr.update(visible=False)
         try:
             prompt_ids = assistant.prompt_ids(messages)
-            text = assistant.prompt_text(messages)
-            prompt_end = text if assistant.first.prompt_type == BASE else None
-            sent = f"{strings['tokens'].format(tokens=len(prompt_ids))}\n\n{text}"
-            yield [rendering.CURSOR, "", sent, gr.update(visible=False), [], ""]
+            prompt, context = assistant.prompt_text(messages), assistant.engine.context
+            prompt_end = prompt if assistant.first.prompt_type == BASE else None
+            sent = f"{strings['tokens'].format(tokens=len(prompt_ids))}\n\n{prompt}"
+            yield [rendering.CURSOR, "", sent, over, [], "", running]
             generation = kwargs_from_controls(values)
             updates = assistant.stream(
                 prompt_ids + before, generation, decoding.seed, ended, client=client, prompt_type=prompt_type
@@ -163,12 +166,18 @@ def make_handlers(assistant: Any, serve: ServeFlags, decoding: DecodingFlags) ->
             for update in throttle(updates, serve.use_typewriter):
                 if stops.get(client) is not ended:
                     return  # the tab has asked something else, or is closed
-                shown = rendering.answer_markdown(strings, update, said, all_beams, prompt_end)
+                last = update
+                text = rendering.answer_markdown(strings, update, said, all_beams, prompt_end)
                 plain = assistant.split(messages, said + update.text).content if update.finish else gr.skip()
                 ids = [*before, *update.beams[0].ids] if update.finish == "length" else []
-                yield [shown, rendering.stats_line(strings, update), sent, gr.update(visible=bool(ids)), ids, plain]
+                stats = notes.answer_note(strings, assistant.first.name, len(prompt_ids + before), context, update)
+                stop_shown = over if update.finish else running
+                yield [text, stats, sent, gr.update(visible=bool(ids)), ids, plain, stop_shown]
         except UserError as error:
-            yield [gr.skip(), rendering.notice(error), gr.skip(), gr.update(visible=False), [], gr.skip()]
+            # What there is of an answer stands, without a cursor.
+            ended_there = last and replace(last, finish="stop")
+            shown = rendering.answer_markdown(strings, ended_there, said, all_beams, prompt_end) if ended_there else ""
+            yield [shown, rendering.notice(told(error, strings["language"])), gr.skip(), over, [], gr.skip(), over]
         finally:
             ended.set()
 
@@ -194,7 +203,7 @@ def connect(blocks: Any, parts: SimpleNamespace, handlers: SimpleNamespace) -> N
     from vicuna.pages.assets import COPY_TEXT
     from vicuna.pages.events import ANSWERING, IMMEDIATE
 
-    outputs = [parts.output, parts.stats, parts.sent, parts.resume, parts.cut_ids, parts.plain]
+    outputs = [parts.output, parts.stats, parts.sent, parts.resume, parts.cut_ids, parts.plain, parts.stop]
     settings = [parts.all_beams, *parts.decoding.inputs]
     answering = {"fn": handlers.answer, "outputs": outputs, **ANSWERING}
     asked = [parts.question, parts.extra, parts.no_ids, *settings]
@@ -205,7 +214,7 @@ def connect(blocks: Any, parts: SimpleNamespace, handlers: SimpleNamespace) -> N
     parts.output.copy(None, parts.plain, None, js=COPY_TEXT)
     blocks.unload(handlers.forget)
     blocks.load(handlers.heading, None, parts.status, **IMMEDIATE)
-    parts.decoding.connect_mode_line(blocks)
+    parts.decoding.connect_mode_line(blocks, parts.all_beams)
 
 
 def _examples() -> list[str]:

@@ -12,6 +12,7 @@ import pytest
 
 from finetune_chat import DEFAULTS
 from tests.program_flags import PROGRAMS, own_defaults, program_fields
+from vicuna.sentences import SENTENCES
 
 ROOT = Path(__file__).resolve().parent.parent
 PAIRS = [
@@ -105,7 +106,7 @@ def flag_rows(section: str) -> list[tuple[str, str]]:
 
 def messages() -> list[str]:
     """Every text in the programs' source; a value in it is written …"""
-    found = []
+    found = [re.sub(r"\{\w.*?\}", "…", english) for english, _ in SENTENCES.values()]
     for file in [*ROOT.glob("*.py"), *ROOT.glob("vicuna/**/*.py"), *ROOT.glob("tools/*.py")]:
         for node in ast.walk(ast.parse(read(file))):
             if isinstance(node, ast.JoinedStr):

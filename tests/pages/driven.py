@@ -5,6 +5,8 @@ import re
 
 from vicuna.answer.flags import DecodingFlags
 
+# Three English words in a row, names and units apart.
+ENGLISH = re.compile(r"\b[A-Za-z]{2,}(?: [a-z]{2,}){2,}")
 GREEDY = DecodingFlags(preset="balanced", temperature=0, max_new_tokens=8)
 
 
@@ -111,7 +113,7 @@ def questions(page) -> list[str]:
 
 STORED = """(() => {
     const id = new URL(location).searchParams.get("c");
-    const key = Object.keys(localStorage).find((one) => one.endsWith("/" + id));
+    const key = Object.keys(localStorage).find((one) => one.startsWith("chinese-vicuna/") && one.endsWith("/" + id));
     return key ? JSON.parse(JSON.parse(localStorage[key]).text) : {messages: [], draft: ""};
 })()"""
 
@@ -121,6 +123,34 @@ def stored(page, count: int | None = None) -> list[dict]:
     if count is not None:
         page.wait_for_function(f"count => {STORED}.messages.length === count", arg=count)
     return page.evaluate(STORED)["messages"]
+
+
+def tool(page, name: str, role: str, number: int):
+    """A button of the page's own at a message: `edit`, `edit_answer`, `cut`, `before` or `next`."""
+    return page.locator(f"#chat .{role}-row + .message-buttons").nth(number).locator(f".turn-tools .{name}")
+
+
+def wait_questions(page, *expected: str) -> None:
+    """Wait until these are the questions that are shown, each with its answer."""
+    page.wait_for_function(
+        """expected => {
+            const shown = [...document.querySelectorAll("#chat .user .message-content")];
+            return shown.map((one) => one.innerText.trim()).join("\\n") === expected.join("\\n")
+                && document.querySelectorAll("#chat .turn-tools .edit").length === expected.length
+                && !document.querySelector("#message .stop-button");
+        }""",
+        arg=list(expected),
+    )
+
+
+def listed(page) -> list[str]:
+    """The titles in the list of conversations, as they stand in it."""
+    next_frames(page)
+    return page.locator("#conversations .title").all_inner_texts()
+
+
+def open_listed(page, title: str) -> None:
+    page.locator("#conversations .title", has_text=title).click()
 
 
 def watch_stop(page) -> None:

@@ -7,11 +7,11 @@ from vicuna.answer.loading import load_assistant
 from vicuna.answer.stream import OUT_OF_MEMORY, Beam, Update
 from vicuna.errors import UserError
 from vicuna.model.flags import ModelFlags
-from vicuna.pages import conversation
-from vicuna.pages.chat_controller import MAX_MESSAGE_CHARS, ChatController
+from vicuna.pages import branches, conversation
+from vicuna.pages.chat_controller import MAX_MESSAGE_CHARS, ChatController, Editing
 from vicuna.pages.chat_queue import MAX_QUEUED
 from vicuna.pages.decoding_controls import CHAT_CONTROLS
-from vicuna.pages.rendering import chatbot_messages, turn_at
+from vicuna.pages.rendering import chatbot_messages
 from vicuna.pages.strings import STRINGS
 from vicuna.prompt.templates import PROMPT_TYPES
 
@@ -48,8 +48,11 @@ def say(controller, question, messages=(), session="s", editing=None, **options)
 
 def after(changes: list[dict]) -> list[dict]:
     """The conversation that the browser has in the end, without notes."""
-    text = [change["stored"] for change in changes if "stored" in change][-1]
-    return [{"role": m["role"], "content": m["content"]} for m in conversation.deserialize(text)[0]]
+    return [{"role": m["role"], "content": m["content"]} for m in kept_after(changes).messages]
+
+
+def kept_after(changes: list[dict]) -> conversation.Kept:
+    return conversation.deserialize([change["stored"] for change in changes if "stored" in change][-1])
 
 
 def test_an_answer_is_what_the_model_says_to_the_prompt(controller, assistant):
@@ -58,16 +61,28 @@ def test_an_answer_is_what_the_model_says_to_the_prompt(controller, assistant):
     chosen = controller.read_settings(values()).generation
     *_, last = assistant.stream(assistant.prompt_ids([*TALK, question], "chat"), chosen)
     assert after(changes) == [*TALK, question, {"role": "assistant", "content": last.text}]
-    assert conversation.deserialize(changes[0]["stored"]) == (TALK, "三")  # a reload meanwhile brings the question back
+    kept = conversation.deserialize(changes[0]["stored"])
+    assert kept[:2] == (TALK, "三")  # a reload meanwhile brings the question back
     assert changes[0]["message"] == {"value": "", "submit_btn": False, "stop_btn": True, "__type__": "update"}
     assert changes[-1]["message"] == {"submit_btn": True, "stop_btn": False, "__type__": "update"}
     assert not controller.answers.is_busy("s")
 
 
 def test_an_edited_question_takes_the_place_of_its_turn_and_all_that_follow(controller):
-    changes = say(controller, "又一", TALK, editing=0)
+    changes = say(controller, "又一", TALK, editing=Editing(0, typed="打了一半"))
     assert next(message["content"] for message in after(changes)) == "又一"
     assert len(after(changes)) == 2
+    assert changes[0]["message"]["value"] == "打了一半"  # as it was before the edit
+    kept = kept_after(changes)
+    assert branches.step(kept, 0, -1).messages[1:] == TALK[1:]  # nothing of it is lost
+    assert branches.step(branches.step(kept, 0, -1), 0, 1) == kept
+
+
+def test_an_edited_answer_is_another_way_and_asks_no_model(controller, busy):
+    (changes,) = say(controller, "壹壹", TALK, editing=Editing(0, of_answer=True))
+    assert [message["content"] for message in after([changes])] == ["一", "壹壹"]
+    assert kept_after([changes]).messages[1]["note"] == EN["edited"]
+    assert branches.step(kept_after([changes]), 0, -1).messages[1:] == TALK[1:]
 
 
 def test_regenerating_asks_the_last_question_once_more(controller):
@@ -103,7 +118,7 @@ def test_regenerating_with_a_seed_draws_anew_and_a_fresh_start_draws_the_same(co
 def test_what_is_not_answered_anew_keeps_its_old_answer(controller, busy, how):
     stored = conversation.serialize(TALK)
     if how == "edit":
-        updates = controller.send(EN, "s", stored, "又一", 0, values())
+        updates = controller.send(EN, "s", stored, "又一", Editing(0), values())
     else:
         updates = controller.regenerate(EN, "s", stored, values())
     first = next(updates)
@@ -111,20 +126,23 @@ def test_what_is_not_answered_anew_keeps_its_old_answer(controller, busy, how):
     changes = [first, *updates]
     assert after(changes) == TALK
     shown = [bubble["content"]["text"] for bubble in changes[-2]["chatbot"]]
-    assert shown == ["一", "壹", "二", "贰", f"⚠ {EN['nothing']}"]
+    assert shown == ["一", "壹", "二", "贰"]
+    assert changes[-2]["hint"].startswith(f"⚠ {EN['nothing']}")
     typed = [change["message"]["value"] for change in changes if "value" in change.get("message", {})]
-    assert typed == (["", "又一"] if how == "edit" else [])
-    assert [change["editing"] for change in changes if "editing" in change] == [None, 0 if how == "edit" else None]
+    returned = [change["returned"] for change in changes if "returned" in change]
+    assert (typed, returned) == (([""], ["又一"]) if how == "edit" else ([], []))
+    editing = [change["editing"] for change in changes if "editing" in change]
+    assert editing == [None, Editing(0) if how == "edit" else None]
 
 
 def test_a_full_queue_is_a_notice_and_the_question_stays(controller, assistant, busy):
     assistant.worker.submit(lambda: None, "another")
     changes = say(controller, "三", TALK)
     notice = changes[-2]
-    assert "requests are waiting already" in notice["chatbot"][-1]["content"]["text"]
-    assert len(notice["chatbot"]) == 5
-    assert notice["message"]["value"] == "三"
-    assert conversation.deserialize(notice["stored"]) == (TALK, "三")
+    assert "requests are waiting already" in notice["hint"]
+    assert len(notice["chatbot"]) == 4  # what is refused is no answer
+    assert notice["returned"] == "三"
+    assert conversation.deserialize(notice["stored"])[:2] == (TALK, "")  # it is where it was typed
     assert changes[-1]["message"]["submit_btn"]
     assert not controller.answers.is_busy("s")
 
@@ -134,9 +152,9 @@ def test_who_stops_before_the_first_token_has_the_question_back(controller, busy
     next(updates)
     controller.answers.stop("s")
     changes = list(updates)
-    assert "nothing was answered" in changes[0]["chatbot"][-1]["content"]["text"]
-    assert changes[0]["message"]["value"] == "三"
-    assert conversation.deserialize(changes[0]["stored"]) == (TALK, "三")
+    assert "nothing was answered" in changes[0]["hint"]
+    assert changes[0]["returned"] == "三"
+    assert conversation.deserialize(changes[0]["stored"])[:2] == (TALK, "")
 
 
 def test_what_is_sent_meanwhile_is_answered_in_order_with_its_own_settings(controller):
@@ -146,8 +164,12 @@ def test_what_is_sent_meanwhile_is_answered_in_order_with_its_own_settings(contr
     assert say(controller, "三") == [{"message": {"value": "", "__type__": "update"}, "hint": EN["waits"]}]
     changes = [first, *updates]
     assert [m["content"] for m in after(changes)][::2] == ["一", "二", "三"]
-    notes = [m["note"] for m in conversation.deserialize([c["stored"] for c in changes if "stored" in c][-1])[0][1::2]]
-    assert [note.split(" ")[0] for note in notes] == ["8", "3", "8"]
+    notes = [m["note"] for m in kept_after(changes).messages[1::2]]
+    assert [note.split(" · ")[:2] for note in notes] == [[EN["base_only"], f"{n} tokens"] for n in (8, 3, 8)]
+    # What waits is kept too.
+    drafts = [conversation.deserialize(change["stored"]).draft for change in changes if "stored" in change]
+    assert "一\n二\n三" in drafts
+    assert drafts[-1] == ""
     # What is typed while the second is answered is not wiped out.
     wiped = [change for change in changes if change.get("message", {}).get("value") == ""]
     assert wiped == [first]
@@ -182,7 +204,7 @@ def test_only_so_many_wait_and_stop_gives_them_back(controller, busy):
     assert say(controller, "多") == [{"hint": EN["too_many"]}]
     controller.answers.stop("s")
     *_, last = updates
-    assert last["message"]["value"] == "\n".join(f"等{i}" for i in range(MAX_QUEUED))
+    assert last["returned"] == "\n".join(f"等{i}" for i in range(MAX_QUEUED))
     assert not controller.answers.is_busy("s")
 
 
@@ -227,6 +249,8 @@ def test_running_out_of_memory_keeps_what_there_is_and_names_the_remedy(assistan
     [
         ({"adapter": "../x"}, "there is no adapter"),
         ({"adapter": None}, "there is no adapter"),
+        ({"adapter": ["x"]}, "there is no adapter"),
+        ({"system": {"x": 1}}, "there is no adapter"),
         ({"prompt_type": "T4"}, "no prompt type 'T4'"),
         ({"max_memory": -1}, "Max Memory -1"),
         ({"max_memory": float("nan")}, "Max Memory nan"),
@@ -256,24 +280,33 @@ def test_a_prompt_type_without_turns_forgets_them_all_and_a_system_prompt_goes_o
     assert (found.forgotten, found.messages) == (2, asked[-1:])
     assert controller.trim(asked, controller.read_settings(values())).messages == asked
     for prompt_type in PROMPT_TYPES:
-        system = controller.read_settings(values(prompt_type=prompt_type, system=" 简短 ")).system
-        assert system == ("简短" if prompt_type in ("chat", "chat_eos", "chinese_alpaca") else "")
+        settings = controller.read_settings(values(prompt_type=prompt_type, system=" 简短 "))
+        shown = controller.trim(asked, settings).messages
+        has_place = prompt_type in ("chat", "chat_eos", "chinese_alpaca")
+        assert (settings.system, shown[0]["role"] == "system") == ("简短", has_place)
+        changes = say(controller, "三", prompt_type=prompt_type, system="简短")
+        assert after(changes)[0] == {"role": "system", "content": "简短"}  # what is not sent is kept
+        note = kept_after(changes).messages[-1]["note"]
+        assert (f"prompt type {prompt_type} has no place for the system prompt" in note) == (not has_place)
     changes = say(controller, "三", asked[:-1], system="")
     assert after(changes)[0]["role"] == "user"
     assert after(say(controller, "三", TALK, system="详细"))[0] == {"role": "system", "content": "详细"}
 
 
 def test_what_does_not_fit_is_said_where_the_memory_is_shown(controller):
-    shown = controller.show(EN, TALK, controller.read_settings(values(max_memory=10)))
+    shown = controller.show(EN, conversation.Kept(TALK), controller.read_settings(values(max_memory=10)))
     assert "raise Max Memory" in shown["memory"]
-    shown = controller.show(EN, TALK, controller.read_settings(values(max_memory=2048)))
+    shown = controller.show(EN, conversation.Kept(TALK), controller.read_settings(values(max_memory=300)))
+    assert shown["memory"].endswith("/ 300 tokens · 0 turns forgotten (Max Memory 300)")
+    shown = controller.show(EN, conversation.Kept(TALK), controller.read_settings(values(max_memory=2048)))
+    assert shown["memory"].endswith("(the base's context 512 less 8 for the answer)")
     used, budget = shown["memory"].split("memory ")[1].split(" tokens")[0].split(" / ")
     assert 0 < int(used) < int(budget) == 512 - 8
     assert shown["memory"].count("■") + shown["memory"].count("□") == 10
 
 
 @pytest.mark.parametrize(("count", "forgotten"), [(c, f) for c in range(5) for f in range(c + 1)])
-def test_every_bubble_is_known_as_the_turn_it_belongs_to(count, forgotten):
+def test_a_line_stands_between_what_is_forgotten_and_what_is_not(count, forgotten):
     messages = [
         m
         for i in range(count)
@@ -282,9 +315,7 @@ def test_every_bubble_is_known_as_the_turn_it_belongs_to(count, forgotten):
     shown = chatbot_messages(EN, messages, forgotten)
     lines = [i for i, bubble in enumerate(shown) if "metadata" in bubble]
     assert lines == ([2 * forgotten] if forgotten else [])
-    for i, bubble in enumerate(shown):
-        turn = turn_at(i, forgotten) if i not in lines else -1
-        if turn >= 0:
-            assert bubble["content"]["text"] in (f"q{turn}", f"a{turn}")
+    others = [bubble["content"]["text"] for bubble in shown if "metadata" not in bubble]
+    assert others == [message["content"] for message in messages]
     assert conversation.count_turns(messages) == count
     assert conversation.before_turn(messages, count) == messages

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.pages.driven import as_file, ask, copied, load, questions, stored, wait_hint, wait_ready
+from tests.pages.driven import as_file, ask, copied, load, questions, stored, tool, wait_hint, wait_ready
 from tests.pages.test_markup import PIECES
 from tests.pages.tls_proxy import tls_proxy
 from vicuna.pages.strings import STRINGS
@@ -209,8 +209,8 @@ def test_what_is_forgotten_is_dim_below_a_line_that_says_so_and_still_there(visi
     assert dim == [True] * forgotten + [False] * (12 - forgotten)
     assert f"Forgotten from here up: {forgotten} turns" in page.inner_text("#chat")
     # Below the line a message is still the turn that it was.
-    page.locator("#chat .user .message-content").last.click()
-    page.wait_for_function("document.querySelector('#picked')?.innerText.includes('Turn 12')")
+    tool(page, "edit", "user", 11).click()
+    wait_hint(page, "Editing question 12")
     page.locator("#max_memory input[type=number]").fill("60")
     page.locator("#max_memory input[type=number]").press("Tab")
     page.wait_for_function("document.querySelector('#memory').innerText.includes('/ 60 tokens · 12 turns')")
@@ -222,8 +222,9 @@ def test_what_is_forgotten_is_dim_below_a_line_that_says_so_and_still_there(visi
 def test_the_page_speaks_the_browsers_language(visit, language):
     page = visit(language)
     strings = STRINGS[language[:2]]
-    for name in ("new", "save", "load", "reset"):
+    for name in ("new", "save", "load", "reset", "show_controls"):
         assert page.inner_text(f"#{name}") == strings[name]
+    assert page.evaluate("document.documentElement.lang") == {"zh-CN": "zh-CN", "en-US": "en"}[language]
     assert page.get_attribute("#message textarea", "placeholder") == strings["message_hint"]
     assert strings["memory"].split()[0] in page.inner_text("#memory")
     assert "__i18n__" not in page.inner_text("body")
@@ -236,9 +237,14 @@ def test_the_page_fits_a_phone_with_the_conversation_before_the_settings(visit, 
     wait_hint(page, "已载入 1 轮")
     page.screenshot(path=tmp_path / "phone.png")
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    top = {
-        name: page.locator(f"#{name}").bounding_box()["y"] for name in ("chat", "message", "prompt_type", "settings")
-    }
-    assert top["chat"] < top["message"] < top["prompt_type"] < top["settings"]
-    assert top["message"] < 844  # without scrolling
-    assert not page.locator("#temperature").is_visible()
+    assert page.evaluate("document.documentElement.scrollHeight") <= 844
+    top = {name: page.locator(f"#{name}").bounding_box()["y"] for name in ("actions", "chat", "message")}
+    assert top["actions"] < top["chat"] < top["message"] < 844 - 40
+    assert page.locator("#actions").bounding_box()["height"] < 80
+    for panel, button in (("controls", "show_controls"), ("history", "show_history")):  # drawers, one at a time
+        assert not page.locator(f"#{panel}").is_visible()
+        page.click(f"#{button}")
+        page.wait_for_selector(f"#{panel}")
+    assert not page.locator("#controls").is_visible()
+    page.click("#show_history")
+    page.wait_for_selector("#history", state="hidden")

@@ -9,6 +9,7 @@ from tests.pages.driven import (
     answers,
     ask,
     choose,
+    fill_system,
     hold_requests,
     open_settings,
     questions,
@@ -19,8 +20,10 @@ from tests.pages.driven import (
     set_slider,
     settle,
     stored,
+    tool,
     wait_hint,
     wait_idle,
+    wait_questions,
     wait_ready,
 )
 
@@ -56,7 +59,7 @@ def test_an_answer_grows_and_what_is_sent_meanwhile_is_answered_next(visit):
     )
     assert page.evaluate("window.typed") == ""
     page.wait_for_function("window.hints.some((hint) => hint.includes('answered next'))")
-    set_slider(page, "max_memory", 2000)  # no error, though nothing is said about the memory now
+    set_slider(page, "max_memory", 500)  # no error, though nothing is said about the memory now
     page.wait_for_function("document.querySelectorAll('#chat .bot small').length === 2", timeout=180_000)
     wait_idle(page)
     growing = [text for text in page.evaluate("window.seen") if "▌" in text]
@@ -66,6 +69,19 @@ def test_an_answer_grows_and_what_is_sent_meanwhile_is_answered_next(visit):
     tokens = [re.search(r"A · (\d+) tokens · .* length limit", text) for text in answers(page)]
     assert [found and found.group(1) for found in tokens] == ["200", "200"]
     assert [message["role"] for message in stored(page, 4)] == ["user", "assistant"] * 2
+    assert page.problems == []
+
+
+def test_an_empty_page_has_questions_to_click_and_says_what_an_adapter_of_single_questions_is_for(visit):
+    page = visit()
+    page.click("#chat .example >> nth=0")
+    page.wait_for_function("document.querySelector('#message textarea').value === '一年有几个季节？'")
+    alone = page.get_by_text("B was trained on single questions: each message does better alone")
+    assert alone.count() == 0
+    choose(page, "adapter", "B")
+    alone.wait_for()
+    choose(page, "adapter", "A")
+    alone.wait_for(state="detached")
     assert page.problems == []
 
 
@@ -98,8 +114,7 @@ def test_regenerate_undo_edit_and_delete_change_the_conversation_from_there(visi
     page.wait_for_function("document.querySelector('#message textarea').value === '二'")
     ask(page, "三")
     # The question comes back as it was written, and what is sent instead takes its place and that of all that follows.
-    page.locator("#chat .user .message-content").first.click()
-    page.click("#edit")
+    tool(page, "edit", "user", 0).click()
     wait_hint(page, "Editing question 1")
     assert page.input_value("#message textarea") == "一 & <b>"
     ask_again = "一又"
@@ -113,12 +128,57 @@ def test_regenerate_undo_edit_and_delete_change_the_conversation_from_there(visi
     assert questions(page) == [ask_again]
     assert [message["content"] for message in stored(page, 2)][::2] == [ask_again]
     ask(page, "四")
-    page.locator("#chat .bot .message-content").last.click()
-    page.wait_for_function("document.querySelector('#picked')?.innerText.includes('Turn 2')")
-    page.click("#delete")
-    page.wait_for_function("document.querySelectorAll('#chat .user').length === 1")
+    tool(page, "cut", "user", 1).click()
+    wait_questions(page, ask_again)
     assert len(stored(page, 2)) == 2
-    page.wait_for_selector("#turn", state="hidden")
+    # Nothing of it is lost: neither what was taken away, nor what stood there before the edit.
+    page.click("#back")
+    wait_questions(page, ask_again, "四")
+    page.wait_for_selector("#back", state="hidden")
+    tool(page, "before", "user", 0).click()
+    wait_questions(page, "一 & <b>", "三")
+    tool(page, "before", "user", 1).click()
+    wait_questions(page, "一 & <b>", "二")
+    assert answers(page)[1].split("\n")[0] == second.split("\n")[0]
+    page.reload()
+    wait_ready(page)
+    wait_questions(page, "一 & <b>", "二")
+    tool(page, "next", "user", 0).click()
+    wait_questions(page, ask_again, "四")
+
+
+def test_an_answer_is_edited_too_and_what_was_typed_before_is_there_again(visit):
+    page = visit()
+    ask(page, "一")
+    old = stored(page, 2)[1]["content"]
+    page.fill("#message textarea", "打了一半")
+    tool(page, "edit_answer", "bot", 0).click()
+    wait_hint(page, "Editing answer 1")
+    assert page.input_value("#message textarea") == old
+    page.click("#close")
+    page.wait_for_function("document.querySelector('#message textarea').value === '打了一半'")
+    assert stored(page, 2)[1]["content"] == old
+    tool(page, "edit_answer", "bot", 0).click()
+    wait_hint(page, "Editing answer 1")
+    send(page, "壹")
+    page.wait_for_function("document.querySelector('#chat .bot').innerText.includes('written by you')")
+    page.wait_for_function("document.querySelector('#message textarea').value === '打了一半'")
+    assert stored(page, 2)[1]["content"] == "壹"
+    tool(page, "before", "user", 0).click()
+    page.wait_for_function(f"{STORED}.messages[1].content !== '壹'")
+    assert stored(page, 2)[1]["content"] == old
+
+
+def test_a_system_prompt_that_is_not_sent_is_said_and_kept(visit):
+    page = visit()
+    fill_system(page, "你是一位诗人。")
+    choose(page, "adapter", "B")
+    page.wait_for_function("document.querySelector('#warning').innerText.includes('no place for the system prompt')")
+    assert "no place for the system prompt: it is not sent" in ask(page, "你好")
+    assert stored(page, 3)[0] == {"role": "system", "content": "你是一位诗人。"}
+    choose(page, "adapter", "A")
+    page.wait_for_function("document.querySelector('#warning').innerText === ''")
+    assert "no place" not in ask(page, "你好")
 
 
 def test_each_message_chooses_its_adapter_and_its_template(visit):
@@ -175,11 +235,11 @@ def test_what_does_not_fit_is_a_notice_with_the_remedy_and_keeps_the_typed_text(
     page = visit()
     ask(page, "短")
     send(page, "长" * 900)
-    page.wait_for_function(
-        "document.querySelector('#chat').innerText.includes('the base\\'s context is 512: shorten it')"
-    )
+    wait_hint(page, "the base's context is 512: shorten it")
     wait_idle(page)
-    page.wait_for_function(f"{STORED}.draft.length === 900")
+    assert page.evaluate("document.documentElement.scrollHeight <= innerHeight")  # so it is seen
+    assert page.locator("#hint").bounding_box()["y"] < page.locator("#message").bounding_box()["y"]
+    assert len(answers(page)) == 1  # a refusal is no answer
     assert page.input_value("#message textarea") == "长" * 900
     assert len(stored(page)) == 2
     page.reload()
@@ -190,7 +250,7 @@ def test_what_does_not_fit_is_a_notice_with_the_remedy_and_keeps_the_typed_text(
     assert wait_hint(page, "Please") == "Please type a question first."
 
 
-def test_the_controls_are_the_originals_and_reset_brings_them_back(visit):
+def test_the_controls_know_the_base_and_reset_brings_them_back(visit):
     page = visit()
     open_settings(page)
     names = ("temperature", "top_p", "top_k", "num_beams", "max_new_tokens", "min_new_tokens", "repetition_penalty")
@@ -199,15 +259,17 @@ def test_the_controls_are_the_originals_and_reset_brings_them_back(visit):
         slider = page.locator(f"#{name} input[type=range]")
         ranges[name] = [float(slider.get_attribute(which)) for which in ("min", "max")]
     assert ranges == {
-        "temperature": [0, 1], "top_p": [0, 1], "top_k": [0, 100], "num_beams": [1, 10], "max_new_tokens": [1, 2048],
-        "min_new_tokens": [1, 1024], "repetition_penalty": [0.1, 10], "max_memory": [0, 2048],
+        "temperature": [0, 2], "top_p": [0, 1], "top_k": [0, 100], "num_beams": [1, 10], "max_new_tokens": [1, 512],
+        "min_new_tokens": [1, 512], "repetition_penalty": [0.1, 10], "max_memory": [0, 512],
     }  # fmt: skip
     page.locator("#preset input[value=original]").click()
     page.wait_for_function("document.querySelector('#mode').innerText.includes('beam search')")
     values = [float(page.locator(f"#{name} input[type=number]").input_value()) for name in (*names, "max_memory")]
-    assert values == [1.0, 0.9, 60, 4, 256, 5, 2.0, 2048]
+    assert values == [1.0, 0.9, 60, 4, 256, 5, 2.0, 512]
+    page.wait_for_selector("#show_beam")
     assert not page.locator("#do_sample input").is_checked()
     page.click("#reset")
     page.wait_for_function("document.querySelector('#mode').innerText.includes('greedy')")
     assert page.locator("#num_beams input[type=number]").input_value() == "1"
+    page.wait_for_selector("#show_beam", state="hidden")  # there are no beams to show
     assert page.locator("#max_new_tokens input[type=number]").input_value() == "30"

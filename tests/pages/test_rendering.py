@@ -8,12 +8,10 @@ from vicuna.pages.rendering import answer_markdown, stats_line
 from vicuna.pages.strings import STRINGS
 
 
-def test_the_sliders_have_the_originals_ranges():
-    assert SLIDERS["temperature"][:2] == (0, 1)
+def test_the_sliders_have_the_originals_ranges_but_for_temperature_and_lengths():
+    assert SLIDERS["temperature"][:2] == (0, 2)
     assert SLIDERS["top_k"] == (0, 100, 1)
     assert SLIDERS["num_beams"] == (1, 10, 1)
-    assert SLIDERS["max_new_tokens"] == (1, 2000, 1)
-    assert SLIDERS["min_new_tokens"] == (1, 300, 1)
     assert SLIDERS["repetition_penalty"] == (0.1, 10, 0.1)
     original = ASK_CONTROLS.values("original")
     assert [original[name] for name in SLIDERS] == [0.1, 0.75, 40, 4, 256, 1, 2.0]

@@ -13,6 +13,7 @@ from vicuna.answer.decoding import generation_kwargs
 from vicuna.answer.flags import ChatFlags, DecodingFlags
 from vicuna.answer.history import trim
 from vicuna.answer.stream import Beam, Streamer, Update
+from vicuna.errors import UserError
 from vicuna.pages import terminal
 from vicuna.pages.terminal import _readable
 from vicuna.pages.terminal_strings import STRINGS
@@ -132,6 +133,14 @@ def test_the_language_is_the_environments(typed, monkeypatch, variables, languag
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert f"[{STRINGS[language]['new']}]" in typed("/new")[1]
+
+
+def test_lang_names_the_language_of_errors_too(typed):
+    err = typed("/load nowhere.jsonl", chat=ChatFlags(cli=True, lang="zh"))[1]
+    assert "[nowhere.jsonl：没有这个文件或文件夹；请换一个文件。]" in err
+    assert err.startswith("基座模型 ")
+    with pytest.raises(UserError, match="--lang is for the terminal"):
+        ChatFlags(lang="zh")
 
 
 def test_both_languages_say_the_same():

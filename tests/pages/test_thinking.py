@@ -46,7 +46,7 @@ def say(controller, question, messages=(), thinking="") -> tuple[list[dict], lis
 
 
 def plain(messages) -> list[dict]:
-    return [{name: value for name, value in one.items() if name != "note"} for one in messages]
+    return [{name: value for name, value in one.items() if name not in ("note", "adapter")} for one in messages]
 
 
 def test_thinking_is_kept_beside_the_answer_and_shown_folded(controller):
@@ -87,10 +87,10 @@ def test_a_saved_chat_has_the_thinking_beside_the_answer(controller):
     text = saved_chats.format_chat(kept, {}, {})
 
     assert json.loads(text)["history"] == [
-        {"input": "你好", "output": taught.GREETING, "reasoning_content": taught.THOUGHT}
+        {"input": "你好", "output": taught.GREETING, "reasoning_content": taught.THOUGHT, "adapter": ""}
     ]
-    assert saved_chats.parse_last_chat(text)[0] == plain(kept)
-    with pytest.raises(UserError, match=r"row 1: history\.0\.reasoning_content is 1"):
+    assert plain(saved_chats.parse_last_chat(text).messages) == plain(kept)
+    with pytest.raises(UserError, match="row 1, turn 1: reasoning_content is not a text"):
         saved_chats.parse_last_chat(json.dumps({"history": [{"input": "a", "output": "b", "reasoning_content": 1}]}))
     with pytest.raises(UserError, match="message 2: reasoning_content is not a text"):
         conversation.validate([*taught.HELLO, {**kept[1], "reasoning_content": 1}])
@@ -139,7 +139,7 @@ def test_the_page_folds_thinking_and_switches_it_off(visit, own_address, languag
         "reasoning_content": taught.THOUGHT,
     }
     page.locator("#chat .bot").last.hover()
-    page.locator("#chat button[aria-label*='opy']").last.click()
+    page.locator("#chat button:is([aria-label*='opy'], [aria-label*='复制'])").last.click()
     assert copied(page, taught.GREETING) == taught.GREETING
     page.reload()
     wait_ready(page)
@@ -177,5 +177,5 @@ def test_the_page_of_one_question_folds_thinking_too(visit, serving, thinker):
     page.wait_for_function("document.querySelector('#stats').innerText.includes('complete')")
     assert page.locator("#output details summary").inner_text() == "Thinking"
     assert page.locator("#output details").text_content().split("Thinking")[1].strip() == taught.THOUGHT
-    page.click("#output button[aria-label*='opy']")
+    page.click("#output button:is([aria-label*='opy'], [aria-label*='复制'])")
     assert copied(page, taught.GREETING) == taught.GREETING

@@ -11,6 +11,7 @@ from vicuna.errors import UserError
 from vicuna.model.adapter_files import model_run_args, run_args
 from vicuna.prompt.rendering import PLAIN, Settings
 from vicuna.prompt.templates import ALL_PROMPT_TYPES, BASE
+from vicuna.sentences import Sentence
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,6 @@ def choose_type(
         )
     if trained_as and prompt_type != trained_as:
         warnings.append(
-            f"the {what} in {name} was trained with --prompt_type {trained_as}; {prompt_type} gives worse answers."
+            Sentence("trained_otherwise", what=Sentence(what), name=name, trained=trained_as, prompt_type=prompt_type)
         )
     return prompt_type, trained_as

@@ -15,6 +15,7 @@ from vicuna.answer.scoring import Scored
 from vicuna.answer.stream import GenerationResult, Streamer, Submit, Update, last_update, stream
 from vicuna.errors import UserError
 from vicuna.prompt.tokenizer import TextTokenizer
+from vicuna.sentences import Sentence
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class GenerationRequest:
         """
         length = len(self.prompt_ids)
         if length >= context:
-            raise UserError(f"the prompt has {length} tokens, the base's context is {context}: shorten it.")
+            raise UserError(Sentence("prompt_beyond_context", tokens=length, context=context))
         new = min(self.chosen["max_new_tokens"], context - length)
         chosen = {**self.chosen, "max_new_tokens": new, "min_new_tokens": min(self.chosen["min_new_tokens"], new)}
         return replace(self, prompt_ids=list(self.prompt_ids), chosen=chosen)
@@ -143,7 +144,8 @@ class Engine(ABC):
 
     def _check_adapter(self, name: str) -> None:
         if name and name not in self.adapters:
-            raise UserError(f"no adapter {name!r} is loaded; there is {', '.join(self.adapters) or 'none'}.")
+            names = ", ".join(self.adapters) or Sentence("none")
+            raise UserError(Sentence("no_such_adapter", name=name, names=names))
 
     @abstractmethod
     def _generate(self, request: GenerationRequest, streamer: Streamer) -> GenerationResult:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Generic, NamedTuple, TypeVar
 
 from vicuna.errors import UserError
+from vicuna.sentences import Sentence
 
 Item = TypeVar("Item")
 
@@ -59,7 +60,7 @@ class FairQueue(Generic[Item]):
         if len(self) >= self.most:
             largest = max(reversed(self._shares), key=self._count)
             if self._count(largest) <= self._count(client.share) + 1:
-                raise QueueFull(f"{self.most} requests are waiting already; try again in a little while.")
+                raise QueueFull(Sentence("queue_full", waiting=self.most))
             lost = self._pop_latest(largest)
         self._shares.setdefault(client.share, OrderedDict()).setdefault(client.name, deque()).append(item)
         return lost

@@ -86,6 +86,9 @@ class ChatFlags:
     show_beam: bool = flag(False, "show all beams while they grow")
     save_path: str = flag("", "folder that Save writes conversations to; empty: the browser downloads them only")
     cli: bool = flag(False, "chat in the terminal instead of opening the page")
+    lang: Literal["zh", "en"] | None = flag(
+        None, "language of the chat in the terminal; default: the environment's (LANG)"
+    )
     api: bool = flag(False, "serve the OpenAI routes under /v1 beside the page")
     system: Literal["fold", "refuse"] = flag(
         "fold",
@@ -97,6 +100,8 @@ class ChatFlags:
     def __post_init__(self) -> None:
         at_least("--max_memory", self.max_memory, 0)
         self.api_key = self.api_key or os.environ.get("VICUNA_API_KEY", "")
+        if self.lang and not self.cli:
+            raise UserError("--lang is for the terminal of --cli; a page speaks the browser's language.")
         if self.cli and self.api:
             raise UserError("--cli is a chat in the terminal, --api a server; give one of them.")
 

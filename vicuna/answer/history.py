@@ -13,6 +13,7 @@ from vicuna.errors import UserError
 from vicuna.prompt.templates import BASE, Message, prompt_ids, segments, split_system, with_tools
 from vicuna.prompt.tokenizer import TextTokenizer
 from vicuna.prompt.traits import first_messages, takes_turns
+from vicuna.sentences import Sentence
 
 SHOWN_END = 32  # characters of a prompt's end, which an opened block of thinking is found in
 KEPT = 0.75  # of the budget, once turns are forgotten: the next turns then share their beginning with this one
@@ -112,11 +113,9 @@ def trim(
     alone = length(turns, turns)
     memory = context if max_memory is None else max_memory
     if alone >= context:
-        raise MessageTooLong(f"the message needs {alone} tokens, the base's context is {context}: shorten it.")
+        raise MessageTooLong(Sentence("message_beyond_context", tokens=alone, context=context))
     if alone > memory:
-        raise MessageTooLong(
-            f"the message needs {alone} tokens, Max Memory {memory} leaves it no room: raise Max Memory, or shorten it."
-        )
+        raise MessageTooLong(Sentence("message_beyond_memory", tokens=alone, memory=memory))
     new = min(max_new_tokens, context - alone)
     budget = min(memory, context - new)
     first = 0 if takes_turns(prompt_type) else turns  # a prompt type without earlier turns forgets them all

@@ -37,6 +37,7 @@ from vicuna.gguf_file.reader import (
     read_gguf_adapter,
     read_gguf_model,
 )
+from vicuna.sentences import Sentence
 
 CHUNK = 256  # tokens of a prompt between two looks at whether the answer is still wanted
 UNQUANTISED = {0, 1, 32}  # general.file_type of f32, f16 and bf16
@@ -120,7 +121,7 @@ class LlamaCppEngine(Engine):
 
     def _check(self, request: GenerationRequest) -> None:
         if (beams := request.chosen["num_beams"]) > 1:
-            raise UserError(f"--num_beams {beams} is beam search, which llama.cpp does not have: take 1 with a GGUF.")
+            raise UserError(Sentence("no_beams_in_llama_cpp", beams=beams))
         super()._check(request)
 
     def _generate(self, request: GenerationRequest, streamer: Streamer) -> GenerationResult:

@@ -20,6 +20,7 @@ from vicuna.answer.worker import Call
 from vicuna.errors import UserError, as_exception
 from vicuna.log import log
 from vicuna.prompt.tokenizer import TextTokenizer
+from vicuna.sentences import Sentence
 
 # What has work done elsewhere: a worker's submit, which takes turns.
 Submit = Callable[[Callable[[], None]], Call]
@@ -246,7 +247,7 @@ class _GrowingBeams(Sequence[Beam]):
         return self._made[index]
 
 
-OUT_OF_MEMORY = "out of memory while answering: lower Max New Tokens or the number of beams, or shorten the text."
+OUT_OF_MEMORY = Sentence("out_of_memory")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -264,7 +265,7 @@ def to_user_error(error: BaseException) -> BaseException:
         return UserError(OUT_OF_MEMORY)
     log.error("an answer failed", exc_info=error)
     reason = (str(error).strip().splitlines() or [""])[0]
-    return UserError(f"the model failed while answering ({type(error).__name__}: {reason}); the log has the details.")
+    return UserError(Sentence("model_failed", kind=type(error).__name__, reason=reason))
 
 
 def last_update(done: GenerationResult, streamer: Streamer, limit: int, begin: float) -> Update:

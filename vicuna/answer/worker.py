@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from vicuna.answer.fair_queue import Client, FairQueue, QueueFull
 from vicuna.log import log
+from vicuna.sentences import Sentence
 
 
 class Call:
@@ -64,13 +65,10 @@ class Worker:
             try:
                 lost = self._calls.add(call, call.client)
             except QueueFull as full:
-                raise QueueFull(str(full), self._retry_s()) from None
+                raise QueueFull(full.args[0], self._retry_s()) from None
             self._changed.notify()
         if lost:
-            lost.refused = QueueFull(
-                "others are waiting too, and your requests had most places: try again in a little while.",
-                self._retry_s(),
-            )
+            lost.refused = QueueFull(Sentence("place_lost"), self._retry_s())
             lost.done.set()
         return call
 

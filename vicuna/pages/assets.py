@@ -1,4 +1,11 @@
-"""What both pages give the browser beside their parts: their look, and a script."""
+"""What both pages give the browser beside their parts: their look, and scripts with the words that they say."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vicuna.pages.strings import GRADIO, STRINGS
 
 # On a phone: question, answer, then the settings.
 CSS = """
@@ -28,3 +35,25 @@ COPY_TEXT = """(text) => {
     document.execCommand("copy");
     area.remove();
 }"""
+
+
+def head(words: Sequence[str] = (), scripts: Sequence[str] = (), **numbers: Any) -> str:
+    """What stands in the page's head: `page.js` and other scripts, and the table of what they say.
+
+    Args:
+        words: keys of STRINGS that the scripts say.
+        numbers: what else they read in their table.
+    """
+    tables = {
+        language: {
+            "language": {"en": "en", "zh": "zh-CN"}[language],
+            "words": {name: strings[name] for name in words},
+            "gradio": [[pattern, said[language]] for pattern, said in GRADIO.items()],
+            **numbers,
+        }
+        for language, strings in STRINGS.items()
+    }
+    table = json.dumps(tables, ensure_ascii=False).replace("<", "\\u003c")
+    choice = 'navigator.language.toLowerCase().startsWith("zh") ? "zh" : "en"'
+    code = [Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("page.js", *scripts)]
+    return "".join(f"<script>{one}</script>" for one in (f"window.vicunaTable = ({table})[{choice}];", *code))

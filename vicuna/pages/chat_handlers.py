@@ -3,25 +3,29 @@
 import contextlib
 import json
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import gradio as gr
 
 from vicuna.answer.assistant import Assistant
+from vicuna.answer.flags import PRESETS
 from vicuna.errors import UserError
-from vicuna.pages import conversation, saved_chats
-from vicuna.pages.chat_controller import Changes, ChatController
-from vicuna.pages.conversation import StoredMessage, count_turns, deserialize
-from vicuna.pages.decoding_controls import CONTROL_NAMES
+from vicuna.pages import branches, conversation, saved_chats
+from vicuna.pages.chat_controller import NOT_EDITING, Changes, ChatController, Editing, wanted_act
+from vicuna.pages.chat_layout import SETTING_NAMES
+from vicuna.pages.conversation import Kept, StoredMessage, count_turns, deserialize
 from vicuna.pages.localization import request_strings
 from vicuna.pages.markup import safe_markdown
-from vicuna.pages.rendering import chatbot_messages, notice, turn_at
-from vicuna.pages.strings import STRINGS, Strings
+from vicuna.pages.notes import dropped_system
+from vicuna.pages.rendering import chatbot_messages, notice
+from vicuna.pages.strings import STRINGS
 from vicuna.pages.turns import client_of
 from vicuna.prompt.templates import split_system
-from vicuna.prompt.traits import knows_thinking
+from vicuna.prompt.traits import asks_single_questions, knows_thinking
+from vicuna.sentences import told
 
+SYSTEM = 2  # where the system prompt stands among the settings
 READY = gr.update(submit_btn=True, stop_btn=False)  # where a message is typed, while no answer is running
 
 
@@ -31,10 +35,19 @@ class ChatHandlers:
     Args:
         save_path: folder that Save writes to; "" for none.
         parts: what the handlers change, by the names that `Changes` have for it.
+        initial: the controls that SETTING_NAMES name, with what they show at the start.
     """
 
-    def __init__(self, assistant: Assistant, save_path: str, controller: ChatController, parts: dict[str, Any]):
+    def __init__(
+        self,
+        assistant: Assistant,
+        save_path: str,
+        controller: ChatController,
+        parts: dict[str, Any],
+        initial: dict[Any, Any],
+    ):
         self.assistant, self.save_path, self.controller, self.parts = assistant, save_path, controller, parts
+        self.controls, self.initial = list(initial), list(initial.values())
 
     def _update(self, **changes: Any) -> dict[Any, Any]:
         return {self.parts[name]: value for name, value in changes.items()}
@@ -70,52 +83,66 @@ class ChatHandlers:
     # --- turns --------------------------------------------------------------------------------------------------------
 
     def undo(self, request: gr.Request, stored: str, *values: Any) -> dict:
-        """Take the last turn back; its question returns to where it was typed."""
-        return self._cut(request, stored, values, None)
+        """Put the last turn aside; its question returns to where it was typed."""
+        try:
+            kept = deserialize(stored)
+        except UserError as error:
+            return self._update(hint=_told(request, error))
+        if (last := count_turns(kept.messages) - 1) < 0:
+            return self._update(hint="")
+        question = conversation.question_of(kept.messages, last)
+        return self._changed(request, kept, values, lambda: branches.cut(kept, last), returned=question)
 
-    def delete_turns(self, request: gr.Request, stored: str, picked: int | None, *values: Any) -> dict:
-        """Delete a turn and what follows it."""
-        return self._cut(request, stored, values, -1 if picked is None else picked)
+    def act(self, request: gr.Request, wanted: str, stored: str, typed: str, *values: Any) -> dict:
+        """What a button at a message asks for: edit it, delete from there, go another way from there."""
+        try:
+            kept, (what, turn, by) = deserialize(stored), wanted_act(wanted)
+        except UserError as error:
+            return self._update(hint=_told(request, error))
+        if not 0 <= turn < count_turns(kept.messages):
+            return self._update(hint="")
+        if what == "step":
+            return self._changed(request, kept, values, lambda: branches.step(kept, turn, by))
+        if what == "delete":
+            return self._changed(request, kept, values, lambda: branches.cut(kept, turn))
+        return self._begin_edit(request, kept, Editing(turn, what == "edit_answer", typed or ""))
 
-    def _cut(self, request: gr.Request, stored: str, values: Sequence[Any], turn: int | None) -> dict:
-        """Cut the conversation off before a turn; before the last one, whose question is typed again, for None."""
+    def bring_back(self, request: gr.Request, stored: str, *values: Any) -> dict:
+        """Go on again as it was before the last turns were put aside."""
+        try:
+            kept = deserialize(stored)
+        except UserError as error:
+            return self._update(hint=_told(request, error))
+        return self._changed(request, kept, values, lambda: branches.step(kept, count_turns(kept.messages), 0))
+
+    def _changed(
+        self, request: gr.Request, kept: Kept, values: Sequence[Any], change: Callable[[], Kept], **more: Any
+    ) -> dict:
+        """The conversation as `change` makes it, unless an answer is running."""
         strings = request_strings(request)
         if self.controller.answers.is_busy(client_of(request)):
             return self._update(hint=strings["busy"])
         try:
-            messages, _ = deserialize(stored)
-            first = count_turns(messages) - 1 if turn is None else turn
-            if not 0 <= first < count_turns(messages):
-                return self._update(hint="")
-            left = conversation.before_turn(messages, first)
-            changes = self.controller.show(strings, left, self.controller.read_settings(values))
+            changes = self.controller.show(strings, change(), self.controller.read_settings(values))
         except UserError as error:
-            return self._update(hint=notice(error))
-        typed = {"message": gr.update(value=conversation.question_of(messages, first))} if turn is None else {}
-        return self._update(**changes, **typed)
+            return self._update(hint=_told(request, error))
+        return self._update(**changes, **more)
 
-    def pick_turn(self, request: gr.Request, stored: str, forgotten: int, event: gr.SelectData) -> list[Any]:
-        """Offer what can be done with the turn of a message that was clicked."""
-        turn = turn_at(event.index, forgotten) if isinstance(event.index, int) else -1
-        is_busy = self.controller.answers.is_busy(client_of(request))
-        if is_busy or not 0 <= turn < count_turns(_readable(stored)):
-            return [None, gr.update(visible=False), ""]
-        return [turn, gr.update(visible=True), request_strings(request)["picked"].format(n=turn + 1)]
+    def _begin_edit(self, request: gr.Request, kept: Kept, editing: Editing) -> dict:
+        """Put a message back to where it was typed; sending it replaces it and what followed."""
+        message = split_system(kept.messages)[1][2 * editing.turn + editing.of_answer]
+        words = request_strings(request)["editing_answer" if editing.of_answer else "editing"]
+        return self._update(
+            message=gr.update(value=message["content"]),
+            editing=editing,
+            hint=words.format(n=editing.turn + 1),
+            close=gr.update(visible=True),
+        )
 
-    def close_turn(self) -> list[Any]:
-        """Leave the turn that was picked as it is."""
-        return [gr.update(visible=False), None, ""]
-
-    def begin_edit(self, request: gr.Request, stored: str, picked: int | None) -> list[Any]:
-        """Put a sent question back to where it was typed; sending it replaces it and what followed."""
-        try:
-            messages, _ = deserialize(stored)
-        except UserError as error:
-            return [gr.skip(), None, notice(error)]
-        if picked is None or picked >= count_turns(messages):
-            return [gr.skip(), None, ""]
-        hint = request_strings(request)["editing"].format(n=picked + 1)
-        return [conversation.question_of(messages, picked), picked, hint]
+    def close_edit(self, editing: Editing | None) -> dict:
+        """Leave what was edited as it is."""
+        typed = gr.update(value=editing.typed) if editing else gr.skip()
+        return self._update(message=typed, hint="", **NOT_EDITING)
 
     def original_text(self, stored: str, event: gr.CopyData) -> str:
         """What a message was written as, of which Gradio copied what it shows."""
@@ -129,15 +156,37 @@ class ChatHandlers:
 
     # --- conversations ------------------------------------------------------------------------------------------------
 
-    def restore(self, request: gr.Request, owner: str, conversation_id: str, stored: str, *values: Any) -> dict:
-        """Show the conversation that the browser stores for this address."""
+    def restore(
+        self, request: gr.Request, owner: str, conversation_id: str, stored: str, typed: str, *values: Any
+    ) -> dict:
+        """Show the conversation that the browser keeps for this address, under the settings that it had.
+
+        Args:
+            values: preset, and what `ChatController.read_settings` takes.
+        """
+        preset, *values = values
         place = {"owner": owner, "conversation_id": conversation_id}
+        preset, values = self._usable(preset, values)
         try:
-            messages, draft = deserialize(stored)
-            changes = self._show_other(request_strings(request), messages, values)
+            kept = deserialize(stored)
+            settings = self.controller.read_settings(values)
+            changes = self.controller.show(request_strings(request), kept._replace(draft=""), settings)
         except UserError as error:
-            return self._update(**place, hint=notice(error))
-        return self._update(**place, **changes, **({"message": gr.update(value=draft)} if draft else {}))
+            return self._update(**place, hint=_told(request, error))
+        # A question that was being answered as the page was left comes before what was typed meanwhile.
+        text = "\n".join(filter(None, [kept.draft, typed]))
+        shown = self._update(**place, **changes, message=gr.update(value=text))
+        return {**shown, **dict(zip(self.controls, [preset, *values], strict=True))}
+
+    def _usable(self, preset: Any, values: Sequence[Any]) -> tuple[str | None, list[Any]]:
+        """Settings that a browser kept, or those at the start where they are none here any more."""
+        try:
+            self.controller.read_settings(values)
+        except UserError:
+            preset, *initial = self.initial
+            initial[SYSTEM] = values[SYSTEM] if isinstance(values[SYSTEM], str) else ""
+            return preset, initial
+        return preset if isinstance(preset, str) and preset in PRESETS else None, list(values)
 
     def discard_stale_update(self, request: gr.Request, *values: Any) -> dict:
         """Show what was here again, where an update arrived of a conversation that the visitor has left."""
@@ -145,29 +194,24 @@ class ChatHandlers:
         if visit == origin:
             return self._update(hint=gr.skip())  # Gradio fails at an empty dictionary
         changes = {**self.restore(request, *restored), **self._update(origin=visit)}
-        for typed in ("message", "system"):
-            changes.pop(self.parts[typed], None)
+        for typed in (self.parts["message"], *self.controls):
+            changes.pop(typed, None)
         is_busy = self.controller.answers.is_busy(client_of(request))
         return changes if is_busy else {**changes, **self._update(message=READY)}
 
-    def begin_conversation(self, request: gr.Request, owner: str, conversation_id: str, *values: Any) -> dict:
-        """Leave a conversation for an empty one."""
+    def open_conversation(self, request: gr.Request, *restored: Any) -> dict:
+        """Leave a conversation for another that the browser keeps, or for an empty one."""
         left = self._leave(request)
-        changes = self.controller.show(request_strings(request), [], self.controller.read_settings(values))
-        return self._update(owner=owner, conversation_id=conversation_id, **changes, **left)
+        changes = self.restore(request, *restored)
+        message = self.parts["message"]
+        ready = {message: {**READY, **changes[message]}} if message in changes else self._update(message=READY)
+        return {**changes, **self._update(**left), **ready}
 
     def _leave(self, request: gr.Request) -> Changes:
         """Turn to another conversation: what is still on its way of this one comes from elsewhere from now on."""
         self.controller.answers.abandon(client_of(request))
         visit = new_visit()
-        return {"visit": visit, "origin": visit, "message": READY}
-
-    def _show_other(self, strings: Strings, messages: list[StoredMessage], values: Sequence[Any]) -> Changes:
-        """Another conversation than the one that is there, with its own system prompt in its place."""
-        system = conversation.system_prompt(messages)
-        adapter, prompt_type, _, *others = values
-        settings = self.controller.read_settings([adapter, prompt_type, system, *others])
-        return {**self.controller.show(strings, messages, settings), "system": gr.update(value=system)}
+        return {"visit": visit, "origin": visit}
 
     def load_chat(self, request: gr.Request, text: str) -> dict:
         """Read the conversation of a file that the visitor picked; the browser sent its text, and keeps what is read.
@@ -178,42 +222,63 @@ class ChatHandlers:
         if not text:
             return self._update(hint="")
         try:
-            messages, count = saved_chats.parse_last_chat(text)
-            kept = conversation.serialize(messages)
+            loaded = saved_chats.parse_last_chat(text)
+            kept = conversation.serialize(loaded.messages, aside=loaded.aside)
         except UserError as error:
-            return self._update(hint=notice(error))
+            return self._update(hint=_told(request, error))
         self.controller.answers.abandon(client_of(request))
-        hint = strings["loaded"].format(turns=count_turns(messages))
-        hint += strings["loaded_last"].format(count=count) if count > 1 else ""
-        return self._update(loaded=json.dumps({"visit": new_visit(), "text": kept, "hint": hint}))
+        hint = strings["loaded"].format(turns=count_turns(loaded.messages))
+        hint += strings["loaded_last"].format(count=loaded.count) if loaded.count > 1 else ""
+        settings = {name: value for name, value in loaded.settings.items() if name in SETTING_NAMES}
+        adapter = settings.get("adapter")
+        if adapter and adapter not in self.assistant.choices:
+            hint += strings["loaded_without"].format(name=safe_markdown(adapter))
+            del settings["adapter"]
+        settings["system"] = conversation.system_prompt(loaded.messages)
+        kept = {"visit": new_visit(), "text": kept, "hint": hint, "settings": settings}
+        return self._update(loaded=json.dumps(kept))
 
     def show_loaded(self, request: gr.Request, *values: Any) -> dict:
         """Show what the browser keeps now, and say what it is."""
         *restored, loaded = values
-        changes = {**self.restore(request, *restored), **self._update(message=READY)}
-        is_shown = self.parts["chatbot"] in changes
-        return {**changes, **self._update(hint=json.loads(loaded)["hint"])} if is_shown else changes
+        changes = self.restore(request, *restored)
+        if self.parts["chatbot"] not in changes:
+            return {**changes, **self._update(message=READY)}
+        message = {**READY, **changes[self.parts["message"]]}
+        return {**changes, **self._update(message=message, hint=json.loads(loaded)["hint"])}
 
-    def save_chat(self, request: gr.Request, conversation_id: str, stored: str, *values: Any) -> list[str]:
-        """The conversation as a file for the browser, and, with --save_path, on the server."""
+    def save_chat(
+        self, request: gr.Request, conversation_id: str, form: str, stored: str, title: str, *values: Any
+    ) -> list[str]:
+        """A conversation as a file for the browser, and, with --save_path, on the server.
+
+        Args:
+            form: one of `saved_chats.FORMS`.
+            title: what the browser's list calls it.
+        """
         strings, text = request_strings(request), ""
         try:
-            messages, _ = deserialize(stored)
-            if not count_turns(messages):
+            preset, values = self._usable(values[0], values[1:])
+            kept = deserialize(stored)
+            if not count_turns(kept.messages) and not kept.aside:
                 return ["", strings["nothing_to_save"]]
-            text = self._export(messages, values)
+            if form != "jsonl":
+                return [saved_chats.as_text(strings, kept, title or "Chinese-Vicuna", form == "md"), strings["saved"]]
+            text = self._export(kept, preset, values)
             if not self.save_path:
                 return [text, strings["saved"]]
             name = saved_chats.write_chat(self.save_path, request.username or "", conversation_id, text)
         except UserError as error:
-            return [text, notice(error)]
+            return [text, _told(request, error)]
         return [text, strings["saved_as"].format(name=name)]
 
-    def _export(self, messages: list[StoredMessage], values: Sequence[Any]) -> str:
-        settings = self.controller.read_settings(values)
-        decoding = dict(zip(CONTROL_NAMES, values[5:], strict=False))  # behind them stands thinking
-        saved = {**decoding, "max_memory": settings.max_memory}
-        return saved_chats.export_chat(self.assistant, messages, saved, settings.adapter, settings.prompt_type)
+    def _export(self, kept: Kept, preset: str, values: Sequence[Any]) -> str:
+        chosen = self.controller.read_settings(values)
+        settings = {"preset": preset, **dict(zip(SETTING_NAMES[1:], values, strict=True))}
+        messages = conversation.with_system_prompt(kept.messages, chosen.system)
+        return saved_chats.export_chat(
+            self.assistant, messages, settings, chosen.adapter, chosen.prompt_type, kept.aside
+        )
 
     # --- settings -----------------------------------------------------------------------------------------------------
 
@@ -221,13 +286,18 @@ class ChatHandlers:
         """The prompt type that an adapter was trained with."""
         return self.assistant.choices[adapter].prompt_type
 
-    def describe(self, request: gr.Request, adapter: str, prompt_type: str) -> list[Any]:
+    def describe(self, request: gr.Request, adapter: str, prompt_type: str, system: str) -> list[Any]:
         """The status line, the warning about an untrained prompt type, the places of system prompt and thinking."""
         strings, choice = request_strings(request), self.assistant.choices[adapter]
         warning = ""
         if choice.trained_as and prompt_type != choice.trained_as:
             name = safe_markdown(choice.name or self.assistant.base_name)
             warning = strings["wrong_prompt_type"].format(name=name, trained=choice.trained_as)
+        elif choice.name and asks_single_questions(choice.trained_as):
+            warning = strings["single_questions"].format(name=safe_markdown(choice.name))
+        asked = [{"role": "system", "content": system}] if system else []
+        dropped = dropped_system(strings, self.assistant, asked, prompt_type)
+        warning = "  \n".join(filter(None, [warning, dropped and f"⚠ {dropped}"]))
         takes_system = self.assistant.takes_system(prompt_type)
         hint = strings["system_hint" if takes_system else "no_system"].format(prompt_type=prompt_type)
         return [
@@ -237,6 +307,15 @@ class ChatHandlers:
             gr.update(visible=knows_thinking(prompt_type, self.assistant.tokenizer.chat)),
         ]
 
+    def pick_example(self, event: gr.SelectData) -> str:
+        """The question of an empty page that was clicked, as the message to send."""
+        return event.value["text"]
+
+    def warnings(self, request: gr.Request) -> str:
+        """What the visitor should know before the first answer."""
+        language = request_strings(request)["language"]
+        return "\n\n".join(notice(told(text, language)) for text in self.assistant.warnings)
+
     def refresh_memory(self, request: gr.Request, stored: str, forgotten: int, *values: Any) -> dict:
         """How full the memory is under other settings.
 
@@ -245,12 +324,17 @@ class ChatHandlers:
         if self.controller.answers.is_busy(client_of(request)):
             return self._update(hint=gr.skip())
         try:
-            messages, _ = deserialize(stored)
-            changes = self.controller.show(request_strings(request), messages, self.controller.read_settings(values))
+            settings = self.controller.read_settings(values)
+            changes = self.controller.show(request_strings(request), deserialize(stored), settings)
         except UserError as error:
-            return self._update(memory=notice(error))
+            return self._update(memory=_told(request, error))
         names = ("memory",) if changes["forgotten"] == forgotten else ("chatbot", "memory", "forgotten")
         return self._update(**{name: changes[name] for name in names})
+
+
+def _told(request: gr.Request, error: UserError) -> str:
+    """What went wrong, to who asks."""
+    return notice(told(error, request_strings(request)["language"]))
 
 
 def new_visit() -> str:
@@ -261,5 +345,5 @@ def new_visit() -> str:
 def _readable(stored: str) -> list[StoredMessage]:
     """The messages that the browser stores; none where they are damaged."""
     with contextlib.suppress(UserError):
-        return deserialize(stored)[0]
+        return deserialize(stored).messages
     return []

@@ -1,18 +1,29 @@
 """What is on the chat page, and where."""
 
+import json
+from itertools import islice
+from pathlib import Path
+
 import gradio as gr
 
 from vicuna.answer.assistant import Assistant
 from vicuna.answer.flags import ChatFlags, DecodingFlags
-from vicuna.pages.decoding_controls import CHAT_CONTROLS, DecodingControls, all_beams_checkbox
+from vicuna.pages import chat_assets
+from vicuna.pages.decoding_controls import CHAT_CONTROLS, CONTROL_NAMES, DecodingControls, all_beams_checkbox, longest
 from vicuna.pages.localization import i18n
-from vicuna.pages.markup import LATEX_DELIMITERS, safe_markdown
-from vicuna.pages.rendering import notice
-from vicuna.pages.strings import STRINGS
+from vicuna.pages.markup import LATEX_DELIMITERS
+from vicuna.pages.saved_chats import FORMS
 from vicuna.prompt.traits import knows_thinking
 
+EXAMPLES = Path(__file__).parents[2] / "sample/chat/quickstart.jsonl"  # which the quickstart's adapter has learnt
+SHOWN_EXAMPLES = 4
 THINKING = {"trained": "", "on": "keep", "off": "empty"}
-MAX_MEMORY = 2048  # the original's end of the slider
+# The settings in the order of `ChatLayout.kept_settings`, by which a browser and a file keep them.
+SETTING_NAMES = (
+    *("preset", "adapter", "prompt_type", "system", "max_memory", "show_beam"),
+    *CONTROL_NAMES,
+    "thinking",
+)
 
 
 class ChatLayout:
@@ -26,32 +37,40 @@ class ChatLayout:
 
     def __init__(self, assistant: Assistant, flags: ChatFlags, decoding: DecodingFlags, with_login: bool):
         gr.Markdown("## Chinese-Vicuna 中文小羊驼", elem_id="title")
-        self.status = gr.Markdown(safe_markdown(assistant.status(STRINGS["en"]["status"])), elem_id="status")
-        if assistant.warnings:
-            gr.Markdown("\n\n".join(notice(text) for text in assistant.warnings), elem_id="warnings")
+        self.status = gr.Markdown(elem_id="status")
+        self.warnings = gr.Markdown(elem_id="warnings") if assistant.warnings else None
         with gr.Row(elem_id="actions"):
-            self.new, self.save, self.load, self.reset = (
-                gr.Button(i18n(name), size="sm", elem_id=name) for name in ("new", "save", "load", "reset")
-            )
+            self.show_history = gr.Button("☰", size="sm", elem_id="show_history")
+            self.new, self.save = (gr.Button(i18n(name), size="sm", elem_id=name) for name in ("new", "save"))
+            self.form = gr.Dropdown(
+                [(i18n(f"form_{form}"), form) for form in FORMS], value=FORMS[0], show_label=False, container=False,
+                label=i18n("form"), elem_id="form",
+            )  # fmt: skip
+            self.load, self.reset = (gr.Button(i18n(name), size="sm", elem_id=name) for name in ("load", "reset"))
             self.logout = gr.Button(i18n("logout"), size="sm", elem_id="logout") if with_login else None
+            self.show_controls = gr.Button(i18n("show_controls"), size="sm", elem_id="show_controls")
         with gr.Row(elem_id="columns"):
+            with gr.Column(scale=0, min_width=0, elem_id="history"):
+                gr.HTML(chat_assets.HISTORY)
             with gr.Column(scale=3, elem_id="talk"):
                 self._lay_out_conversation()
             with gr.Column(scale=1, min_width=300, elem_id="controls"):
                 self._lay_out_settings(assistant, flags, decoding)
-        self.owner, self.conversation_id, self.stored, self.plain, self.file, self.loaded = (
+        self.owner, self.conversation_id, self.stored, self.plain, self.file, self.loaded, self.returned = (
             gr.Textbox(visible="hidden", elem_id=name)
-            for name in ("owner", "conversation", "kept", "plain", "file", "loaded")
+            for name in ("owner", "conversation", "kept", "plain", "file", "loaded", "returned")
         )
+        self.title, self.wanted = (gr.Textbox(visible="hidden", elem_id=name) for name in ("name", "wanted"))
         # Which visit to a conversation this is, and which one the last update of an answer was made for: one that was
         # on its way as the visitor left its conversation arrives afterwards.
         self.visit, self.origin = (gr.Textbox(visible="hidden", elem_id=name) for name in ("here", "came"))
-        self.forgotten, self.editing, self.picked = gr.State(0), gr.State(None), gr.State(None)
+        self.open, self.export, self.act = (gr.Button(name, elem_id=name) for name in ("open", "export", "act"))
+        self.forgotten, self.editing = gr.State(0), gr.State(None)
         self.place = {"owner": self.owner, "conversation_id": self.conversation_id}
         self.changing = {
             "visit": self.visit, "origin": self.origin, "chatbot": self.chatbot, "stored": self.stored,
-            "memory": self.memory, "message": self.message, "hint": self.hint, "turn": self.turn,
-            "forgotten": self.forgotten, "editing": self.editing, "system": self.system,
+            "memory": self.memory, "message": self.message, "hint": self.hint, "close": self.close, "back": self.back,
+            "forgotten": self.forgotten, "editing": self.editing, "returned": self.returned,
         }  # fmt: skip
 
     def _lay_out_conversation(self) -> None:
@@ -65,16 +84,17 @@ class ChatLayout:
             feedback_options=None,
             layout="bubble",
             placeholder=i18n("placeholder"),
+            examples=[{"text": question} for question in _examples()],
         )
-        with gr.Row(elem_id="below"):
-            self.memory = gr.Markdown(elem_id="memory")
-            with gr.Row(visible=False, elem_id="turn") as self.turn:
-                self.turn_label = gr.Markdown(elem_id="picked")
-                self.edit = gr.Button(i18n("edit"), size="sm", elem_id="edit")
-                self.delete = gr.Button(i18n("delete"), size="sm", elem_id="delete")
-                self.close = gr.Button("✕", size="sm", elem_id="close")
+        self.memory = gr.Markdown(elem_id="memory")
+        gr.HTML(chat_assets.LIMIT, elem_id="limit_bar")
+        with gr.Row(elem_id="notices"):
+            self.hint = gr.Markdown(elem_id="hint")
+            self.close = gr.Button(i18n("close_edit"), size="sm", visible=False, elem_id="close")
+            self.back = gr.Button(i18n("bring_back"), size="sm", visible=False, elem_id="back")
         self.message = gr.Textbox(
             show_label=False,
+            label=i18n("message"),
             placeholder=i18n("message_hint"),
             lines=1,
             max_lines=8,
@@ -82,7 +102,6 @@ class ChatLayout:
             autofocus=True,
             elem_id="message",
         )
-        self.hint = gr.Markdown(elem_id="hint")
 
     def _lay_out_settings(self, assistant: Assistant, flags: ChatFlags, decoding: DecodingFlags) -> None:
         choices, first = assistant.choices, assistant.first
@@ -105,15 +124,32 @@ class ChatLayout:
         )  # fmt: skip
         with gr.Accordion(i18n("system"), open=False, elem_id="system_prompt"):
             self.system = gr.Textbox(
-                show_label=False, lines=3, placeholder=i18n("system_hint"), elem_id="system", container=False
+                show_label=False,
+                label=i18n("system"),
+                lines=3,
+                placeholder=i18n("system_hint"),
+                elem_id="system",
+                container=False,
             )
         self.decoding = DecodingControls(CHAT_CONTROLS, decoding, assistant.engine)
+        context = longest(assistant.engine)
+        max_memory = min(flags.max_memory, context)
         self.max_memory = gr.Slider(
-            0, max(MAX_MEMORY, flags.max_memory), flags.max_memory, step=1, label=i18n("max_memory"),
-            info=i18n("max_memory_info"), elem_id="max_memory",
+            0, context, max_memory, step=1, label=i18n("max_memory"), info=i18n("max_memory_info"),
+            elem_id="max_memory",
         )  # fmt: skip
-        self.all_beams = all_beams_checkbox(flags.show_beam, assistant.engine.max_beams)
+        self.all_beams = all_beams_checkbox(flags.show_beam, self.decoding)
         beside = [self.adapter, self.prompt_type, self.system, self.max_memory, self.all_beams]
-        initial = [first.name, first.prompt_type, "", flags.max_memory, flags.show_beam]
+        initial = [first.name, first.prompt_type, "", max_memory, flags.show_beam and assistant.engine.max_beams > 1]
         self.settings = [*beside, *self.decoding.inputs, self.thinking]
-        self.initial_settings = [*initial, *self.decoding.initial.values(), ""]
+        self.kept_settings = [self.decoding.preset, *self.settings]
+        initial = [self.decoding.initial_preset, *initial, *self.decoding.initial.values(), ""]
+        self.initial = dict(zip(self.kept_settings, initial, strict=True))
+
+
+def _examples() -> list[str]:
+    """Questions to click on an empty page; none where the project's samples are not beside it."""
+    if not EXAMPLES.is_file():
+        return []
+    with EXAMPLES.open(encoding="utf-8") as lines:
+        return [json.loads(line)["input"][0] for line in islice(lines, SHOWN_EXAMPLES)]

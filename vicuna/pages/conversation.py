@@ -6,23 +6,50 @@ a browser or a file is checked message by message before anything else looks at 
 
 import json
 from collections.abc import Sequence
-from typing import Any, NotRequired
+from typing import Any, NamedTuple, NotRequired
 
 from vicuna.errors import UserError
 from vicuna.prompt.templates import Message, split_system
+from vicuna.sentences import Sentence
 
 MAX_BYTES = 2 * 2**20  # of a conversation, saved or kept by the browser
-MAX_NOTE_CHARS = 200
+MAX_NOTE_CHARS = 400
+MAX_DEPTH = 60  # of ways within ways
 MAX_TURNS = 1000
 MAX_DRAWS = 2**32  # after so many, a question gets its first answer again
 
 
 class StoredMessage(Message):
-    """A message with the line that says how the answer was made: adapter, tokens, speed; and which draw it is, if not
-    the first."""
+    """A message with what the page says of it.
+
+    Attributes:
+        note: how the answer was made: adapter, tokens, speed; adapter: who made it, "" for the base.
+        draw: which draw the answer is, if not the first.
+        others, place, after: see `vicuna.pages.branches`.
+    """
 
     note: NotRequired[str]
+    adapter: NotRequired[str]
     draw: NotRequired[int]
+    others: NotRequired[list["Way"]]
+    place: NotRequired[int]
+    after: NotRequired[list["Way"]]
+
+
+Way = list[StoredMessage]
+
+
+class Kept(NamedTuple):
+    """What a browser keeps of a conversation.
+
+    Attributes:
+        draft: questions that have no answer yet.
+        aside: ways that it went, where none is shown from its beginning on.
+    """
+
+    messages: list[StoredMessage]
+    draft: str = ""
+    aside: list[Way] = []  # noqa: RUF012  # never written to
 
 
 def validate(messages: Any) -> list[StoredMessage]:
@@ -32,23 +59,24 @@ def validate(messages: Any) -> list[StoredMessage]:
         UserError: they are not.
     """
     if not isinstance(messages, list):
-        raise UserError(f"a conversation is a list of messages, found {type(messages).__name__}.")
-    check_turn_count(len(messages) // 2, "the conversation")
-    checked = [_message(message, n) for n, message in enumerate(messages, 1)]
+        raise UserError(Sentence("no_list", found=type(messages).__name__))
+    check_turn_count(len(messages) // 2, Sentence("the_conversation"))
+    return _turns(messages, 0)
+
+
+def _turns(messages: list, depth: int) -> list[StoredMessage]:
+    checked = [_message(message, n, depth) for n, message in enumerate(messages, 1)]
     _, others = split_system(checked)
     roles = [message["role"] for message in others]
     if roles != ["user", "assistant"] * (len(roles) // 2):
-        raise UserError(
-            "a conversation is user, assistant, user, assistant, … behind at most one system message; found "
-            f"{', '.join(message['role'] for message in checked[:12])}."
-        )
+        raise UserError(Sentence("not_in_turns", roles=", ".join(message["role"] for message in checked[:12])))
     return checked
 
 
 def check_turn_count(turns: int, what: str) -> None:
     """Refuse more turns than MAX_TURNS; `what` has them."""
     if turns > MAX_TURNS:
-        raise UserError(f"{what} has {turns} turns, more than the {MAX_TURNS} that a page holds; begin a new chat.")
+        raise UserError(Sentence("too_many_turns", what=what, turns=turns, most=MAX_TURNS))
 
 
 def check_text(value: Any, what: str) -> str:
@@ -58,62 +86,100 @@ def check_text(value: Any, what: str) -> str:
         UserError: it is not; `what` names it.
     """
     if not isinstance(value, str):
-        raise UserError(f"{what} is not a text: found {type(value).__name__}.")
+        raise UserError(Sentence("no_text", what=what, found=type(value).__name__))
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise UserError(f"{what} is not Unicode text: half of a surrogate pair at character {error.start}.") from error
+        raise UserError(Sentence("no_unicode", what=what, at=error.start)) from error
     return value
 
 
-def _message(message: Any, n: int) -> StoredMessage:
+def _field(n: int, name: str) -> Sentence:
+    return Sentence("message_field", n=n, name=name)
+
+
+def _message(message: Any, n: int, depth: int) -> StoredMessage:
     if not isinstance(message, dict) or message.get("role") not in ("system", "user", "assistant"):
-        raise UserError(f"message {n} is not one: expected an object with role system, user or assistant, and content.")
-    checked = StoredMessage(role=message["role"], content=check_text(message.get("content"), f"message {n}: content"))
+        raise UserError(Sentence("no_message", n=n))
+    checked = StoredMessage(role=message["role"], content=check_text(message.get("content"), _field(n, "content")))
     if message.get("reasoning_content"):
-        checked["reasoning_content"] = check_text(message["reasoning_content"], f"message {n}: reasoning_content")
-    if message.get("note"):
-        checked["note"] = check_text(message["note"], f"message {n}: note")[:MAX_NOTE_CHARS]
-    if draw := message.get("draw"):
-        if type(draw) is not int or not 0 < draw < MAX_DRAWS:
-            raise UserError(f"message {n}: draw is not a number from 1 to {MAX_DRAWS - 1}.")
-        checked["draw"] = draw
+        checked["reasoning_content"] = check_text(message["reasoning_content"], _field(n, "reasoning_content"))
+    for name in ("note", "adapter"):
+        if message.get(name) is not None:
+            checked[name] = check_text(message[name], _field(n, name))[:MAX_NOTE_CHARS]
+    for name, most in (("draw", MAX_DRAWS), ("place", MAX_BYTES)):
+        if found := message.get(name):
+            if type(found) is not int or not 0 < found < most:
+                raise UserError(Sentence("no_count", n=n, name=name, most=most - 1))
+            checked[name] = found
+    for name in ("others", "after"):
+        if ways := message.get(name):
+            checked[name] = _ways(ways, depth + 1)
     return checked
+
+
+def _ways(ways: Any, depth: int) -> list[Way]:
+    """Other ways of a conversation as they came from outside, each from a question to an answer."""
+    if depth > MAX_DEPTH:
+        raise UserError(Sentence("too_deep", most=MAX_DEPTH))
+    if not isinstance(ways, list) or not all(isinstance(way, list) and way for way in ways):
+        raise UserError(Sentence("no_ways"))
+    found = [_turns(way, depth) for way in ways]
+    if any(way[0]["role"] != "user" for way in found):
+        raise UserError(Sentence("no_way"))
+    return found
 
 
 # --- as the browser keeps it ------------------------------------------------------------------------------------------
 
 
-def serialize(messages: Sequence[StoredMessage], draft: str = "", spare: int = 0) -> str:
+def serialize(messages: Sequence[StoredMessage], draft: str = "", spare: int = 0, aside: Sequence[Way] = ()) -> str:
     """What the browser keeps of a conversation; "" of none.
 
     Args:
         draft: a question that has no answer yet.
         spare: bytes that must still be free.
+        aside: see `Kept`.
 
     Raises:
-        UserError: it is larger than MAX_BYTES.
+        UserError: it is larger than MAX_BYTES, or has more than MAX_DEPTH ways within ways.
     """
-    if not messages and not draft:
+    if not messages and not draft and not aside:
         return ""
-    return _bounded(json.dumps({"messages": list(messages), "draft": draft}, ensure_ascii=False), spare)
+    if _depth([messages, *aside]) > MAX_DEPTH:
+        raise UserError(Sentence("too_deep", most=MAX_DEPTH))
+    row = {"messages": list(messages), "draft": draft, **({"aside": list(aside)} if aside else {})}
+    return _bounded(json.dumps(row, ensure_ascii=False), spare)
 
 
-def deserialize(text: str | None) -> tuple[list[StoredMessage], str]:
-    """Messages and draft that `serialize` wrote.
+def _depth(ways: Sequence[Sequence[StoredMessage]]) -> int:
+    """How many ways lie within one another."""
+    found, level = 0, list(ways)
+    while level := [
+        way for messages in level for one in messages for way in (*one.get("others", ()), *one.get("after", ()))
+    ]:
+        found += 1
+        if found > MAX_DEPTH:
+            break
+    return found
+
+
+def deserialize(text: str | None) -> Kept:
+    """What `serialize` wrote.
 
     Raises:
         UserError: the text is something else.
     """
     if not text:
-        return [], ""
+        return Kept([])
     try:
         found = json.loads(_bounded(text))
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
-        raise UserError("what this browser kept of the conversation is damaged; begin a new chat.")
-    return validate(found.get("messages")), check_text(found.get("draft", ""), "the draft")
+        raise UserError(Sentence("damaged"))
+    draft = check_text(found.get("draft", ""), Sentence("the_draft"))
+    return Kept(validate(found.get("messages")), draft, _ways(found.get("aside", []), 1))
 
 
 def is_too_large(text: str, spare: int = 0) -> bool:
@@ -123,7 +189,7 @@ def is_too_large(text: str, spare: int = 0) -> bool:
 
 def _bounded(text: str, spare: int = 0) -> str:
     if is_too_large(text, spare):
-        raise UserError(f"the conversation is larger than {MAX_BYTES // 2**20} MB; save it and begin a new chat.")
+        raise UserError(Sentence("too_large", most=MAX_BYTES // 2**20))
     return text
 
 

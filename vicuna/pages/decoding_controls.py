@@ -12,7 +12,8 @@ from vicuna.answer.flags import PRESETS, DecodingFlags
 from vicuna.errors import UserError
 from vicuna.pages.events import LATEST, debounce
 from vicuna.pages.localization import i18n, request_strings
-from vicuna.pages.strings import STRINGS, Strings
+from vicuna.pages.strings import Strings
+from vicuna.sentences import Sentence
 
 PRESET_CHOICES = [
     ("Precise 精确", "precise"),
@@ -21,33 +22,36 @@ PRESET_CHOICES = [
     ("Beam 束搜索", "beam"),
     ("Chinese-Alpaca", "chinese_alpaca"),
     ("Original 原版", "original"),
-    ("Custom 自定", "custom"),
 ]
 MAX_VALUE = 32768  # no control goes further, whatever a request says
 UNSET = {"temperature": 0.1, "top_p": 0.75, "top_k": 40, **DEFAULTS}  # where a slider stands that a preset leaves open
 SLIDERS = {
-    "temperature": (0, 1, 0.05),
+    "temperature": (0, 2, 0.05),
     "top_p": (0, 1, 0.05),
     "top_k": (0, 100, 1),
     "num_beams": (1, 10, 1),
-    "max_new_tokens": (1, 2000, 1),
-    "min_new_tokens": (1, 300, 1),
+    "max_new_tokens": (1, MAX_VALUE, 1),
+    "min_new_tokens": (1, MAX_VALUE, 1),
     "repetition_penalty": (0.1, 10, 0.1),
 }
+LENGTHS = ("max_new_tokens", "min_new_tokens")  # which end at the base's context
 CONTROL_NAMES = ("do_sample", *SLIDERS)
 SAMPLING_SLIDERS = [name for name in SAMPLING_ONLY if name in SLIDERS]
 
 
+def longest(engine: Engine) -> int:
+    """Where the controls of lengths end."""
+    return min(engine.context, MAX_VALUE)
+
+
 @dataclass(frozen=True)
 class ControlSpec:
-    """What the decoding controls of a page offer: the original's ranges and defaults of that page.
+    """What the decoding controls of a page offer: the original's defaults of that page.
 
     Attributes:
-        ranges: name -> (minimum, maximum, step).
         original: what preset "original" sets there beyond `vicuna.answer.decoding`.
     """
 
-    ranges: dict[str, tuple[float, float, float]]
     original: dict[str, Any] = field(default_factory=dict)
 
     def values(self, preset: str) -> dict[str, Any]:
@@ -61,11 +65,8 @@ class ControlSpec:
         return {name: values[name] for name in CONTROL_NAMES}
 
 
-ASK_CONTROLS = ControlSpec(SLIDERS)
-CHAT_CONTROLS = ControlSpec(
-    {**SLIDERS, "max_new_tokens": (1, 2048, 1), "min_new_tokens": (1, 1024, 1)},
-    {"temperature": 1.0, "top_p": 0.9, "top_k": 60, "min_new_tokens": 5},
-)
+ASK_CONTROLS = ControlSpec()
+CHAT_CONTROLS = ControlSpec({"temperature": 1.0, "top_p": 0.9, "top_k": 60, "min_new_tokens": 5})
 
 
 class DecodingControls:
@@ -77,11 +78,12 @@ class DecodingControls:
     """
 
     def __init__(self, spec: ControlSpec, flags: DecodingFlags, engine: Engine):
-        self.spec, self.max_beams = spec, engine.max_beams
-        self.initial = self._limit_beams(spec.initial_values(flags, engine))
-        self.initial_preset = flags.preset if spec.values(flags.preset) == self.initial else "custom"
+        self.spec, self.max_beams, self.longest = spec, engine.max_beams, longest(engine)
+        self.initial = self._limited(spec.initial_values(flags, engine))
+        is_preset = self._limited(spec.values(flags.preset)) == self.initial
+        self.initial_preset = flags.preset if is_preset else None
         self.preset = gr.Radio(PRESET_CHOICES, value=self.initial_preset, label=i18n("preset"), elem_id="preset")
-        self.mode = gr.Markdown(mode_line(STRINGS["en"], self.initial), elem_id="mode")
+        self.mode = gr.Markdown(elem_id="mode")
         with gr.Accordion(i18n("settings"), open=False, elem_id="settings"):
             self.do_sample = gr.Checkbox(
                 self.initial["do_sample"], label=i18n("do_sample"), info=i18n("do_sample_info"), elem_id="do_sample"
@@ -92,8 +94,8 @@ class DecodingControls:
         self._connect()
 
     def _slider(self, name: str) -> gr.Slider:
-        low, high, step = self.spec.ranges[name]
-        value = self.initial[name]
+        low, high, step = SLIDERS[name]
+        high, value = self.longest if name in LENGTHS else high, self.initial[name]
         beams_are_grey = name == "num_beams" and self.max_beams == 1
         info = "one_beam" if beams_are_grey else "temperature_info" if name == "temperature" else None
         return gr.Slider(
@@ -101,32 +103,37 @@ class DecodingControls:
             info=i18n(info) if info else None, interactive=not beams_are_grey,
         )  # fmt: skip
 
-    def _limit_beams(self, values: dict[str, Any]) -> dict[str, Any]:
-        return {**values, "num_beams": min(values["num_beams"], self.max_beams)}
+    def _limited(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Values that the engine and its context have room for."""
+        most = {"num_beams": self.max_beams, **dict.fromkeys(LENGTHS, self.longest)}
+        return {name: min(value, most.get(name, value)) for name, value in values.items()}
 
     def _connect(self) -> None:
         self.preset.input(self._fill, self.preset, self.inputs, **LATEST)
         for component in self.inputs:
-            component.input(None, None, self.preset, js="() => 'custom'")
+            component.input(None, None, self.preset, js="() => null")  # it is none of them any more
         for slider in self.sampling_sliders:
             slider.input(None, None, self.do_sample, js="() => true")
 
     def _fill(self, preset: str) -> list[Any]:
-        if preset == "custom":
+        if preset not in PRESETS:
             return [gr.skip()] * len(CONTROL_NAMES)
-        return list(self._limit_beams(self.spec.values(preset)).values())
+        return list(self._limited(self.spec.values(preset)).values())
 
-    def connect_mode_line(self, blocks: gr.Blocks) -> None:
-        """Say the mode in the visitor's language once the page is there, and whenever it changes."""
+    def connect_mode_line(self, blocks: gr.Blocks, all_beams: gr.Checkbox) -> None:
+        """Say the mode in the visitor's language once the page is there, and whenever it changes.
+
+        Args:
+            all_beams: there while there are beams to show.
+        """
         triggers = [blocks.load, *(component.change for component in self.inputs)]
-        debounce(triggers, _describe_mode, self.inputs, [self.mode, *self.sampling_sliders])
+        debounce(triggers, _describe_mode, self.inputs, [self.mode, all_beams, *self.sampling_sliders])
 
 
-def all_beams_checkbox(value: bool, max_beams: int) -> gr.Checkbox:
-    """Whether all beams are shown; grey, with the reason, where there is one only."""
-    one = max_beams == 1
-    info = i18n("one_beam") if one else None
-    return gr.Checkbox(value and not one, label=i18n("show_beam"), info=info, interactive=not one, elem_id="show_beam")
+def all_beams_checkbox(value: bool, controls: DecodingControls) -> gr.Checkbox:
+    """Whether all beams are shown; not there while there is one only."""
+    several = controls.initial["num_beams"] > 1
+    return gr.Checkbox(value and controls.max_beams > 1, label=i18n("show_beam"), visible=several, elem_id="show_beam")
 
 
 def _describe_mode(request: gr.Request, *values: Any) -> list[Any]:
@@ -134,7 +141,8 @@ def _describe_mode(request: gr.Request, *values: Any) -> list[Any]:
     inert = [] if chosen["do_sample"] else ["inert"]
     usable = not (chosen["do_sample"] and chosen["temperature"] == 0)
     others = [gr.update(interactive=usable, elem_classes=inert) for _ in SAMPLING_SLIDERS[1:]]
-    return [mode_line(request_strings(request), chosen), gr.update(elem_classes=inert), *others]
+    beams = gr.update(visible=chosen["num_beams"] > 1)
+    return [mode_line(request_strings(request), chosen), beams, gr.update(elem_classes=inert), *others]
 
 
 def kwargs_from_controls(values: Sequence[Any]) -> dict[str, Any]:
@@ -147,7 +155,7 @@ def kwargs_from_controls(values: Sequence[Any]) -> dict[str, Any]:
     for name, (low, _, step) in SLIDERS.items():
         value = found[name]
         if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= MAX_VALUE:
-            raise UserError(f"{name} {value!r} is not possible: expected a number from {low}.")
+            raise UserError(Sentence("bad_number", name=name, value=value, low=low))
         found[name] = int(value) if step == 1 else float(value)
     return effective_kwargs({**found, "do_sample": bool(found["do_sample"])})
 

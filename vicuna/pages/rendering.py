@@ -82,13 +82,6 @@ def chatbot_message(role: str, text: str) -> dict:
     return {"role": role, "content": {"type": "text", "text": text}}
 
 
-def turn_at(index: int, forgotten: int) -> int:
-    """The turn of a message of `chatbot_messages`; -1 is the line between the forgotten ones and the others."""
-    if forgotten and index == 2 * forgotten:
-        return -1
-    return (index - (1 if forgotten and index > 2 * forgotten else 0)) // 2
-
-
 def memory_line(strings: Strings, trimmed: Trimmed) -> str:
     """How full the memory is: a bar, tokens, turns forgotten."""
     used, budget = len(trimmed.ids), trimmed.budget

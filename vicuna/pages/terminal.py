@@ -18,6 +18,7 @@ from vicuna.errors import UserError
 from vicuna.pages.strings import STRINGS
 from vicuna.pages.terminal_commands import LEAVE, Commands
 from vicuna.pages.terminal_session import TerminalSession
+from vicuna.sentences import told
 
 PROMPT, CONTINUATION, BLOCK, GOES_ON = "> ", "… ", '"""', "\\"
 
@@ -81,7 +82,7 @@ class Repl:
         if self.stdin_is_tty:
             with contextlib.suppress(ImportError):  # not on every system
                 import readline  # noqa: F401  gives input() a history
-        self.session.say(self.session.assistant.status(STRINGS["en"]["status"]))
+        self.session.say(self.session.assistant.status(STRINGS[self.session.language]["status"]))
         if self.stdin_is_tty:
             self.session.notify("start")
         interrupted = False
@@ -137,7 +138,7 @@ class Repl:
                 self.session.draw = 0
                 self.session.ask(text.removeprefix("/") if text.startswith("//") else text)
         except UserError as error:
-            self.session.say(f"[{error}]")
+            self.session.say(f"[{told(error, self.session.language)}]")
         finally:
             self.session.stop = None
         return stop.is_set()

@@ -10,6 +10,7 @@ from vicuna.pages import conversation, saved_chats
 from vicuna.pages.strings import STRINGS
 from vicuna.pages.terminal_session import TerminalSession
 from vicuna.prompt.templates import split_system
+from vicuna.sentences import Sentence, refusal
 
 LEAVE = ("/quit", "/exit")
 
@@ -79,7 +80,7 @@ class Commands:
                 session.say(f"{'*' if choice == session.adapter else ' '} {known}")
         elif name in assistant.names:
             session.adapter = assistant.names[name]
-            session.say(assistant.status(STRINGS["en"]["status"], session.adapter))
+            session.say(assistant.status(STRINGS[session.language]["status"], session.adapter))
         else:
             session.notify("no_adapter", name=name, names=", ".join(assistant.names))
 
@@ -104,9 +105,9 @@ class Commands:
         file = Path(name).expanduser()
         with _file_errors(file):
             if file.stat().st_size > conversation.MAX_BYTES:
-                raise UserError(f"{file} is larger than {conversation.MAX_BYTES >> 20} MB, the most that is loaded.")
+                raise UserError(Sentence("loaded_too_large", file=file, most=conversation.MAX_BYTES >> 20))
             text = file.read_text(encoding="utf-8")
-        messages, _ = saved_chats.parse_last_chat(text)
+        messages = saved_chats.parse_last_chat(text).messages
         self.session.system = conversation.system_prompt(messages)
         self.session.turns = list(split_system(messages)[1])
         self.session.notify("loaded", turns=conversation.count_turns(messages))
@@ -120,6 +121,6 @@ def _file_errors(file: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"{file}: {error.strerror}; name another file.") from error
+        raise UserError(Sentence("other_file", file=file, reason=refusal(error))) from error
     except UnicodeDecodeError as error:
-        raise UserError(f"{file} is not UTF-8 text; name a file that /save wrote.") from error
+        raise UserError(Sentence("no_utf8", file=file)) from error

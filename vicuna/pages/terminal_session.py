@@ -10,9 +10,10 @@ from vicuna.answer.flags import ChatFlags, DecodingFlags
 from vicuna.answer.history import trim
 from vicuna.answer.stream import Update
 from vicuna.errors import print_answer, printable
-from vicuna.pages.terminal_strings import environment_strings
+from vicuna.pages.terminal_strings import STRINGS as TERMINAL_STRINGS
 from vicuna.prompt.own_template import SplitAnswer, split_answer
 from vicuna.prompt.templates import Message
+from vicuna.sentences import environment_language
 
 # A terminal obeys control characters, and a model may have learnt any.
 CONTROL_CHARACTERS = dict.fromkeys([*range(0x20), 0x7F, *range(0x80, 0xA0)], "\ufffd") | {10: "\n", 9: "\t"}
@@ -56,7 +57,8 @@ class TerminalSession:
 
     def __init__(self, assistant: Assistant, flags: ChatFlags, decoding: DecodingFlags):
         self.assistant, self.flags, self.decoding = assistant, flags, decoding
-        self.strings = environment_strings()
+        self.language = flags.lang or environment_language()
+        self.strings = TERMINAL_STRINGS[self.language]
         self.turns: list[Message] = []
         self.system, self.adapter, self.draw = "", assistant.first.name, 0
         self.stop: threading.Event | None = None

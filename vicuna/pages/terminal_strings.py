@@ -1,7 +1,5 @@
 """Every word of the chat in the terminal, in English and Chinese."""
 
-import os
-
 STRINGS = {
     "en": {
         "start": "/help lists the commands; Ctrl-C stops an answer, Ctrl-D leaves.",
@@ -74,9 +72,3 @@ STRINGS = {
         "thinking": "思考",
     },
 }
-
-
-def environment_strings() -> dict[str, str]:
-    """The strings in the language of the environment."""
-    language = next(filter(None, map(os.environ.get, ("LC_ALL", "LC_MESSAGES", "LANG"))), "")
-    return STRINGS["zh" if language.lower().startswith("zh") else "en"]

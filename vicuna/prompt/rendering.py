@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Any, Self
 
 from vicuna.errors import UserError, first_line
+from vicuna.sentences import Sentence
 
 BASE = "base"  # the prompt type that is the base's own chat template
 NO_THOUGHT = re.compile(r"\s*<think>\s*</think>\s*")
@@ -119,7 +120,7 @@ class Renderer:
                 **options,
             )
         except Exception as error:  # a template is a program of somebody else: it ends with whatever it raises
-            raise UserError(f"the chat template in {self.path} refuses the messages ({first_line(error)}).") from error
+            raise UserError(Sentence("template_refuses", path=self.path, reason=first_line(error))) from error
 
     def clean(self, message: Mapping[str, Any], thinking: str | None = None) -> dict[str, Any]:
         """A message as templates know them, without a key that has no value (transformers leaves None out, others print

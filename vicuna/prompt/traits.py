@@ -7,6 +7,8 @@ from typing import Any
 from vicuna.prompt.rendering import BASE, Renderer
 from vicuna.prompt.wordings import TEMPLATES
 
+SINGLE_QUESTIONS = ("instruct", "instruct_v0")  # finetune.py's default, and the original's first one
+
 
 def first_messages(messages: Sequence[Mapping[str, Any]]) -> list[int]:
     """Where turns begin: the indices of the questions, behind which answers and what functions said follow."""
@@ -31,6 +33,11 @@ def knows_thinking(prompt_type: str, chat: Renderer | None) -> bool:
 def takes_turns(prompt_type: str) -> bool:
     """Whether a prompt type has a place for earlier turns."""
     return prompt_type == BASE or bool(TEMPLATES[prompt_type].turn)
+
+
+def asks_single_questions(prompt_type: str) -> bool:
+    """Whether a prompt type is for records of one question each, so that who learnt by it has seen no second turn."""
+    return prompt_type in SINGLE_QUESTIONS
 
 
 def answers_apart(prompt_type: str) -> bool:

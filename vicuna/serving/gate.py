@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter
 
 from vicuna.answer.fair_queue import Client, FairQueue, QueueFull
+from vicuna.sentences import Sentence
 
 
 class Place:
@@ -59,7 +60,7 @@ class Gate:
         turn: asyncio.Future[Place] = asyncio.get_running_loop().create_future()
         lost = self._waiting.add((turn, client), client)
         if lost and not lost[0].done():
-            lost[0].set_exception(QueueFull("others wait too, and your requests had most places: try again later."))
+            lost[0].set_exception(QueueFull(Sentence("place_lost")))
         try:
             return await turn
         except asyncio.CancelledError:
