@@ -27,7 +27,12 @@ def main(model_flags: ModelFlags, chat: ChatFlags, serve: ServeFlags, decoding: 
     if decoding.preset == "original" and decoding.min_new_tokens is None:
         decoding = replace(decoding, min_new_tokens=5)  # where the original's chat page stood
     log.set_up()
-    # Imported here so that --help and a mistyped flag answer at once.
+    # Imported here so that --help and a mistyped flag answer at once, and so do a path and a port, before torch.
+    from vicuna.answer.first_look import look_first
+    from vicuna.serving.listening import listen
+
+    look_first(model_flags.model_path, serve, chat.lora_path)
+    listening = None if chat.cli else listen(serve.host, serve.port)
     from vicuna.answer.loading import check_beams, load_assistant
 
     check_beams(model_flags.model_path, decoding, chat.lora_path)
@@ -57,7 +62,7 @@ def main(model_flags: ModelFlags, chat: ChatFlags, serve: ServeFlags, decoding: 
         add = partial(add_routes, assistant=assistant, chat=chat, door=door, decoding=decoding)
         routes = [add, partial(describe_routes, assistant=assistant, has_key=bool(door.key))]
     page = chat_events.build_page(assistant, chat, serve, decoding, with_login=bool(door.accounts))
-    server.serve(page, serve, door, *routes)
+    server.serve(page, serve, door, *routes, listening=listening)
 
 
 if __name__ == "__main__":

@@ -42,14 +42,13 @@ def main(flags: TrainFlags) -> None:
     """Train as the flags say. What a stage needs is imported in it: --help and a mistyped flag answer at once."""
     run_flags = flags.run
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    gpus = one_gpu_per_process(os.environ)
     end_with_launcher(os.environ)
 
     log.set_up(rank)
     folder = output_folder(run_flags.output_path, "--output_path", os.environ, looks_only=run_flags.plan_only)
     with ended_by_signals(), folder, log.session():
-        # 1. data, as far as it can be checked without torch and the base's tokenizer
-        sources = open_data(flags, gpus)
+        # 1. data and paths, as far as they can be checked without torch
+        sources = open_data(flags, one_gpu_per_process(os.environ))
 
         # 2. base and adapter, as far as they can be checked without loading weights
         setup = check_setup(flags, sources, world_size)
@@ -117,10 +116,10 @@ class Planned:
 
 
 def open_data(flags: TrainFlags, gpus: int) -> "list[Source]":
-    """Find and hash the data files; no row is read yet."""
-    from vicuna.data.records import open_sources
+    """Find and hash the data files, and tell what is wrong with them, or with a path, before torch is read."""
+    from vicuna.train.first_look import look_first
 
-    sources = open_sources(flags.data.data_path)
+    sources = look_first(flags, reads_rows=int(os.environ.get("LOCAL_RANK", 0)) == 0)
     if gpus > 1:
         command = f"torchrun --standalone --nproc_per_node={gpus} {Path(sys.argv[0]).name} …"
         log.log.info("%d GPUs are visible, this run uses the first; all of them: %s", gpus, command)
@@ -175,7 +174,7 @@ def check_setup(flags: TrainFlags, sources: "list[Source]", world_size: int) -> 
 
 def check_output_path(setup: Setup) -> None:
     """Refuse an --output_path with something that is not to be replaced; a plan says so once it is told."""
-    from vicuna.train.work_folder import check_output
+    from vicuna.train.earlier_runs import check_output
 
     check_output(setup.output, setup.base.path, setup.start.resume, setup.flags.run.overwrite)
 

@@ -10,13 +10,14 @@ adapter, and 5 % of the steps warm up. `python finetune_chat.py --help` lists ev
 
 from finetune import main
 from vicuna.args import Fallback
+from vicuna.data.flags import CHAT_CUTOFF_LEN
 from vicuna.errors import run
 from vicuna.train.command_line import parse_training
 
 DEFAULTS = {
     "data_path": ["sample/chat/data_sample.jsonl"],
     "prompt_type": "chat",
-    "cutoff_len": 2048,
+    "cutoff_len": CHAT_CUTOFF_LEN,
     "lora_target_modules": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
     "warmup_ratio": 0.05,
     "log_steps": 100,

@@ -34,7 +34,15 @@ def main(
         given = "--input" if ask.text is None else "--text"
         raise UserError(f"{given} is one question, --data_path a file of them; give one of them.")
     log.set_up()
-    # Imported here so that --help and a mistyped flag answer at once.
+    # Imported here so that --help and a mistyped flag answer at once, and so do files, paths and a port, before torch.
+    from vicuna.answer.first_look import look_at_questions, look_first
+    from vicuna.serving.listening import listen
+
+    if predict.data_path:
+        look_at_questions(model_flags.model_path, serve, ask.lora_path, predict)
+    else:
+        look_first(model_flags.model_path, serve, [ask.lora_path])
+    listening = None if predict.data_path or ask.text is not None else listen(serve.host, serve.port)
     from vicuna.answer.decoding import generation_kwargs
     from vicuna.answer.loading import check_beams, load_assistant
 
@@ -68,7 +76,7 @@ def main(
     with without_proxies():  # Gradio makes clients while it is imported
         from vicuna.pages import server
 
-    server.serve(build_page(assistant, ask, serve, decoding), serve, Door(serve))
+    server.serve(build_page(assistant, ask, serve, decoding), serve, Door(serve), listening=listening)
 
 
 def build_page(assistant: Any, flags: AskFlags, serve: ServeFlags, decoding: DecodingFlags) -> Any:

@@ -41,7 +41,7 @@ fi
 if [ -z "$(wheel)" ] || ! unpacked; then
     mkdir -p "$wheels" "$(dirname "$source")"
     aside=$(mktemp -d "$cache/.installing-XXXXXX")
-    trap 'rm -rf "$aside"' EXIT
+    trap 'rm -rf "$aside"; kill "${telling:-}" 2>/dev/null || true' EXIT
     echo "taking the sources of $llama …"
     pip download --no-deps --no-cache-dir --no-binary "${llama%==*}" --dest "$aside" "$llama"
     archive=$(find "$aside" -name "llama_cpp_python-$version.tar.gz")
@@ -57,8 +57,14 @@ if [ -z "$(wheel)" ] || ! unpacked; then
         # Half of the package is for llama.cpp's own programs, which Python does not call.
         echo 'set(LLAMA_BUILD_COMMON OFF)' >"$aside/less.cmake"
         echo "compiling $llama …"
+        begun=$SECONDS
+        while sleep 30 >/dev/null 2>&1 && kill -0 $$ 2>/dev/null; do
+            echo "  still compiling, $((SECONDS - begun)) s so far; on two cores it takes about 9 minutes"
+        done &
+        telling=$!
         CMAKE_ARGS="-DLLAVA_BUILD=OFF -DCMAKE_PROJECT_llama_cpp_INCLUDE=$aside/less.cmake $settings" \
             pip wheel --no-deps --no-cache-dir --wheel-dir "$aside" "$archive"
+        kill "$telling"
         mv "$aside"/*.whl "$wheels/"
     fi
 fi

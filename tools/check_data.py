@@ -7,25 +7,27 @@ Reads the files; with --model_path also the base's tokenizer. Writes nothing. En
 read, or a row is malformed and --skip_bad_rows is not given.
 """
 
+import os
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any
 
 from vicuna import log
-from vicuna.args import Fallback, flag, parse
+from vicuna.args import Fallback, at_least, flag, parse
 from vicuna.data.bad_row import BadRow
 from vicuna.data.examples import label_spans, tokenise
 from vicuna.data.files import read_rows
 from vicuna.data.fills import check_fills, fill, parse_fills
-from vicuna.data.flags import DataFlags
+from vicuna.data.flags import CHAT_CUTOFF_LEN, DataFlags
 from vicuna.data.formats import detect_format, to_messages
 from vicuna.data.records import SHOWN_BAD_ROWS, Records, Source, open_sources, refusal
-from vicuna.errors import UserError, run
+from vicuna.errors import PlainOutput, UserError, printable, run
 from vicuna.prompt.rendering import BASE
 
+EXPECTED = "; expected "  # in a problem, before what would be right
 BARS = 10  # of the histogram
 BAR_WIDTH = 40  # characters of its longest bar
 
@@ -35,11 +37,15 @@ class CheckFlags:
     """What is measured and shown beside the rows themselves."""
 
     model_path: str = flag("", "base whose tokenizer measures the rows: a folder or a hub id; empty for none")
-    show: int = flag(3, "rows to show with what is trained on in ⟦ ⟧; needs --model_path")
+    show: int = flag(3, "rows of every file to show with what is trained on in ⟦ ⟧; needs --model_path")
+    row: int | None = flag(None, "show the record on this line of every file instead; needs --model_path")
 
     def __post_init__(self) -> None:
         if self.show < 0:
             raise UserError(f"--show {self.show} is too small: expected 0 or more.")
+        at_least("--row", 1 if self.row is None else self.row, 1)
+        if self.row and not self.model_path:
+            raise UserError(f"--row {self.row} is shown as the base's tokenizer has it: give --model_path too.")
 
 
 @dataclass
@@ -50,6 +56,7 @@ class Report:
         formats: format -> rows; bad: reason -> each place and what is wrong there.
         suspicious: kind -> each place and its beginning, of rows that are good.
         repeated: which line holds the same dialogue as which earlier one, of any file.
+        contradicted: which line answers the same question otherwise than which earlier one.
     """
 
     source: Source
@@ -57,13 +64,15 @@ class Report:
     bad: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     suspicious: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     repeated: list[str] = field(default_factory=list)
+    contradicted: list[str] = field(default_factory=list)
 
 
 def main(flags: CheckFlags, data: DataFlags) -> None:
     """Report each file, then measure all good rows together."""
     log.set_up()
     tokenizer, data = open_base(flags.model_path, data)
-    records, seen, filled, unread, malformed = Records(), {}, set(), 0, 0
+    data = as_trained_by_default(data, sys.argv[1:])
+    records, seen, filled, unread, empty, malformed = Records(), {}, set(), 0, 0, 0
     for name in data.data_path:
         try:
             report = read(open_sources([name])[0], data, records, seen, filled, tokenizer)
@@ -72,20 +81,25 @@ def main(flags: CheckFlags, data: DataFlags) -> None:
             unread += 1
             continue
         malformed += sum(map(len, report.bad.values()))
+        empty += not report.source.rows
         print_report(report)
     if tokenizer and records.dialogues:
         measure(records, flags, data, tokenizer)
     sys.stdout.flush()
     check_fills(data.fill, filled)
-    if unread or (malformed and not data.skip_bad_rows):
-        raise UserError(
-            f"{unread} of {len(data.data_path)} files can not be read, {malformed} rows are malformed: see above. Mend "
-            "them; malformed rows can also be left out with --skip_bad_rows."
-        )
+    count, refused = len(data.data_path), malformed and not data.skip_bad_rows
+    parts = [f"{unread} of {count} files can not be read"] if unread else []
+    parts += [f"{empty} of {count} files have no usable row"] if empty else []
+    parts += [f"{malformed} {'row is' if malformed == 1 else 'rows are'} malformed"] if refused else []
+    if parts:
+        also = " Malformed rows can also be left out with --skip_bad_rows." if refused else ""
+        raise UserError(f"{', '.join(parts)}: see above. Training would refuse that: mend it.{also}")
+    files = f"{count} {'file' if count == 1 else 'files'}"
+    print(f"\nnothing stands in the way of training: {len(records.dialogues)} good rows in {files}.")
 
 
 def read(
-    source: Source, data: DataFlags, records: Records, seen: dict[str, str], filled: set[str], tokenizer: Any
+    source: Source, data: DataFlags, records: Records, seen: dict[str, dict[str, str]], filled: set[str], tokenizer: Any
 ) -> Report:
     """Read a file row by row; its good rows are added to `records`, and to `seen` with their places.
 
@@ -106,8 +120,14 @@ def read(
             report.bad[problem.reason].append(f"line {line}: {problem}")
             continue
         place = f"{source.path} line {line}"
-        if (first := seen.setdefault(repr(messages), place)) is not place:
-            report.repeated.append(f"line {line} is {first} again")
+        # Each question with the first place of each of its answers.
+        answers = seen.setdefault(repr(messages[:-1]), {}) if len(messages) > 1 else seen.setdefault("", {})
+        answer = repr(messages[-1])
+        if answer in answers:
+            report.repeated.append(f"line {line} is {answers[answer]} again")
+        elif answers and len(messages) > 1:
+            report.contradicted.append(f"line {line} answers otherwise than {next(iter(answers.values()))}")
+        answers.setdefault(answer, place)
         for kind, where in records.add(messages, line).items():
             report.suspicious[kind].append(f"line {line}: {where!r}")
     return report
@@ -127,13 +147,24 @@ def print_report(report: Report) -> None:
         print_some(places)
     print(f"  duplicates  {len(report.repeated)}")
     print_some(report.repeated)
+    if report.contradicted:
+        print(f"  contradict  {len(report.contradicted)} (the same question, another answer)")
+        print_some(report.contradicted)
+    if not source.rows:
+        print("  unusable    training refuses a file without a usable row")
     print()
 
 
 def print_some(lines: Sequence[str]) -> None:
-    """The first ten lines, and how many more there are."""
-    for line in lines[:SHOWN_BAD_ROWS]:
-        print(f"    {line}")
+    """The first ten lines, and how many more there are; what all of them expect once."""
+    shown = [line.rpartition(EXPECTED) for line in lines[:SHOWN_BAD_ROWS]]
+    same = (
+        len(shown) > 1 and len({after for _, between, after in shown if between}) == 1 and all(one[1] for one in shown)
+    )
+    for before, between, after in shown:
+        print(f"    {before if same else before + between + after}")
+    if same:
+        print(f"    expected {shown[0][2]}")
     if len(lines) > SHOWN_BAD_ROWS:
         print(f"    … and {len(lines) - SHOWN_BAD_ROWS} more")
 
@@ -170,9 +201,30 @@ def measure(records: Records, flags: CheckFlags, data: DataFlags, tokenizer: Any
         raise UserError(f"no row can be trained on: {error}") from error
     for name, count in (("cut", cut.cut), ("shortened", cut.shortened), ("left out", cut.left_out)):
         print(f"  {name:<11} {count} ({count / len(lengths):.1%}) at --cutoff_len {data.cutoff_len}")
-    for row in cut.rows.select(range(min(flags.show, len(cut.rows)))):
+    for row in chosen_rows(cut.rows, flags):
         print(f"\n{records.sources[row['source']].path} line {row['line']}, {len(row['input_ids'])} tokens")
-        print(marked(tokenizer, row))
+        print_marked(marked(tokenizer, row))
+
+
+def chosen_rows(rows: Any, flags: CheckFlags) -> list[dict[str, Any]]:
+    """The first --show rows of every file, or those that stand on line --row."""
+    chosen, shown = [], Counter()
+    for place, (source, line) in enumerate(zip(rows["source"], rows["line"], strict=True)):
+        if line == flags.row if flags.row else shown[source] < flags.show:
+            shown[source] += 1
+            chosen.append(place)
+    if flags.row and not chosen:
+        print(f"\nno file has a record on line {flags.row} that is trained on")
+    return [rows[place] for place in chosen]
+
+
+def print_marked(text: str) -> None:
+    """A row; on a terminal what is trained on is green, unless NO_COLOR is set."""
+    stream = sys.stdout.stream if isinstance(sys.stdout, PlainOutput) else sys.stdout
+    text = printable(text)
+    if stream.isatty() and not os.environ.get("NO_COLOR"):
+        text = text.replace("⟦", "\x1b[32m⟦").replace("⟧", "⟧\x1b[0m")
+    print(text, file=stream)
 
 
 def print_histogram(lengths: Sequence[int]) -> None:
@@ -192,6 +244,13 @@ def marked(tokenizer: Any, row: dict[str, Any]) -> str:
         text += tokenizer.token_name(ids[-1]) if ids[-1] in tokenizer.controls else ""
         parts.append(f"⟦{text}⟧" if trained else text)
     return "".join(parts)
+
+
+def as_trained_by_default(data: DataFlags, argv: Sequence[str]) -> DataFlags:
+    """The flags with the cut of the program that trains such a prompt type, where none is given."""
+    given = any(word.split("=")[0].replace("-", "_") == "__cutoff_len" for word in argv)
+    is_chat = data.prompt_type in ("chat", "chat_eos")
+    return replace(data, cutoff_len=CHAT_CUTOFF_LEN) if is_chat and not given else data
 
 
 def with_files(argv: list[str]) -> list[str]:

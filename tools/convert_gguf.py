@@ -40,9 +40,9 @@ def main(argv: list[str] | None = None) -> None:
     from vicuna.gguf_file.folder import write_small_files
     from vicuna.gguf_file.reader import read_gguf_model
     from vicuna.gguf_file.weights import describe_types
-    from vicuna.model.adapter_files import RUN_ARGS, model_run_args
     from vicuna.model.base import check_base
     from vicuna.model.base_tensors import read_base_tensors
+    from vicuna.model.found import RUN_ARGS, model_run_args
     from vicuna.model.model_card import export_card, write_card
     from vicuna.model.openable import make_openable
     from vicuna.prompt.tokenizer_json import match_training_ids

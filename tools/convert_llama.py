@@ -203,9 +203,9 @@ def to_meta(flags: ConvertFlags, folder: Path) -> None:
     from vicuna.export.manifests import check_input
     from vicuna.export.meta_layout import write_meta
     from vicuna.export.meta_params import PARAMS_FILE, LlamaShape, check_shard_count, default_shard_count, make_params
-    from vicuna.model.base import BASE_FILES, local_folder
     from vicuna.model.base_tensors import read_base_tensors
     from vicuna.model.config import quantization_method
+    from vicuna.model.found import BASE_FILES, local_folder
     from vicuna.model.known_files import copy_known
 
     path = local_folder(flags.input_dir, "--input_dir", BASE_FILES)

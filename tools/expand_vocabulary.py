@@ -51,7 +51,11 @@ class ExpandFlags:
 def main(flags: ExpandFlags) -> None:
     """Check everything, then write."""
     log.set_up()
-    from vicuna.files.outputs import atomic_folder
+    from vicuna.files.outputs import atomic_folder, check_new_folder
+    from vicuna.model.found import look_at_paths
+
+    check_new_folder(flags.output_path, "--output_path")
+    look_at_paths(flags.model_path)
     from vicuna.files.tensors import write_model
     from vicuna.model.base import check_base, fingerprint
     from vicuna.model.base_tensors import read_base_tensors
@@ -107,7 +111,7 @@ def write_tokenizer(folder: Path, base: "Base", flags: ExpandFlags) -> tuple["Ne
 def write_configs(folder: Path, base: "Base", vocab: int, padding: str) -> None:
     """config.json as the base has it but for the size of its vocabulary and a new padding; the other configs."""
     from vicuna.files.json_files import read_json
-    from vicuna.model.adapter_files import RUN_ARGS, model_run_args
+    from vicuna.model.found import RUN_ARGS, model_run_args
     from vicuna.model.known_files import copy_known
     from vicuna.prompt.tokenizer import read_sentencepiece
 

@@ -4,9 +4,9 @@
     python tools/export_gguf.py --model_path models/tiny-llama-zh --lora_path lora-Vicuna --out_path adapter.gguf
 
 Reads the folder tensor by tensor; writes the file, aside first, and beside a model a Modelfile for Ollama. Prints the
-type that each tensor really got. Of a LLaMA f32, f16 and bf16 need only the package gguf, the others llama.cpp's own
-library as well; every other architecture is written by llama.cpp's own converter. bash scripts/install_cpp.sh installs
-all three.
+type that each tensor really got. Of a LLaMA f32, f16, bf16 and q8_0 need only the package gguf, which is installed with
+everything else; the other types need llama.cpp's own library, and every other architecture llama.cpp's own converter.
+bash scripts/install_cpp.sh installs both.
 """
 
 import re
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from vicuna import log
 from vicuna.args import flag, parse
 from vicuna.errors import UserError, run
-from vicuna.files import outputs
+from vicuna.files import aside, outputs
 from vicuna.gguf_file.reader import PLAIN_TYPES, QUANTISED_TYPES
 from vicuna.prompt.templates import ALL_PROMPT_TYPES
 
@@ -66,19 +66,26 @@ def main(flags: ExportFlags) -> None:
     """Check, write aside, report, move into place."""
     log.set_up()
     # Imported here so that --help and a mistyped flag answer at once.
-    from vicuna.gguf import library, model_file
-    from vicuna.gguf.writer import undivided_tensors
-    from vicuna.gguf_file import reader
-    from vicuna.model.adapter_files import adapter_folder, model_run_args, run_args
-    from vicuna.model.base import check_base
-    from vicuna.train import checkpoint
+    from vicuna.model.found import look_at_paths
 
     refuse_existing(Path(flags.out_path), flags.overwrite)
+    look_at_paths(flags.model_path, [flags.lora_path] if flags.lora_path else [])
+    with aside.made_folder(Path(flags.out_path).parent, "--out_path"):
+        pass
+    from vicuna.gguf import library, model_file
+    from vicuna.gguf.writer import PACKED, undivided_tensors
+    from vicuna.gguf_file import reader
+    from vicuna.model.base import check_base
+    from vicuna.model.found import adapter_folder, model_run_args, run_args
+    from vicuna.train import checkpoint
+
     reader.optional_package("gguf")
-    if flags.type in QUANTISED_TYPES:
+    if flags.type in QUANTISED_TYPES and flags.type != PACKED:
         library.load_llama_cpp()
     base = check_base(flags.model_path)
     model_file.check_exportable(base, bool(flags.lora_path))
+    if flags.type == PACKED and not model_file.needs_no_library(base, flags.type):
+        library.load_llama_cpp()
     if settings := getattr(base.config, "quantization_config", None):
         bits = 8 if settings.get("load_in_8bit") else 4
         log.log.warning("WARNING %s is kept at %d bits: what that lost stays lost in the GGUF.", base.path, bits)
@@ -94,11 +101,11 @@ def main(flags: ExportFlags) -> None:
     if flags.strict and not flags.lora_path:
         refuse_other_types(base, flags.type)
     out = Path(flags.out_path)
-    with outputs.atomic_file(out, "--out_path") as aside:
+    with outputs.atomic_file(out, "--out_path") as made:
         refuse_existing(out, flags.overwrite)  # another run may have ended since
-        lost = write(flags, base, folder, aside, prompt_type)
-        with outputs.kept_if_lost(aside, out, "--out_path"):
-            written = reader.read_gguf(str(aside), "--out_path")
+        lost = write(flags, base, folder, made, prompt_type)
+        with outputs.kept_if_lost(made, out, "--out_path"):
+            written = reader.read_gguf(str(made), "--out_path")
             _report(written.types)
             warn_of_other_types(undivided_tensors(written.shapes, flags.type), written.types, flags.type)
     describe(flags, base, folder, prompt_type, lost)

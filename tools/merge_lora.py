@@ -83,13 +83,18 @@ def main(flags: MergeFlags) -> None:
     log.set_up()
     if not flags.lora_path:
         raise UserError("--lora_path is empty; name one or more adapters.")
+    # Imported here so that --help and a mistyped flag answer at once, and so do paths, before torch.
+    from vicuna.files.outputs import atomic_folder, check_new_folder
+    from vicuna.model.found import look_at_paths
+
+    check_new_folder(flags.out_path, "--out_path")
+    look_at_paths(flags.model_path, flags.lora_path)
     import torch
 
     from vicuna.export.manifests import check_input
     from vicuna.export.merge import merge
     from vicuna.export.merged import describe, write_hf
     from vicuna.export.updates import read_updates
-    from vicuna.files.outputs import atomic_folder
     from vicuna.model.base import check_base
     from vicuna.model.base_tensors import read_base_tensors
     from vicuna.model.config import quantization_method

@@ -36,14 +36,19 @@ class PublishFlags:
 def main(flags: PublishFlags) -> None:
     """Check everything, then write."""
     log.set_up()
+    from vicuna.files.outputs import atomic_folder, check_new_folder
+    from vicuna.model.found import look_at_paths
+
+    check_new_folder(flags.out_path, "--out_path")
+    look_at_paths(flags.original_path)
+    look_at_paths(flags.model_path, [flags.lora_path])
     from safetensors.torch import save_file
 
     from vicuna.export.manifests import MANIFEST_FILE, write_manifest
     from vicuna.export.publishing import facts, published
     from vicuna.export.updates import read_updates
-    from vicuna.files.outputs import atomic_folder
-    from vicuna.model.adapter_files import ADAPTER_FILES, RUN_ARGS, run_args
     from vicuna.model.base import check_base
+    from vicuna.model.found import ADAPTER_FILES, RUN_ARGS, run_args
     from vicuna.model.openable import copy_tokenizer
 
     with atomic_folder(flags.out_path, "--out_path") as folder:

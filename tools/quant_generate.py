@@ -66,7 +66,7 @@ def quantised_folder(flags: QuantGenerateFlags) -> Iterator[Path]:
     """The folder of the model, which is made where --quant_path is a bare checkpoint."""
     from vicuna.files.aside import aside_folder
     from vicuna.files.outputs import atomic_folder, check_disk_space
-    from vicuna.model.base import local_folder
+    from vicuna.model.found import local_folder
     from vicuna.quantise.bare import write_folder
 
     path = Path(flags.quant_path).expanduser()

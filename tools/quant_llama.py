@@ -126,6 +126,9 @@ def main(flags: QuantiseFlags) -> None:
 
 def work(flags: QuantiseFlags, folder: Path | None) -> None:
     """Everything up to the folder's name."""
+    from vicuna.model.found import look_at_paths
+
+    look_at_paths(flags.model_path)
     from vicuna.export.manifests import check_input
     from vicuna.gguf_file.folder import refuse_file
     from vicuna.model.base import check_base

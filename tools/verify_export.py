@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal
 from vicuna import log
 from vicuna.args import flag, parse
 from vicuna.errors import UserError, ended_by_signals, run
-from vicuna.files.aside import aside_folder, write_text
+from vicuna.files.aside import aside_folder, made_folder, write_text
 from vicuna.files.folder_lock import held_file
 from vicuna.prompt.templates import ALL_PROMPT_TYPES, encode, prompt_ids
 
@@ -74,6 +74,11 @@ def main(flags: CertificateFlags) -> None:
     if out.exists() and not flags.overwrite:
         raise UserError(f"--out_path {out} exists; name another file, or pass --overwrite.")
     # Imported here so that --help and a mistyped flag answer at once.
+    from vicuna.model.found import look_at_paths
+
+    look_at_paths(flags.model_path, flags.lora_path)
+    with made_folder(out.parent, "--out_path"):
+        pass
     from vicuna.certificate.comparison import compare_artefacts, print_table
     from vicuna.export.manifests import check_input
     from vicuna.export.updates import read_updates

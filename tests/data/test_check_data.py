@@ -51,7 +51,7 @@ def test_malformed_rows_are_listed_by_reason_with_status_1(check, tmp_path):
     assert "malformed   1 (not JSON)\n    line 14: is not a JSON object" in done.stdout
     assert "malformed   1 (no answer)\n    line 15: ends with the user's message of turn 1" in done.stdout
     assert f"duplicates  1\n    line 16 is {file} line 1 again" in done.stdout
-    assert "0 of 1 files can not be read, 14 rows are malformed" in done.stderr
+    assert "check_data.py: error: 14 rows are malformed: see above." in done.stderr
     assert check(file, "--skip_bad_rows").returncode == 0
 
 
@@ -142,6 +142,37 @@ def test_real_broken_files_are_reported_and_not_stumbled_over(check, shared):
         assert f"rows        {good + bad}: {good} good, {bad} malformed" in report
         malformed = report.split("\n  suspicious")[0]
         assert len(re.findall(r"^    line \d+: ", malformed, re.MULTILINE)) == min(bad, 10)
+
+
+def test_contradictions_empty_files_and_what_is_expected_are_told_once(check, tmp_path):
+    a = write(tmp_path / "a.jsonl", [GOOD, {**GOOD, "output": "绿色。"}, GOOD])
+    done = check(a)
+    assert "duplicates  1" in done.stdout
+    assert (
+        f"contradict  1 (the same question, another answer)\n    line 2 answers otherwise than {a} line 1"
+        in done.stdout
+    )
+    assert done.stdout.endswith("nothing stands in the way of training: 3 good rows in 1 file.\n")
+    done = check(write(tmp_path / "b.jsonl", []), a)
+    assert done.returncode == 1
+    assert "1 of 2 files have no usable row: see above. Training would refuse that" in done.stderr
+    done = check(write(tmp_path / "c.jsonl", [{"a": 1}, {"b": 2}, {"c": 3}]))
+    assert done.stdout.count("expected") == 1, done.stdout
+    assert "3 rows are malformed" in done.stderr
+
+
+def test_the_cut_is_that_of_the_program_that_trains_and_rows_of_every_file_are_shown(check, tiny_base, tmp_path):
+    a, b = (write(tmp_path / name, [GOOD, {**GOOD, "output": name}]) for name in ("a.jsonl", "b.jsonl"))
+    base = ["--model_path", tiny_base]
+    done = check(a, b, *base, "--prompt_type", "chat", "--show", 1)
+    assert "at --cutoff_len 2048" in done.stdout
+    assert [f"{file} line 1," in done.stdout for file in (a, b)] == [True, True]
+    done = check(a, b, *base, "--prompt_type", "instruct", "--row", 2)
+    assert "at --cutoff_len 256" in done.stdout
+    assert "⟦b.jsonl</s>⟧" in done.stdout
+    assert done.stdout.count("⟦") == 2
+    assert "\x1b" not in done.stdout
+    assert check(a, "--row", 2).returncode == 2
 
 
 def test_suspicious_rows_are_good_and_named_with_their_places(check, tmp_path):

@@ -1,13 +1,17 @@
 """Quantised by llama.cpp's own library: near the folder's logits, and what got another type is named."""
 
+import sys
 from pathlib import Path
 
+import gguf
 import pytest
 
 from tests.gguf.gguf_models import distance, drawn_ids, export, gguf_logits, hf_logits, hf_model, make_model
 from vicuna.errors import UserError
-from vicuna.gguf.writer import undivided_tensors
+from vicuna.gguf.ends import ordered_ends
+from vicuna.gguf.writer import quantise, undivided_tensors, write_gguf
 from vicuna.gguf_file.reader import read_gguf_model
+from vicuna.model.base import check_base
 
 # For random weights, hidden size 256: a trained model loses far less.
 QUANTISED_BOUNDS = {"q8_0": 0.08, "q6_k": 0.3, "q5_k_m": 0.45, "q4_k_m": 0.8, "q4_0": 1.0}
@@ -68,3 +72,18 @@ def test_a_k_type_falls_back_where_rows_are_narrow(tmp_path, tokenizer_model):
 
     with pytest.raises(UserError, match="tensors have rows that q4_k_m can not divide"):
         export(folder, tmp_path / "x.gguf", "Q4_K_M", strict=True)
+
+
+def test_q8_0_is_written_without_llama_cpp_bit_by_bit_as_it_would(wide, tmp_path, monkeypatch):
+    base = check_base(str(wide))
+    ours, plain, theirs = (tmp_path / f"{name}.gguf" for name in ("ours", "plain", "theirs"))
+    write_gguf(base, plain, "", "instruct", "", ordered_ends(base, "instruct"))
+    quantise(plain, theirs, "q8_0", 1)
+    monkeypatch.setitem(sys.modules, "llama_cpp", None)  # as if it were not installed
+    export(wide, ours, "q8_0", prompt_type="instruct")
+    read = [gguf.GGUFReader(file) for file in (ours, theirs)]
+    tensors = [{one.name: (one.tensor_type, bytes(one.data)) for one in reader.tensors} for reader in read]
+    assert tensors[0] == tensors[1]
+    assert sum(kind == gguf.GGMLQuantizationType.Q8_0 for kind, _ in tensors[0].values()) > 10
+    versions = [reader.get_field("general.quantization_version").contents() for reader in read]
+    assert versions[0] == versions[1]

@@ -13,9 +13,9 @@ from vicuna.answer.loading import load_assistant
 from vicuna.errors import UserError
 from vicuna.export.manifests import model_hashes, tensor_digests
 from vicuna.model.adapter import load_adapter, new_adapter, plan_adapter, save_adapter
-from vicuna.model.adapter_files import model_run_args
 from vicuna.model.base import check_base, fingerprint, load_base
 from vicuna.model.flags import LoraFlags, ModelFlags
+from vicuna.model.found import model_run_args
 
 OF_ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 

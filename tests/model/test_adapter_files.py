@@ -9,9 +9,10 @@ from safetensors.torch import load_file, save_file
 from tests.model.tiny_adapters import ALL_MODULES, base_model, listing, logits, new_adapter
 from vicuna.errors import UserError
 from vicuna.model.adapter import load_adapter, plan_adapter, save_adapter
-from vicuna.model.adapter_files import adapter_file, adapter_folder, read_adapter_config, read_adapter_tensors, run_args
+from vicuna.model.adapter_files import read_adapter_config, read_adapter_tensors
 from vicuna.model.base import check_base
 from vicuna.model.flags import LoraFlags
+from vicuna.model.found import adapter_file, adapter_folder, run_args
 
 
 def test_an_adapter_model_bin_gives_the_same_logits(tiny_base, copy, expected):

@@ -20,10 +20,11 @@ from vicuna.api.vllm_server import VllmFlags, vllm_argv
 from vicuna.errors import UserError
 from vicuna.files.tensors import write_model
 from vicuna.model.adapter import load_adapter, plan_adapter, save_adapter
-from vicuna.model.adapter_files import adapter_file, read_adapter_tensors, train_kind
+from vicuna.model.adapter_files import read_adapter_tensors, train_kind
 from vicuna.model.adapter_kinds import KINDS, Kind, Use, kinds_of
 from vicuna.model.base import check_base
 from vicuna.model.flags import LoraFlags
+from vicuna.model.found import adapter_file
 
 ROOT = Path(__file__).parent.parent.parent
 

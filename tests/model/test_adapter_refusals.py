@@ -13,10 +13,11 @@ from safetensors.torch import load_file, save_file
 from tests.model.tiny_adapters import base_model, new_adapter
 from vicuna.errors import UserError
 from vicuna.model.adapter import load_adapter, plan_adapter
-from vicuna.model.adapter_files import adapter_file, check_compatible, lora_modules, read_adapter_tensors
+from vicuna.model.adapter_files import check_compatible, lora_modules, read_adapter_tensors
 from vicuna.model.base import check_base
 from vicuna.model.config import meta_model
 from vicuna.model.flags import LoraFlags
+from vicuna.model.found import adapter_file
 
 
 class Bomb:

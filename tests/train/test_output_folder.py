@@ -18,7 +18,8 @@ from tests.starting import Started
 from tests.train.runs import ROOT, STEPS, train
 from vicuna.errors import UserError
 from vicuna.train.checkpoint import torn_reason
-from vicuna.train.work_folder import check_output, work_folder
+from vicuna.train.earlier_runs import check_output
+from vicuna.train.work_folder import work_folder
 
 LAUNCHER = ["-m", "vicuna.train.launch", "--standalone", "--nproc_per_node=2"]
 SHORT = ["--total_batch", 11, "--micro_batch", 2, "--num_epoch", 1, "--test_size", 0, "--save_steps", 2]

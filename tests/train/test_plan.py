@@ -1,6 +1,21 @@
 """The plan that finetune.py prints before its first step."""
 
 import json
+import re
+from pathlib import Path
+
+import pytest
+from peft import LoraConfig
+from transformers import LlamaConfig
+
+from vicuna.data.flags import DataFlags
+from vicuna.model.config import meta_model
+from vicuna.model.flags import LoraFlags, ModelFlags
+from vicuna.model.parameters import count_parameters
+from vicuna.train.flags import RunFlags, TrainFlags
+from vicuna.train.plan import describe_memory
+
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def test_plan_only_prints_every_subject_and_writes_nothing(program, tiny_base, records, tmp_path):
@@ -56,3 +71,26 @@ def test_context_is_the_users_word_for_the_longest_row(program, tiny_base, recor
     done = program("finetune.py", *argv, "--context", 5)
     assert done.returncode == 2
     assert "--context 5" in done.stderr
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_the_memory_line_of_the_document_is_what_the_quickstart_prints(language):
+    page = (ROOT / f"docs/{language}/train.md").read_text(encoding="utf-8")
+    base = LlamaConfig(  # as tools/make_tiny_llama.py makes it
+        vocab_size=2600, hidden_size=256, intermediate_size=768, num_hidden_layers=4, num_attention_heads=8,
+        tie_word_embeddings=False,
+    )  # fmt: skip
+    modules = re.search(r"^adapter +r 8, alpha 16 on ([\w ]+): ", page, re.MULTILINE)[1].split()
+    lora = LoraConfig(task_type="CAUSAL_LM", r=8, lora_alpha=16, target_modules=modules)
+    counts = count_parameters(meta_model(base), lora)
+    assert f"{counts.trainable:,} trainable ({counts.trainable / counts.total:.2%})" in page
+    flags = TrainFlags(ModelFlags(), DataFlags(), LoraFlags(lora_target_modules=modules), RunFlags())
+    assert f"memory    {describe_memory(flags, counts, 1)}" in page.splitlines()
+
+
+def test_the_plan_says_when_checkpointing_only_costs_time(program, tiny_base, records):
+    argv = ["--model_path", tiny_base, "--data_path", records, "--plan_only"]
+    said = r"^faster    --gradient_checkpointing False .* about [\d.]+ MiB"
+    assert re.search(said, program("finetune.py", *argv).stdout, re.MULTILINE)
+    done = program("finetune.py", *argv, "--gradient_checkpointing", "False")
+    assert (done.returncode, "\nfaster " in done.stdout) == (0, False)

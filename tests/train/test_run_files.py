@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from vicuna.errors import UserError
-from vicuna.model.adapter_files import model_run_args, run_args, template_settings
+from vicuna.model.adapter_files import template_settings
+from vicuna.model.found import model_run_args, run_args
 from vicuna.train.callbacks import StepLog
 from vicuna.train.checkpoint import torn_reason
 from vicuna.train.flags import RunFlags

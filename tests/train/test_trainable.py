@@ -13,10 +13,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM
 from tests.train.runs import STEPS, TWO_EPOCHS, losses, train
 from vicuna.errors import UserError
 from vicuna.model import adapter
-from vicuna.model.adapter_files import adapter_file, check_compatible, read_adapter_tensors
+from vicuna.model.adapter_files import check_compatible, read_adapter_tensors
 from vicuna.model.base import check_base, load_base
 from vicuna.model.config import meta_model
 from vicuna.model.flags import LoraFlags
+from vicuna.model.found import adapter_file
 from vicuna.model.parameters import count_parameters
 from vicuna.train import trainable
 from vicuna.train.checkpoint import seal_checkpoint

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vicuna.answer.flags import ServeFlags
 from vicuna.errors import UserError
-from vicuna.model.adapter_files import model_run_args, run_args
+from vicuna.model.found import model_run_args, run_args
 from vicuna.prompt.rendering import PLAIN, Settings
 from vicuna.prompt.templates import ALL_PROMPT_TYPES, BASE
 from vicuna.sentences import Sentence

@@ -10,6 +10,7 @@ from transformers import GenerationConfig
 from vicuna.answer.assistant import Assistant
 from vicuna.answer.choices import Choice, adapter_names, choose_type, prompt_type_of
 from vicuna.answer.decoding import generation_kwargs
+from vicuna.answer.first_look import look_first
 from vicuna.answer.flags import DecodingFlags, ServeFlags
 from vicuna.answer.hf_engine import HFEngine
 from vicuna.answer.worker import Worker
@@ -17,20 +18,14 @@ from vicuna.errors import UserError
 from vicuna.files.tensors import dtype_name
 from vicuna.gguf_file import reader
 from vicuna.model.adapter import load_adapter, read_plain_adapter, vocabulary_modules
-from vicuna.model.adapter_files import (
-    adapter_folder,
-    as_trained,
-    check_compatible,
-    read_adapter,
-    run_args,
-    template_settings,
-)
+from vicuna.model.adapter_files import as_trained, check_compatible, read_adapter, template_settings
 from vicuna.model.adapter_kinds import uses_at
 from vicuna.model.adapters_together import Arrangement, arrange, replacing
 from vicuna.model.base import Base, check_base, device, load_base
 from vicuna.model.config import meta_model
 from vicuna.model.cpu_rounding import four_bit_warning
 from vicuna.model.flags import ModelFlags
+from vicuna.model.found import run_args
 from vicuna.model.stored import loaded_precision, use_as_stored
 from vicuna.prompt.tokenizer import TextTokenizer
 
@@ -91,22 +86,11 @@ def check_assistant(model_flags: ModelFlags, serve: ServeFlags, lora_paths: Sequ
         UserError: see `check_base` and `vicuna.model.adapter_files.check_compatible`.
     """
     lora_paths = [path for path in lora_paths if path]
+    folders = look_first(model_flags.model_path, serve, lora_paths)
     if reader.in_llama_cpp(model_flags.model_path, lora_paths):
         return _check_gguf(model_flags, serve, lora_paths)
-    if serve.gpu_layers is not None:
-        name = model_flags.model_path
-        why = f"which {name} is not"
-        if reader.names_gguf(name):
-            why = f"and {name} is opened in transformers, for an adapter in PEFT's format"
-        raise UserError(f"--gpu_layers {serve.gpu_layers} is for a GGUF file in llama.cpp, {why}; leave it out.")
-    if mixed := [path for path in lora_paths if reader.names_gguf(path) and reader.names_gguf(model_flags.model_path)]:
-        raise UserError(
-            f"--lora_path {mixed[0]} is a GGUF adapter, for llama.cpp, and others of --lora_path are in PEFT's format, "
-            "for transformers: name adapters of one kind."
-        )
     base = check_base(model_flags.model_path, model_flags.context)
     model_flags = use_as_stored(base.path, base.config, model_flags)
-    folders = [adapter_folder(path, serve.use_local) for path in lora_paths]
     names = adapter_names(lora_paths, folders)
     arrangement, read = _read_adapters(base, model_flags, names, folders)
     warnings: list[str] = []

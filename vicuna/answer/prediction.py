@@ -16,12 +16,13 @@ from typing import Any, TypeVar
 from vicuna import __version__
 from vicuna.answer.assistant import Assistant
 from vicuna.answer.decoding import derive_seed, generation_kwargs
+from vicuna.answer.first_look import open_questions
 from vicuna.answer.flags import DecodingFlags, PredictFlags, ServeFlags
 from vicuna.answer.loading import Checked, check_assistant
 from vicuna.answer.stream import Update, is_out_of_memory
 from vicuna.data.bad_row import BadRow
 from vicuna.data.questions import Question, Questions, read_questions
-from vicuna.data.records import Source, open_sources
+from vicuna.data.records import Source
 from vicuna.errors import UserError
 from vicuna.files.row_lines import ROW, RowLines, held_lines, to_json_line, told_when_stopped
 from vicuna.log import log
@@ -82,7 +83,7 @@ def answer_files(
         UserError: before weights are read, files that can not be used, or answers of another run; see `load_assistant`.
         Stopped: a signal; how many are answered.
     """
-    sources = _open(flags.data_path)
+    sources = open_questions(flags.data_path)
     with held_lines(Path(flags.output_path).expanduser(), "--output_path") as lines:
         lines.read()
         checked = check_assistant(model_flags, replace(serve, cache_gib=0), [lora_path])
@@ -115,19 +116,6 @@ def make_batches(asked: Sequence[One], lengths: Sequence[int], size: int) -> lis
     """What is about the same length side by side, the longest first: what does not fit shows at once."""
     order = sorted(range(len(asked)), key=lambda i: (-lengths[i], i))
     return [[asked[i] for i in order[begin : begin + size]] for begin in range(0, len(order), size)]
-
-
-def _open(paths: Sequence[str]) -> list[Source]:
-    if len({Path(path).resolve() for path in paths}) < len(paths):
-        raise UserError(f"--data_path {' '.join(paths)} names a file twice; name it once.")
-    sources = open_sources(paths)
-    for source in sources:
-        if source.weight != 1:
-            raise UserError(
-                f"--data_path {source.path}:{source.weight:g} has a weight, which is for training: every record is "
-                "answered once. Leave it out."
-            )
-    return sources
 
 
 def _compared(

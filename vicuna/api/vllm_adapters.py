@@ -16,18 +16,12 @@ from vicuna.errors import UserError
 from vicuna.files.tensors import read_tensor_file
 from vicuna.foreign.typed import read_typed
 from vicuna.model.adapter_config import AdapterConfig
-from vicuna.model.adapter_files import (
-    ADAPTER_CONFIG,
-    adapter_file,
-    check_compatible,
-    drop_frozen_copies,
-    read_adapter_config,
-    read_adapter_tensors,
-)
+from vicuna.model.adapter_files import check_compatible, drop_frozen_copies, read_adapter_config, read_adapter_tensors
 from vicuna.model.adapter_kinds import Use
 from vicuna.model.adapter_names import PEFT_PREFIX
 from vicuna.model.base import Base
 from vicuna.model.base_tensors import read_base_tensors
+from vicuna.model.found import ADAPTER_CONFIG, adapter_file
 
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")  # what vLLM reads of an adapter
 MOST_TOKENS = 258_048  # of a vocabulary, once adapters are served

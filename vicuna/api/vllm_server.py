@@ -83,8 +83,8 @@ def vllm_argv(flags: VllmFlags) -> list[str]:
     """
     # Imported here so that a program that is missing is named at once.
     from vicuna.gguf_file.folder import refuse_file
-    from vicuna.model.adapter_files import adapter_folder
     from vicuna.model.base import check_base
+    from vicuna.model.found import adapter_folder
 
     base = check_base(flags.model_path)
     refuse_file(base.path, "vLLM")
@@ -136,7 +136,7 @@ def _precision() -> list[str]:
 
 def _prompt_type(asked_for: str | None, base: Path, folders: list[Path]) -> str:
     """The template that vLLM is to be given; "" where the model's folder has the right one."""
-    from vicuna.model.adapter_files import model_run_args, run_args
+    from vicuna.model.found import model_run_args, run_args
 
     if asked_for:
         return asked_for

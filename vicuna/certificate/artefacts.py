@@ -30,8 +30,8 @@ from vicuna.files.json_files import read_json
 from vicuna.files.tensors import dtype_name, main_dtype, read_tensor_files, weight_paths
 from vicuna.foreign.odd_files import NEVER_RUN
 from vicuna.gguf_file import reader
-from vicuna.model.adapter_files import ADAPTER_CONFIG
-from vicuna.model.base import Base, check_base, device, holds_adapter, load_base
+from vicuna.model.base import Base, check_base, device, load_base
+from vicuna.model.found import ADAPTER_CONFIG, holds_adapter
 from vicuna.model.gptq import KERNELS
 
 

@@ -14,8 +14,8 @@ from vicuna.export.updates import AdapterUpdate
 from vicuna.files.json_files import read_json
 from vicuna.gguf.foreign_ids import llama_cpp_ids
 from vicuna.gguf_file.reader import PROMPT_TYPE, GGUFFile
-from vicuna.model.adapter_files import model_run_args
 from vicuna.model.base import Base
+from vicuna.model.found import model_run_args
 from vicuna.prompt.probes import probe_texts
 from vicuna.prompt.tokenizer import TextTokenizer
 from vicuna.prompt.tokenizer_files import CHAT_TEMPLATE_FILE

@@ -10,6 +10,8 @@ from vicuna.errors import UserError
 from vicuna.prompt.own_template import THINKING
 from vicuna.prompt.templates import ALL_PROMPT_TYPES, BASE, TRAIN_TURNS
 
+CHAT_CUTOFF_LEN = 2048  # of finetune_chat.py
+
 
 @dataclass
 class ReadFlags:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 # The held-out records are the same for every --seed, so that runs can be compared; 42 as in the original.
 SPLIT_SEED = 42
 SHOWN_BAD_ROWS = 10
+FIRST_LOOK_BYTES = 16 << 20  # of files whose rows are read before anything heavy is loaded: a second or two
 # Rows that records are repeated to, and how often they may be at any number of rows: all of them are written to the
 # cache, and a day of training sees fewer.
 MOST_ROWS, MOST_TIMES = 20_000_000, 100
@@ -248,6 +249,11 @@ def open_sources(paths: str | Path | Sequence[str]) -> list[Source]:
             source.sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
         sources.append(source)
     return sources
+
+
+def quick_to_read(sources: Sequence[Source]) -> bool:
+    """Whether all rows can be looked at first, and be read again later."""
+    return sum(source.path.stat().st_size for source in sources) <= FIRST_LOOK_BYTES
 
 
 def parse_source(name: str) -> Source:

@@ -15,20 +15,12 @@ from vicuna.evaluation.flags import is_address
 from vicuna.evaluation.runners import HFRunner, LlamaCppRunner, Runner
 from vicuna.files.tensors import weight_paths
 from vicuna.gguf_file import reader
-from vicuna.model.adapter_files import (
-    adapter_file,
-    adapter_folder,
-    as_trained,
-    check_compatible,
-    model_run_args,
-    model_sha256,
-    read_adapter,
-    run_args,
-)
+from vicuna.model.adapter_files import as_trained, check_compatible, model_sha256, read_adapter
 from vicuna.model.adapter_kinds import uses_at
 from vicuna.model.base import check_base, device
 from vicuna.model.config import meta_model
 from vicuna.model.flags import ModelFlags
+from vicuna.model.found import adapter_file, adapter_folder, model_run_args, run_args
 from vicuna.model.stored import use_as_stored
 from vicuna.prompt.templates import ALL_PROMPT_TYPES, BASE
 from vicuna.prompt.tokenizer import TextTokenizer

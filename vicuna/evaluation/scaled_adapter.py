@@ -10,7 +10,7 @@ from peft.helpers import rescale_adapter_scale
 from vicuna.errors import UserError
 from vicuna.foreign.typed import read_typed
 from vicuna.model.adapter_config import AdapterConfig
-from vicuna.model.base import ADAPTER_CONFIG
+from vicuna.model.found import ADAPTER_CONFIG
 
 # What an adapter may hold beside its matrices; a share of it is not what PEFT's scale puts on.
 WHOLE = {

@@ -31,7 +31,7 @@ from vicuna.files.tensors import (
 )
 from vicuna.foreign.paths import stays_below
 from vicuna.log import log
-from vicuna.model.adapter_files import ADAPTER_FILES, run_args
+from vicuna.model.found import ADAPTER_FILES, run_args
 
 MANIFEST_FILE = "SHA256.json"
 # Found in a folder without being named.

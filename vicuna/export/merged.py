@@ -10,9 +10,10 @@ from vicuna.export.updates import AdapterUpdate
 from vicuna.files.json_files import read_json
 from vicuna.files.tensors import dtype_name, main_dtype, write_model
 from vicuna.log import log
-from vicuna.model.adapter_files import RUN_ARGS, as_trained, template_settings
+from vicuna.model.adapter_files import as_trained, template_settings
 from vicuna.model.base import Base
 from vicuna.model.config import meta_model
+from vicuna.model.found import RUN_ARGS
 from vicuna.model.known_files import copy_known
 from vicuna.model.model_card import export_card, write_card
 from vicuna.model.openable import copy_tokenizer, make_openable

@@ -28,7 +28,7 @@ from vicuna.files.tensors import (
     row_blocks,
 )
 from vicuna.foreign.paths import regular_files
-from vicuna.model.adapter_files import RUN_ARGS
+from vicuna.model.found import RUN_ARGS
 from vicuna.model.known_files import copy_known
 from vicuna.prompt.tokenizer_files import CHAT_TEMPLATE_FILE as CHAT_TEMPLATE
 

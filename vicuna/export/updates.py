@@ -18,20 +18,14 @@ from vicuna.errors import UserError
 from vicuna.log import log
 from vicuna.model.adapter import lora_scalings, vocabulary_modules
 from vicuna.model.adapter_conversion import as_plain_lora
-from vicuna.model.adapter_files import (
-    adapter_folder,
-    check_compatible,
-    check_whole_parts,
-    read_adapter,
-    run_args,
-    saved_modules,
-)
+from vicuna.model.adapter_files import check_compatible, check_whole_parts, read_adapter, saved_modules
 from vicuna.model.adapter_kinds import Use
 from vicuna.model.adapter_names import PEFT_PREFIX, ROWS
 from vicuna.model.adapters_together import token_rows
 from vicuna.model.base import Base
 from vicuna.model.base_tensors import weight_reader
 from vicuna.model.config import meta_model
+from vicuna.model.found import adapter_folder, run_args
 from vicuna.prompt.tokenizer import TextTokenizer
 from vicuna.train.checkpoint import check_adapter_folder
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from vicuna.errors import UserError, ended_by_signals, first_line
-from vicuna.files.aside import aside_folder, flush, flush_all
+from vicuna.files.aside import aside_folder, flush, flush_all, made_folder
 from vicuna.files.folder_lock import held_file
 
 
@@ -71,6 +71,18 @@ def put_all(made: Sequence[Path], folder: Path) -> None:
     for file in made:
         os.replace(file, folder / file.name)
     flush(folder)
+
+
+def check_new_folder(name: str, flag: str) -> None:
+    """Refuse what `atomic_folder` would, before anything is loaded for it.
+
+    Raises:
+        UserError: it exists already, or can not be made.
+    """
+    output = Path(name).expanduser()
+    _refuse_existing(name, output, flag)
+    with made_folder(output.parent, flag):
+        pass
 
 
 def _refuse_existing(name: str, output: Path, flag: str) -> None:

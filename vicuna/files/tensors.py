@@ -28,7 +28,8 @@ from vicuna.foreign.odd_files import describe_odd_file, unfinished
 from vicuna.foreign.paths import inside, regular_files
 from vicuna.foreign.safetensors_header import read_safetensors_header
 from vicuna.foreign.typed import Foreign, Name, opens, read_typed
-from vicuna.gguf_file.weights import LINK, read_gguf_tensors
+from vicuna.gguf_file.link import LINK
+from vicuna.gguf_file.weights import read_gguf_tensors
 
 SHARD_BYTES = 2 * 2**30
 INDEX_LIMIT = 64 << 20  # bytes; of 90,000 tensors 9 MB

@@ -20,12 +20,13 @@ from vicuna.gguf.writer import PLAIN_DTYPES, PlannedTensor, permute_qk, vicuna_k
 from vicuna.gguf_file.reader import ARCHITECTURE, STEP, optional_package
 from vicuna.log import log
 from vicuna.model.adapter import lora_scalings, read_plain_adapter
-from vicuna.model.adapter_files import drop_frozen_copies, lora_modules, run_args
+from vicuna.model.adapter_files import drop_frozen_copies, lora_modules
 from vicuna.model.adapter_kinds import Use
 from vicuna.model.adapter_names import PEFT_PREFIX
-from vicuna.model.base import ADAPTER_CONFIG, ADAPTER_FILES, Base
+from vicuna.model.base import Base
 from vicuna.model.base_tensors import read_base_tensors
 from vicuna.model.config import meta_model
+from vicuna.model.found import ADAPTER_CONFIG, ADAPTER_FILES, run_args
 
 GENERAL_NAME = "general.name"
 Modules = dict[str, tuple[torch.Tensor, torch.Tensor]]  # A and B by the module that they are added to

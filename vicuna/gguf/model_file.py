@@ -72,6 +72,11 @@ def check_vocabulary(base: Base) -> None:
         converter.check_vocabulary(base)
 
 
+def needs_no_library(base: Base, kind: str) -> bool:
+    """Whether the package gguf alone quantises a model to `kind`."""
+    return is_written_here(base) and writer.packs(base, kind)
+
+
 def write_model(base: Base, file: Path, kind: str, prompt_type: str = "", template: str = "") -> None:
     """Write a model; other files are put beside it and removed.
 
@@ -82,7 +87,7 @@ def write_model(base: Base, file: Path, kind: str, prompt_type: str = "", templa
     Raises:
         UserError: weights that are missing, not finite or not at that type; or the converter or llama.cpp failed.
     """
-    if kind in PLAIN_TYPES:
+    if kind in PLAIN_TYPES or needs_no_library(base, kind):
         _write_plain(base, file, kind, prompt_type, template)
         return
     plain = file.with_name("plain.gguf")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -31,6 +32,7 @@ from vicuna.model.base import Base
 from vicuna.model.base_tensors import read_base_tensors
 from vicuna.model.config import head_dim
 
+PACKED = "q8_0"  # which the package gguf quantises bit by bit as llama.cpp does; the others only llama.cpp can
 PLAIN_DTYPES = dict(zip(PLAIN_TYPES, (torch.float32, torch.float16, torch.bfloat16), strict=True))
 _POLL_S = 0.2
 
@@ -76,6 +78,16 @@ class PlannedTensor:
     name: str
     shape: tuple[int, ...]
     dtype: torch.dtype
+    packed: bool = False  # as Q8_0 of what it is
+
+    @property
+    def nbytes(self) -> int:
+        """What it takes in the file."""
+        values = math.prod(self.shape)
+        if not self.packed:
+            return values * self.dtype.itemsize
+        count, size = optional_package("gguf").GGML_QUANT_SIZES[optional_package("gguf").GGMLQuantizationType.Q8_0]
+        return values // count * size
 
 
 def plan_tensors(base: Base, weights: Mapping[str, LazyTensor], kind: str) -> list[PlannedTensor]:
@@ -83,7 +95,7 @@ def plan_tensors(base: Base, weights: Mapping[str, LazyTensor], kind: str) -> li
 
     Args:
         weights: by name, from `vicuna.model.base_tensors.read_base_tensors`.
-        kind: a type of `PLAIN_DTYPES`, or "" for the one each tensor has. Vectors are always float32.
+        kind: a type of `PLAIN_DTYPES`, or PACKED, or "" for the one each tensor has. Vectors are always float32.
     """
     config, gguf = base.config, optional_package("gguf")
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
@@ -91,9 +103,11 @@ def plan_tensors(base: Base, weights: Mapping[str, LazyTensor], kind: str) -> li
     for source, tensor in weights.items():
         if source == "lm_head.weight" and config.tie_word_embeddings:
             continue  # llama.cpp takes the embeddings where there is no head
-        dtype = torch.float32 if len(tensor.shape) == 1 else PLAIN_DTYPES[kind] if kind else tensor.dtype
+        packed = kind == PACKED and len(tensor.shape) == 2
+        plain = PLAIN_DTYPES.get(kind, torch.float32) if kind else tensor.dtype
+        dtype = torch.float32 if len(tensor.shape) == 1 else plain
         name = names.get_name(source, try_suffixes=(".weight", ".bias"))
-        made.append(PlannedTensor(source, name, tuple(tensor.shape), dtype))
+        made.append(PlannedTensor(source, name, tuple(tensor.shape), dtype, packed))
     if config.rope_parameters["rope_type"] == "llama3":
         made.append(PlannedTensor("", "rope_freqs.weight", (head_dim(config) // 2,), torch.float32))
     return made
@@ -112,7 +126,7 @@ def permute_qk(tensor: torch.Tensor, name: str, config: Any) -> torch.Tensor:
 
 
 def write_gguf(base: Base, file: Path, kind: str, prompt_type: str, template: str, ends: Sequence[int]) -> None:
-    """Write a LLaMA, unquantised.
+    """Write a LLaMA, unquantised or as PACKED.
 
     Args:
         kind: as in `plan_tensors`.
@@ -155,10 +169,11 @@ def write_tensors(writer: Any, todo: list[PlannedTensor], tensors: Iterator[torc
     gguf = optional_package("gguf")
     types = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
     for entry in todo:
-        size = math.prod(entry.shape) * entry.dtype.itemsize
-        raw = gguf.GGMLQuantizationType[types[entry.dtype]]
-        writer.add_tensor_info(entry.name, entry.shape, _numpy(torch.empty(0, dtype=entry.dtype)).dtype, size, raw)
-    total = sum(math.prod(entry.shape) * entry.dtype.itemsize for entry in todo)
+        raw = gguf.GGMLQuantizationType["Q8_0" if entry.packed else types[entry.dtype]]
+        kept = np.dtype("uint8") if entry.packed else _numpy(torch.empty(0, dtype=entry.dtype)).dtype
+        shape = gguf.quant_shape_to_byte_shape(entry.shape, raw) if entry.packed else entry.shape
+        writer.add_tensor_info(entry.name, shape, kept, entry.nbytes, raw)
+    total = sum(entry.nbytes for entry in todo)
     check_disk_space(writer.path.parent, total)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -170,8 +185,11 @@ def write_tensors(writer: Any, todo: list[PlannedTensor], tensors: Iterator[torc
                     f"{entry.source} in {source} has values that are not finite, or too large for "
                     f"{types[entry.dtype].lower()}; take --type bf16 or f32 if the weights themselves are sound."
                 )
-            writer.write_tensor_data(_numpy(tensor.contiguous()))
-            bar.update(tensor.nbytes)
+            values = _numpy(tensor.contiguous())
+            if entry.packed:
+                values = gguf.quants.quantize(values, gguf.GGMLQuantizationType.Q8_0)
+            writer.write_tensor_data(values)
+            bar.update(entry.nbytes)
     writer.close()
 
 
@@ -182,10 +200,12 @@ def _numpy(tensor: torch.Tensor) -> Any:
 
 def _model_keys(writer: Any, base: Base, kind: str) -> None:
     config, gguf = base.config, optional_package("gguf")
-    names = {"f32": "ALL_F32", "f16": "MOSTLY_F16", "bf16": "MOSTLY_BF16"}
+    names = {"f32": "ALL_F32", "f16": "MOSTLY_F16", "bf16": "MOSTLY_BF16", PACKED: "MOSTLY_Q8_0"}
     writer.add_type(gguf.GGUFType.MODEL)
     writer.add_name(base.path.resolve().name)
     writer.add_file_type(gguf.LlamaFileType[names[kind or "f32"]])
+    if kind == PACKED:
+        writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     writer.add_vocab_size(config.vocab_size)
     writer.add_context_length(context_of(base))
     writer.add_embedding_length(config.hidden_size)
@@ -258,6 +278,14 @@ def quantise(source: Path, file: Path, kind: str, threads: int) -> None:
             f"llama.cpp could not quantise to {kind} ({last_error('no reason given')}). Is the disk full? Another "
             "--type, such as q8_0, may do."
         )
+
+
+def packs(base: Base, kind: str) -> bool:
+    """Whether a LLaMA can be written as `kind` without llama.cpp: every row divides into its blocks."""
+    if kind != PACKED:
+        return False
+    planned = plan_tensors(base, read_base_tensors(base.path, base.config), kind)
+    return not undivided_tensors({one.name: one.shape for one in planned}, kind)
 
 
 def undivided_tensors(shapes: Mapping[str, Sequence[int]], kind: str) -> list[str]:

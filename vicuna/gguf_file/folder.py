@@ -14,9 +14,9 @@ from typing import IO, Any
 
 from vicuna.errors import UserError
 from vicuna.gguf_file.architecture import config_of
+from vicuna.gguf_file.link import LINK, stands_for
 from vicuna.gguf_file.reader import GGUFFile, read_gguf_model
 from vicuna.gguf_file.vocabulary import tokenizer_files
-from vicuna.gguf_file.weights import LINK
 from vicuna.prompt.tokenizer_files import CHAT_TEMPLATE_FILE, TOKENIZER_CONFIG
 
 try:
@@ -25,12 +25,6 @@ except ImportError:  # Windows, where a folder of a program that was killed stay
     fcntl = None
 
 _PREFIX, _LOCK = "vicuna-gguf-", "in-use"
-
-
-def stands_for(folder: Path) -> Path | None:
-    """The GGUF file that a folder stands for; None for any other folder."""
-    link = folder / LINK
-    return link.resolve() if link.is_symlink() else None
 
 
 def refuse_file(folder: Path, reader: str) -> None:

@@ -14,8 +14,6 @@ import torch
 from vicuna.errors import UserError
 from vicuna.gguf_file.reader import GGUFFile, optional_package, read_gguf
 
-# Under this name the folder that stands for a GGUF has a link to it (`vicuna.gguf_file.folder`).
-LINK = "weights.of.gguf"
 _WHOLE = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 _OF_BLOCK = {
     "attn_norm": "input_layernorm",

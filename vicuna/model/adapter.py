@@ -23,7 +23,7 @@ from vicuna.files.aside import aside_folder
 from vicuna.files.json_files import read_json
 from vicuna.files.outputs import put_all
 from vicuna.foreign.libraries import refusals
-from vicuna.gguf_file.folder import stands_for
+from vicuna.gguf_file.link import stands_for
 from vicuna.log import log
 from vicuna.model.adapter_conversion import as_plain_lora, with_added_biases
 from vicuna.model.adapter_files import (
@@ -39,10 +39,11 @@ from vicuna.model.adapter_files import (
 from vicuna.model.adapter_kinds import Use, uses_at
 from vicuna.model.adapter_names import PEFT_PREFIX
 from vicuna.model.adapters_together import as_told_by_names, with_whole_modules
-from vicuna.model.base import ADAPTER_CONFIG, ADAPTER_FILES, Base, device
+from vicuna.model.base import Base, device
 from vicuna.model.base_tensors import weight_reader
 from vicuna.model.config import meta_model
 from vicuna.model.flags import ALL_LINEAR, LoraFlags
+from vicuna.model.found import ADAPTER_CONFIG, ADAPTER_FILES
 from vicuna.model.new_rows import read_new_rows
 from vicuna.model.targets import all_linear, untrained
 

@@ -19,7 +19,7 @@ from vicuna.foreign.patterns import Pattern
 from vicuna.foreign.typed import Foreign, Name, Size, opens, read_object, typed
 from vicuna.model.adapter_kinds import BEGINS_FROM_DATA, BEGINS_FROM_WEIGHTS, Use, begins_with, check_uses
 from vicuna.model.adapter_names import unwrapped
-from vicuna.model.base import ADAPTER_CONFIG
+from vicuna.model.found import ADAPTER_CONFIG
 
 Value = TypeVar("Value", int, float)
 

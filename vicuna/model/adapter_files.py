@@ -7,52 +7,27 @@ of the user.
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from peft import LoraConfig
 from torch import nn
 
-from vicuna.errors import UserError, listing
+from vicuna.errors import UserError
 from vicuna.files.tensors import dtype_name, read_tensor_file
 from vicuna.foreign.typed import is_absent
-from vicuna.gguf_file.folder import stands_for
-from vicuna.gguf_file.reader import PROMPT_TYPE, read_gguf
 from vicuna.model.adapter_config import LONGEST_NAME, config_for_peft, inferred_config, read_typed_config
 from vicuna.model.adapter_kinds import Use
 from vicuna.model.adapter_names import PEFT_PREFIX, ROWS, own_names, row_indices
-from vicuna.model.base import ADAPTER_CONFIG, ADAPTER_FILES, RUN_ARGS, Base, fingerprint, holds_adapter, local_folder
+from vicuna.model.base import Base, fingerprint
+from vicuna.model.found import ADAPTER_CONFIG, adapter_file, model_run_args, run_args
 from vicuna.model.gptq import keep_peft_silent
-from vicuna.model.run_record import read_run_record
 from vicuna.prompt.rendering import BASE, Settings
 from vicuna.prompt.tokenizer import TextTokenizer
 
-HUB_FILES = [*ADAPTER_FILES, ADAPTER_CONFIG, RUN_ARGS]
 FROZEN = ".base_layer.weight"  # ends the name of a base's own weight, which PEFT saves beside a low-rank head
 _ROUNDED = {"rtol": 2**-7, "atol": 2**-24}  # what 16 bits leave of a weight
 _OTHER_ADAPTER = "Take another copy of the adapter."
 _ONLY_FOR_TRAINING = (".lora_velora_embed", ".lora_monteclora_sampler.")
-
-
-def adapter_folder(name: str, use_local: bool | None = None) -> Path:
-    """The folder of `--lora_path`: a path, or a hub id. `use_local` forbids the one or the other."""
-    if use_local and not Path(name).expanduser().is_dir():
-        raise UserError(f"--lora_path {name} does not exist here, and --use_local 1 forbids asking the hub.")
-    if use_local is False and Path(name).is_dir():
-        raise UserError(f"--lora_path {name} is a folder here, but --use_local 0 means a hub id; drop --use_local.")
-    return local_folder(name, "--lora_path", HUB_FILES)
-
-
-def adapter_file(folder: Path) -> Path:
-    """The adapter weights in `folder`.
-
-    Raises:
-        UserError: none of the known names is there.
-    """
-    for name in ADAPTER_FILES:
-        if (folder / name).is_file():
-            return folder / name
-    raise UserError(f"{folder} has no adapter: expected one of {', '.join(ADAPTER_FILES)}, found {listing(folder)}.")
 
 
 def adapter_sha256(adapter: Path) -> list[str]:
@@ -73,23 +48,6 @@ def model_sha256(base: Path, adapters: Sequence[Path]) -> str:
     """SHA-256 that tells a base with adapters from another one; of the base as `fingerprint` reads it."""
     parts = [fingerprint(base), *(one for adapter in adapters for one in adapter_sha256(adapter))]
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()
-
-
-def run_args(folder: Path) -> dict[str, Any]:
-    """What training wrote beside the adapter, or beside the checkpoint's parent; {} for an adapter from elsewhere."""
-    for file in (folder / RUN_ARGS, folder.parent / RUN_ARGS):
-        if not is_absent(file) and (file.parent == folder or folder.name.startswith("checkpoint-")):
-            return read_run_record(file)
-    return {}
-
-
-def model_run_args(folder: Path) -> dict[str, Any]:
-    """What training or merging wrote beside a model; {} where it wrote of an adapter that lies in the same folder."""
-    if file := stands_for(folder):
-        said = read_gguf(str(file), "--model_path").keys.get(PROMPT_TYPE)
-        return {"prompt_type": said} if said else {}
-    found = run_args(folder)
-    return found if "merged" in found or not holds_adapter(folder) else {}
 
 
 def template_settings(folder: Path) -> Settings:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from vicuna.errors import UserError
-from vicuna.model.base import ADAPTER_CONFIG
 from vicuna.model.config import quantization_method
+from vicuna.model.found import ADAPTER_CONFIG
 from vicuna.model.gptq import KERNELS
 
 EMBEDDINGS_AND_HEAD = ("embed_tokens", "lm_head")

@@ -12,18 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig, PreTrainedModel
 
-from vicuna.errors import UserError, first_line, listing
-from vicuna.files.proxies import check_proxies
+from vicuna.errors import UserError, first_line
 from vicuna.files.tensors import read_tensor_files, weight_paths
 from vicuna.files.weight_heads import read_heads
 from vicuna.foreign.odd_files import NEVER_RUN
 from vicuna.foreign.paths import regular_files
-from vicuna.gguf_file.folder import folder_of, stands_for
+from vicuna.gguf_file.folder import folder_of
+from vicuna.gguf_file.link import stands_for
 from vicuna.gguf_file.reader import is_gguf, read_gguf
 from vicuna.gguf_file.weights import describe_types
 from vicuna.log import log
@@ -31,7 +29,7 @@ from vicuna.model.config import check_continues_text, meta_model, own_config, re
 from vicuna.model.context import read_context
 from vicuna.model.declared import check_counts, check_shapes
 from vicuna.model.declared_decoding import read_generation_config
-from vicuna.model.flags import ModelFlags
+from vicuna.model.found import ADAPTER_FILES, RUN_ARGS, base_folder, holds_adapter
 from vicuna.model.gptq import KERNELS, config_for_plain_kernels, silenced
 from vicuna.model.placement import device_map
 from vicuna.model.run_record import read_run_record
@@ -40,44 +38,8 @@ from vicuna.model.token_ids import check_ids, ends_of
 from vicuna.prompt.rendering import BASE
 from vicuna.prompt.tokenizer import TextTokenizer
 
-BASE_FILES = ["*.json", "*.safetensors", "tokenizer.model"]
-EMBEDDED_BASE = ModelFlags.model_path
-# Today's name first, then the two that the original wrote.
-ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin", "pytorch_model.bin")
-ADAPTER_CONFIG = "adapter_config.json"
-RUN_ARGS = "run_args.json"  # what training or merging wrote of itself
 # Of from_pretrained: an adapter is looked for where there is none, else one beside the weights is loaded with them.
 BASE_ALONE = {"adapter_kwargs": {"subfolder": "none"}}
-
-
-def local_folder(name: str, flag: str, allow_patterns: list[str]) -> Path:
-    """The folder that `name` means: a path here, or a hub id owner/name, which is then downloaded to the cache.
-
-    What starts with `.`, `/` or `~`, or lies in a folder that exists, is a path.
-
-    Raises:
-        UserError: no such folder, or a hub id that can not be had.
-    """
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return path
-    if path.is_file():
-        raise UserError(f"{flag} {name} is a file; expected the folder that holds it.")
-    if name == EMBEDDED_BASE:
-        raise UserError(
-            f"{flag} {name} does not exist yet: make it with python tools/make_tiny_llama.py --output_path {name}."
-        )
-    if name.startswith((".", "/", "~")) or name.count("/") != 1 or path.parent.is_dir():
-        raise UserError(f"{flag} {name} does not exist: no such folder here, and no hub id of the form owner/name.")
-    check_proxies()
-    try:
-        return Path(snapshot_download(name, allow_patterns=allow_patterns))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = first_line(error).split(". ")[0]
-        raise UserError(
-            f"{flag} {name} is no folder here, and the hub did not give it ({reason}). Check the spelling, or the "
-            "network."
-        ) from error
 
 
 @dataclass
@@ -112,16 +74,7 @@ def check_base(name: str, context: int | None = None) -> Base:
     Raises:
         UserError: what does not fit, naming both sources.
     """
-    path = folder_of(name) if is_gguf(name) else local_folder(name, "--model_path", BASE_FILES)
-    if not (path / "config.json").is_file():
-        if any(path.glob("consolidated.*.pth")):
-            raise UserError(
-                f"--model_path {name} is in Meta's layout: convert it first, python tools/convert_llama.py --input_dir "
-                f"{name} --output_dir {path.name}-hf."
-            )
-        raise UserError(
-            f"--model_path {name} has no config.json, found {listing(path)}; expected a model in Hugging Face format."
-        )
+    path = folder_of(name) if is_gguf(name) else base_folder(name)
     config = read_config(path)
     heads = read_heads(weight_paths(path))
     check_continues_text(config)
@@ -146,11 +99,6 @@ def check_base(name: str, context: int | None = None) -> Base:
 
 def _other_context(given: int | None) -> str:
     return "; --context of training and chat sets another" if given is None else ""
-
-
-def holds_adapter(folder: Path) -> bool:
-    """Whether an adapter lies in a model's folder, beside the model's own weights."""
-    return (folder / ADAPTER_CONFIG).is_file()
 
 
 def _trained_with(path: Path) -> str:

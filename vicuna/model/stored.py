@@ -10,7 +10,7 @@ from transformers.quantizers import AutoHfQuantizer
 
 from vicuna.errors import UserError, first_line
 from vicuna.files.tensors import dtype_name, main_dtype, read_tensor_files, weight_paths
-from vicuna.gguf_file.folder import stands_for
+from vicuna.gguf_file.link import stands_for
 from vicuna.gguf_file.reader import read_gguf
 from vicuna.gguf_file.weights import describe_types
 from vicuna.log import log

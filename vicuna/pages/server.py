@@ -17,13 +17,13 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from vicuna.answer.flags import ServeFlags
 from vicuna.doors.door import Door
-from vicuna.errors import UserError
 from vicuna.log import log
 from vicuna.pages.events import MAX_ANSWERS
 from vicuna.pages.front import USER, Front
 from vicuna.pages.localization import i18n
 from vicuna.pages.turns import Turns
 from vicuna.serving.connections import Connections
+from vicuna.serving.listening import listen
 from vicuna.serving.server import run
 from vicuna.serving.visitors import Shares
 
@@ -51,16 +51,18 @@ def serve(
     door: Door,
     add_routes: AddRoutes | None = None,
     describe_routes: Callable[[str], str] = lambda address: "",
+    listening: socket.socket | None = None,
 ) -> None:
     """Serve a page until the program is ended.
 
     Args:
         add_routes: adds routes of its own to the application; describe_routes: says what they are at an address.
+        listening: what `listen` gave for the flags' address, where that was called early.
 
     Raises:
         UserError: the address cannot be listened on.
     """
-    listening = _listen(flags.host, flags.port)
+    listening = listening or listen(flags.host, flags.port)
     host = f"[{flags.host}]" if ":" in flags.host else flags.host
     address = f"http://{host}:{listening.getsockname()[1]}"
     log.info("the page is at %s", address)
@@ -107,13 +109,6 @@ def application(page: Page, flags: ServeFlags, door: Door, add_routes: AddRoutes
     if door.proxies:
         app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=list(door.proxies))
     return app
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except (OSError, OverflowError) as error:
-        raise UserError(f"--host {host} --port {port} can not be listened on; is the port taken? ({error})") from error
 
 
 def _open_share_link(host: str, port: int, door: Door) -> None:

@@ -13,8 +13,8 @@ import torch
 from vicuna import __version__
 from vicuna.files.json_files import read_json
 from vicuna.files.tensors import dtype_name, read_tensor_files, weight_paths
-from vicuna.model.adapter_files import RUN_ARGS
 from vicuna.model.base import Base, check_base, fingerprint
+from vicuna.model.found import RUN_ARGS
 from vicuna.model.gptq import RECORD, check_packed
 from vicuna.model.known_files import copy_known
 from vicuna.model.model_card import export_card, write_card

@@ -15,11 +15,10 @@ from typing import Any
 from vicuna.errors import UserError
 from vicuna.files.aside import flush, remove_left_behind, write_text
 from vicuna.foreign.typed import is_absent, read_typed
-from vicuna.model.adapter_files import RUN_ARGS, run_args
 from vicuna.model.base import Base, fingerprint
-from vicuna.train.run_files import MANIFEST, Manifest
+from vicuna.model.found import RUN_ARGS, run_args
+from vicuna.train.run_files import BEST, MANIFEST, Manifest
 
-BEST = "best"
 REMOVING, SAVING = ".removing-", ".saving-"  # the second of earlier versions
 CHECKPOINT_NAME = re.compile(r"checkpoint-(\d+)")
 

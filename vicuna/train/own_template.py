@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vicuna.data.flags import DataFlags
-from vicuna.model.adapter_files import model_run_args, run_args
+from vicuna.model.found import model_run_args, run_args
 from vicuna.prompt.templates import BASE, own_template
 
 if TYPE_CHECKING:

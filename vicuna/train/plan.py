@@ -21,6 +21,7 @@ from vicuna.model.stored import BITSANDBYTES, loaded_precision, stored_method, s
 from vicuna.prompt.templates import BASE
 from vicuna.train.batches import StepBatchSampler
 from vicuna.train.checkpoint import list_checkpoints
+from vicuna.train.faster import what_is_faster
 from vicuna.train.flags import OPTIMIZER_BYTES, RunFlags, TrainFlags
 from vicuna.train.full_disk import free_bytes, in_words
 from vicuna.train.reporting import where_reported
@@ -150,11 +151,12 @@ def _lines(
         **({"sharing": _sharing(facts["sharing"])} if facts["sharing"] else {}),
         "steps": f"{_steps(batches, flags.run)}; learning rate {flags.run.learning_rate:g}, {flags.run.lr_scheduler}, "
         f"{facts['warmup_steps']} warm-up steps{' in a run of one step' * (batches.steps == 1)}",
-        "memory": _memory(flags, parameters, batches.world_size),
+        "memory": describe_memory(flags, parameters, batches.world_size),
         "saves": _saves(flags.run, facts),
         "example": _example(base, data.train, flags.data.prompt_type),
         "start": facts["start"],
         **({"reports": where_reported(flags.run, os.environ)} if flags.run.report_to != "none" else {}),
+        **({"faster": faster} if (faster := what_is_faster(base.config, flags.run, facts["longest"])) else {}),
     }
 
 
@@ -204,7 +206,8 @@ def _trained(lora: LoraFlags, parameters: ParameterCounts) -> str:
     return f"{matrices}, and {whole}" if "lora" in lora.trains else f"{whole}, no LoRA"
 
 
-def _memory(flags: TrainFlags, parameters: ParameterCounts, world_size: int) -> str:
+def describe_memory(flags: TrainFlags, parameters: ParameterCounts, world_size: int) -> str:
+    """What weights, gradients and optimizer take, by arithmetic."""
     model, lora, run = flags.model, flags.lora, flags.run
     # float32 weights, their gradients, and the optimizer's state
     trained = parameters.trainable * (8 + OPTIMIZER_BYTES[run.optim])

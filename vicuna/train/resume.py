@@ -14,12 +14,12 @@ from vicuna.args import this_command
 from vicuna.errors import UserError
 from vicuna.foreign.paths import shortened
 from vicuna.log import log
-from vicuna.model.adapter_files import HUB_FILES, RUN_ARGS, run_args
-from vicuna.model.base import local_folder
 from vicuna.model.flags import BEFORE, SHORT
-from vicuna.train.checkpoint import BEST, CHECKPOINT_NAME, list_checkpoints, torn_reason
+from vicuna.model.found import HUB_FILES, RUN_ARGS, local_folder, run_args
+from vicuna.train.checkpoint import CHECKPOINT_NAME, list_checkpoints, torn_reason
+from vicuna.train.earlier_runs import holds_result, unfinished_folders
 from vicuna.train.flags import RunFlags, TrainFlags
-from vicuna.train.run_files import MANIFEST, STATE, read_state
+from vicuna.train.run_files import BEST, MANIFEST, STATE, read_state
 from vicuna.train.schedule import (
     OPTIMIZER,
     SCALER,
@@ -28,7 +28,7 @@ from vicuna.train.schedule import (
     check_complete,
     read_schedule,
 )
-from vicuna.train.work_folder import holds_result, unfinished_folders, work_folder
+from vicuna.train.work_folder import work_folder
 
 # Flags that say how this command is to be taken, and not what the run is.
 NOT_KEPT = {

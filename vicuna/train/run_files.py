@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field
 from vicuna.foreign.typed import Count, Foreign, Name, opens, read_typed
 
 STATE, MANIFEST = "trainer_state.json", "manifest.json"
+BEST = "best"  # the folder of the best adapter so far
 MOST_BYTES = 256 << 20  # of a state, which has 150 bytes for each step that was logged
 MOST_ENTRIES = 2_000_000
 

@@ -19,7 +19,8 @@ from vicuna.errors import UserError
 from vicuna.files.aside import aside_folder
 from vicuna.foreign.paths import regular_files
 from vicuna.model.adapter import save_adapter
-from vicuna.model.adapter_files import ADAPTER_FILES, adapter_file, read_adapter_tensors
+from vicuna.model.adapter_files import read_adapter_tensors
+from vicuna.model.found import ADAPTER_FILES, adapter_file
 from vicuna.train.flags import RunFlags
 from vicuna.train.run_files import STATE, read_state
 

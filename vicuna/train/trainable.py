@@ -18,10 +18,11 @@ from vicuna.files.aside import aside_folder
 from vicuna.files.outputs import put_all
 from vicuna.files.tensors import INDEX_FILE
 from vicuna.model.adapter import load_adapter, new_adapter, plan_adapter, save_adapter
-from vicuna.model.adapter_files import ADAPTER_CONFIG, ADAPTER_FILES, adapter_file, read_adapter_tensors, train_kind
+from vicuna.model.adapter_files import read_adapter_tensors, train_kind
 from vicuna.model.base import Base
 from vicuna.model.config import has_fused_experts
 from vicuna.model.flags import LoraFlags
+from vicuna.model.found import ADAPTER_CONFIG, ADAPTER_FILES, adapter_file
 from vicuna.model.openable import copy_tokenizer, make_openable
 from vicuna.model.targets import check_targets
 from vicuna.train.flags import RunFlags

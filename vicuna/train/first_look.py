@@ -1,0 +1,52 @@
+"""What can be told of a run before torch is read: the base, what it begins from, where it writes, and its rows.
+
+Every check here is one that a later stage makes too, by the same functions; here a mistake costs no wait.
+"""
+
+from pathlib import Path
+
+from vicuna.data.records import Source, open_sources, quick_to_read, read_records, refusal
+from vicuna.gguf_file.reader import PROMPT_TYPE, is_gguf, read_gguf_model
+from vicuna.model.found import base_folder, existing_folder, model_run_args
+from vicuna.prompt.tokenizer import TextTokenizer
+from vicuna.train.earlier_runs import check_output
+from vicuna.train.flags import TrainFlags
+from vicuna.train.own_template import with_template_settings
+
+
+def look_first(flags: TrainFlags, reads_rows: bool) -> list[Source]:
+    """The data files, with their hashes; what no run can be made of is refused.
+
+    Args:
+        reads_rows: this process is the one of its host that reads them.
+
+    Raises:
+        UserError: no such file, base or checkpoint; an --output_path with something that is not to be replaced; or, of
+            files that are not large, rows that can not be used.
+    """
+    sources = open_sources(flags.data.data_path)
+    run, name = flags.run, flags.model.model_path
+    if is_gguf(name):
+        file = read_gguf_model(name)
+        base, tokenizer, known = file.path, file.tokenizer(), file.keys.get(PROMPT_TYPE)
+    else:
+        base = base_folder(name)
+        tokenizer, known = TextTokenizer(base), model_run_args(base).get("prompt_type")
+    begins = {
+        "--resume_from_checkpoint": run.resume_from_checkpoint,
+        "--lora_remote_checkpoint": run.lora_remote_checkpoint,
+        "--continue_schedule": run.continue_schedule,
+    }
+    begins = {flag: place for flag, place in begins.items() if place}
+    for flag, place in begins.items():
+        if place != "auto" and len(begins) == 1:  # of two, the one that exists is taken
+            existing_folder(place, flag)
+    if not begins and not run.plan_only:
+        check_output(Path(run.output_path), base, None, run.overwrite)
+    if reads_rows and quick_to_read(sources):
+        data = flags.data.named(tokenizer.chat is not None and not known)
+        refuse = refusal(with_template_settings(tokenizer, data, None), data.prompt_type)
+        read_records(
+            data.data_path, data.prompt_type, data.skip_bad_rows, data.encoding, data.fields, None, data.fill, refuse
+        )
+    return sources
