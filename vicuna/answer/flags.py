@@ -5,7 +5,7 @@ import ipaddress
 import os
 import re
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from vicuna.args import at_least, check_seed, flag, switch
 from vicuna.data.flags import ReadFlags
@@ -209,6 +209,13 @@ class ServeFlags:
         return "" if local else f"--host {self.host}"
 
 
+DECODING_BOUNDS = {
+    "num_beams": (1, 10), "temperature": (0, 10), "top_p": (0, 1), "top_k": (0, 1000),
+    "max_new_tokens": (1, 32768), "min_new_tokens": (0, 32768), "repetition_penalty": (0.1, 10),
+}  # fmt: skip
+REQUEST_BOUNDS = DECODING_BOUNDS | {"min_p": (0, 1), "presence_penalty": (-2, 2), "frequency_penalty": (-2, 2)}
+
+
 @dataclass
 class DecodingFlags:
     """How tokens are chosen, by GenerationConfig's names. Unset ones come from --preset, then from the base."""
@@ -224,13 +231,13 @@ class DecodingFlags:
     repetition_penalty: float | None = flag(None, "above 1 makes tokens already present less likely")
     seed: int | None = flag(None, "fixes what sampling draws")
 
-    BOUNDS: ClassVar = {
-        "num_beams": (1, 10), "temperature": (0, 10), "top_p": (0, 1), "top_k": (0, 1000),
-        "max_new_tokens": (1, 32768), "min_new_tokens": (0, 32768), "repetition_penalty": (0.1, 10),
-    }  # fmt: skip
+    @property
+    def bounds(self) -> dict[str, tuple[float, float]]:
+        """Setting -> its least and its greatest value."""
+        return DECODING_BOUNDS
 
     def __post_init__(self) -> None:
-        for name, (low, high) in self.BOUNDS.items():
+        for name, (low, high) in self.bounds.items():
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
                 raise UserError(f"--{name} {value} is out of range: expected {low} to {high}.")
@@ -254,6 +261,7 @@ class RequestDecoding(DecodingFlags):
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
 
-    BOUNDS: ClassVar = {
-        **DecodingFlags.BOUNDS, "min_p": (0, 1), "presence_penalty": (-2, 2), "frequency_penalty": (-2, 2),
-    }  # fmt: skip
+    @property
+    def bounds(self) -> dict[str, tuple[float, float]]:
+        """The same, of the further ones too."""
+        return REQUEST_BOUNDS
