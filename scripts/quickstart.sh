@@ -26,7 +26,7 @@ fi
 if [ ! -f "$adapter-chat/adapter_model.safetensors" ]; then
     MODEL_PATH=$base OUTPUT_PATH=$adapter-chat NUM_PROCESSES=1 bash scripts/finetune_chat.sh \
         --data_path sample/chat/data_sample.jsonl sample/chat/quickstart.jsonl --train_turns all \
-        --cutoff_len 512 --total_batch 4 --micro_batch 4 --num_epoch 18 "${settings[@]}"
+        --cutoff_len 512 --total_batch 4 --micro_batch 4 --num_epoch 30 "${settings[@]}"
 fi
 compare() { "$PYTHON" tools/compare_answers.py --model_path "$base" "$@"; }
 compare --lora_path "$adapter"
