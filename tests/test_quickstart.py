@@ -105,7 +105,7 @@ def test_the_embedded_base_is_made_the_same_twice(program, tmp_path):
 def test_an_existing_folder_is_never_overwritten(program, tmp_path):
     done = program("tools/make_tiny_llama.py", "--output_path", tmp_path)
     assert done.returncode == 1
-    assert "exists; remove it or name another folder" in done.stderr
+    assert "exists; nothing is ever written over: name a new folder" in done.stderr
 
 
 @pytest.mark.parametrize(("flag", "value"), [("--hidden_size", 33), ("--vocab_size", 100)])

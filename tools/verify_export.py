@@ -109,8 +109,8 @@ def main(flags: CertificateFlags) -> None:
         reference, before = measure_references(setup, texts, prompts, flags.max_new_tokens, wanted.stops)
         said = [message["content"] for dialogue in records.dialogues for message in dialogue]
         results = compare_artefacts(artefacts, setup, reference, wanted, said)
-    print_table(results, reference, before)
-    write_certificate(out, flags, base, updates, records, reference, before, results)
+        print_table(results, reference, before)
+        write_certificate(out, flags, base, updates, records, reference, before, results)
     passed = sum(one.verdict == "passed" for one in results)
     print(f"{passed} of {len(results)} passed; {out} has the figures and the hashes of what was compared.")
     if passed < len(results):

@@ -109,7 +109,8 @@ def test_an_answer_ends_by_any_of_the_ids_that_the_base_declares(tiny_base):
         ({"suppress_tokens": [5], "transformers_version": "4.31.0.dev0"}, True),
         ({"no_repeat_ngram_size": 3}, False),
         ({"min_length": 10}, False),
-        ({"min_p": 0.1}, False),
+        ({"min_p": 0.1, "do_sample": True}, True),
+        ({"typical_p": 0.5}, False),
         ({"guidance_scale": 1.5}, False),
     ],
 )
