@@ -72,7 +72,7 @@ def test_answers_under_other_names_are_found(tmp_path):
     ("lines", "said"),
     [
         ("", "holds no answers"),
-        ("no json", "is no file of JSON lines"),
+        ("no json", r"a\.jsonl is not JSON"),
         ('{"row": 1, "text": "a"}', "line 1 has no text in answer; it has row, text. Name its field by --answer_field"),
         ('{"answer": "a", "reference": "b"}', "line 1 has no number in row or record"),
         ('{"row": 1, "answer": "a"}', "has no reference: answer records that have an answer of their own"),

@@ -107,14 +107,16 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "diverged": (
         lambda at: rewritten(at, lambda one: {**one, f"{Q}.lora_B.weight": one[f"{Q}.lora_B.weight"] * torch.nan}),
-        r"layers\.0\.self_attn\.q_proj\.weight has values that are not finite",
+        r"layers\.0\.self_attn\.q_proj\.lora_B\.weight with values that are not finite",
     ),
     "another base": (
         lambda at: (at / "run_args.json").write_text('{"exact": {"base_fingerprint": "0123456789abcdef"}}'),
         r"was trained on another base than .*fingerprint 0123456789ab….*--ignore_fingerprint",
     ),
     "a torn checkpoint": (
-        lambda at: (at / "manifest.json").write_text('{"files": {"gone.bin": {}}}'),
+        lambda at: (at / "manifest.json").write_text(
+            json.dumps({"files": {"gone.bin": {"size": 1, "sha256": "0" * 64}}})
+        ),
         r"is torn: gone\.bin is missing",
     ),
     "an unknown template": (

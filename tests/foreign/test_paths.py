@@ -208,6 +208,7 @@ FOLDERS = ["conversion", "crawling", "exams", "evaluation", "data", "pages"]
 SEEN = {
     "conversion/cmedqa2.py", "conversion/writing.py", "data/cache.py", "data/files.py", "data/pieces.py",
     "evaluation/journal.py", "evaluation/memory.py", "evaluation/verdict.py", "pages/terminal_commands.py",
+    "pages/assets.py", "pages/chat_layout.py",
 }  # fmt: skip
 
 

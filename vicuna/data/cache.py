@@ -50,7 +50,8 @@ ROW_MODULES = (
     "vicuna.data.packing",
     *("vicuna.data.examples", "vicuna.prompt.wordings", "vicuna.prompt.templates", "vicuna.prompt.tokenizer"),
     *("vicuna.prompt.tokenizer_files", "vicuna.prompt.rendering", "vicuna.prompt.own_template"),
-    *("vicuna.foreign.odd_files", "vicuna.foreign.paths"),
+    *("vicuna.foreign.odd_files", "vicuna.foreign.paths", "vicuna.foreign.typed", "vicuna.foreign.libraries"),
+    "vicuna.prompt.tokenizer_fields",
     *("vicuna.prompt.pieces", "vicuna.prompt.traits", "vicuna.prompt.replaced_templates"),
 )
 
