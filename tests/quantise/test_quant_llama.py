@@ -132,7 +132,7 @@ def running(tiny_base, tmp_path) -> Iterator[tuple[Started, Path]]:
     argv = [deep, TEXT, "--wbits", 4, "--groupsize", 32, "--nsamples", 32, "--seqlen", 256, "--save", out]
     command = [sys.executable, str(ROOT / "tools/quant_llama.py"), *map(str, argv)]
     with Started(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
-        while process.poll() is None and not any(out.parent.glob(".*/.quantising-*/logs/*.log")):
+        while process.poll() is None and not any(out.parent.glob(".*/*/.quantising-*/logs/*.log")):
             time.sleep(0.02)
         yield process, out
 
