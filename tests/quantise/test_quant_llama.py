@@ -138,7 +138,7 @@ def running(tiny_base, tmp_path) -> Iterator[tuple[Started, Path]]:
 
 
 def test_an_interrupted_run_says_how_far_it_was_leaves_nothing_and_starts_over(tiny_base, tmp_path):
-    with running(tiny_base, tmp_path) as (process, out):
+    with running(tiny_base, tmp_path) as (process, _):
         process.send_signal(signal.SIGINT)
         said = process.communicate(timeout=120)[1]
 
