@@ -156,21 +156,20 @@ class Clicker:
         self.said[one], self.typed[one], self.deleted = said, typed, None
         return None
 
-    def do_edit(self) -> bool | None:
+    def _edit(self, tool: str, role: str, kind: str) -> bool | None:
+        """Put another text in a message's place; what was typed before comes back."""
         before = self.typed.get(self.here, "")
-        if not self._tool("edit", "user"):
+        if not self._tool(tool, role):
             return False
         self.page.wait_for_selector("#close")
-        self._say(self._new("q"), before)
+        self._say(self._new(kind), before)
         return None
 
+    def do_edit(self) -> bool | None:
+        return self._edit("edit", "user", "q")
+
     def do_edit_answer(self) -> bool | None:
-        before = self.typed.get(self.here, "")
-        if not self._tool("edit_answer", "bot"):
-            return False
-        self.page.wait_for_selector("#close")
-        self._say(self._new("a"), before)
-        return None
+        return self._edit("edit_answer", "bot", "a")
 
     def do_leave_edit(self) -> bool | None:
         if not self._tool("edit", "user"):

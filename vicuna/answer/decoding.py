@@ -10,12 +10,8 @@ from transformers import GenerationConfig
 from vicuna.answer.flags import PRESETS, DecodingFlags
 
 DEFAULTS = {"max_new_tokens": 256, "min_new_tokens": 1}
-SAMPLING_DEFAULTS = {
-    "temperature": 1.0,
-    "top_p": 1.0,
-    "top_k": 50,
-    "min_p": 0.0,
-}  # what generate() takes where nothing is said
+# What generate() takes where nothing is said.
+SAMPLING_DEFAULTS = {"temperature": 1.0, "top_p": 1.0, "top_k": 50, "min_p": 0.0}
 COUNTED = ("presence_penalty", "frequency_penalty")  # not of generate(): `vicuna.answer.logits` does them
 SAMPLING_ONLY = tuple(SAMPLING_DEFAULTS)  # what only sampling looks at
 FLOATS = ("temperature", "top_p", "min_p", "repetition_penalty", *COUNTED)  # the other settings are whole
