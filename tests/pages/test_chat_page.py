@@ -183,7 +183,8 @@ def test_a_system_prompt_that_is_not_sent_is_said_and_kept(visit):
 
 def test_each_message_chooses_its_adapter_and_its_template(visit):
     page = visit()
-    assert page.inner_text("#status").startswith("base base · adapter A (step 7, r 2) ·")
+    begins = "base base · adapter A (step 7, r 2) ·"
+    page.wait_for_function("begins => document.querySelector('#status').innerText.startsWith(begins)", arg=begins)
     own = ask(page, "你是谁？")
     choose(page, "adapter", "B")
     page.wait_for_function("document.querySelector('#status').innerText.includes('adapter B (step 7, r 2)')")

@@ -23,7 +23,7 @@ def folder_of(output: Path, step: int) -> Path:
     folder.mkdir(parents=True)
     for name in ("adapter_model.safetensors", "trainer_state.json", "optimizer.pt", "scheduler.pt", "rng_state.pth"):
         (folder / name).write_text(f"{name} of step {step}", encoding="utf-8")
-    (folder / "trainer_state.json").write_text(json.dumps({"global_step": step}), encoding="utf-8")
+    (folder / "trainer_state.json").write_text(json.dumps({"global_step": step, "max_steps": 20}), encoding="utf-8")
     (output / "run_args.json").write_text("{}", encoding="utf-8")
     return folder
 
@@ -76,7 +76,7 @@ def deepspeeds(output: Path, step: int) -> Path:
     folder = output / f"checkpoint-{step}"
     (folder / f"global_step{step}").mkdir(parents=True)
     (folder / f"global_step{step}/zero_pp_rank_0_mp_rank_00_optim_states.pt").write_bytes(b"part")
-    (folder / "trainer_state.json").write_text(json.dumps({"global_step": step}), encoding="utf-8")
+    (folder / "trainer_state.json").write_text(json.dumps({"global_step": step, "max_steps": 20}), encoding="utf-8")
     return folder
 
 

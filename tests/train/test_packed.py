@@ -1,6 +1,7 @@
 """Runs on packed documents: attention within a document, the same rows whatever happens, and what is said of them."""
 
 import json
+import re
 import shutil
 from itertools import pairwise
 from pathlib import Path
@@ -67,9 +68,9 @@ def straight(program, tiny_base, tmp_path_factory) -> Path:
 
 def test_the_plan_says_how_documents_are_packed(straight):
     said = (straight / "session.log").read_text(encoding="utf-8")
-    (line,) = [line for line in said.splitlines() if line.startswith("packing")]
+    (line,) = re.findall(r"^ *(packing .*)$", said, re.M)
     assert line.endswith("full, no token lost; attention stays within a document")
-    (example,) = [line for line in said.splitlines() if line.startswith("example")]
+    (example,) = re.findall(r"^ *(example .*)$", said, re.M)
     assert "[trained on: " in example
     facts = json.loads((straight / "run_args.json").read_text(encoding="utf-8"))["plan"]
     assert f" {facts['documents_train']} documents in {facts['rows_train']} rows of 48 tokens, " in line
