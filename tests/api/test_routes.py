@@ -140,6 +140,7 @@ def test_a_bug_is_a_500_without_its_details(ask, monkeypatch, assistant, stream)
     with pytest.raises(APIError, match="the server failed to answer; its log says why") as error:
         list(ask(stream=stream))
     assert "secret" not in str(error.value)
+    assert error.value.response.headers["connection"] == "close"  # as the server does: it is not to be used again
 
 
 def test_a_full_queue_is_a_429_that_says_when_to_come_again(tiny_base):

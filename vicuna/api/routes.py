@@ -102,7 +102,9 @@ def _app(*routes: Route) -> Starlette:
             APIError: lambda request, error: error.response,
             HTTPException: _no_route,
             ClientDisconnect: lambda request, error: Response(status_code=499),  # which nobody receives
-            Exception: lambda request, error: APIError(500, BROKEN).response,
+            # Starlette raises it again once this is sent, and uvicorn then closes the connection: who is not told of
+            # that sends the next request into it.
+            Exception: lambda request, error: APIError(500, BROKEN, Connection="close").response,
         },
     )
 
