@@ -76,6 +76,11 @@ def test_what_does_not_fit_is_refused_with_what_would(base, quantised, without_w
         ask(quant_path=str(file))
     with pytest.raises(UserError, match=r"has .* as .*, and .* follows from .*config.json: it is of another model"):
         ask(model_path=str(tiny_base), quant_path=str(file))
+    config = json.loads((without_weights / "config.json").read_text(encoding="utf-8"))
+    deep = shutil.copytree(without_weights, tmp_path / "deep")
+    (deep / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 10_000}), encoding="utf-8")
+    with pytest.raises(UserError, match=r"says num_hidden_layers 10000, and the weights of .*8bit-32g.pt have 2: conf"):
+        ask(model_path=str(deep), quant_path=str(file))
     with pytest.raises(UserError, match=r"is not quantised by GPTQ or AWQ: ask it with generate.py"):
         ask(quant_path=str(base))
     plain = tmp_path / "plain.pt"

@@ -18,6 +18,7 @@ import torch
 from certificate_bounds import confident_llama
 from safetensors.torch import load_file
 
+from tests.own_code import ON_THE_HUB, plant
 from tests.quantise.quantising import KINDS, TEXT, loss_of, quant_llama, quantise, rows_of
 from tests.starting import Started
 from vicuna.errors import UserError
@@ -32,6 +33,19 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def config_of(folder) -> dict:
     return json.loads((folder / "config.json").read_text(encoding="utf-8"))
+
+
+def test_code_that_a_base_names_is_not_run(base, tmp_path):
+    """GPTQModel 7.6.0 runs it where it is shown the folder, told not to trust it or not."""
+    mark, out = tmp_path / "mark", tmp_path / "out"
+    planted = plant(Path(shutil.copytree(base, tmp_path / "planted")), mark)
+    quantise(planted, out, wbits=4, nsamples=1, seqlen=32)
+    configs = [file.read_text(encoding="utf-8") for file in out.glob("*.json")]
+
+    assert not mark.exists()
+    assert len(configs) > 4
+    assert [text for text in configs if "own." in text or ON_THE_HUB in text] == []
+    assert [file.name for file in out.rglob("*.py")] == []
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,9 +1,10 @@
 """What the weights of a model hold, without their values: the head of each tensor, from the heads of the files."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from vicuna.files.tensors import read_tensor_file
 from vicuna.foreign.safetensors_header import read_safetensors_header
@@ -37,8 +38,15 @@ def read_heads(files: Iterable[Path]) -> dict[str, Head]:
                 is_float = entry.dtype.startswith(("F", "BF"))
                 found[name] = Head(tuple(entry.shape), entry.dtype, is_float, 8 * (end - begin))
             continue
-        for name, tensor in read_tensor_file(file).items():
-            bits = 8 * tensor.dtype.itemsize * tensor.shape.numel()
-            dtype = str(tensor.dtype).removeprefix("torch.")
-            found[name] = Head(tuple(tensor.shape), dtype, tensor.dtype.is_floating_point, bits)
+        found |= heads_of(read_tensor_file(file))
+    return found
+
+
+def heads_of(tensors: Mapping[str, Any]) -> dict[str, Head]:
+    """The heads of tensors that were opened already."""
+    found = {}
+    for name, tensor in tensors.items():
+        bits = 8 * tensor.dtype.itemsize * tensor.shape.numel()
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        found[name] = Head(tuple(tensor.shape), dtype, tensor.dtype.is_floating_point, bits)
     return found

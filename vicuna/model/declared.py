@@ -24,8 +24,11 @@ _BUFFER_BYTES = 200 << 20
 _OTHER = "config and weights are of different models."
 
 
-def check_counts(folder: Path, heads: Mapping[str, Head]) -> None:
+def check_counts(folder: Path, heads: Mapping[str, Head], weights: str = "the weights beside it") -> None:
     """Check that the weights have the layers and experts that config.json declares; each is built one by one.
+
+    Args:
+        weights: which they are, in words.
 
     Raises:
         UserError: they have fewer.
@@ -36,16 +39,16 @@ def check_counts(folder: Path, heads: Mapping[str, Head]) -> None:
     for part in declared.parts:
         for name, said in _declared_layers(part):
             if said > layers:
-                raise UserError(f"{file} says {name} {said}, and the weights beside it have {layers}: {_OTHER}")
+                raise UserError(f"{file} says {name} {said}, and {weights} have {layers}: {_OTHER}")
         for name, said in _declared_experts(part):
             # Stacked experts are a dimension of a tensor, and no part of a name.
             if said > experts and all(said not in head.shape for head in heads.values()):
-                raise UserError(f"{file} says {name} {said}, and no tensor of the weights beside it has them: {_OTHER}")
+                raise UserError(f"{file} says {name} {said}, and no tensor of {weights} has them: {_OTHER}")
             deepest = max((said for _, said in _declared_layers(part)), default=layers)
             if said * deepest > 64 * len(heads) + 4096:
                 raise UserError(
-                    f"{file} says {name} {said} in each of {deepest} layers, and the weights beside it have "
-                    f"{len(heads)} tensors: {_OTHER}"
+                    f"{file} says {name} {said} in each of {deepest} layers, and {weights} have {len(heads)} "
+                    f"tensors: {_OTHER}"
                 )
 
 

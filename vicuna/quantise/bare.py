@@ -12,7 +12,9 @@ import torch
 from vicuna.errors import UserError
 from vicuna.files.json_files import read_json
 from vicuna.files.tensors import dtype_name, main_dtype, read_tensor_file, write_model
+from vicuna.files.weight_heads import heads_of
 from vicuna.model.config import linear_layers, meta_model, read_config
+from vicuna.model.declared import check_counts
 from vicuna.model.gptq import GPTQ, WORD, check_packed, symmetric
 from vicuna.model.known_files import copy_known
 from vicuna.model.openable import copy_tokenizer, make_openable
@@ -38,6 +40,7 @@ def write_folder(file: Path, model: Path, out: Path) -> dict[str, Any]:
     """
     tensors = {name: one for name, one in read_tensor_file(file).items() if not name.endswith(_NOT_WEIGHTS)}
     config = read_config(model)
+    check_counts(model, heads_of(tensors), f"the weights of {file}")
     check_layout(file, tensors, linear_layers(config))
     _check_names(file, tensors, config, model)
     settings = read_settings(tensors, linear_layers(config))
