@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -205,9 +206,10 @@ def _settings(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether a control may show a value at all: a number, or a text that can be written."""
+    """Whether a control may show a value at all: a finite number, which is all that JSON has, or a text that can be
+    written."""
     if isinstance(value, int | float):
-        return True
+        return isinstance(value, int) or math.isfinite(value)
     try:
         check_text(value, "")
     except UserError:
