@@ -119,7 +119,7 @@ def open_data(flags: TrainFlags, gpus: int) -> "list[Source]":
     """Find and hash the data files, and tell what is wrong with them, or with a path, before torch is read."""
     from vicuna.train.first_look import look_first
 
-    sources = look_first(flags, reads_rows=int(os.environ.get("LOCAL_RANK", 0)) == 0)
+    sources = look_first(flags, os.environ)
     if gpus > 1:
         command = f"torchrun --standalone --nproc_per_node={gpus} {Path(sys.argv[0]).name} …"
         log.log.info("%d GPUs are visible, this run uses the first; all of them: %s", gpus, command)

@@ -21,6 +21,8 @@ EMBEDDED_BASE = ModelFlags.model_path
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin", "pytorch_model.bin")
 ADAPTER_CONFIG = "adapter_config.json"
 RUN_ARGS = "run_args.json"  # what training or merging wrote of itself
+# A finished run's files on their way into the place of an earlier run's, and in it what goes with that one.
+REPLACING, FORMER = "replacing", "former.txt"
 HUB_FILES = [*ADAPTER_FILES, ADAPTER_CONFIG, RUN_ARGS]
 
 
@@ -30,10 +32,15 @@ def existing_folder(name: str, flag: str) -> Path | None:
     What starts with `.`, `/` or `~`, or lies in a folder that exists, is a path.
 
     Raises:
-        UserError: no such folder.
+        UserError: no such folder, or one whose files are partly of one training and partly of another.
     """
     path = Path(name).expanduser()
     if path.is_dir():
+        if (path / REPLACING / FORMER).is_file():
+            raise UserError(
+                f"{flag} {name} is half replaced: {path / REPLACING} holds the rest of a finished training. Run the same "
+                "training again, which first puts all in its place; or wait, if it is still at it."
+            )
         return path
     if path.is_file():
         raise UserError(f"{flag} {name} is a file; expected the folder that holds it.")

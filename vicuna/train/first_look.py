@@ -3,6 +3,7 @@
 Every check here is one that a later stage makes too, by the same functions; here a mistake costs no wait.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from vicuna.data.records import Source, open_sources, quick_to_read, read_records, refusal
@@ -12,13 +13,14 @@ from vicuna.prompt.tokenizer import TextTokenizer
 from vicuna.train.earlier_runs import check_output
 from vicuna.train.flags import TrainFlags
 from vicuna.train.own_template import with_template_settings
+from vicuna.train.replacing import finish_replacing
 
 
-def look_first(flags: TrainFlags, reads_rows: bool) -> list[Source]:
+def look_first(flags: TrainFlags, environ: Mapping[str, str]) -> list[Source]:
     """The data files, with their hashes; what no run can be made of is refused.
 
     Args:
-        reads_rows: this process is the one of its host that reads them.
+        environ: with what a launcher says of the processes; the first of each host reads the rows.
 
     Raises:
         UserError: no such file, base or checkpoint; an --output_path with something that is not to be replaced; or, of
@@ -26,6 +28,8 @@ def look_first(flags: TrainFlags, reads_rows: bool) -> list[Source]:
     """
     sources = open_sources(flags.data.data_path)
     run, name = flags.run, flags.model.model_path
+    if not int(environ.get("RANK", 0)) and not run.plan_only:
+        finish_replacing(Path(run.output_path))
     if is_gguf(name):
         file = read_gguf_model(name)
         base, tokenizer, known = file.path, file.tokenizer(), file.keys.get(PROMPT_TYPE)
@@ -43,7 +47,7 @@ def look_first(flags: TrainFlags, reads_rows: bool) -> list[Source]:
             existing_folder(place, flag)
     if not begins and not run.plan_only:
         check_output(Path(run.output_path), base, None, run.overwrite)
-    if reads_rows and quick_to_read(sources):
+    if not int(environ.get("LOCAL_RANK", 0)) and quick_to_read(sources):
         data = flags.data.named(tokenizer.chat is not None and not known)
         refuse = refusal(with_template_settings(tokenizer, data, None), data.prompt_type)
         read_records(

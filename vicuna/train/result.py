@@ -11,11 +11,11 @@ from transformers import TrainerState
 from vicuna.errors import UserError
 from vicuna.model.model_card import training_card, write_card
 from vicuna.train.callbacks import plot_losses
-from vicuna.train.checkpoint import rotate_checkpoints, write_run_args
+from vicuna.train.checkpoint import remove_partial_saves, rotate_checkpoints, write_run_args
 from vicuna.train.full_disk import save_somewhere
+from vicuna.train.replacing import finish_replacing, replace_result
 from vicuna.train.run_files import STATE
 from vicuna.train.trainable import save_trained
-from vicuna.train.work_folder import move_up
 
 
 @dataclass(frozen=True)
@@ -59,11 +59,14 @@ class Result:
         rotate_checkpoints(output, self.facts["run_id"], self.facts["flags"]["save_total_limit"])
 
     def _write(self, folder: Path, output: Path) -> None:
+        if folder == output and finish_replacing(output):  # where a full disk came in between
+            return
         work = self.work if folder == output else folder
         write_run_args(work, self.facts, step=self.state.global_step)
         self.state.save_to_json(str(work / STATE))  # every logged loss
         write_card(work, training_card(self.facts, self.base_path, self.state.log_history, self.state.global_step))
         plot_losses(self.state.log_history, work / "loss.png")
-        save_trained(self.model, folder, self.tensors, self.base_path)
-        if folder == output:
-            move_up(work, folder)
+        save_trained(self.model, work, self.tensors, self.base_path)
+        if folder == output != work:
+            remove_partial_saves(output)
+            replace_result(work, output)

@@ -4,12 +4,10 @@ What an earlier run left (an adapter, checkpoints, best/) is neither written ove
 there is something to put in its place: a new run works in unfinished-N/, whose contents move up at the end.
 """
 
-import os
 import shutil
 from pathlib import Path
 
-from vicuna.model.model_card import CARD, is_ours
-from vicuna.train.checkpoint import REMOVING, list_checkpoints, remove_partial_saves
+from vicuna.train.checkpoint import list_checkpoints
 from vicuna.train.earlier_runs import holds_result, is_of, same_folder
 from vicuna.train.process_group import from_all_ranks
 from vicuna.train.run_files import BEST
@@ -43,23 +41,6 @@ def open_work_folder(output: Path, resume: Path | None, first_of_its_host: bool)
         shutil.copytree(best, work / BEST, dirs_exist_ok=True)  # the best so far of the run that goes on
     from_all_ranks([True])  # before a rank looks into it
     return work
-
-
-def move_up(work: Path, output: Path) -> None:
-    """Put what a run has left in its work folder into the output folder, where an earlier run's of the name goes."""
-    if work == output:
-        return
-    remove_partial_saves(output)
-    for path in sorted(work.iterdir(), key=lambda path: (path.is_dir(), path.name)):
-        target, aside = output / path.name, output / f"{REMOVING}{path.name}"
-        if path.name == CARD and not is_ours(target):
-            path.unlink()
-            continue
-        if path.is_dir() and target.is_dir():
-            os.replace(target, aside)
-        os.replace(path, target)
-        shutil.rmtree(aside, ignore_errors=True)
-    work.rmdir()
 
 
 def _holds_checkpoints(folder: Path) -> bool:
