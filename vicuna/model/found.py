@@ -38,8 +38,8 @@ def existing_folder(name: str, flag: str) -> Path | None:
     if path.is_dir():
         if (path / REPLACING / FORMER).is_file():
             raise UserError(
-                f"{flag} {name} is half replaced: {path / REPLACING} holds the rest of a finished training. Run the same "
-                "training again, which first puts all in its place; or wait, if it is still at it."
+                f"{flag} {name} is half replaced: {path / REPLACING} holds the rest of a finished training. Run that "
+                "command again, which puts it in its place; or wait, if it is still at it."
             )
         return path
     if path.is_file():
