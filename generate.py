@@ -76,31 +76,40 @@ def main(
     with without_proxies():  # Gradio makes clients while it is imported
         from vicuna.pages import server
 
-    server.serve(build_page(assistant, ask, serve, decoding), serve, Door(serve), listening=listening)
+    door = Door(serve)
+    page = build_page(assistant, ask, serve, decoding, with_login=bool(door.accounts))
+    server.serve(page, serve, door, listening=listening)
 
 
-def build_page(assistant: Any, flags: AskFlags, serve: ServeFlags, decoding: DecodingFlags) -> Any:
+def build_page(
+    assistant: Any, flags: AskFlags, serve: ServeFlags, decoding: DecodingFlags, with_login: bool = False
+) -> Any:
     """The page: question and settings on the left, the streamed answer on the right."""
     import gradio as gr
 
     from vicuna.pages import assets, server
 
     with gr.Blocks(title="Chinese-Vicuna", **server.BLOCKS_KWARGS) as blocks:
-        parts = lay_out(assistant, flags, decoding)
+        parts = lay_out(assistant, flags, decoding, with_login)
         connect(blocks, parts, make_handlers(assistant, serve, decoding))
     return server.Page(blocks, assets.CSS, assets.head())
 
 
-def lay_out(assistant: Any, flags: AskFlags, decoding: DecodingFlags) -> SimpleNamespace:
+def lay_out(assistant: Any, flags: AskFlags, decoding: DecodingFlags, with_login: bool) -> SimpleNamespace:
     """What is on the page, made inside of its `gr.Blocks`: the parts that events read or change."""
     import gradio as gr
 
     from vicuna.pages.decoding_controls import ASK_CONTROLS, DecodingControls, all_beams_checkbox
+    from vicuna.pages.header import HEADING, page_buttons
     from vicuna.pages.localization import i18n
     from vicuna.pages.markup import LATEX_DELIMITERS
 
     parts = SimpleNamespace()
+    gr.Markdown(HEADING, elem_id="title")
     parts.status = gr.Markdown(elem_id="status")
+    parts.warnings = gr.Markdown(visible=bool(assistant.warnings), elem_id="warnings")
+    with gr.Row(elem_id="actions"):
+        page_buttons(with_login)
     parts.cut_ids, parts.no_ids = gr.State([]), gr.State([])  # of an answer that a limit cut, and of none
     with gr.Row(elem_id="columns"):
         with gr.Column(scale=2, elem_id="left"):
@@ -114,8 +123,11 @@ def lay_out(assistant: Any, flags: AskFlags, decoding: DecodingFlags) -> SimpleN
             with gr.Column(elem_id="controls"):
                 parts.decoding = DecodingControls(ASK_CONTROLS, decoding, assistant.engine)
                 parts.all_beams = all_beams_checkbox(flags.show_beam, parts.decoding)
+            with gr.Column(elem_id="more"):
                 with gr.Accordion(i18n("extra"), open=False):
-                    parts.extra = gr.Textbox(show_label=False, placeholder=i18n("extra_hint"), lines=2, elem_id="extra")
+                    parts.extra = gr.Textbox(
+                        show_label=False, label=i18n("extra"), placeholder=i18n("extra_hint"), lines=2, elem_id="extra"
+                    )
                 gr.Examples(_examples(), parts.question, label=i18n("examples"))
         with gr.Column(scale=3, elem_id="right"):
             parts.output = gr.Markdown(
@@ -126,7 +138,9 @@ def lay_out(assistant: Any, flags: AskFlags, decoding: DecodingFlags) -> SimpleN
             parts.stats = gr.Markdown(elem_id="stats")
             parts.resume = gr.Button(i18n("continue"), visible=False, elem_id="continue")
             with gr.Accordion(i18n("prompt"), open=False, elem_id="sent"):
-                parts.sent = gr.Textbox(show_label=False, lines=6, interactive=False, elem_id="prompt")
+                parts.sent = gr.Textbox(
+                    show_label=False, label=i18n("prompt"), lines=6, interactive=False, elem_id="prompt"
+                )
     return parts
 
 
@@ -197,9 +211,10 @@ def make_handlers(assistant: Any, serve: ServeFlags, decoding: DecodingFlags) ->
         stop(request)
         stops.pop(client_of(request), None)
 
-    def heading(request: gr.Request) -> str:
-        status = assistant.status(request_strings(request)["status"])
-        return f"## Chinese-Vicuna 中文小羊驼\n\n{safe_markdown(status)}"
+    def heading(request: gr.Request) -> list[str]:
+        strings = request_strings(request)
+        warnings = [rendering.notice(told(text, strings["language"])) for text in assistant.warnings]
+        return [safe_markdown(assistant.status(strings["status"])), "\n\n".join(warnings)]
 
     return SimpleNamespace(answer=attended(answer, stop), stop=stop, forget=forget, heading=heading)
 
@@ -221,7 +236,7 @@ def connect(blocks: Any, parts: SimpleNamespace, handlers: SimpleNamespace) -> N
     parts.stop.click(handlers.stop, **IMMEDIATE)
     parts.output.copy(None, parts.plain, None, js=COPY_TEXT)
     blocks.unload(handlers.forget)
-    blocks.load(handlers.heading, None, parts.status, **IMMEDIATE)
+    blocks.load(handlers.heading, None, [parts.status, parts.warnings], **IMMEDIATE)
     parts.decoding.connect_mode_line(blocks, parts.all_beams)
 
 

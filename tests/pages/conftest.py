@@ -131,6 +131,46 @@ def visit(browser, address):
         context.close()
 
 
+# --- the page of generate.py ------------------------------------------------------------------------------------------
+
+ACCOUNT = ("anna", "eins")
+
+
+@pytest.fixture(scope="package")
+def ask_address(tmp_path_factory, slow_base):
+    """generate.py with the slow base, for whoever is ACCOUNT."""
+    with serving_pages(tmp_path_factory) as serve:
+        yield serve("generate.py", "--model_path", slow_base, "--bits", 32, env={"VICUNA_AUTH": ":".join(ACCOUNT)})
+
+
+@pytest.fixture
+def open_page(browser, ask_address):
+    """open_page("zh-CN", 390): the page of generate.py, for somebody who is logged in."""
+    contexts = []
+
+    def open_page(language: str = "en-US", width: int = 1280, script: str = ""):
+        context = browser.new_context(
+            locale=language, viewport={"width": width, "height": 844}, permissions=["clipboard-read", "clipboard-write"]
+        )
+        contexts.append(context)
+        context.add_init_script(script)
+        context.request.post(f"{ask_address}login", form=dict(zip(("username", "password"), ACCOUNT, strict=True)))
+        page = context.new_page()
+        page.set_default_timeout(60_000)
+        page.requested = []
+        page.on("request", lambda request: page.requested.append(request.url))
+        page.goto(ask_address)
+        page.wait_for_selector("#question textarea")
+        # The page says the mode in the visitor's language once its events are connected.
+        own = "当前解码" if language.startswith("zh") else "Decoding now"
+        page.wait_for_function("own => document.querySelector('#mode').innerText.includes(own)", arg=own)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+
+
 # --- the chat in the terminal -----------------------------------------------------------------------------------------
 
 

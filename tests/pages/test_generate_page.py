@@ -9,37 +9,6 @@ from tests.pages.driven import copied, hold_requests, open_settings, release, se
 from vicuna.pages.strings import STRINGS
 
 
-@pytest.fixture(scope="module")
-def address(serving, slow_base):
-    """generate.py serving the slow base."""
-    return serving("generate.py", "--model_path", slow_base, "--bits", 32)
-
-
-@pytest.fixture
-def open_page(browser, address):
-    contexts = []
-
-    def open_page(language: str = "en-US", width: int = 1280):
-        context = browser.new_context(
-            locale=language, viewport={"width": width, "height": 900}, permissions=["clipboard-read", "clipboard-write"]
-        )
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(60_000)
-        page.requested = []
-        page.on("request", lambda request: page.requested.append(request.url))
-        page.goto(address)
-        page.wait_for_selector("#question textarea")
-        # The page says the mode in the visitor's language once its events are connected.
-        own = "当前解码" if language.startswith("zh") else "Decoding now"
-        page.wait_for_function("own => document.querySelector('#mode').innerText.includes(own)", arg=own)
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-
-
 def ask(page, question: str) -> None:
     page.fill("#question textarea", question)
     page.press("#question textarea", "Enter")
@@ -50,12 +19,12 @@ def shown(page) -> str:
     return page.evaluate("document.querySelector('#output .md')?.innerText ?? ''")
 
 
-def wait_for_opacities(page, expected: str) -> None:
-    """Wait until all sliders that only sampling looks at are that grey."""
+def wait_for_grey(page, grey: bool) -> None:
+    """Wait until all sliders that only sampling looks at are grey, or none is."""
     page.wait_for_function(
-        """expected => ["temperature", "top_p", "top_k"].every(
-            (name) => getComputedStyle(document.getElementById(name)).opacity === expected)""",
-        arg=expected,
+        """grey => ["temperature", "top_p", "top_k"].every(
+            (name) => (getComputedStyle(document.getElementById(name)).filter !== "none") === grey)""",
+        arg=grey,
     )
 
 
@@ -89,8 +58,8 @@ def test_the_preset_that_is_clicked_last_fills_the_sliders(open_page):
     page.locator("#preset input[value=creative]").click()
     release(page, held)
     page.wait_for_function("document.querySelector('#mode').innerText.includes('sampling.')")
-    assert page.locator("#num_beams input[type=number]").input_value() == "1"
-    assert page.locator("#preset input[value=creative]").is_checked()
+    page.wait_for_function("document.querySelector('#num_beams input[type=number]').value === '1'")
+    page.wait_for_selector("#preset input[value=creative]:checked")
 
 
 @pytest.mark.browser
@@ -157,12 +126,12 @@ def test_moving_a_grey_temperature_switches_sampling_on_and_the_page_says_so(ope
     page = open_page()
     page.wait_for_function("document.querySelector('#mode').innerText.includes('greedy')")
     open_settings(page)
-    wait_for_opacities(page, "0.5")
+    wait_for_grey(page, True)
     set_slider(page, "max_new_tokens", 20)
     set_slider(page, "temperature", 0.9)
     page.wait_for_function("document.querySelector('#mode').innerText.includes('sampling.')")
     page.wait_for_selector(".inert", state="detached")
-    wait_for_opacities(page, "1")
+    wait_for_grey(page, False)
     assert page.locator("#do_sample input").is_checked()
     page.wait_for_function("!document.querySelector('#preset input:checked')")  # it is none of them any more
     ask(page, "你好")
@@ -222,7 +191,7 @@ def test_the_beam_preset_fills_the_sliders_and_shows_every_beam(open_page):
     page.wait_for_function("document.querySelector('#mode').innerText.includes('beam search')")
     page.wait_for_selector("#show_beam")
     open_settings(page)
-    assert page.locator("#num_beams input[type=number]").input_value() == "4"
+    page.wait_for_function("document.querySelector('#num_beams input[type=number]').value === '4'")
     set_slider(page, "max_new_tokens", 12)
     ask(page, "你好")
     wait_for_stats(page, "length limit|eos")
@@ -307,16 +276,30 @@ def test_the_page_speaks_the_browsers_language(open_page, language):
 
 
 @pytest.mark.browser
-def test_the_page_fits_a_phone_with_the_answer_before_the_settings(open_page):
-    page = open_page("zh-CN", width=390)
+@pytest.mark.parametrize("language", ["zh-CN", "en-US"])
+def test_on_a_phone_the_settings_are_a_drawer_below_a_header_that_is_low(open_page, language):
+    page = open_page(language, width=390)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    top = {name: page.locator(f"#{name}").bounding_box()["y"] for name in ("question", "output", "preset")}
-    assert top["question"] < top["output"] < top["preset"]
+    top = {name: page.locator(f"#{name}").bounding_box()["y"] for name in ("ask", "output", "more")}
+    assert top["ask"] <= 80
+    assert top["ask"] < top["output"] < top["more"]
+    page.wait_for_selector("#controls", state="hidden")
+    page.click("#show_controls")
+    page.wait_for_selector("#controls")
+    drawer = page.locator("#controls").bounding_box()
+    assert (drawer["width"], drawer["y"] + drawer["height"]) == (390, 844)
+    # Nothing of the page shines through it.
+    page.locator("#preset input[value=creative]").click()
+    page.wait_for_function("document.querySelector('#preset input[value=creative]').checked")
+    over = page.evaluate("document.elementFromPoint(60, 80).closest('#controls') !== null")
+    page.click("#show_controls")
+    page.wait_for_selector("#controls", state="hidden")
+    assert over
 
 
 @pytest.mark.browser
-def test_the_page_asks_no_other_server(open_page, address):
+def test_the_page_asks_no_other_server(open_page, ask_address):
     page = open_page()
     ask(page, "你好 ![x](http://example.com/x.png) <img src=http://example.com/y.png>")
     wait_for_stats(page, "length limit|eos")
-    assert [url for url in page.requested if not url.startswith((address, "data:", "blob:"))] == []
+    assert [url for url in page.requested if not url.startswith((ask_address, "data:", "blob:"))] == []

@@ -3,10 +3,20 @@
 // A conversation's id is in the page's address (`?c=…`), so that a reload finds it and a second tab has its own. Each is
 // kept under a key of its own, so that two tabs never write over each other; nothing goes without a click.
 window.vicuna = (() => {
-    const {words, most, bytes} = window.vicunaTable;
+    const {words, most, bytes} = window.vicunaTable, {panels, panel} = window.vicunaPage;
     const state = {owner: "", ready: false, wanted: null, pending: null, deleted: null};
     const find = (selector) => document.querySelector(selector);
     const press = (id) => find(`#${id}`)?.click();
+    const type = () => find("#message textarea")?.focus();
+    // Whoever goes by the keyboard is still where they were, once the buttons are drawn anew.
+    const keepingFocus = (home, draw) => {
+        const button = document.activeElement, {id} = button.closest("[data-id]")?.dataset ?? {};
+        const isInside = home.contains(button), what = button.classList[0];
+        draw();
+        if (!isInside || home.contains(document.activeElement)) return;
+        const same = [...home.querySelectorAll(`.${what}:enabled`)].find((one) => one.closest("[data-id]")?.dataset.id === id);
+        (same ?? find("#deleted button") ?? find("#search"))?.focus();
+    };
 
     // --- the address ---
     const hex = (byte) => byte.toString(16).padStart(2, "0");
@@ -191,7 +201,7 @@ window.vicuna = (() => {
         };
         input.onkeydown = (event) => {
             event.stopPropagation();
-            if (event.key === "Enter") end(input.value);
+            if (event.key === "Enter") { event.preventDefault(); end(input.value); }  // else it presses what has the focus then
             if (event.key === "Escape") end(null);
         };
         input.onblur = () => end(input.value);
@@ -205,7 +215,7 @@ window.vicuna = (() => {
         const search = find("#search").value.trim().toLowerCase();
         const all = entries();
         const found = search ? all.filter((one) => [one.title, ...one.texts].some((text) => text?.toLowerCase().includes(search))) : all;
-        home.replaceChildren(...found.map((one) => {
+        const items = found.map((one) => {
             const item = make("li", {});
             item.dataset.id = one.id;
             const title = make("button", {type: "button", className: "title", onclick: () => visit(one.id), title: one.title}, one.title);
@@ -214,30 +224,36 @@ window.vicuna = (() => {
             if (one.kept) item.append(button("export", words.export, () => send_out(one.id)));
             item.append(button("delete", words.delete_chat, () => remove(one.id)));
             return item;
-        }));
+        });
+        const bar = find("#deleted");
+        keepingFocus(find("#history"), () => {
+            home.replaceChildren(...items);
+            bar.replaceChildren(...(state.deleted
+                ? [make("span", {}, said_of(words.deleted, state.deleted)), button("undo_delete", words.undo_delete, bring_back)] : []));
+        });
         find("#found").textContent = found.length ? "" : search ? words.none_found : words.none_kept;
         find("#search").placeholder = words.search;
         find("#search").setAttribute("aria-label", words.search);
         find("#show_history").title = words.show_history;
         find("#show_history").setAttribute("aria-label", words.show_history);
-        const bar = find("#deleted");
-        bar.replaceChildren(...(state.deleted
-            ? [make("span", {}, said_of(words.deleted, state.deleted)), button("undo_delete", words.undo_delete, bring_back)] : []));
         limit(all.filter((one) => one.kept));
     };
     const limit = (all) => {
         const bar = find("#limit"), others = all.filter((one) => one.id !== current());
         const oldest = others.at(-1), full = state.pending;
         if (!bar) return;
-        if (!oldest || (!full && others.length < most)) { bar.replaceChildren(); return; }
-        bar.replaceChildren(
+        keepingFocus(bar, () => bar.replaceChildren(...(!oldest || (!full && others.length < most) ? [] : [
             make("span", {}, said_of(full ? words.no_room : words.limit, {most, title: oldest.title})),
             button("export_oldest", words.export, () => send_out(oldest.id)),
-            button("remove_oldest", words.delete_chat, () => remove(oldest.id)));
+            button("remove_oldest", words.delete_chat, () => remove(oldest.id))])));
     };
 
     // --- buttons at messages ---
-    const act = (what, turn, by = 0) => { state.wanted = JSON.stringify({what, turn, by}); press("act"); };
+    const act = (what, turn, by = 0) => {
+        state.wanted = JSON.stringify({what, turn, by});
+        press("act");
+        if (what !== "step") type();
+    };
     const acted = () => { const wanted = state.wanted; state.wanted = null; return wanted ?? ""; };
     let read_last = {};
     const tools = () => {
@@ -252,6 +268,7 @@ window.vicuna = (() => {
             const sign = asking ? `${turn} ${isAnswer} ${ways} ${place}` : "";
             const old = home.querySelector(".turn-tools");
             if ((old?.dataset.sign ?? "") === sign) return;
+            const held = old?.contains(document.activeElement) && document.activeElement.className;
             old?.remove();
             if (!sign) return;
             const made = make("div", {className: "turn-tools"});
@@ -266,24 +283,8 @@ window.vicuna = (() => {
                 : button("edit", words.edit, () => act("edit", turn)));
             if (!isAnswer) made.append(button("cut", words.delete, () => act("delete", turn)));
             home.append(made);
+            if (held) (made.querySelector(`.${held}:enabled`) ?? made.querySelector("button:enabled"))?.focus();
         });
-    };
-
-    // --- panels ---
-    const panels = () => {
-        const wide = matchMedia("(min-width: 1000px)").matches, medium = matchMedia("(min-width: 641px)").matches;
-        const kept = medium ? parsed(localStorage.getItem("chinese-vicuna-panels")) : parsed(sessionStorage.getItem("chinese-vicuna-panels"));
-        return {history: wide, controls: medium, settings: false, system_prompt: false, ...kept};
-    };
-    const place = () => {
-        for (const name of ["history", "controls"]) document.documentElement.dataset[name] = panels()[name] ? "open" : "closed";
-    };
-    const panel = (name, open = !panels()[name]) => {
-        const narrow = matchMedia("(max-width: 640px)").matches;
-        const other = {history: "controls", controls: "history"}[name];
-        const all = {...panels(), [name]: open, ...(narrow && open && other ? {[other]: false} : {})};
-        try { (narrow ? sessionStorage : localStorage).setItem("chinese-vicuna-panels", JSON.stringify(all)); } catch {}
-        place();
     };
 
     // --- what happens ---
@@ -299,15 +300,13 @@ window.vicuna = (() => {
     };
     const redraw = () => list();
     const refresh = () => soon(redraw, tools);
-    place();
-    addEventListener("resize", place);
-    document.addEventListener("keydown", (event) => {
-        if (event.key === "Escape") find("#message .stop-button")?.click();
-    });
     document.addEventListener("input", (event) => { if (event.target.id === "search") list(true); });
     document.addEventListener("click", (event) => {
         const head = event.target.closest?.("#settings > button, #system_prompt > button");
         if (head && event.isTrusted) panel(head.parentElement.id, !head.classList.contains("open"));
+        // What is pressed with a key and is gone then leaves the focus where one goes on.
+        const byKey = event.isTrusted && event.detail === 0;
+        if (byKey && event.target.closest?.("#new, #close, #back, #message .stop-button, .example")) type();
     }, true);
     // Another tab of the same conversation has gone on with it: this one shows that, so that neither loses the other's.
     addEventListener("storage", (event) => {
@@ -319,5 +318,5 @@ window.vicuna = (() => {
         if (changes.some((change) => change.target.closest?.("#chat"))) soon(tools);
     }).observe(document, {subtree: true, childList: true});
 
-    return {read, begin, open, keep, keepLoaded, keepTyped, keepSettings, shown, saving, download, pick, acted, panel};
+    return {read, begin, open, keep, keepLoaded, keepTyped, keepSettings, shown, saving, download, pick, acted};
 })();

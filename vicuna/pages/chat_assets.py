@@ -24,17 +24,16 @@ gradio-app, .gradio-container { height: 100dvh; min-height: 0 !important; overfl
 #talk > #chat { flex: 1 1 0; height: auto !important; min-height: 100px; }
 #controls, #history { overflow-y: auto; }
 #controls > * { flex-shrink: 0; }
-html[data-controls="closed"] #controls, html[data-history="closed"] #history { display: none; }
 #history { flex: 0 0 250px; max-width: 250px; }
 #columns > * { max-height: 100%; }
-#status p, #memory p, #hint p, #warning p { font-size: var(--text-sm); margin: 0; }
-#memory p { color: var(--neutral-500); font-variant-numeric: tabular-nums; }
-#title h2 { font-size: var(--text-lg); margin: 0; }
-#actions, #notices { flex-wrap: wrap; align-items: center; gap: var(--spacing-sm); }
-#actions > *, #notices > * { flex: 0 0 auto; min-width: 0 !important; width: auto; }
+#memory p, #hint p, #warning p { font-size: var(--text-sm); margin: 0; }
+#memory p { color: var(--body-text-color-subdued); font-variant-numeric: tabular-nums; }
+#notices { flex-wrap: wrap; align-items: center; gap: var(--spacing-sm); }
+#notices > * { flex: 0 0 auto; min-width: 0 !important; width: auto; }
 #notices > #hint { flex: 0 1 auto; }
 #actions > #form { flex: 0 0 7em !important; max-width: 7em; margin: 0 !important; }
 #limit_bar:not(:has(span)) { display: none; }
+#actions #form .wrap-inner { padding: 0; }
 #actions #form input { padding: 2px 8px; height: 26px; font-size: var(--text-sm); }
 #notices:not(:has(p)):not(:has(button)) { display: none; }
 /* New chat does what Gradio's dustbin seems to. */
@@ -68,12 +67,7 @@ html[data-controls="closed"] #controls, html[data-history="closed"] #history { d
 #chat .message-row:has(.thought-group)
     + .message-buttons:not(:has([aria-label="Retry"])):not(:has([aria-label="重试"])) { display: none; }
 @media (max-width: 640px) {
-    #title, #status { display: none; }
-    #actions { flex-wrap: nowrap; overflow-x: auto; }
-    #actions > #show_history, #actions > #show_controls { order: -1; }
     .main.app { padding: 6px !important; }
-    #columns > #controls, #columns > #history { position: fixed; z-index: 20; inset: 44px 0 0 0; max-width: none;
-        background: var(--body-background-fill); padding: 8px; }
 }
 """
 )
@@ -123,17 +117,3 @@ class Script:
         self.acted = "(_w, ...others) => [vicuna.acted(), ...others]"
         # A question that comes back stands before what is typed by now.
         self.returned = "(back, typed) => [back ? (typed ? `${back}\\n${typed}` : back) : typed, '']"
-
-    def panel(self, name: str) -> str:
-        """Open or close a panel."""
-        return f"() => vicuna.panel({json.dumps(name)})"
-
-
-# By a form and not by a link, which any page could have a visitor follow.
-LOG_OUT = """() => {
-    const form = document.createElement("form");
-    form.method = "post";
-    form.action = "/logout";
-    document.body.append(form);
-    form.submit();
-}"""

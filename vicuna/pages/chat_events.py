@@ -31,10 +31,7 @@ def build_page(
         _connect_storage(blocks, layout, handlers, changing, script)
         _connect_files(layout, handlers, changing, script)
         _connect_settings(blocks, layout, handlers, changing)
-        for name, shown in (("history", layout.show_history), ("controls", layout.show_controls)):
-            shown.click(None, None, None, js=script.panel(name))
-        if layout.logout:
-            layout.logout.click(None, None, None, js=chat_assets.LOG_OUT)
+        layout.show_history.click(None, None, None, js=assets.panel("history"))
         blocks.unload(handlers.close_tab)
     return server.Page(blocks, chat_assets.CSS, chat_assets.head())
 

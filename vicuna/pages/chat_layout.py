@@ -10,6 +10,7 @@ from vicuna.answer.assistant import Assistant
 from vicuna.answer.flags import ChatFlags, DecodingFlags
 from vicuna.pages import chat_assets
 from vicuna.pages.decoding_controls import CHAT_CONTROLS, CONTROL_NAMES, DecodingControls, all_beams_checkbox, longest
+from vicuna.pages.header import HEADING, page_buttons
 from vicuna.pages.localization import i18n
 from vicuna.pages.markup import LATEX_DELIMITERS
 from vicuna.pages.saved_chats import FORMS
@@ -36,7 +37,7 @@ class ChatLayout:
     """
 
     def __init__(self, assistant: Assistant, flags: ChatFlags, decoding: DecodingFlags, with_login: bool):
-        gr.Markdown("## Chinese-Vicuna 中文小羊驼", elem_id="title")
+        gr.Markdown(HEADING, elem_id="title")
         self.status = gr.Markdown(elem_id="status")
         self.warnings = gr.Markdown(elem_id="warnings") if assistant.warnings else None
         with gr.Row(elem_id="actions"):
@@ -47,8 +48,7 @@ class ChatLayout:
                 label=i18n("form"), elem_id="form",
             )  # fmt: skip
             self.load, self.reset = (gr.Button(i18n(name), size="sm", elem_id=name) for name in ("load", "reset"))
-            self.logout = gr.Button(i18n("logout"), size="sm", elem_id="logout") if with_login else None
-            self.show_controls = gr.Button(i18n("show_controls"), size="sm", elem_id="show_controls")
+            page_buttons(with_login)
         with gr.Row(elem_id="columns"):
             with gr.Column(scale=0, min_width=0, elem_id="history"):
                 gr.HTML(chat_assets.HISTORY)

@@ -29,6 +29,22 @@ from vicuna.serving.visitors import Shares
 
 MAX_BODY_BYTES = 8 * 2**20  # a conversation of 2 MB is escaped twice on its way
 
+# Words that are read on every background: Gradio's own theme has some too pale for that, by WCAG 2 AA.
+THEME = gr.themes.Default().set(
+    body_text_color_subdued="*neutral_600",
+    body_text_color_subdued_dark="*neutral_300",
+    block_info_text_color="*neutral_600",
+    block_info_text_color_dark="*neutral_300",
+    block_title_text_color="*neutral_700",
+    block_title_text_color_dark="*neutral_200",
+    input_placeholder_color="*neutral_500",
+    input_placeholder_color_dark="*neutral_400",
+    button_primary_background_fill="*primary_700",
+    button_primary_background_fill_dark="*primary_700",
+    button_primary_background_fill_hover="*primary_800",
+    button_primary_background_fill_hover_dark="*primary_800",
+)
+
 # No page reports to anybody, and what Gradio may put into its cache is gone after an hour.
 BLOCKS_KWARGS = {"analytics_enabled": False, "delete_cache": (3600, 3600)}
 
@@ -91,6 +107,7 @@ def application(page: Page, flags: ServeFlags, door: Door, add_routes: AddRoutes
         server_port=flags.port,
         auth_dependency=(lambda request: request.scope.get(USER)) if door.accounts else None,
         i18n=i18n,
+        theme=THEME,
         css=page.css,
         head=page.head,
         footer_links=[],
