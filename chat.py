@@ -28,10 +28,11 @@ def main(model_flags: ModelFlags, chat: ChatFlags, serve: ServeFlags, decoding: 
         decoding = replace(decoding, min_new_tokens=5)  # where the original's chat page stood
     log.set_up()
     # Imported here so that --help and a mistyped flag answer at once, and so do a path and a port, before torch.
-    from vicuna.answer.first_look import look_first
+    from vicuna.answer.first_look import look_at_folder, look_first
     from vicuna.serving.listening import listen
 
     look_first(model_flags.model_path, serve, chat.lora_path)
+    look_at_folder(chat.save_path, "--save_path")
     listening = None if chat.cli else listen(serve.host, serve.port)
     from vicuna.answer.loading import check_beams, load_assistant
 

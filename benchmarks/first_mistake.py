@@ -77,6 +77,56 @@ def mistakes(folder: Path, base: str, port: int) -> dict[str, tuple[list[str], s
         "evaluation, no base": (
             ["tools/evaluate.py", "loss", *none, "--data_path", str(good), "--output_path", str(folder / "loss")], gone,
         ),
+        "chat, conversations in a file": (["chat.py", *base_alone, "--save_path", str(file / "chats")], unwritable),
+        **mistakes_of_tools(str(good), folder, base),
+    }  # fmt: skip
+
+
+def mistakes_of_tools(good: str, folder: Path, base: str) -> dict[str, tuple[list[str], str]]:
+    """The same of what is used less often.
+
+    Args:
+        good: a file of records; folder: holds them, and `file`, and `result`, a folder.
+    """
+    in_file, there, out = str(folder / "file" / "out"), str(folder / "result"), str(folder / "new")
+    none, gone = ["--model_path", "./no-such-model"], "./no-such-model does not exist"
+    base_alone, empty, no_adapter = ["--model_path", base], ["--lora_path", str(folder)], "has no adapter"
+    nothing, no_file = str(folder / "no.jsonl"), "no.jsonl does not exist"
+    in_vain = {"--output_path": out, "--data_path": nothing}
+    loss, answers = (["tools/evaluate.py", kind, *base_alone] for kind in ("loss", "answers"))
+    return {
+        "comparing, no base": (["tools/compare_answers.py", *none, *empty], gone),
+        "comparing, no adapter": (["tools/compare_answers.py", *base_alone, *empty], no_adapter),
+        "looking at data, no base": (["tools/check_data.py", good, *none], gone),
+        "a folder of a GGUF, no file": (["tools/convert_gguf.py", "./no.gguf", out], "./no.gguf does not exist"),
+        "from Meta's layout, nothing": (["tools/convert_llama.py", "--input_dir", nothing, "--output_dir", out],
+                                        "is no folder"),
+        "to Meta's layout, output there": (
+            ["tools/convert_llama.py", "--input_dir", base, "--to_meta", "--output_dir", there], "exists",
+        ),
+        "perplexity, no base": (["tools/eval_ppl.py", *none, "--data", good], gone),
+        "perplexity, no text": (["tools/eval_ppl.py", *base_alone, "--data", nothing], no_file),
+        "perplexity, no adapter": (["tools/eval_ppl.py", *base_alone, *empty, "--data", good], no_adapter),
+        "perplexity, output in a file": (
+            ["tools/eval_ppl.py", *base_alone, "--data", good, "--json", f"{in_file}.json"], "that can be written to",
+        ),
+        "vocabulary, no tokenizer": (
+            ["tools/expand_vocabulary.py", *base_alone, "--tokenizer_path", nothing, "--output_path", out], no_file,
+        ),
+        "vocabulary, no words": (
+            ["tools/expand_vocabulary.py", *base_alone, "--add_tokens", nothing, "--output_path", out], no_file,
+        ),
+        "quantising, no text": (["tools/quant_llama.py", base, nothing, "--save", out], no_file),
+        "quantising, no adapter": (["tools/quant_llama.py", base, good, *empty, "--save", out], no_adapter),
+        "quantised, not there": (["tools/quant_generate.py", "--quant_path", nothing], no_file),
+        "evaluation, no records": ([*loss, *(word for pair in in_vain.items() for word in pair)], no_file),
+        "evaluation, no questions": ([*answers, *(word for pair in in_vain.items() for word in pair)], no_file),
+        "evaluation, output in a file": (
+            [*answers, "--data_path", good, "--output_path", in_file], "that can be written to",
+        ),
+        "examination, no folder": (
+            ["tools/evaluate.py", "choice", *base_alone, "--data_path", nothing, "--output_path", out], "is no folder",
+        ),
     }  # fmt: skip
 
 

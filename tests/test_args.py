@@ -1,4 +1,4 @@
-"""Flags: every spelling the original took, every refusal with its sentence, and --help without torch."""
+"""Flags: every spelling the original took, and every refusal with its sentence."""
 
 import errno
 import os
@@ -15,22 +15,6 @@ from vicuna.train.flags import RunFlags
 
 TRAIN = (ModelFlags, DataFlags, LoraFlags, RunFlags)
 SERVE = (ModelFlags, AskFlags, PredictFlags, ServeFlags, DecodingFlags)
-PROGRAMS = [
-    *("finetune.py", "finetune_chat.py", "generate.py"),
-    *("tools/make_tiny_llama.py", "tools/compare_answers.py", "tools/check_data.py"),
-    "tools/verify_export.py",
-]
-
-# Runs a program's --help and then says on stderr which heavy packages it has imported.
-HELP = """
-import runpy, sys
-sys.argv = [sys.argv[1], "--help"]
-try:
-    runpy.run_path(sys.argv[0], run_name="__main__")
-except SystemExit as end:
-    print("loaded:", [name for name in ("torch", "peft", "gradio", "bitsandbytes") if name in sys.modules])
-    sys.exit(end.code)
-"""
 
 
 def parsed(groups: tuple[type, ...], *argv: str) -> dict:
@@ -222,24 +206,6 @@ def test_an_args_file_lying_around_is_not_read(tmp_path, monkeypatch):
     model, *_ = parse("test", *TRAIN)
 
     assert model.bits == 8
-
-
-@pytest.mark.parametrize("name", PROGRAMS)
-def test_help_answers_without_importing_torch(program, name):
-    done = program("-c", HELP, name)
-
-    assert done.returncode == 0, done.stderr
-    assert "loaded: []" in done.stdout
-    assert "--" in done.stdout
-
-
-@pytest.mark.parametrize("name", PROGRAMS)
-def test_a_program_ends_with_status_2_on_an_unknown_flag(program, name):
-    done = program(name, "--no_such_flag")
-
-    assert done.returncode == 2
-    assert f"'--no_such_flag' is not a flag of {name.split('/')[-1]}" in done.stderr
-    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("group", [*TRAIN, *SERVE])

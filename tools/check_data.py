@@ -173,12 +173,12 @@ def open_base(model_path: str, data: DataFlags) -> tuple[Any, DataFlags]:
     """The base's tokenizer, None where no base is named, and the flags with the prompt type that training takes."""
     if not model_path:
         return None, data.named(has_template=False)
-    from vicuna.model.base import check_base
-    from vicuna.train.own_template import declares_template, with_template_settings
+    from vicuna.train.first_look import open_tokenizer
+    from vicuna.train.own_template import with_template_settings
 
-    base = check_base(model_path)
-    data = data.named(declares_template(base))
-    return with_template_settings(base.tokenizer, data, None), data
+    _, tokenizer, declares_template = open_tokenizer(model_path)
+    data = data.named(declares_template)
+    return with_template_settings(tokenizer, data, None), data
 
 
 def measure(records: Records, flags: CheckFlags, data: DataFlags, tokenizer: Any) -> None:

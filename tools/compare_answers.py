@@ -41,6 +41,9 @@ class CompareFlags:
 def main(model_flags: ModelFlags, flags: CompareFlags) -> None:
     """Ask, compare, print."""
     log.set_up()
+    from vicuna.answer.first_look import look_first
+
+    look_first(model_flags.model_path, ServeFlags(), [flags.lora_path])  # a path that is mistyped is told before torch
     records = read_records(flags.questions, "instruct")
     from tqdm import tqdm
 

@@ -32,13 +32,16 @@ def main(argv: list[str] | None = None) -> None:
     )
     flags = parser.parse_args(argv)
     log.set_up()
+    from vicuna.files.outputs import atomic_folder, check_new_folder
+    from vicuna.gguf_file.reader import read_gguf_model
+
+    check_new_folder(flags.output_dir, "output_dir")
+    file = read_gguf_model(flags.input_file, "input_file")  # a path that is mistyped is told before torch is imported
     import torch
 
     from vicuna.export.merge import merge
-    from vicuna.files.outputs import atomic_folder
     from vicuna.files.tensors import dtype_name, main_dtype, write_model
     from vicuna.gguf_file.folder import write_small_files
-    from vicuna.gguf_file.reader import read_gguf_model
     from vicuna.gguf_file.weights import describe_types
     from vicuna.model.base import check_base
     from vicuna.model.base_tensors import read_base_tensors
@@ -48,7 +51,7 @@ def main(argv: list[str] | None = None) -> None:
     from vicuna.prompt.tokenizer_json import match_training_ids
 
     with atomic_folder(flags.output_dir, "output_dir") as folder:
-        file, base = read_gguf_model(flags.input_file, "input_file"), check_base(flags.input_file)
+        base = check_base(flags.input_file)
         tensors = read_base_tensors(base.path, base.config)
         if base.config.tie_word_embeddings:
             del tensors["lm_head.weight"]

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 from vicuna import log
 from vicuna.args import flag, parse
 from vicuna.errors import UserError, run
-from vicuna.export.meta_layout import copy_template
 
 if TYPE_CHECKING:
     from vicuna.export.meta_layout import MetaModel
@@ -62,8 +61,14 @@ def main(flags: ConvertFlags) -> None:
     log.set_up()
     if not flags.input_dir:
         raise UserError("--input_dir is empty; name the folder to convert.")
-    from vicuna.files.outputs import atomic_folder
+    from vicuna.files.outputs import atomic_folder, check_new_folder
+    from vicuna.model.found import existing_folder
 
+    check_new_folder(flags.output_dir, "--output_dir")
+    if flags.to_meta:
+        existing_folder(flags.input_dir, "--input_dir")
+    elif not Path(flags.input_dir).expanduser().is_dir():
+        raise UserError(f"--input_dir {flags.input_dir} is no folder; expected one with a model in Meta's layout.")
     with atomic_folder(flags.output_dir, "--output_dir") as folder:
         if flags.to_meta:
             to_meta(flags, folder)
@@ -80,7 +85,7 @@ def to_hf(flags: ConvertFlags, folder: Path) -> None:
     from transformers import GenerationConfig
 
     from vicuna.export.manifests import check_input
-    from vicuna.export.meta_layout import EMBEDDING, HEAD, read_meta
+    from vicuna.export.meta_layout import EMBEDDING, HEAD, copy_template, read_meta
     from vicuna.files.tensors import bit_equal, write_model
     from vicuna.model.known_files import copy_known
     from vicuna.model.openable import make_openable
@@ -201,7 +206,7 @@ def write_tokenizer(file: Path | None, folder: Path, context: int, given: Path |
 def to_meta(flags: ConvertFlags, folder: Path) -> None:
     """Hugging Face's layout to Meta's."""
     from vicuna.export.manifests import check_input
-    from vicuna.export.meta_layout import write_meta
+    from vicuna.export.meta_layout import copy_template, write_meta
     from vicuna.export.meta_params import PARAMS_FILE, LlamaShape, check_shard_count, default_shard_count, make_params
     from vicuna.model.base_tensors import read_base_tensors
     from vicuna.model.config import quantization_method

@@ -75,7 +75,12 @@ def main(flags: PplFlags) -> None:
     for name, file in outputs:
         if file.is_dir() or (file.exists() and not flags.overwrite):
             raise UserError(f"{name} {file} exists; name another file, or pass --overwrite.")
-    # Imported here so that --help and a mistyped flag answer at once.
+    # Imported here so that --help and a mistyped flag answer at once, and so does a path, before torch.
+    from vicuna.evaluation.first_look import look_at_models, look_at_outputs, look_at_texts
+
+    look_at_models(flags)
+    look_at_texts(flags.data, "--data")
+    look_at_outputs([(name, file.parent) for name, file in outputs])
     from vicuna.evaluation.candidates import agreed_prompt_type, common_length, find_candidates
     from vicuna.evaluation.report import ModelResult
     from vicuna.evaluation.windows import cut_windows, read_text

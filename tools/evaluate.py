@@ -17,10 +17,9 @@ from vicuna import log
 from vicuna.args import parse
 from vicuna.data.flags import ReadFlags
 from vicuna.errors import run
-from vicuna.evaluation.flags import AnswersFlags, DecodingTableFlags, LossFlags, ModelsFlags, OutputFlags, is_address
+from vicuna.evaluation.flags import AnswersFlags, DecodingTableFlags, LossFlags, ModelsFlags, OutputFlags
 from vicuna.evaluation.score_flags import ForgettingFlags, GenerationFlags, IdentityFlags, JudgeFlags, VerdictFlags
 from vicuna.exams.flags import ChoiceFlags
-from vicuna.files.aside import made_folder
 
 
 @dataclass(frozen=True)
@@ -119,30 +118,21 @@ def main(argv: list[str]) -> None:
     flags = parse(description, *kind.groups, argv=rest, program=f"evaluate.py {name}")
     log.set_up()
     module, _, function = kind.runs.partition(":")
-    for one in flags:  # before torch is imported, so that a path that is mistyped is told at once
+    # Before torch is imported, so that a path that is mistyped is told at once.
+    from vicuna.evaluation.first_look import look_at_models, look_at_outputs, look_at_texts
+    from vicuna.exams.layouts import check_folder
+
+    for one in flags:
         if isinstance(one, ModelsFlags):
             look_at_models(one)
+        elif isinstance(one, ReadFlags):
+            look_at_texts(one.data_path, "--data_path")
+        elif isinstance(one, ChoiceFlags):
+            check_folder(Path(one.data_path).expanduser())
         elif isinstance(one, OutputFlags):
-            with made_folder(Path(one.output_path).expanduser(), "--output_path"):
-                pass
+            look_at_outputs([("--output_path", Path(one.output_path))])
     # Imported here so that --help and a mistyped flag answer at once.
     sys.exit(getattr(importlib.import_module(module), function)(*flags))
-
-
-def look_at_models(flags: ModelsFlags) -> None:
-    """See that models and adapters are there.
-
-    Raises:
-        UserError: one is not.
-    """
-    from vicuna.gguf_file.reader import in_llama_cpp, read_gguf_model
-    from vicuna.model.found import look_at_paths
-
-    for model_path, lora_path, _ in flags.pairs():
-        if in_llama_cpp(model_path, [lora_path]):
-            read_gguf_model(model_path)
-        elif not is_address(model_path):
-            look_at_paths(model_path, [lora_path] if lora_path else [])
 
 
 if __name__ == "__main__":

@@ -56,6 +56,7 @@ def main(flags: ExpandFlags) -> None:
 
     check_new_folder(flags.output_path, "--output_path")
     look_at_paths(flags.model_path)
+    look_at_pieces(flags)
     from vicuna.files.tensors import write_model
     from vicuna.model.base import check_base, fingerprint
     from vicuna.model.base_tensors import read_base_tensors
@@ -81,6 +82,21 @@ def main(flags: ExpandFlags) -> None:
     )
 
 
+def look_at_pieces(flags: ExpandFlags) -> None:
+    """See that what the new pieces are read from is there.
+
+    Raises:
+        UserError: it is not.
+    """
+    from vicuna.vocabulary.texts import read_words
+    from vicuna.vocabulary.writing import model_file
+
+    if flags.tokenizer_path:
+        model_file(flags.tokenizer_path, "--tokenizer_path")
+    else:
+        read_words(Path(flags.add_tokens).expanduser())
+
+
 def write_tokenizer(folder: Path, base: "Base", flags: ExpandFlags) -> tuple["NewPieces", str]:
     """The enlarged tokenizer; its new pieces, and the name of its padding piece, "" for none."""
     from vicuna.model.openable import copy_tokenizer
@@ -88,10 +104,10 @@ def write_tokenizer(folder: Path, base: "Base", flags: ExpandFlags) -> tuple["Ne
         check_words,
         new_pieces,
         new_words,
-        read_words,
         write_larger,
         write_words,
     )
+    from vicuna.vocabulary.texts import read_words
     from vicuna.vocabulary.writing import model_file
 
     if flags.tokenizer_path:

@@ -65,9 +65,8 @@ def main(flags: QuantGenerateFlags) -> None:
 def quantised_folder(flags: QuantGenerateFlags) -> Iterator[Path]:
     """The folder of the model, which is made where --quant_path is a bare checkpoint."""
     from vicuna.files.aside import aside_folder
-    from vicuna.files.outputs import atomic_folder, check_disk_space
+    from vicuna.files.outputs import atomic_folder, check_disk_space, check_new_folder
     from vicuna.model.found import local_folder
-    from vicuna.quantise.bare import write_folder
 
     path = Path(flags.quant_path).expanduser()
     if path.is_dir():
@@ -81,6 +80,10 @@ def quantised_folder(flags: QuantGenerateFlags) -> Iterator[Path]:
             "that it was made of with --model_path."
         )
     model = local_folder(flags.model_path, "--model_path", ["*.json", "tokenizer.model"])
+    if flags.save:
+        check_new_folder(flags.save, "--save")
+    from vicuna.quantise.bare import write_folder  # imports torch: what is not there is told before
+
     if flags.save:
         with atomic_folder(flags.save, "--save") as folder:
             write_folder(path, model, folder)

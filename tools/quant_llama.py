@@ -127,8 +127,10 @@ def main(flags: QuantiseFlags) -> None:
 def work(flags: QuantiseFlags, folder: Path | None) -> None:
     """Everything up to the folder's name."""
     from vicuna.model.found import look_at_paths
+    from vicuna.quantise.calibration import check_dataset
 
-    look_at_paths(flags.model_path)
+    look_at_paths(flags.model_path, flags.lora_path)
+    check_dataset(flags.dataset)
     from vicuna.export.manifests import check_input
     from vicuna.gguf_file.folder import refuse_file
     from vicuna.model.base import check_base

@@ -99,8 +99,12 @@ def parse(
     )
     parser.set_defaults(**{name: Words(one) if isinstance(one, list) else one for name, one in defaults.items()})
     argv = sys.argv[1:] if argv is None else argv
+    names = [one.name for group in groups for one in fields(group)]
+    left = parser.parse_known_args(argv)[1]
+    if mistyped := next((word for word in left if word.startswith("--")), ""):  # told before what is missing for it
+        parser.error(f"{mistyped!r} is not a flag of {parser.prog}; {_hint(mistyped, names, parser.prog)}")
     try:
-        argv = _named(argv, parser.parse_known_args(argv)[1], words) if words else argv
+        argv = _named(argv, left, words) if words else argv
         if defaults.get("warmup_ratio") is not None and parser.parse_known_args(argv)[0].warmup_steps is not None:
             parser.set_defaults(warmup_ratio=None)
         *flags, unknown = parser.parse_args_into_dataclasses(
@@ -109,7 +113,6 @@ def parse(
     except UserError as error:
         parser.error(str(error))
     if unknown:
-        names = [one.name for group in groups for one in fields(group)]
         parser.error(f"{unknown[0]!r} is not a flag of {parser.prog}; {_hint(unknown[0], names, parser.prog)}")
     return tuple(flags)
 

@@ -44,6 +44,17 @@ def look_first(model_path: str, serve: ServeFlags, lora_paths: Sequence[str] = (
     return look_at_paths(model_path, lora_paths, serve.use_local)
 
 
+def look_at_folder(name: str, flag: str) -> None:
+    """See that a folder that is written to later can be made; "" is none.
+
+    Raises:
+        UserError: it can not.
+    """
+    if name:
+        with made_folder(Path(name).expanduser(), flag):
+            pass
+
+
 def look_at_questions(model_path: str, serve: ServeFlags, lora_path: str, flags: PredictFlags) -> None:
     """The same, and the files whose records are answered.
 

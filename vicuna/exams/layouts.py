@@ -71,6 +71,16 @@ class Suite:
     no_choice: tuple[str, ...] = ()
 
 
+def check_folder(folder: Path) -> None:
+    """See that a folder of questions is there.
+
+    Raises:
+        UserError: it is not.
+    """
+    if not folder.is_dir():
+        raise UserError(f"--data_path {folder} is no folder; expected that of C-Eval, CMMLU or AGIEval.")
+
+
 def read_suite(folder: Path, split: str | None = None, wanted: list[str] | None = None) -> Suite:
     """Read the questions of a folder, in the order of the subjects' names.
 
@@ -81,8 +91,7 @@ def read_suite(folder: Path, split: str | None = None, wanted: list[str] | None 
     Raises:
         UserError: a folder of another layout; a subject that is not there; files that can not be read.
     """
-    if not folder.is_dir():
-        raise UserError(f"--data_path {folder} is no folder; expected that of C-Eval, CMMLU or AGIEval.")
+    check_folder(folder)
     name = _layout(folder)
     if split and name != CEVAL:
         raise UserError(f"--split {split} is for C-Eval, and {folder} holds {name}; leave it out.")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from vicuna.data.records import open_sources
 from vicuna.errors import UserError, first_line
 from vicuna.evaluation.windows import Text, cut_windows, read_text
 from vicuna.files.proxies import check_proxies
@@ -113,6 +114,25 @@ def read_calibration(
     return Calibration(drawn, held, dataset, text.sha256, text.prompt_type, len(rows) - len(enough))
 
 
+def check_dataset(dataset: str) -> None:
+    """See that a text is there; nothing is asked of the hub.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    if dataset in NAMED:
+        return
+    try:
+        open_sources(dataset)
+    except UserError as error:
+        raise _not_there(error) from error
+
+
+def _not_there(error: UserError) -> UserError:
+    said = str(error).replace("--data_path ", "DATASET ").replace("--data ", "DATASET ")
+    return UserError(f"{said} A set of the hub is one of {', '.join(NAMED)}.")
+
+
 def _rows(tokenizer: TextTokenizer, text: Text, length: int) -> list[list[int]]:
     try:
         return [window.ids for window in cut_windows(tokenizer, text, length, count_prompts=True).windows]
@@ -124,8 +144,7 @@ def _local(path: str, prompt_type: str) -> Text:
     try:
         return read_text(path, prompt_type)
     except UserError as error:
-        names = ", ".join(NAMED)
-        raise UserError(f"{str(error).replace('--data ', 'DATASET ')} A set of the hub is one of {names}.") from error
+        raise _not_there(error) from error
 
 
 def _named(name: str, both: bool) -> list[Text]:

@@ -27,15 +27,10 @@ def look_first(flags: TrainFlags, environ: Mapping[str, str]) -> list[Source]:
             files that are not large, rows that can not be used.
     """
     sources = open_sources(flags.data.data_path)
-    run, name = flags.run, flags.model.model_path
+    run = flags.run
     if not int(environ.get("RANK", 0)) and not run.plan_only:
         finish_replacing(Path(run.output_path))
-    if is_gguf(name):
-        file = read_gguf_model(name)
-        base, tokenizer, known = file.path, file.tokenizer(), file.keys.get(PROMPT_TYPE)
-    else:
-        base = base_folder(name)
-        tokenizer, known = TextTokenizer(base), model_run_args(base).get("prompt_type")
+    base, tokenizer, declares_template = open_tokenizer(flags.model.model_path)
     begins = {
         "--resume_from_checkpoint": run.resume_from_checkpoint,
         "--lora_remote_checkpoint": run.lora_remote_checkpoint,
@@ -48,9 +43,24 @@ def look_first(flags: TrainFlags, environ: Mapping[str, str]) -> list[Source]:
     if not begins and not run.plan_only:
         check_output(Path(run.output_path), base, None, run.overwrite)
     if not int(environ.get("LOCAL_RANK", 0)) and quick_to_read(sources):
-        data = flags.data.named(tokenizer.chat is not None and not known)
+        data = flags.data.named(declares_template)
         refuse = refusal(with_template_settings(tokenizer, data, None), data.prompt_type)
         read_records(
             data.data_path, data.prompt_type, data.skip_bad_rows, data.encoding, data.fields, None, data.fill, refuse
         )
     return sources
+
+
+def open_tokenizer(model_path: str) -> tuple[Path, TextTokenizer, bool]:
+    """Where a base lies, its tokenizer, and whether its own chat template is the default for it.
+
+    Raises:
+        UserError: there is no such base, or its tokenizer can not be read.
+    """
+    if is_gguf(model_path):
+        file = read_gguf_model(model_path)
+        base, tokenizer, known = file.path, file.tokenizer(), file.keys.get(PROMPT_TYPE)
+    else:
+        base = base_folder(model_path)
+        tokenizer, known = TextTokenizer(base), model_run_args(base).get("prompt_type")
+    return base, tokenizer, tokenizer.chat is not None and not known

@@ -85,23 +85,6 @@ def write_larger(folder: Path, base: Base, file: Path) -> str:
     return padding
 
 
-def read_words(file: Path) -> list[str]:
-    """The words of --add_tokens: one a line, each once.
-
-    Raises:
-        UserError: no such file, or no word in it.
-    """
-    if not file.is_file():
-        raise UserError(f"--add_tokens {file} does not exist; expected a text file of words, one a line.")
-    from vicuna.data.encodings import decode_text
-
-    text, _ = decode_text(file.read_bytes(), file)
-    words = list(dict.fromkeys(word for line in text.splitlines() if (word := line.strip())))
-    if not words:
-        raise UserError(f"--add_tokens {file} holds no word; expected one a line.")
-    return words
-
-
 def new_words(base: Base, words: Sequence[str]) -> tuple[list[str], NewPieces]:
     """Those of `words` that are no token yet, and what they were made of.
 

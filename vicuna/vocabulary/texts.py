@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from vicuna.data.encodings import decode_text
 from vicuna.data.records import parse_source, read_records
 from vicuna.errors import UserError
 from vicuna.vocabulary.flags import TextFlags
@@ -59,3 +61,18 @@ def _lines(dialogues: Sequence[Sequence[dict]]) -> Iterator[str]:
                 for line in (text or "").split("\n"):
                     if line.strip():
                         yield line.rstrip("\r")
+
+
+def read_words(file: Path) -> list[str]:
+    """The words of --add_tokens: one a line, each once.
+
+    Raises:
+        UserError: no such file, or no word in it.
+    """
+    if not file.is_file():
+        raise UserError(f"--add_tokens {file} does not exist; expected a text file of words, one a line.")
+    text, _ = decode_text(file.read_bytes(), file)
+    words = list(dict.fromkeys(word for line in text.splitlines() if (word := line.strip())))
+    if not words:
+        raise UserError(f"--add_tokens {file} holds no word; expected one a line.")
+    return words
