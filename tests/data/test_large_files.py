@@ -113,7 +113,7 @@ def test_dialogues_on_disk_are_those_of_a_list(tmp_path):
         assert list(spilled.dialogues) == listed.dialogues
         assert spilled.dialogues[7] == listed.dialogues[7]
         assert len(spilled.dialogues) == 30
-        assert spilled.lines == listed.lines
+        assert list(spilled.lines) == listed.lines
     assert list(tmp_path.iterdir()) == [file]
 
 
