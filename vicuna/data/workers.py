@@ -28,7 +28,7 @@ BATCH_BYTES, BATCH_ITEMS = 256 << 10, 500
 BATCHES_A_PROCESS = 2  # one that is worked on, and one that waits
 BYTES_A_PROCESS = 8 << 20  # of data files, for which starting one pays
 MOST_MEMORY = 1 << 30  # of all of them, by what one takes as it starts
-MEMORY, MEMORY_A_BYTE = 64 << 20, 24  # of one, and further for each byte of the tokenizer's file
+MEMORY, MEMORY_A_BYTE = 64 << 20, 32  # of one, and further for each byte of the tokenizer's file
 _LENGTH = 8  # bytes that tell how long a message is
 _WORK, _ITEMS = b"w", b"i"  # what it begins with: the work to do, and items to do it to
 
