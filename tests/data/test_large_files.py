@@ -93,14 +93,51 @@ def test_a_large_compressed_file_that_breaks_off_is_named(tmp_path, monkeypatch,
         read_rows(file)
 
 
-@pytest.mark.parametrize("encoding", [None, "utf-8", "base64", "no-such"])
+@pytest.mark.parametrize("encoding", ["utf-8", "base64", "no-such"])
 def test_what_is_in_no_such_encoding_is_read_at_once(tmp_path, monkeypatch, encoding):
     monkeypatch.setattr(pieces, "PIECE", 10)
     file = tmp_path / "a.txt"
     file.write_text("春天来了，花都开了。\n\n" * 40, encoding="gb18030")
     assert pieces.large_encoding(file, ".txt", encoding) is None
-    if encoding is None:  # GB18030 is told by all of the text
-        assert (rows(file)[0], len(rows(file))) == ("gb18030", 41)
+
+
+@pytest.mark.parametrize("ending", ["", ".gz"])
+@pytest.mark.parametrize("piece", [7, 1000])
+def test_gb18030_is_found_out_and_read_in_pieces(tmp_path, monkeypatch, ending, piece):
+    text = "".join(f"第{n}段：春天来了，花都开了，我们去看看。\n\n" for n in range(80))
+    file = tmp_path / f"a.txt{ending}"
+    raw = text.encode("gb18030")
+    file.write_bytes(gzip.compress(raw) if ending else raw)
+    whole = rows(file)
+    assert (whole[0], len(whole)) == ("gb18030", 81)
+    monkeypatch.setattr(pieces, "PIECE", piece)
+    assert pieces.large_encoding(file, f".txt{ending}", None) == "gb18030"
+    assert rows(file) == whole
+
+
+CHINESE = "春天来了，花都开了，我们去看看。\n\n" * 40
+NO_GB18030 = {
+    "a line of UTF-8": CHINESE.encode("gb18030") + "我们的国家有人".encode() + b"\n\n" + CHINESE.encode("gb18030"),
+    "its last line of UTF-8": CHINESE.encode("gb18030") + "我们的国家有人".encode(),
+    "Big5": "春天來了，花都開了，我們去看看。\n\n".encode("big5") * 40,
+    "EUC-JP": "春が来て、花が咲きました。\n\n".encode("euc_jp") * 40,
+    "UTF-16": CHINESE.encode("utf-16-le"),
+    "breaks off": CHINESE.encode()[:-4],
+}
+
+
+@pytest.mark.parametrize("raw", NO_GB18030.values(), ids=list(NO_GB18030))
+@pytest.mark.parametrize("piece", [7, 100])
+def test_what_is_not_surely_gb18030_is_told_as_before(tmp_path, monkeypatch, raw, piece):
+    file = tmp_path / "a.txt"
+    file.write_bytes(raw)
+    with pytest.raises(UserError) as whole:
+        rows(file)
+    monkeypatch.setattr(pieces, "PIECE", piece)
+    assert pieces.large_encoding(file, ".txt", None) is None
+    with pytest.raises(UserError) as again:
+        rows(file)
+    assert str(again.value) == str(whole.value)
 
 
 def test_dialogues_on_disk_are_those_of_a_list(tmp_path):
@@ -113,7 +150,7 @@ def test_dialogues_on_disk_are_those_of_a_list(tmp_path):
         assert list(spilled.dialogues) == listed.dialogues
         assert spilled.dialogues[7] == listed.dialogues[7]
         assert len(spilled.dialogues) == 30
-        assert spilled.lines == listed.lines
+        assert list(spilled.lines) == listed.lines
     assert list(tmp_path.iterdir()) == [file]
 
 

@@ -24,6 +24,7 @@ from vicuna.data.files import file_kind
 from vicuna.data.flags import DataFlags
 from vicuna.data.records import Records, Source, hold_out, read_records, refusal
 from vicuna.data.spilled import spilled_dialogues
+from vicuna.data.workers import Workers, process_count
 from vicuna.errors import UserError
 from vicuna.files.aside import PREFIX, aside_folder
 from vicuna.files.outputs import put
@@ -47,7 +48,7 @@ ROW_MODULES = (
     *("vicuna.data.files", "vicuna.data.pieces", "vicuna.data.spilled"),
     *("vicuna.data.fields", "vicuna.data.fills", "vicuna.data.suspicions", "vicuna.data.values", "vicuna.data.marks"),
     *("vicuna.data.calls", "vicuna.data.readers", "vicuna.data.formats", "vicuna.data.records"),
-    "vicuna.data.packing",
+    *("vicuna.data.packing", "vicuna.data.row_check", "vicuna.data.workers"),
     *("vicuna.data.examples", "vicuna.prompt.wordings", "vicuna.prompt.templates", "vicuna.prompt.tokenizer"),
     *("vicuna.prompt.tokenizer_files", "vicuna.prompt.rendering", "vicuna.prompt.own_template"),
     *("vicuna.foreign.odd_files", "vicuna.foreign.paths", "vicuna.foreign.typed", "vicuna.foreign.libraries"),
@@ -104,7 +105,7 @@ def load_or_tokenise(
     if problem and writes:
         if problem != MISSING:
             log.warning("WARNING   the tokenised records in %s are made anew: %s", entry, problem)
-        _write(flags, text_tokenizer, entry)
+        _write(flags, sources, text_tokenizer, entry)
     elif problem:
         _wait(entry, timeout_s)
     return _read(entry, sources)
@@ -174,9 +175,16 @@ def _sha256(raw: bytes) -> str:
     return hashlib.sha256(raw).hexdigest()
 
 
-def _write(flags: DataFlags, text_tokenizer: TextTokenizer, entry: Path) -> None:
+def _write(flags: DataFlags, sources: Sequence[Source], text_tokenizer: TextTokenizer, entry: Path) -> None:
     entry.parent.mkdir(parents=True, exist_ok=True)
-    with aside_folder(entry.parent) as aside, _heartbeat(aside / entry.name), spilled_dialogues(aside) as dialogues:
+    tokenizer_bytes = len(text_tokenizer.files.sentencepiece or text_tokenizer.files.json)
+    workers = Workers(process_count(sum(source.path.stat().st_size for source in sources), tokenizer_bytes))
+    with (
+        aside_folder(entry.parent) as aside,
+        _heartbeat(aside / entry.name),
+        spilled_dialogues(aside) as dialogues,
+        workers,
+    ):
         made = aside / entry.name
         records = read_records(
             flags.data_path,
@@ -187,11 +195,12 @@ def _write(flags: DataFlags, text_tokenizer: TextTokenizer, entry: Path) -> None
             dialogues,
             flags.fill,
             refusal(text_tokenizer, flags.prompt_type),
+            workers,
         )
         train_ids, held_ids = hold_out(len(records.dialogues), flags.test_size)
         options = (flags.prompt_type, flags.cutoff_len, flags.train_on_inputs, flags.train_turns, flags.pack)
         train, held_out = (
-            tokenise(text_tokenizer, records, chosen, *options, file=made / name) if chosen else None
+            tokenise(text_tokenizer, records, chosen, *options, file=made / name, workers=workers) if chosen else None
             for name, chosen in ((TRAIN_ROWS, records.resample(train_ids)), (HELD_OUT_ROWS, held_ids))
         )
         facts: dict[str, Any] = {"sources": [source.as_json() | {"path": ""} for source in records.sources]}

@@ -5,8 +5,10 @@ Shift-JIS or EUC-KR is also GB18030, of characters that make no sense. So text t
 like Chinese.
 """
 
+import codecs
 import unicodedata
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 from vicuna.errors import UserError
@@ -36,6 +38,7 @@ ENOUGH, ENOUGH_BESIDE_KANA = 0.25, 0.4
 # Fewer characters prove nothing by their frequency, and still fewer nothing at all.
 FEW = 64
 FEWEST = 4
+LONGEST_LINE = 64 << 20  # bytes of a line that is looked at in parts of a file
 
 
 def decode_text(raw: bytes, path: Path, encoding: str | None = None) -> tuple[str, str]:
@@ -110,20 +113,48 @@ def _chinese(raw: bytes, path: Path, problem: str) -> str:
     return text
 
 
-def frequent_share(text: str) -> tuple[float, int]:
-    """Share of the frequent ones among the Chinese characters, those that mean nothing included, and their number."""
+def is_surely_gb18030(blocks: Iterable[bytes]) -> bool:
+    """Whether bytes that are no UTF-8 are taken for GB18030, told a block at a time.
+
+    Returns:
+        False where they are not, and where it takes all of them at once to say so, or to say why not.
+    """
+    decoder, counts, line = codecs.getincrementaldecoder("gb18030")(), Counter(), b""
+    try:
+        for block in blocks:
+            *whole, line = (line + block).rsplit(b"\n", 1)
+            if b"\0" in block or len(line) > LONGEST_LINE or (whole and _utf8_line(whole[0])):
+                return False
+            counts.update(decoder.decode(block))
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        return False
+    return not _utf8_line(line) and _is_plausible(counts)
+
+
+def frequent_share(text: str | Counter[str]) -> tuple[float, int]:
+    """Share of the frequent ones among the Chinese characters, those that mean nothing included, and their number.
+
+    Args:
+        text: or how often it has each character.
+    """
     counts = {char: count for char, count in Counter(text).items() if _is_chinese(char)}
     total = sum(counts.values())
     return sum(count for char, count in counts.items() if char in FREQUENT) / max(1, total), total
 
 
-def _plausible(text: str, raw: bytes) -> bool:
-    share, count = frequent_share(text)
+def _is_plausible(counts: Counter[str]) -> bool:
+    """Whether a text that has each character so often looks like Chinese, or has none."""
+    share, count = frequent_share(counts)
     # Kana have the same codes in EUC-JP, and the characters beside them other ones.
-    kana = sum("\u3041" <= char <= "\u30ff" for char in text)
-    if share >= (ENOUGH_BESIDE_KANA if kana > 0.2 * (kana + count) else ENOUGH) or not count:
+    kana = sum(times for char, times in counts.items() if "\u3041" <= char <= "\u30ff")
+    return share >= (ENOUGH_BESIDE_KANA if kana > 0.2 * (kana + count) else ENOUGH) or not count
+
+
+def _plausible(text: str, raw: bytes) -> bool:
+    if _is_plausible(counts := Counter(text)):
         return True
-    if count >= FEW:
+    if frequent_share(counts)[1] >= FEW:
         return False
     return all(_in_use(char) for char in text if _is_chinese(char)) and not _likely(raw)
 

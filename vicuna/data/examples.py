@@ -5,22 +5,27 @@ Every record becomes at most one example of at most `cutoff_len` tokens; what wa
 
 import hashlib
 import sys
-from collections.abc import Sequence
+from array import array
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vicuna.data.packing import PackedRow, Packer
 from vicuna.data.records import Records
+from vicuna.data.spilled import SpilledDialogues, unspilled
+from vicuna.data.workers import Workers
 from vicuna.errors import UserError
 from vicuna.prompt.own_template import split_thought
-from vicuna.prompt.templates import BASE, IGNORE_INDEX, Encoded, encode_all
+from vicuna.prompt.templates import BASE, IGNORE_INDEX, Message, encode_all
 
 if TYPE_CHECKING:
     from vicuna.prompt.tokenizer import TextTokenizer
 
 BATCH = 1000  # rows that are written together
+IDS, ID_BYTES = ("input_ids", "labels", "starts"), 4  # columns of lists of int32
 
 
 @dataclass
@@ -72,12 +77,14 @@ def tokenise(
     train_turns: str = "last",
     pack: bool = False,
     file: Path | None = None,
+    workers: Workers | None = None,
 ) -> Examples:
     """Turn the chosen records into examples, a repeated one into as many rows; a progress bar runs on a terminal.
 
     Args:
         pack: put them behind each other, whole, in rows of `cutoff_len` tokens.
         file: where the rows are written while they are made, to be mapped; None keeps them in memory.
+        workers: tokenise, in place of this process.
 
     Raises:
         UserError: not one of the chosen records has an answer token within `cutoff_len`.
@@ -85,23 +92,29 @@ def tokenise(
     from tqdm import tqdm
 
     rows = _Rows(records, Packer(cutoff_len) if pack else None, file)
-    longest = sys.maxsize if pack else cutoff_len
-    options = (train_on_inputs, train_turns)
+    encoder = _Encoder(tokenizer, prompt_type, sys.maxsize if pack else cutoff_len, train_on_inputs, train_turns)
     cut = shortened = unknown = kept = thoughts = 0
-    previous, examples = None, []
-    for i in tqdm(chosen, desc="Tokenising", unit="record", disable=None, leave=False):
-        if i != previous:  # repetitions of a record stand beside each other
-            examples = encode_all(tokenizer, prompt_type, records.dialogues[i], longest, *options)
-            previous = i
-        kept += bool(examples)
-        thoughts += prompt_type == BASE and any(
-            split_thought(one)[1] for one in records.dialogues[i] if one["role"] == "assistant"
-        )
-        cut += any(one.cut for one in examples)
-        shortened += any(one.shortened for one in examples)
-        for example in examples:
-            unknown += example.input_ids.count(tokenizer.unk_id)
-            rows.add(i, example)
+    asked: deque[tuple[int, int]] = deque()  # records that are worked on, and how often each comes
+
+    def dialogues() -> Iterator[list[Message] | bytes]:
+        found = records.dialogues
+        one = found.as_json if isinstance(found, SpilledDialogues) else found.__getitem__
+        for i, run in groupby(chosen):  # repetitions of a record stand beside each other
+            asked.append((i, sum(1 for _ in run)))
+            yield one(i)
+
+    with tqdm(total=len(chosen), desc="Tokenising", unit="record", disable=None, leave=False) as bar:
+        for one in (workers or Workers()).each(encoder, dialogues()):
+            i, times = asked.popleft()
+            kept += times * bool(one.parts)
+            thoughts += times * one.has_thought
+            cut += times * one.cut
+            shortened += times * one.shortened
+            unknown += times * one.unknown
+            for _ in range(times):
+                for input_ids, labels in one.parts:
+                    rows.add(i, input_ids, labels)
+            bar.update(times)
     found = rows.end()
     if chosen and not kept:
         raise UserError(
@@ -120,6 +133,48 @@ def tokenise(
         documents=kept if pack else 0,
         thoughts=thoughts,
     )
+
+
+class _Encoded(NamedTuple):
+    """The examples of a record, each its ids and its labels as bytes of int32, and what became of it."""
+
+    parts: list[tuple[bytes, bytes]]
+    cut: bool
+    shortened: bool
+    unknown: int
+    has_thought: bool
+
+
+@dataclass(frozen=True)
+class _Encoder:
+    """Makes a dialogue its examples, by itself; see `tokenise`."""
+
+    tokenizer: "TextTokenizer"
+    prompt_type: str
+    longest: int
+    train_on_inputs: bool
+    train_turns: str
+
+    def __call__(self, dialogue: list[Message] | bytes) -> _Encoded:
+        messages = unspilled(dialogue) if isinstance(dialogue, bytes) else dialogue
+        options = (self.longest, self.train_on_inputs, self.train_turns)
+        examples = encode_all(self.tokenizer, self.prompt_type, messages, *options)
+        answers = messages if self.prompt_type == BASE else ()
+        return _Encoded(
+            [(_as_bytes(one.input_ids), _as_bytes(one.labels)) for one in examples],
+            any(one.cut for one in examples),
+            any(one.shortened for one in examples),
+            sum(one.input_ids.count(self.tokenizer.unk_id) for one in examples),
+            any(split_thought(one)[1] for one in answers if one["role"] == "assistant"),
+        )
+
+
+def _as_bytes(values: Sequence[int]) -> bytes:
+    return array("i", values).tobytes()
+
+
+def _as_list(values: bytes) -> list[int]:
+    return array("i", values).tolist()
 
 
 class _Rows:
@@ -143,14 +198,14 @@ class _Rows:
         self.lengths: list[int] = []
         self.supervised, self.digest = 0, hashlib.sha256()
 
-    def add(self, record: int, example: Encoded) -> None:
+    def add(self, record: int, input_ids: bytes, labels: bytes) -> None:
         """Take an example in."""
         if self.packer:
-            for row in self.packer.add(record, example.input_ids, example.labels):
+            for row in self.packer.add(record, _as_list(input_ids), _as_list(labels)):
                 self._take_packed(row)
             return
         place = (record, self.records.source_ids[record], self.records.lines[record])
-        self._take(place, example.input_ids, example.labels)
+        self._take(place, input_ids, labels)
 
     def end(self) -> Any:
         """There are no more examples: the rows as a datasets.Dataset."""
@@ -167,26 +222,33 @@ class _Rows:
 
     def _take_packed(self, row: PackedRow) -> None:
         sources, lines = ([of[one] for one in row.documents] for of in (self.records.source_ids, self.records.lines))
-        self._take((row.documents, sources, lines), row.input_ids, row.labels, row.starts)
+        self._take((row.documents, sources, lines), *map(_as_bytes, (row.input_ids, row.labels, row.starts)))
 
-    def _take(self, place: tuple, *values: list[int]) -> None:
-        import numpy as np
-
-        for name, found in zip(("input_ids", "labels", "starts"), values, strict=False):
-            array = np.asarray(found, dtype=np.int32)
-            self.digest.update(len(array).to_bytes(8, "little") + array.tobytes())
-            self._columns[name].append(array)
+    def _take(self, place: tuple, *values: bytes) -> None:
+        for name, found in zip(IDS, values, strict=False):
+            self.digest.update((len(found) // ID_BYTES).to_bytes(8, "little"))
+            self.digest.update(found)
+            self._columns[name].append(found)
         for name, value in zip(("record", "source", "line"), place, strict=True):
             self._columns[name].append(value)
-        self.lengths.append(len(values[0]))
-        self.supervised += int((self._columns["labels"][-1] != IGNORE_INDEX).sum())
+        self.lengths.append(len(values[0]) // ID_BYTES)
         if len(self._columns["record"]) == BATCH:
             self._write()
 
     def _write(self) -> None:
+        import numpy as np
         import pyarrow
 
-        arrays = [pyarrow.array(self._columns[field.name], field.type) for field in self._schema]
+        arrays = []
+        for field in self._schema:
+            column = self._columns[field.name]
+            if field.name not in IDS:
+                arrays.append(pyarrow.array(column, field.type))
+                continue
+            values = np.frombuffer(b"".join(column), dtype=np.int32)
+            ends = np.cumsum([0, *(len(one) // ID_BYTES for one in column)], dtype=np.int32)
+            arrays.append(pyarrow.ListArray.from_arrays(pyarrow.array(ends), pyarrow.array(values)))
+            self.supervised += int((values != IGNORE_INDEX).sum()) if field.name == "labels" else 0
         self._writer.write_batch(pyarrow.record_batch(arrays, self._schema))
         self._columns = {name: [] for name in self._columns}
 

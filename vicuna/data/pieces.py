@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from vicuna.data.encodings import marked_encoding
+from vicuna.data.encodings import is_surely_gb18030, marked_encoding
 from vicuna.data.nesting import Unreadable, decode
 
 PIECE = 64 << 20  # bytes; a file of no more is read at once
@@ -28,17 +28,18 @@ BETWEEN_ROWS_OF_ARRAY = re.compile(r"(\s*),")
 
 def large_encoding(path: Path, kind: str, encoding: str | None) -> str | None:
     """The encoding of a file that is read in pieces: too large to be read at once, and in UTF-8 or the encoding that is
-    given or marked, to its end; else None.
+    given or marked, to its end, or beyond doubt in GB18030; else None.
 
     Args:
         kind: its ending, `.jsonl.gz` for one.
     """
     if not kind or (kind == inner_kind(kind) and path.stat().st_size <= PIECE):
         return None
-    size, decoder = 0, None
+    size, decoder, is_found = 0, None, encoding is None
     try:
         for block in blocks(path, kind):
             if decoder is None:
+                is_found = is_found and not marked_encoding(block)
                 encoding = encoding or marked_encoding(block) or "utf-8"
                 " ".encode(encoding)  # refuses a codec that is none of texts
                 decoder = codecs.getincrementaldecoder(encoding)()
@@ -46,9 +47,26 @@ def large_encoding(path: Path, kind: str, encoding: str | None) -> str | None:
             size += len(block)
         if decoder:
             decoder.decode(b"", final=True)
-    except (UnicodeDecodeError, LookupError, OSError, EOFError, zlib.error):
-        return None  # said by who reads it at once
+    except (UnicodeDecodeError, LookupError, OSError, EOFError, zlib.error) as error:
+        # What may be a character that breaks off at the end is said by who reads it at once, as all else is.
+        inside = isinstance(error, UnicodeDecodeError) and len(error.object) - error.start >= LONGEST_MARK
+        return "gb18030" if is_found and inside and _is_large_gb18030(path, kind) else None
     return encoding if size > PIECE else None
+
+
+def _is_large_gb18030(path: Path, kind: str) -> bool:
+    size = 0
+
+    def counted() -> Iterator[bytes]:
+        nonlocal size
+        for block in blocks(path, kind):
+            size += len(block)
+            yield block
+
+    try:
+        return is_surely_gb18030(counted()) and size > PIECE
+    except (OSError, EOFError, zlib.error):
+        return False
 
 
 def inner_kind(kind: str) -> str:

@@ -7,18 +7,19 @@ file, line and field, or left out and counted.
 import hashlib
 import math
 import random
+from array import array
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, MutableSequence, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vicuna.data.bad_row import BadRow
 from vicuna.data.files import EXPECTED, file_kind, read_rows
-from vicuna.data.fills import check_fills, fill, parse_fills
-from vicuna.data.formats import to_messages
+from vicuna.data.fills import check_fills, parse_fills
+from vicuna.data.row_check import CheckedRow, RowCheck
 from vicuna.data.spilled import SpilledDialogues
 from vicuna.data.suspicions import suspicions
+from vicuna.data.workers import Workers
 from vicuna.errors import UserError
 from vicuna.foreign.paths import open_regular, what_stands_there
 from vicuna.prompt.templates import BASE, Message, with_tools
@@ -72,18 +73,32 @@ class Records:
 
     sources: list[Source] = field(default_factory=list)
     dialogues: list[list[Message]] | SpilledDialogues = field(default_factory=list)
-    lines: list[int] = field(default_factory=list)
-    source_ids: list[int] = field(default_factory=list)
+    lines: MutableSequence[int] = field(default_factory=list)
+    source_ids: MutableSequence[int] = field(default_factory=list)
 
     def add(self, messages: list[Message], line: int) -> dict[str, str]:
         """Add a record of the last of the sources; what is suspicious in it."""
         self.dialogues.append(messages)
+        found = suspicions(messages)
+        self._count(line, found)
+        return found
+
+    def take(self, row: CheckedRow) -> None:
+        """Add a record of the last of the sources, or count it as malformed."""
+        if row.reason:
+            self.sources[-1].bad[row.reason] += 1
+            return
+        if isinstance(row.messages, bytes):
+            self.dialogues.append_json(row.messages)
+        else:
+            self.dialogues.append(row.messages)
+        self._count(row.line, row.suspicious)
+
+    def _count(self, line: int, suspicious: Iterable[str]) -> None:
         self.lines.append(line)
         self.source_ids.append(len(self.sources) - 1)
         self.sources[-1].rows += 1
-        found = suspicions(messages)
-        self.sources[-1].suspicious.update(found.keys())
-        return found
+        self.sources[-1].suspicious.update(suspicious)
 
     @property
     def bad(self) -> Counter:
@@ -141,6 +156,7 @@ def read_records(
     dialogues: SpilledDialogues | None = None,
     fills: Sequence[str] = (),
     refuse: Callable[[list[Message]], str] | None = None,
+    workers: Workers | None = None,
 ) -> Records:
     """Read and check data files, each a path or `path:weight`; `fields` are those of `vicuna.data.fields`.
 
@@ -148,25 +164,25 @@ def read_records(
         dialogues: takes them, in place of memory.
         fills: of placeholders, see `vicuna.data.fills`.
         refuse: what further is wrong with a dialogue, "" for nothing; see `refusal`.
+        workers: check the rows, in place of this process.
 
     Raises:
         UserError: no such file, an unknown kind of file or encoding, no rows, a weight that is none, malformed rows
             (the first ten are listed) unless `skip_bad_rows`, or a placeholder that is in none of them.
     """
-    records, problems = Records(dialogues=[] if dialogues is None else dialogues), []
-    places, filled = parse_fills(fills), set()
+    records, problems = Records(), []
+    if dialogues is not None:  # of very many: eight bytes each in place of a number of its own
+        records = Records(dialogues=dialogues, lines=array("q"), source_ids=array("i"))
+    filled: set[str] = set()
+    check = RowCheck(prompt_type, parse_fills(fills), refuse, spills=dialogues is not None)
     for source in open_sources(paths):
         source.encoding, rows = read_rows(source.path, encoding, fields)
         records.sources.append(source)
-        for line, row in rows:
-            try:
-                messages = to_messages(fill(row, places, filled) if places else row, prompt_type)
-                if refuse and (why := refuse(messages)):
-                    raise BadRow(why, "does not fit the base's chat template")
-                records.add(messages, line)
-            except BadRow as problem:
-                problems += [f"{source.path} line {line}: {problem}"] if len(problems) < SHOWN_BAD_ROWS else []
-                source.bad[problem.reason] += 1
+        for row in (workers or Workers()).each(check, rows):
+            records.take(row)
+            filled.update(row.filled)
+            if row.reason and len(problems) < SHOWN_BAD_ROWS:
+                problems.append(f"{source.path} line {row.line}: {row.problem}")
     if not skip_bad_rows:
         bad = sum(records.bad.values())
         check_problems(problems, bad, bad + len(records.lines), records.sources)
@@ -190,9 +206,17 @@ def refusal(tokenizer: "TextTokenizer", prompt_type: str) -> Callable[[list[Mess
         return None
     if tokenizer.chat.problem:
         raise UserError(f"{tokenizer.chat.problem} Take another --prompt_type, such as chat.")
+    return Refusal(tokenizer)
 
-    def refuse(messages: list[Message]) -> str:
-        view = with_tools(tokenizer, messages)
+
+@dataclass(frozen=True)
+class Refusal:
+    """See `refusal`."""
+
+    tokenizer: "TextTokenizer"
+
+    def __call__(self, messages: list[Message]) -> str:
+        view = with_tools(self.tokenizer, messages)
         if (messages[0].get("tools") or any(one.get("tool_calls") for one in messages)) and not view.chat.knows_tools:
             return f"calls functions, which the chat template in {view.chat.path} does not know"
         try:
@@ -200,8 +224,6 @@ def refusal(tokenizer: "TextTokenizer", prompt_type: str) -> Callable[[list[Mess
         except UserError as error:
             return f"does not fit: {error}"
         return ""
-
-    return refuse
 
 
 def check_problems(problems: Sequence[str], bad: int, rows: int, sources: Sequence[Source]) -> None:

@@ -20,19 +20,37 @@ class SpilledDialogues(Sequence[list[Message]]):
 
     def append(self, messages: list[Message]) -> None:
         """Add a dialogue; not once one was read."""
-        self._ends.append(self._ends[-1] + self._file.write(json.dumps(messages).encode()))
+        self.append_json(spilled(messages))
+
+    def append_json(self, raw: bytes) -> None:
+        """Add what `spilled` gives for a dialogue."""
+        self._ends.append(self._ends[-1] + self._file.write(raw))
 
     def __len__(self) -> int:
         return len(self._ends) - 1
 
     def __getitem__(self, index: int) -> list[Message]:
+        return unspilled(self.as_json(index))
+
+    def as_json(self, index: int) -> bytes:
+        """A dialogue as it stands in the file."""
         if not 0 <= index < len(self):
             raise IndexError(index)
         if self._writing:
             self._file.flush()
             self._writing = False
         start, end = self._ends[index], self._ends[index + 1]
-        return json.loads(os.pread(self._file.fileno(), end - start, start))
+        return os.pread(self._file.fileno(), end - start, start)
+
+
+def spilled(messages: list[Message]) -> bytes:
+    """A dialogue as it stands in the file."""
+    return json.dumps(messages, ensure_ascii=False).encode("utf-8", "surrogatepass")
+
+
+def unspilled(raw: bytes) -> list[Message]:
+    """A dialogue of what stands in the file."""
+    return json.loads(raw)
 
 
 @contextmanager

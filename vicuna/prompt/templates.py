@@ -260,8 +260,12 @@ def encode(
     earlier = len(starts) - 1
     dropped = bisect_left(range(earlier), True, key=fits)
     pairs = parts(dropped)
-    ids = [i for prompt, answer in pairs for i in (*prompt, *answer)]
-    labels = [i for prompt, answer in pairs for i in (*[IGNORE_INDEX] * len(prompt), *answer)]
+    ids, labels = [], []
+    for prompt, answer in pairs:
+        ids += prompt
+        ids += answer
+        labels += [IGNORE_INDEX] * len(prompt)
+        labels += answer
     answers = [message for message in others if message["role"] == "assistant"][-len(pairs) :]
     last = pairs[-1][1]
     if len(last) < 2 or cutoff_len <= len(ids) - len(last):

@@ -84,6 +84,10 @@ class TextTokenizer:
         self._views: OrderedDict[Settings, TextTokenizer] = OrderedDict()  # shared by all views of a tokenizer
         self._lock = threading.Lock()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For another process it is made anew, of the same files, for the same day."""
+        return type(self), (self.files, None, replace(self.chat.settings, day=self.chat.day) if self.chat else PLAIN)
+
     def _unreadable(self, said: str) -> str:
         return f"{self.source} cannot be read as a tokenizer ({said}). Copy the file again."
 
