@@ -76,7 +76,7 @@ for file in sorted(folder.iterdir()):
     with file.open("rb") as opened:
         found = hashlib.file_digest(opened, "sha256").hexdigest()
     if file.name not in known:
-        sys.exit(f"{listed} does not list {file.name}, a file for another system: nothing of it was installed")
+        sys.exit(f"{listed} does not list {file.name}: another package, or a file for another system; nothing was installed")
     if found != known[file.name]:
         sys.exit(f"{file.name} has the SHA-256 {found}, and {listed} has {known[file.name]}: nothing of it was installed")
 END
