@@ -212,7 +212,7 @@ def inferred_config(folder: Path, ranks: list[int], names: list[str]) -> tuple[L
         )
     config = LoraConfig(r=ranks[0], lora_alpha=alpha, lora_dropout=dropout, target_modules=names, task_type="CAUSAL_LM")
     said = {"rank": ranks[0], "names": ", ".join(names), "alpha": alpha}
-    sample = f"{SAMPLE_CONFIG.parent.name}/{ADAPTER_CONFIG}"
+    sample = SAMPLE_CONFIG.parent.name
     return config, Sentence("no_adapter_config", folder=folder, file=ADAPTER_CONFIG, sample=sample, **said)
 
 
