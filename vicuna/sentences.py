@@ -84,8 +84,8 @@ SENTENCES: dict[str, tuple[str, str]] = {
     "no_adapter_config": (
         "{folder} has no {file}: rank {rank} and modules {names} are read from its tensors, alpha {alpha} is assumed "
         "from {sample}/{file}. Put the right config beside it if alpha differs.",
-        "{folder} 里没有 {file}：秩 {rank} 和模块 {names} 读自它的张量，alpha {alpha} 取自 {sample}/{file}。如果 alpha 不同，"
-        "请把正确的配置放在旁边。",
+        "{folder} 里没有 {file}：秩 {rank} 和模块 {names} 读自它的张量，alpha {alpha} 取自 {sample}/{file}。"
+        "如果 alpha 不同，请把正确的配置放在旁边。",
     ),
     "used_as_plain": (
         "{folder} was begun with {kind}; it is used as the plain LoRA of rank {rank} that it equals",
