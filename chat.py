@@ -17,6 +17,7 @@ from vicuna.answer.flags import ChatFlags, DecodingFlags, ServeFlags
 from vicuna.args import parse
 from vicuna.errors import run
 from vicuna.model.flags import ModelFlags
+from vicuna.sentences import environment_language, told
 
 
 def main(model_flags: ModelFlags, chat: ChatFlags, serve: ServeFlags, decoding: DecodingFlags) -> None:
@@ -38,8 +39,9 @@ def main(model_flags: ModelFlags, chat: ChatFlags, serve: ServeFlags, decoding: 
 
     check_beams(model_flags.model_path, decoding, chat.lora_path)
     assistant = load_assistant(model_flags, serve, chat.lora_path)
+    language = (chat.lang or environment_language()) if chat.cli else "en"  # a log is for whoever serves
     for warning in assistant.warnings:
-        log.log.warning("WARNING %s", warning)
+        log.log.warning("WARNING %s", told(warning, language))
     if chat.cli:
         from vicuna.pages import terminal
 

@@ -20,6 +20,7 @@ from vicuna.answer.flags import AskFlags, DecodingFlags, PredictFlags, ServeFlag
 from vicuna.args import parse
 from vicuna.errors import UserError, print_answer, run
 from vicuna.model.flags import ModelFlags
+from vicuna.sentences import Sentence, environment_language, told
 
 EXAMPLES = Path(__file__).parent / "sample/instruct/quickstart.json"
 
@@ -53,11 +54,13 @@ def main(
         answer_files(model_flags, ask.lora_path, serve, decoding, predict)
         return
     assistant = load_assistant(model_flags, serve, [ask.lora_path])
+    language = environment_language() if ask.text is not None else "en"
     for warning in assistant.warnings:
-        log.log.warning("WARNING %s", warning)
+        log.log.warning("WARNING %s", told(warning, language))
     if ask.text is not None:
         if not ask.lora_path:
-            log.log.warning("no --lora_path is given: %s alone answers", assistant.base_name)
+            alone = Sentence("base_alone_answers", base=assistant.base_name)
+            log.log.warning("%s", told(alone, language))
         messages = [{"role": "user", "content": ask.text, "input": ask.input}]
         *_, last = assistant.stream(
             assistant.prompt_ids(messages),
@@ -67,7 +70,7 @@ def main(
         )
         said = assistant.split(messages, last.text)
         if said.thought and not said.content:
-            log.log.warning("the answer ended while it was thought about; --max_new_tokens allows more")
+            log.log.warning("%s", told(Sentence("only_thought"), language))
         print_answer(said.content)
         return
     from vicuna.doors.door import Door
@@ -156,7 +159,6 @@ def make_handlers(assistant: Any, serve: ServeFlags, decoding: DecodingFlags) ->
     from vicuna.pages.markup import safe_markdown
     from vicuna.pages.turns import attended, client_of
     from vicuna.prompt.rendering import BASE
-    from vicuna.sentences import told
 
     stops: dict[Client, threading.Event] = {}  # a tab -> what ends the answer that it is getting
 
@@ -214,7 +216,7 @@ def make_handlers(assistant: Any, serve: ServeFlags, decoding: DecodingFlags) ->
     def heading(request: gr.Request) -> list[str]:
         strings = request_strings(request)
         warnings = [rendering.notice(told(text, strings["language"])) for text in assistant.warnings]
-        return [safe_markdown(assistant.status(strings["status"])), "\n\n".join(warnings)]
+        return [safe_markdown(assistant.status(strings["status"], language=strings["language"])), "\n\n".join(warnings)]
 
     return SimpleNamespace(answer=attended(answer, stop), stop=stop, forget=forget, heading=heading)
 

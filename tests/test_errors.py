@@ -80,3 +80,20 @@ def test_another_broken_pipe_is_told():
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, check=False)
     assert done.stderr.endswith("BrokenPipeError\n")
+
+
+@pytest.mark.parametrize(
+    ("language", "said"),
+    [
+        ("zh_CN.UTF-8", "提示词有 9 个词元，而基座模型的上下文只有 8 个：请缩短。"),
+        ("C", "the prompt has 9 tokens, the base's context is 8: shorten it."),
+    ],
+)
+def test_an_error_is_told_in_the_language_of_the_environment(language, said):
+    program = (
+        "from vicuna.errors import UserError, run\nfrom vicuna.sentences import Sentence\n"
+        "def p(): raise UserError(Sentence('prompt_beyond_context', tokens=9, context=8))\nrun(p)"
+    )
+    env = {**os.environ, "LC_ALL": language, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}
+    done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, encoding="utf-8", check=False)
+    assert (done.returncode, done.stderr) == (1, f"-c: error: {said}\n")

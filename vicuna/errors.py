@@ -18,6 +18,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
+from vicuna.sentences import environment_language, told
+
 # What the machine refuses: no room, no right to write, a read-only disk; a folder in the place of a file or the other
 # way round, a link that goes round, a name that is too long.
 REFUSED_BY_THE_MACHINE = {
@@ -132,7 +134,7 @@ def _run(program: Callable[[], None]) -> None:
         with exceptions_only():
             _run_printing(program)
     except (UserError, LibraryFailure) as error:
-        _end(f"error: {error}", 1)
+        _end(f"error: {told(error, environment_language())}", 1)
     except OSError as error:
         if error.errno not in REFUSED_BY_THE_MACHINE:
             raise

@@ -59,6 +59,46 @@ SENTENCES: dict[str, tuple[str, str]] = {
     ),
     "adapter": ("adapter", "适配器"),
     "model": ("model", "模型"),
+    # --- what is loaded
+    "bits": ("{bits} bit", "{bits} 位"),
+    "bits_as_stored": ("{bits} bit as stored", "按所存的 {bits} 位"),
+    "on_device": ("{weights}, {dtype} · {device}", "{weights}，{dtype} · 在 {device} 上"),
+    "gguf_in_transformers": (
+        "GGUF dequantised, in transformers · {where}",
+        "GGUF，反量化后由 transformers 运行 · {where}",
+    ),
+    "in_llama_cpp": (
+        "{kind} · llama.cpp, {device}, {threads} threads",
+        "{kind} · llama.cpp，{device}，{threads} 个线程",
+    ),
+    "layers_on_gpu": ("{on_gpu} of {layers} layers on GPU", "{layers} 层中有 {on_gpu} 层在 GPU 上"),
+    "rank": ("r {rank}", "秩 {rank}"),
+    "at_step": ("step {step}, {detail}", "第 {step} 步，{detail}"),
+    "trained_at": ("{detail}, trained at {bits} bits", "{detail}，以 {bits} 位训练"),
+    "rounded_worse": (
+        "--bits 4: {count} of {all} weights are rounded up to {worst:.1f} times worse than 4 bits need, since "
+        "bitsandbytes on a CPU reads rows of {rows} back wrongly. Take --bits 8, or a GPU.",
+        "--bits 4：{all} 个权重里有 {count} 个的舍入误差最多达 4 位应有的 {worst:.1f} 倍，因为 bitsandbytes 在 CPU 上"
+        "读回长为 {rows} 的行时会出错。请用 --bits 8 或 GPU。",
+    ),
+    "no_adapter_config": (
+        "{folder} has no {file}: rank {rank} and modules {names} are read from its tensors, alpha {alpha} is assumed "
+        "from {sample}/{file}. Put the right config beside it if alpha differs.",
+        "{folder} 里没有 {file}：秩 {rank} 和模块 {names} 读自它的张量，alpha {alpha} 取自 {sample}/{file}。"
+        "如果 alpha 不同，请把正确的配置放在旁边。",
+    ),
+    "used_as_plain": (
+        "{folder} was begun with {kind}; it is used as the plain LoRA of rank {rank} that it equals",
+        "{folder} 是以 {kind} 开始训练的；使用的是与它相等的、秩为 {rank} 的普通 LoRA",
+    ),
+    "base_alone_answers": (
+        "no --lora_path is given: {base} alone answers",
+        "没有写 --lora_path：只由 {base} 回答",
+    ),
+    "only_thought": (
+        "the answer ended while it was thought about; --max_new_tokens allows more",
+        "还在思考时回答就到头了；--max_new_tokens 可以放宽",
+    ),
     # --- settings of a page
     "no_such_choice": (
         "there is no adapter {adapter!r} or no prompt type {prompt_type!r} here.",

@@ -34,11 +34,18 @@ def test_a_base_trained_as_a_whole_keeps_its_own_template(tiny_base, adapters, t
 
 
 def test_the_status_line_says_that_an_adapter_was_trained_at_other_bits(tiny_base, adapters, tmp_path):
-    for bits, said in ((4, "(step 3, r 8, trained at 4 bits)"), (32, "(step 3, r 8)")):
+    at_four, as_now = (
+        ("(step 3, r 8, trained at 4 bits)", "(第 3 步，秩 8，以 4 位训练)"),
+        ("(step 3, r 8)", "(第 3 步，秩 8)"),
+    )
+    for bits, said in ((4, at_four), (32, as_now)):
         adapter = Path(shutil.copytree(adapters["lora.v1.0"], tmp_path / str(bits)))
         known = {"prompt_type": "chat", "step": 3, "flags": {"bits": bits}}
         (adapter / "run_args.json").write_text(json.dumps(known), encoding="utf-8")
-        assert said in loaded(tiny_base, [adapter]).status(STRINGS["en"]["status"])
+        assistant = loaded(tiny_base, [adapter])
+        assert said[0] in assistant.status(STRINGS["en"]["status"])
+        assert said[1] in (told := assistant.status(STRINGS["zh"]["status"], language="zh-CN"))
+        assert "32 位，float32 · 在 CPU 上" in told
 
 
 def test_adapters_in_folders_of_one_name_are_told_apart(tiny_base, adapters, tmp_path):

@@ -2,11 +2,17 @@
 
 import json
 import re
+import time
+from collections.abc import Callable
+
+from playwright.sync_api import expect
 
 from vicuna.answer.flags import DecodingFlags
 
 # Three English words in a row, names and units apart.
 ENGLISH = re.compile(r"\b[A-Za-z]{2,}(?: [a-z]{2,}){2,}")
+WAIT_S = 60  # until what the page shows a moment later is not shown at all
+expect.set_options(timeout=1000 * WAIT_S)
 GREEDY = DecodingFlags(preset="balanced", temperature=0, max_new_tokens=8)
 
 
@@ -25,6 +31,14 @@ def open_settings(page) -> None:
 def next_frames(page) -> None:
     """Return once the page has drawn what it has, and what Gradio does in the next frame is done."""
     page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done))))")
+
+
+def wait_equal(read: Callable[[], object], expected: object) -> None:
+    """Wait until what is read is what is expected; else fail with what it is."""
+    deadline = time.monotonic() + WAIT_S
+    while (found := read()) != expected and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert found == expected
 
 
 def copied(page, expected: str) -> str:

@@ -5,8 +5,20 @@ import re
 from urllib.parse import urlsplit
 
 import pytest
+from playwright.sync_api import expect
 
-from tests.pages.driven import as_file, ask, copied, load, questions, stored, tool, wait_hint, wait_ready
+from tests.pages.driven import (
+    as_file,
+    ask,
+    copied,
+    load,
+    questions,
+    stored,
+    tool,
+    wait_equal,
+    wait_hint,
+    wait_ready,
+)
 from tests.pages.test_markup import PIECES
 from tests.pages.tls_proxy import tls_proxy
 from vicuna.pages.strings import STRINGS
@@ -104,12 +116,12 @@ def test_no_text_of_anybody_becomes_markup_or_a_request(visit, address):
     found = page.locator("#chat .message-content").locator(UNWANTED)
     assert found.evaluate_all("all => all.map((one) => one.outerHTML)") == []
     bubbles = page.locator("#chat .message-content")
-    assert bubbles.count() == 164 + page.locator("#chat .thought-group").count()
+    expect(bubbles).to_have_count(164 + page.locator("#chat .thought-group").count())
     assert bubbles.evaluate_all(EMPTY) == 0  # Gradio shows nothing where it fails
     shown = questions(page)
     assert shown[0] == HOSTILE
     assert shown[1] == "vector<int> x; a<b"
-    assert "vector<int> y;" in page.locator("#chat .bot code").nth(1).inner_text()
+    expect(page.locator("#chat .bot code").nth(1)).to_contain_text("vector<int> y;")
     links = page.locator("#chat .message-content a").evaluate_all("all => all.map((one) => one.protocol)")
     assert set(links) <= {"http:", "https:", "mailto:", ":"}  # ":" leads nowhere
     assert page.evaluate("window.pwned") is None
@@ -123,7 +135,7 @@ def test_what_a_model_writes_is_text_and_two_logins_of_one_browser_are_two_peopl
     log_in(page, "anna", "eins")
     answer = ask(page, "说")
     assert answer.split("\n")[0].replace("!i", "![i](http://evil.example/j.png)") == PARROT_SAYS
-    assert page.locator("#chat .message-content").locator(UNWANTED).count() == 0
+    expect(page.locator("#chat .message-content").locator(UNWANTED)).to_have_count(0)
     assert stored(page, 2)[1]["content"] == PARROT_SAYS
     assert [url for url in page.requested if not url.startswith((guarded, "data:", "blob:"))] == []
     address = page.url
@@ -133,14 +145,14 @@ def test_what_a_model_writes_is_text_and_two_logins_of_one_browser_are_two_peopl
     page.wait_for_selector("input[type=password]")
     log_in(page, "bert", "zwei")
     assert page.url == address  # the same id, and yet not the same conversation
-    assert questions(page) == []
+    wait_equal(lambda: questions(page), [])
     page.click("#logout")
     page.wait_for_selector("input[type=password]")
     page.goto(address)
     page.wait_for_selector("input[type=password]")
     log_in(page, "anna", "eins")
     page.wait_for_function("document.querySelectorAll('#chat .user').length === 1")
-    assert questions(page) == ["说"]
+    wait_equal(lambda: questions(page), ["说"])
 
 
 def test_behind_a_proxy_with_tls_a_login_holds_for_every_tab_until_it_is_ended(browser, visit, guarded, tmp_path):
@@ -148,9 +160,9 @@ def test_behind_a_proxy_with_tls_a_login_holds_for_every_tab_until_it_is_ended(b
         context = browser.new_context(ignore_https_errors=True, locale="zh-CN")
         page = visit(url=f"https://pages.localhost:{port}/", context=context, ready=False)
         page.wait_for_selector("input[type=password]")
-        assert page.get_by_role("button", name="登录").count() == 1
+        expect(page.get_by_role("button", name="登录")).to_have_count(1)
         fill_login(page, "anna", "zwei")
-        assert page.get_by_role("alert").inner_text() == "用户名或密码不对。"
+        expect(page.get_by_role("alert")).to_have_text("用户名或密码不对。", use_inner_text=True)
         log_in(page, "anna", "eins")
         (cookie,) = context.cookies()
         assert (cookie["secure"], cookie["httpOnly"], cookie["sameSite"]) == (True, True, "Lax")
@@ -179,9 +191,9 @@ def test_code_tables_and_maths_are_rendered(visit):
     )
     wait_hint(page, "Turns loaded: 1")
     page.wait_for_selector("#chat .bot .katex-display")
-    assert page.locator("#chat .bot td .katex .mfrac").count() == 1
-    assert page.locator("#chat .bot th").all_inner_texts() == ["甲", "乙"]
-    assert page.locator("#chat .user pre code").inner_text().strip() == "vector<int> x;"
+    expect(page.locator("#chat .bot td .katex .mfrac")).to_have_count(1)
+    expect(page.locator("#chat .bot th")).to_have_text(["甲", "乙"], use_inner_text=True)
+    expect(page.locator("#chat .user pre code")).to_have_text("vector<int> x;")
 
 
 def test_copy_gives_a_message_as_it_was_written(visit):
@@ -199,15 +211,17 @@ def test_what_is_forgotten_is_dim_below_a_line_that_says_so_and_still_there(visi
     page = visit()
     load(page, as_file(*((f"问题{i}" * 8, f"回答{i}" * 8) for i in range(12))))
     wait_hint(page, "Turns loaded: 12")
+    page.wait_for_function("/ [1-9]\\d* turns forgotten/.test(document.querySelector('#memory').innerText)")
     line = page.inner_text("#memory")
     used, budget, forgotten = map(int, re.search(r"(\d+) / (\d+) tokens · (\d+) turns forgotten", line).groups())
     assert budget == 512 - 30
     assert used <= budget
     assert forgotten > 0
-    assert len(questions(page)) == 12
-    dim = page.locator("#chat .user-row").evaluate_all("rows => rows.map((row) => getComputedStyle(row).opacity < 1)")
-    assert dim == [True] * forgotten + [False] * (12 - forgotten)
-    assert f"Forgotten from here up: {forgotten} turns" in page.inner_text("#chat")
+    wait_equal(lambda: len(questions(page)), 12)
+    dim = "rows => rows.map((row) => getComputedStyle(row).opacity < 1)"
+    rows = page.locator("#chat .user-row")
+    wait_equal(lambda: rows.evaluate_all(dim), [True] * forgotten + [False] * (12 - forgotten))
+    expect(page.locator("#chat")).to_contain_text(f"Forgotten from here up: {forgotten} turns", use_inner_text=True)
     # Below the line a message is still the turn that it was.
     tool(page, "edit", "user", 11).click()
     wait_hint(page, "Editing question 12")
@@ -215,7 +229,7 @@ def test_what_is_forgotten_is_dim_below_a_line_that_says_so_and_still_there(visi
     page.locator("#max_memory input[type=number]").press("Tab")
     page.wait_for_function("document.querySelector('#memory').innerText.includes('/ 60 tokens · 12 turns')")
     page.wait_for_selector("#chat button[aria-label=Retry]")  # also where the line that says so is the last
-    assert page.locator("#chat button[aria-label=Undo]").is_visible()
+    expect(page.locator("#chat button[aria-label=Undo]")).to_be_visible()
 
 
 @pytest.mark.parametrize("language", ["zh-CN", "en-US"])
@@ -223,10 +237,10 @@ def test_the_page_speaks_the_browsers_language(visit, language):
     page = visit(language)
     strings = STRINGS[language[:2]]
     for name in ("new", "save", "load", "reset", "show_controls"):
-        assert page.inner_text(f"#{name}") == strings[name]
+        expect(page.locator(f"#{name}")).to_have_text(strings[name], use_inner_text=True)
     assert page.evaluate("document.documentElement.lang") == {"zh-CN": "zh-CN", "en-US": "en"}[language]
-    assert page.get_attribute("#message textarea", "placeholder") == strings["message_hint"]
-    assert strings["memory"].split()[0] in page.inner_text("#memory")
+    expect(page.locator("#message textarea")).to_have_attribute("placeholder", strings["message_hint"])
+    expect(page.locator("#memory")).to_contain_text(strings["memory"].split()[0], use_inner_text=True)
     assert "__i18n__" not in page.inner_text("body")
 
 
@@ -236,15 +250,16 @@ def test_on_a_phone_the_settings_are_a_drawer_below_a_header_that_is_low(visit, 
     long = "x" * 300
     load(page, as_file((long, f"```\n{long}\n```\n\n| {long} | b |\n|---|---|\n| 1 | 2 |\n\n$$" + "x+" * 200 + "$$")))
     wait_hint(page, STRINGS[language[:2]]["loaded"].format(turns=1))
+    page.wait_for_selector("#chat .bot .katex-display")
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     assert page.evaluate("document.documentElement.scrollHeight") <= 844
     top = {name: page.locator(f"#{name}").bounding_box()["y"] for name in ("actions", "chat", "message")}
     assert top["actions"] < top["chat"] < top["message"] < 844 - 40
     assert top["chat"] <= 80
     for panel, button in (("controls", "show_controls"), ("history", "show_history")):  # drawers, one at a time
-        assert not page.locator(f"#{panel}").is_visible()
+        expect(page.locator(f"#{panel}")).to_be_hidden()
         page.click(f"#{button}")
         page.wait_for_selector(f"#{panel}")
-    assert not page.locator("#controls").is_visible()
+    expect(page.locator("#controls")).to_be_hidden()
     page.click("#show_history")
     page.wait_for_selector("#history", state="hidden")

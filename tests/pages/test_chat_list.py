@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from playwright.sync_api import expect
 
 from tests.pages.clicker import Clicker
 from tests.pages.driven import (
@@ -18,6 +19,7 @@ from tests.pages.driven import (
     set_new_tokens,
     set_slider,
     stored,
+    wait_equal,
     wait_hint,
     wait_idle,
     wait_questions,
@@ -59,12 +61,12 @@ def test_conversations_are_found_renamed_deleted_and_brought_back(visit):
     new_chat(page)
     page.fill("#message textarea", "还没有发送")
     page.wait_for_function("document.querySelectorAll('#conversations li').length === 3")
-    assert set(listed(page)) == {"还没有发送", "香蕉 <b>&amp;</b>", "苹果"}
+    wait_equal(lambda: set(listed(page)), {"还没有发送", "香蕉 <b>&amp;</b>", "苹果"})
     open_listed(page, "苹果")
     wait_questions(page, "苹果")
     assert page.url == first
-    assert page.input_value("#message textarea") == ""
-    assert page.locator("#conversations .current").inner_text().startswith("苹果")
+    expect(page.locator("#message textarea")).to_have_value("")
+    expect(page.locator("#conversations .current .title")).to_have_text("苹果")
 
     item = page.locator("#conversations li", has_text="苹果")
     item.locator(".rename").click()
@@ -72,17 +74,17 @@ def test_conversations_are_found_renamed_deleted_and_brought_back(visit):
     page.press("#conversations input", "Enter")
     page.wait_for_function("document.querySelector('#conversations .current').innerText.startsWith('水果')")
     page.fill("#search", "苹果")
-    assert listed(page) == ["水果"]  # found by what was said
+    wait_equal(lambda: listed(page), ["水果"])  # found by what was said
     page.fill("#search", "梨")
     page.wait_for_function("document.querySelector('#found').innerText === 'No conversation has this.'")
     page.fill("#search", "")
 
     page.locator("#conversations li", has_text="水果").locator(".delete").click()
     wait_questions(page)
-    assert "水果" not in listed(page)
+    wait_equal(lambda: "水果" in listed(page), False)
     page.click("#deleted button")
     wait_questions(page, "苹果")
-    assert page.url == first
+    wait_equal(lambda: page.url, first)
     open_listed(page, "还没有发送")
     page.wait_for_function("document.querySelector('#message textarea').value === '还没有发送'")
     page.goto(first)
@@ -97,15 +99,14 @@ def test_at_its_limit_the_page_says_what_would_go_and_nothing_goes_by_itself(vis
     wait_ready(page)
     page.wait_for_function("document.querySelector('#limit').innerText.includes('问题99')")
     ask(page, "第一百零一")
-    assert page.evaluate(KEPT) == 101
+    wait_equal(lambda: page.evaluate(KEPT), 101)
     with page.expect_download() as download:
         page.click("#limit .export_oldest")
     assert json.loads(download.value.path().read_text(encoding="utf-8"))["history"][0]["input"] == "问题99"
     page.click("#limit .remove_oldest")
     page.wait_for_function("document.querySelector('#limit').innerText === ''")
-    assert page.evaluate(KEPT) == 100
-    assert "问题99" not in listed(page)
-    assert "第一百零一" in listed(page)
+    wait_equal(lambda: page.evaluate(KEPT), 100)
+    wait_equal(lambda: [name in listed(page) for name in ("问题99", "第一百零一")], [False, True])
 
 
 def test_where_the_browser_has_no_room_the_page_says_so_and_keeps_once_there_is(visit):
@@ -147,13 +148,13 @@ def test_a_reload_keeps_the_settings_the_panels_and_what_is_typed(visit):
     wait_ready(page)
     page.wait_for_function("document.querySelector('#message textarea').value === '打了一半'")
     page.wait_for_function("document.querySelector('#memory').innerText.includes('Max Memory 222')")
-    assert page.input_value("#adapter input") == "B"
-    assert page.input_value("#prompt_type input") == "instruct"
-    assert page.locator("#preset input[value=creative]").is_checked()
+    expect(page.locator("#adapter input")).to_have_value("B")
+    expect(page.locator("#prompt_type input")).to_have_value("instruct")
+    expect(page.locator("#preset input[value=creative]")).to_be_checked()
     page.wait_for_selector("#temperature input[type=number]")  # the panel is open, as it was
-    assert page.input_value("#temperature input[type=number]") == "1"
-    assert page.input_value("#max_memory input[type=number]") == "222"
-    assert not page.locator("#history").is_visible()
+    expect(page.locator("#temperature input[type=number]")).to_have_value("1")
+    expect(page.locator("#max_memory input[type=number]")).to_have_value("222")
+    expect(page.locator("#history")).to_be_hidden()
     assert "B · " in ask(page, "你好")
 
 
@@ -177,14 +178,14 @@ def test_a_file_brings_settings_system_prompt_and_ways_into_another_browser(visi
     ask(other, "不能丢")
     load(other, text)
     wait_hint(other, "Turns loaded: 1")
-    assert set(listed(other)) == {"不能丢", "你好"}  # a file opens beside what is there
-    assert other.input_value("#adapter input") == "B"
+    wait_equal(lambda: set(listed(other)), {"不能丢", "你好"})  # a file opens beside what is there
+    expect(other.locator("#adapter input")).to_have_value("B")
     other.wait_for_function("document.querySelector('#warning').innerText.includes('no place for the system prompt')")
     open_settings(other)
-    assert other.input_value("#temperature input[type=number]") == "1.5"
-    assert other.input_value("#max_memory input[type=number]") == "333"
-    assert other.locator("#chat .bot small").inner_text() == "A"
-    assert other.locator("#chat .bot .message-content p").first.inner_text() == first
+    expect(other.locator("#temperature input[type=number]")).to_have_value("1.5")
+    expect(other.locator("#max_memory input[type=number]")).to_have_value("333")
+    expect(other.locator("#chat .bot small")).to_have_text("A", use_inner_text=True)
+    expect(other.locator("#chat .bot .message-content p").first).to_have_text(first, use_inner_text=True)
     other.locator("#system_prompt button").first.click()
     other.wait_for_function("document.querySelector('#system textarea')?.value === '你是一位诗人。'")
     load(other, json.dumps({**json.loads(as_file(("一", "二"))), "info": {"adapter": "gone"}}))

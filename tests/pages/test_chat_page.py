@@ -3,6 +3,7 @@
 import re
 
 import pytest
+from playwright.sync_api import expect
 
 from tests.pages.driven import (
     STORED,
@@ -21,6 +22,7 @@ from tests.pages.driven import (
     settle,
     stored,
     tool,
+    wait_equal,
     wait_hint,
     wait_idle,
     wait_questions,
@@ -64,8 +66,8 @@ def test_an_answer_grows_and_what_is_sent_meanwhile_is_answered_next(visit):
     wait_idle(page)
     growing = [text for text in page.evaluate("window.seen") if "▌" in text]
     assert len(set(growing)) >= 5
-    assert questions(page) == ["春天的花有哪些？", "夏天呢？"]
-    assert "▌" not in "".join(answers(page))
+    wait_equal(lambda: questions(page), ["春天的花有哪些？", "夏天呢？"])
+    wait_equal(lambda: "▌" in "".join(answers(page)), False)
     tokens = [re.search(r"A · (\d+) tokens · .* length limit", text) for text in answers(page)]
     assert [found and found.group(1) for found in tokens] == ["200", "200"]
     assert [message["role"] for message in stored(page, 4)] == ["user", "assistant"] * 2
@@ -77,7 +79,7 @@ def test_an_empty_page_has_questions_to_click_and_says_what_an_adapter_of_single
     page.click("#chat .example >> nth=0")
     page.wait_for_function("document.querySelector('#message textarea').value === '一年有几个季节？'")
     alone = page.get_by_text("B was trained on single questions: each message does better alone")
-    assert alone.count() == 0
+    expect(alone).to_have_count(0)
     choose(page, "adapter", "B")
     alone.wait_for()
     choose(page, "adapter", "A")
@@ -108,7 +110,8 @@ def test_regenerate_undo_edit_and_delete_change_the_conversation_from_there(visi
     first = ask(page, "一 & <b>")
     second = ask(page, "二")
     retry(page)
-    assert [text.split("\n")[0] for text in answers(page)] == [first.split("\n")[0], second.split("\n")[0]]  # greedy
+    said = [text.split("\n")[0] for text in (first, second)]
+    wait_equal(lambda: [text.split("\n")[0] for text in answers(page)], said)  # greedy
     page.click("#chat button[aria-label=Undo]")
     page.wait_for_function("document.querySelectorAll('#chat .user').length === 1")
     page.wait_for_function("document.querySelector('#message textarea').value === '二'")
@@ -116,7 +119,7 @@ def test_regenerate_undo_edit_and_delete_change_the_conversation_from_there(visi
     # The question comes back as it was written, and what is sent instead takes its place and that of all that follows.
     tool(page, "edit", "user", 0).click()
     wait_hint(page, "Editing question 1")
-    assert page.input_value("#message textarea") == "一 & <b>"
+    expect(page.locator("#message textarea")).to_have_value("一 & <b>")
     ask_again = "一又"
     send(page, ask_again)
     page.wait_for_function(
@@ -125,7 +128,7 @@ def test_regenerate_undo_edit_and_delete_change_the_conversation_from_there(visi
         arg=ask_again,
     )
     wait_idle(page)
-    assert questions(page) == [ask_again]
+    wait_equal(lambda: questions(page), [ask_again])
     assert [message["content"] for message in stored(page, 2)][::2] == [ask_again]
     ask(page, "四")
     tool(page, "cut", "user", 1).click()
@@ -139,7 +142,7 @@ def test_regenerate_undo_edit_and_delete_change_the_conversation_from_there(visi
     wait_questions(page, "一 & <b>", "三")
     tool(page, "before", "user", 1).click()
     wait_questions(page, "一 & <b>", "二")
-    assert answers(page)[1].split("\n")[0] == second.split("\n")[0]
+    wait_equal(lambda: answers(page)[1].split("\n")[0], second.split("\n")[0])
     page.reload()
     wait_ready(page)
     wait_questions(page, "一 & <b>", "二")
@@ -154,7 +157,7 @@ def test_an_answer_is_edited_too_and_what_was_typed_before_is_there_again(visit)
     page.fill("#message textarea", "打了一半")
     tool(page, "edit_answer", "bot", 0).click()
     wait_hint(page, "Editing answer 1")
-    assert page.input_value("#message textarea") == old
+    expect(page.locator("#message textarea")).to_have_value(old)
     page.click("#close")
     page.wait_for_function("document.querySelector('#message textarea').value === '打了一半'")
     assert stored(page, 2)[1]["content"] == old
@@ -191,7 +194,7 @@ def test_each_message_chooses_its_adapter_and_its_template(visit):
     page.wait_for_function("document.querySelector('#prompt_type input').value === 'instruct'")
     page.locator("#system_prompt button").first.click()
     page.wait_for_selector("#system textarea:disabled")
-    assert "no place" in page.get_attribute("#system textarea", "placeholder")
+    expect(page.locator("#system textarea")).to_have_attribute("placeholder", re.compile("no place"))
     page.click("#new")
     page.wait_for_function("document.querySelectorAll('#chat .user').length === 0")
     other = ask(page, "你是谁？")
@@ -215,7 +218,7 @@ def test_the_adapter_that_is_chosen_last_brings_its_prompt_type(visit):
     choose(page, "adapter", "A")
     release(page, held)
     page.wait_for_function("document.querySelector('#prompt_type input').value === 'chat'")
-    assert page.input_value("#adapter input") == "A"
+    expect(page.locator("#adapter input")).to_have_value("A")
 
 
 def test_a_late_answer_about_one_setting_does_not_hide_what_another_changed(visit):
@@ -241,12 +244,12 @@ def test_what_does_not_fit_is_a_notice_with_the_remedy_and_keeps_the_typed_text(
     assert page.evaluate("document.documentElement.scrollHeight <= innerHeight")  # so it is seen
     assert page.locator("#hint").bounding_box()["y"] < page.locator("#message").bounding_box()["y"]
     assert len(answers(page)) == 1  # a refusal is no answer
-    assert page.input_value("#message textarea") == "长" * 900
+    expect(page.locator("#message textarea")).to_have_value("长" * 900)
     assert len(stored(page)) == 2
     page.reload()
     wait_ready(page)
     page.wait_for_function("document.querySelector('#message textarea').value.length === 900")
-    assert questions(page) == ["短"]
+    wait_equal(lambda: questions(page), ["短"])
     send(page, "")
     assert wait_hint(page, "Please") == "Please type a question first."
 
@@ -265,12 +268,12 @@ def test_the_controls_know_the_base_and_reset_brings_them_back(visit):
     }  # fmt: skip
     page.locator("#preset input[value=original]").click()
     page.wait_for_function("document.querySelector('#mode').innerText.includes('beam search')")
-    values = [float(page.locator(f"#{name} input[type=number]").input_value()) for name in (*names, "max_memory")]
-    assert values == [1.0, 0.9, 60, 4, 256, 5, 2.0, 512]
+    for name, value in zip((*names, "max_memory"), (1, 0.9, 60, 4, 256, 5, 2, 512), strict=True):
+        expect(page.locator(f"#{name} input[type=number]")).to_have_value(str(value))
     page.wait_for_selector("#show_beam")
-    assert not page.locator("#do_sample input").is_checked()
+    expect(page.locator("#do_sample input")).not_to_be_checked()
     page.click("#reset")
     page.wait_for_function("document.querySelector('#mode').innerText.includes('greedy')")
-    assert page.locator("#num_beams input[type=number]").input_value() == "1"
+    expect(page.locator("#num_beams input[type=number]")).to_have_value("1")
     page.wait_for_selector("#show_beam", state="hidden")  # there are no beams to show
-    assert page.locator("#max_new_tokens input[type=number]").input_value() == "30"
+    expect(page.locator("#max_new_tokens input[type=number]")).to_have_value("30")

@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import partial
 
 import pytest
 
@@ -18,6 +19,7 @@ from tests.pages.driven import (
     set_new_tokens,
     settle,
     stored,
+    wait_equal,
     wait_hint,
     wait_idle,
     wait_questions,
@@ -49,11 +51,11 @@ def test_a_chat_is_saved_in_the_originals_form_and_loaded_by_another_visitor(vis
     other = visit()
     load(other, text)
     wait_hint(other, "Turns loaded: 1")
-    assert questions(other) == ["存 <b>&amp;"]
+    wait_equal(lambda: questions(other), ["存 <b>&amp;"])
     assert [m["content"] for m in stored(other, 2)] == [m["content"] for m in stored(page, 2)]
     load(other, text + "nonsense\n")
     wait_hint(other, "row 2 is not JSON")
-    assert questions(other) == ["存 <b>&amp;"]
+    wait_equal(lambda: questions(other), ["存 <b>&amp;"])
 
 
 def test_a_file_that_is_too_large_is_refused(visit):
@@ -66,7 +68,7 @@ def test_a_reload_keeps_the_conversation_a_second_tab_has_its_own_and_new_keeps_
     page = visit()
     answer = ask(page, "第一页")
     tab = visit(context=page.context)
-    assert questions(tab) == []
+    wait_equal(lambda: questions(tab), [])
     assert tab.url != page.url
     ask(tab, "第二页")
     ask(page, "还是第一页")  # after the other tab kept its own
@@ -74,8 +76,8 @@ def test_a_reload_keeps_the_conversation_a_second_tab_has_its_own_and_new_keeps_
         one.reload()
         wait_ready(one)
         one.wait_for_function("count => document.querySelectorAll('#chat .user').length === count", arg=len(asked))
-        assert questions(one) == asked
-    assert answers(page)[0] == answer
+        wait_equal(partial(questions, one), asked)
+    wait_equal(lambda: answers(page)[0], answer)
     before = page.url
     page.click("#new")
     page.wait_for_function("document.querySelectorAll('#chat .user').length === 0")
@@ -105,7 +107,7 @@ def test_a_late_answer_about_the_memory_does_not_bring_the_old_conversation_back
         with page.expect_response(lambda response, url=route.request.url: response.url == url):
             route.continue_()
         settle(page)
-    assert questions(page) == answers(page) == []
+    wait_equal(lambda: [*questions(page), *answers(page)], [])
 
 
 def watch_notes(page) -> None:
@@ -144,12 +146,12 @@ def test_a_late_update_of_an_answer_does_not_bring_the_old_conversation_back(vis
     )
     wait_idle(page)
     settle(page)
-    assert questions(page) == expected
+    wait_equal(lambda: questions(page), expected)
     assert [message["content"] for message in stored(page, 2 * len(expected))][::2] == expected
     page.unroute("**/run/**")
     send(page, "又一个")
     page.wait_for_selector("#chat .bot small")
-    assert questions(page) == [*expected, "又一个"]
+    wait_equal(lambda: questions(page), [*expected, "又一个"])
 
 
 def test_a_system_prompt_belongs_to_the_conversation(visit):
@@ -181,6 +183,6 @@ def test_two_visitors_at_once_see_their_own_conversation_only(visit):
         send(page, f"我还是{name}")
     for name, page in pages.items():
         page.wait_for_function("document.querySelectorAll('#chat .bot small').length === 2")
-        assert questions(page) == [f"我是{name}", f"我还是{name}"]
+        wait_equal(partial(questions, page), [f"我是{name}", f"我还是{name}"])
         assert len(stored(page, 4)) == 4
         assert page.evaluate("Object.keys(localStorage).filter((k) => k.startsWith('chinese-vicuna/')).length") == 1

@@ -4,8 +4,17 @@ import re
 import socket
 
 import pytest
+from playwright.sync_api import expect
 
-from tests.pages.driven import copied, hold_requests, open_settings, release, set_slider, settle
+from tests.pages.driven import (
+    copied,
+    hold_requests,
+    open_settings,
+    release,
+    set_slider,
+    settle,
+    wait_equal,
+)
 from vicuna.pages.strings import STRINGS
 
 
@@ -92,7 +101,7 @@ def test_the_answer_grows_and_ends_without_a_cursor(open_page):
     grown = [len(text) for text in dict.fromkeys(page.evaluate("window.seen")) if text]
     assert len(grown) >= 4
     assert grown == sorted(grown)
-    assert "▌" not in shown(page)
+    wait_equal(lambda: "▌" in shown(page), False)
 
 
 def test_a_port_that_is_taken_is_named(program, tiny_base):
@@ -118,7 +127,7 @@ def test_stop_ends_an_answer_and_says_so(open_page):
     line = wait_for_stats(page, "stopped by you")
     assert 0 < int(re.match(r"Base only · (\d+) tokens", line).group(1)) < 300
     page.wait_for_selector("#stop", state="hidden")  # there only while something runs
-    assert shown(page).strip()
+    wait_equal(lambda: bool(shown(page).strip()), True)
 
 
 @pytest.mark.browser
@@ -132,7 +141,7 @@ def test_moving_a_grey_temperature_switches_sampling_on_and_the_page_says_so(ope
     page.wait_for_function("document.querySelector('#mode').innerText.includes('sampling.')")
     page.wait_for_selector(".inert", state="detached")
     wait_for_grey(page, False)
-    assert page.locator("#do_sample input").is_checked()
+    expect(page.locator("#do_sample input")).to_be_checked()
     page.wait_for_function("!document.querySelector('#preset input:checked')")  # it is none of them any more
     ask(page, "你好")
     wait_for_stats(page, "length limit|eos")
@@ -177,16 +186,16 @@ def test_temperature_zero_is_greedy_and_greys_what_has_no_effect(open_page):
     set_slider(page, "temperature", 0)
     page.wait_for_function("document.querySelector('#mode').innerText.includes('Temperature 0 is greedy')")
     page.wait_for_selector("#top_p input[type=number]:disabled")
-    assert page.locator("#top_k input[type=number]").is_disabled()
+    expect(page.locator("#top_k input[type=number]")).to_be_disabled()
     set_slider(page, "temperature", 0.5)
     page.wait_for_selector("#top_p input[type=number]:enabled")
-    assert page.locator("#top_k input[type=number]").is_enabled()
+    expect(page.locator("#top_k input[type=number]")).to_be_enabled()
 
 
 @pytest.mark.browser
 def test_the_beam_preset_fills_the_sliders_and_shows_every_beam(open_page):
     page = open_page()
-    assert not page.locator("#show_beam").is_visible()
+    expect(page.locator("#show_beam")).to_be_hidden()
     page.locator("#preset input[value=beam]").click()
     page.wait_for_function("document.querySelector('#mode').innerText.includes('beam search')")
     page.wait_for_selector("#show_beam")
@@ -195,9 +204,9 @@ def test_the_beam_preset_fills_the_sliders_and_shows_every_beam(open_page):
     set_slider(page, "max_new_tokens", 12)
     ask(page, "你好")
     wait_for_stats(page, "length limit|eos")
+    wait_equal(lambda: shown(page).count("final"), 1)
     text = shown(page)
     assert [f"Beam {n} ·" in text for n in range(1, 6)] == [True] * 4 + [False]
-    assert text.count("final") == 1
 
 
 @pytest.mark.browser
@@ -222,8 +231,8 @@ def test_copy_gives_the_answer_as_the_model_wrote_it(open_page):
     set_slider(page, "min_new_tokens", 60)
     ask(page, "你好")
     wait_for_stats(page, "length limit|eos")
-    written = page.locator("#plain textarea").input_value()
-    assert len(written) > 20
+    page.wait_for_function("document.querySelector('#plain textarea').value.length > 20")
+    written = page.input_value("#plain textarea")
     page.hover("#output")
     page.locator("#output button").first.click()
     assert copied(page, written) == written
@@ -237,7 +246,8 @@ def test_continue_goes_on_where_the_limit_cut(open_page):
     set_slider(page, "repetition_penalty", 1)
     ask(page, "你好")
     wait_for_stats(page, "length limit")
-    first = shown(page).strip()
+    page.wait_for_selector("#continue")
+    first = shown(page).replace("▌", "").strip()
     page.click("#continue")
     page.wait_for_function(
         "first => document.querySelector('#output .md').innerText.length > first.length + 3", arg=first
@@ -258,8 +268,8 @@ def test_a_question_beyond_the_context_is_refused_and_kept(open_page):
     page = open_page()
     ask(page, "问" * 2000)
     assert "the base's context is 512" in wait_for_stats(page, "⚠")
-    assert page.locator("#question textarea").input_value() == "问" * 2000
-    assert shown(page) == ""  # no cursor is left behind
+    expect(page.locator("#question textarea")).to_have_value("问" * 2000)
+    wait_equal(lambda: shown(page), "")  # no cursor is left behind
     page.wait_for_selector("#stop", state="hidden")
 
 
@@ -268,10 +278,10 @@ def test_a_question_beyond_the_context_is_refused_and_kept(open_page):
 def test_the_page_speaks_the_browsers_language(open_page, language):
     page = open_page(language)
     strings = STRINGS["zh" if language.startswith("zh") else "en"]
-    assert page.inner_text("#generate") == strings["generate"]
+    expect(page.locator("#generate")).to_have_text(strings["generate"], use_inner_text=True)
     assert page.evaluate("document.documentElement.lang") == ("zh-CN" if language.startswith("zh") else "en")
     page.wait_for_function("document.querySelector('#status').innerText.includes('CPU')")
-    assert strings["status"].split(" {")[0] + " base · " in page.inner_text("#status")
+    expect(page.locator("#status")).to_contain_text(strings["status"].split(" {")[0] + " base · ", use_inner_text=True)
     assert "__i18n__" not in page.inner_text("body")
 
 

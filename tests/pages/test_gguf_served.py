@@ -4,9 +4,20 @@ import re
 
 import pytest
 from openai import BadRequestError, OpenAI
+from playwright.sync_api import expect
 
 from tests.gguf.gguf_models import export
-from tests.pages.driven import answers, ask, open_settings, questions, retry, send, stored, wait_idle
+from tests.pages.driven import (
+    answers,
+    ask,
+    open_settings,
+    questions,
+    retry,
+    send,
+    stored,
+    wait_equal,
+    wait_idle,
+)
 from tests.served import make_adapter
 
 pytest.importorskip("gguf", reason="gguf is not installed: bash scripts/install_cpp.sh")
@@ -146,12 +157,12 @@ def test_beam_controls_are_grey_and_say_why(visit, language):
     page = visit(language)
     open_settings(page)
     for kind in ("number", "range"):
-        assert page.locator(f"#num_beams input[type={kind}]").is_disabled()
-    assert STRINGS[language[:2]]["one_beam"] in page.inner_text("#num_beams")
-    assert not page.locator("#show_beam").is_visible()  # there are none to show
+        expect(page.locator(f"#num_beams input[type={kind}]")).to_be_disabled()
+    expect(page.locator("#num_beams")).to_contain_text(STRINGS[language[:2]]["one_beam"], use_inner_text=True)
+    expect(page.locator("#show_beam")).to_be_hidden()  # there are none to show
     page.locator("#preset input[value=original]").click()
     page.wait_for_function("document.querySelector('#repetition_penalty input[type=number]').value === '2'")
-    assert page.locator("#num_beams input[type=number]").input_value() == "1"
+    expect(page.locator("#num_beams input[type=number]")).to_have_value("1")
 
 
 @pytest.mark.browser
@@ -173,4 +184,4 @@ def test_stop_ends_an_answer_of_llama_cpp_and_the_next_one_is_whole(visit, direc
     page.wait_for_function("document.querySelectorAll('#chat .user').length === 0")
     ask(page, QUESTION)
     assert stored(page, 2)[1]["content"] == direct(ADAPTER)
-    assert questions(page) == [QUESTION]
+    wait_equal(lambda: questions(page), [QUESTION])

@@ -1,6 +1,7 @@
 """Both pages in headless Chromium, by the keyboard alone."""
 
 import pytest
+from playwright.sync_api import expect
 
 from tests.pages.driven import answers, next_frames, stored, wait_hint, wait_idle, wait_questions
 
@@ -126,7 +127,7 @@ def test_a_conversation_is_held_edited_left_opened_and_stopped_by_keys_alone(vis
     page.keyboard.press("Enter")
     wait_questions(page, "苹果")
     wait_focus(page, "#conversations .current .title")
-    assert page.inner_text("#conversations .current .title") == "水果"
+    expect(page.locator("#conversations .current .title")).to_have_text("水果", use_inner_text=True)
     assert len(answers(page)) == 1
     tab_to(page, "#conversations .current .delete")
     page.keyboard.press("Enter")

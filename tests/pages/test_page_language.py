@@ -1,4 +1,4 @@
-"""chat.py in headless Chromium, in Chinese: whatever it says, above all when things go wrong, is no English."""
+"""Both pages in headless Chromium, in Chinese: whatever they say, above all when things go wrong, is no English."""
 
 import json
 
@@ -14,6 +14,7 @@ from tests.pages.driven import (
     open_settings,
     send,
     set_new_tokens,
+    set_slider,
     tool,
     wait_hint,
     wait_idle,
@@ -25,7 +26,8 @@ pytestmark = pytest.mark.browser
 # Collects every text and every name that the page shows, but for what people and models wrote.
 COLLECT = """
     window.said = new Set();
-    const written = "#chat .message-content p:not(:has(small)), #conversations .title, textarea, script, style, svg";
+    const written = "#chat .message-content p:not(:has(small)), #output .md, #conversations .title, textarea, script, "
+        + "style, svg";
     const names = ["aria-label", "title", "placeholder", "alt"];
     const take = (node) => {
         if (node.nodeType === 3) {
@@ -63,7 +65,22 @@ PROBLEMS = (
 )
 
 
-def test_whatever_the_chinese_page_says_is_no_english(visit, browser):
+def check_said(page) -> None:
+    """What the page has said since it was opened, and the names of what is on it, hold no English sentence."""
+    next_frames(page)
+    said = {text for text in page.evaluate("[...window.said]") if text}
+    assert len(said) > 40
+    assert [text for text in said if ENGLISH.search(text)] == []
+    names = page.evaluate(
+        """[...document.querySelectorAll("button, input, textarea, [role=log]")].filter((one) => one.offsetParent)
+            .map((one) => one.getAttribute("aria-label") || one.title || one.innerText || one.placeholder
+                || one.labels?.[0]?.innerText || one.outerHTML.slice(0, 200))"""
+    )
+    assert [name for name in names if "<" in name or ENGLISH.search(name)] == []
+    assert page.evaluate("document.documentElement.lang") == "zh-CN"
+
+
+def test_whatever_the_chinese_chat_page_says_is_no_english(visit, browser):
     context = browser.new_context(locale="zh-CN", viewport={"width": 1280, "height": 800})
     context.add_init_script(COLLECT)
     try:
@@ -111,17 +128,57 @@ def test_whatever_the_chinese_page_says_is_no_english(visit, browser):
         page.wait_for_function("document.querySelector('.toast-wrap').innerText.trim() !== ''")
         next_frames(page)
         context.set_offline(False)
-        said = {text for text in page.evaluate("[...window.said]") if text}
-        assert len(said) > 80
-        assert [text for text in said if ENGLISH.search(text)] == []
-        names = page.evaluate(
-            """[...document.querySelectorAll("button, input, textarea, [role=log]")].filter((one) => one.offsetParent)
-                .map((one) => one.getAttribute("aria-label") || one.title || one.innerText || one.placeholder
-                    || one.labels?.[0]?.innerText || one.outerHTML.slice(0, 200))"""
-        )
-        assert [name for name in names if "<" in name or ENGLISH.search(name)] == []
-        assert page.evaluate("document.documentElement.lang") == "zh-CN"
+        check_said(page)
         page.reload()
         wait_ready(page)
     finally:
         context.close()
+
+
+def wait_stats(page, text: str) -> None:
+    page.wait_for_function("text => document.querySelector('#stats').innerText.includes(text)", arg=text)
+
+
+def test_whatever_the_chinese_page_for_single_questions_says_is_no_english(open_page):
+    page = open_page("zh-CN", script=COLLECT)
+    page.click("#generate")
+    wait_stats(page, "请先输入问题")
+    page.fill("#question textarea", "问" * 2000)
+    page.press("#question textarea", "Enter")
+    wait_stats(page, "而基座模型的上下文只有 512 个")
+    for name in ("sent", "more"):
+        page.locator(f"#{name} button").first.click()
+    open_settings(page)
+    for preset in ("beam", "creative", "original", "precise"):
+        page.locator(f"#preset input[value={preset}]").click()
+        page.wait_for_selector(f"#preset input[value={preset}]:checked")
+        next_frames(page)
+    set_slider(page, "temperature", 0)
+    page.wait_for_function("document.querySelector('#mode').innerText.includes('温度为 0')")
+    set_slider(page, "max_new_tokens", 300)
+    set_slider(page, "min_new_tokens", 300)
+    page.fill("#question textarea", "讲一个很长的故事。")
+    page.press("#question textarea", "Enter")
+    wait_stats(page, "首字")
+    page.keyboard.press("Escape")
+    wait_stats(page, "已由你停止")
+    set_slider(page, "max_new_tokens", 4)
+    set_slider(page, "min_new_tokens", 4)
+    page.click("#generate")
+    page.wait_for_selector("#continue")
+    page.locator("#more button", has_text="季节").first.click()
+    page.wait_for_function("document.querySelector('#question textarea').value.includes('季节')")
+    page.context.set_offline(True)
+    page.click("#generate")
+    page.wait_for_function("document.querySelector('.toast-wrap').innerText.trim() !== ''")
+    next_frames(page)
+    page.context.set_offline(False)
+    check_said(page)
+    page.reload()
+    page.wait_for_function("document.querySelector('#mode').innerText.includes('当前解码')")
+    page.click("#logout")
+    page.fill("input[name=username]", "anna")
+    page.fill("input[type=password]", "falsch")
+    page.press("input[type=password]", "Enter")
+    page.get_by_role("alert").wait_for()
+    assert not ENGLISH.search(page.inner_text("main"))

@@ -5,9 +5,18 @@ import json
 import sys
 
 import pytest
+from playwright.sync_api import expect
 
 from tests import taught
-from tests.pages.driven import ask, choose, copied, questions, stored, wait_ready
+from tests.pages.driven import (
+    ask,
+    choose,
+    copied,
+    questions,
+    stored,
+    wait_equal,
+    wait_ready,
+)
 from tests.served import assistant_of
 from vicuna.answer.flags import ChatFlags, DecodingFlags
 from vicuna.answer.stream import Beam, Update
@@ -128,11 +137,11 @@ def test_the_page_folds_thinking_and_switches_it_off(visit, own_address, languag
     page = visit(language, url=own_address)
     ask(page, "你好")
     details = page.locator("#chat .bot details")
-    assert details.locator("summary").inner_text() == title
+    expect(details.locator("summary")).to_have_text(title, use_inner_text=True)
     assert details.get_attribute("open") is None
-    assert not details.locator("p").is_visible()
+    expect(details.locator("p")).to_be_hidden()
     details.locator("summary").click()
-    assert details.locator("p").inner_text() == taught.THOUGHT  # its tags are text
+    expect(details.locator("p")).to_have_text(taught.THOUGHT, use_inner_text=True)  # its tags are text
     assert plain(stored(page, 2))[-1] == {
         "role": "assistant",
         "content": taught.GREETING,
@@ -143,21 +152,21 @@ def test_the_page_folds_thinking_and_switches_it_off(visit, own_address, languag
     assert copied(page, taught.GREETING) == taught.GREETING
     page.reload()
     wait_ready(page)
-    assert page.locator("#chat .bot details summary").inner_text() == title
+    expect(page.locator("#chat .bot details summary")).to_have_text(title, use_inner_text=True)
     choose(page, "thinking", off)
     page.click("#new")
     page.wait_for_function("!document.querySelector('#chat .user')")
     ask(page, "你好")
-    assert questions(page) == ["你好"]
+    wait_equal(lambda: questions(page), ["你好"])
     assert plain(stored(page, 2))[-1] == {"role": "assistant", "content": taught.BRIEFLY}
-    assert page.locator("#chat details").count() == 0
+    expect(page.locator("#chat details")).to_have_count(0)
     assert page.problems == []
 
 
 @pytest.mark.browser
 def test_the_switch_is_there_for_the_bases_own_template_only(visit, own_address, address):
     page = visit(url=own_address)
-    assert page.locator("#thinking input").is_visible()
+    expect(page.locator("#thinking input")).to_be_visible()
     choose(page, "prompt_type", "chat")
     page.wait_for_selector("#thinking", state="detached")
     choose(page, "prompt_type", "base")
@@ -175,7 +184,7 @@ def test_the_page_of_one_question_folds_thinking_too(visit, serving, thinker):
     page.wait_for_function("document.querySelector('#stats').innerText.includes('length limit')")
     page.click("#continue")
     page.wait_for_function("document.querySelector('#stats').innerText.includes('complete')")
-    assert page.locator("#output details summary").inner_text() == "Thinking"
+    expect(page.locator("#output details summary")).to_have_text("Thinking", use_inner_text=True)
     assert page.locator("#output details").text_content().split("Thinking")[1].strip() == taught.THOUGHT
     page.click("#output button:is([aria-label*='opy'], [aria-label*='复制'])")
     assert copied(page, taught.GREETING) == taught.GREETING

@@ -17,6 +17,7 @@ from vicuna.prompt.own_template import SplitAnswer, split_answer
 from vicuna.prompt.templates import ALL_PROMPT_TYPES, BASE, Message, prompt_ids, render
 from vicuna.prompt.tokenizer import TextTokenizer
 from vicuna.prompt.traits import answers_apart, takes_system
+from vicuna.sentences import told
 
 Done = TypeVar("Done")
 
@@ -59,11 +60,11 @@ class Assistant:
     def tokenizer(self) -> TextTokenizer:
         return self.engine.tokenizer
 
-    def status(self, line: str, name: str | None = None, prompt_type: str | None = None) -> str:
+    def status(self, line: str, name: str | None = None, prompt_type: str | None = None, language: str = "en") -> str:
         """What is loaded, on one line; `line` is its pattern in the reader's language."""
         choice = self.first if name is None else self.choices[name]
-        shown = f"{choice.name} ({choice.detail})" if choice.name else "–"
-        facts = {"base": self.base_name, "adapter": shown, "where": self.where}
+        shown = f"{choice.name} ({told(choice.detail, language)})" if choice.name else "–"
+        facts = {"base": self.base_name, "adapter": shown, "where": told(self.where, language)}
         return line.format(**facts, prompt_type=prompt_type or choice.prompt_type)
 
     def prompt_text(self, messages: Sequence[Message], prompt_type: str | None = None) -> str:

@@ -259,8 +259,8 @@ def describe_model(file: GGUFFile, on_gpu: int = 0) -> str:
     """
     kinds = [kind for name, kind in file.types.items() if len(file.shapes[name]) == 2]
     most = max(sorted(set(kinds)), key=kinds.count)
-    device = f"{on_gpu} of {count_layers(file)} layers on GPU" if on_gpu else "CPU"
-    return f"{most.lower()} · llama.cpp, {device}, {torch.get_num_threads()} threads"
+    device = Sentence("layers_on_gpu", on_gpu=on_gpu, layers=count_layers(file)) if on_gpu else "CPU"
+    return Sentence("in_llama_cpp", kind=most.lower(), device=device, threads=torch.get_num_threads())
 
 
 def declared_prompt_type(file: GGUFFile) -> str:
@@ -271,5 +271,5 @@ def declared_prompt_type(file: GGUFFile) -> str:
 def describe_adapter(file: GGUFFile) -> str:
     """Step and rank of an adapter, for the status line."""
     ranks = {shape[0] for name, shape in file.shapes.items() if name.endswith(".lora_a")}
-    rank = f"r {'/'.join(map(str, sorted(ranks)))}"
-    return f"step {file.keys[STEP]}, {rank}" if STEP in file.keys else rank
+    rank = Sentence("rank", rank="/".join(map(str, sorted(ranks))))
+    return Sentence("at_step", step=file.keys[STEP], detail=rank) if STEP in file.keys else rank

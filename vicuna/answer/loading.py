@@ -28,6 +28,7 @@ from vicuna.model.flags import ModelFlags
 from vicuna.model.found import run_args
 from vicuna.model.stored import loaded_precision, use_as_stored
 from vicuna.prompt.tokenizer import TextTokenizer
+from vicuna.sentences import Sentence
 
 
 def check_beams(model_path: str, decoding: DecodingFlags, lora_paths: Sequence[str] = ()) -> None:
@@ -103,9 +104,6 @@ def check_assistant(model_flags: ModelFlags, serve: ServeFlags, lora_paths: Sequ
 
     def load() -> Assistant:
         model = load_base(base, model_flags.bits, spread=True)
-        precision = f"{loaded_precision(base.config, model_flags.bits, model.dtype)}, {dtype_name(model.dtype)}"
-        if base.file is not None:
-            precision = f"GGUF dequantised, in transformers · {precision}"
         inside = {name: f"adapter{number}" for number, name in enumerate(names)}  # PEFT takes no full stop
         for number in arrangement.order:
             settings = {"name": inside[names[number]], "whole": arrangement.whole, "read": read[number]}
@@ -119,7 +117,11 @@ def check_assistant(model_flags: ModelFlags, serve: ServeFlags, lora_paths: Sequ
         model.eval()
         choices[""] = Choice("", of_base, trained_as, "", template_settings(base.path), model_flags.model_path)
         gpus = len(set(getattr(model, "hf_device_map", {"": 0}).values()))
-        where = f"{precision} · {f'{gpus} × ' if gpus > 1 else ''}{device().type.upper()}"
+        placed = f"{f'{gpus} × ' if gpus > 1 else ''}{device().type.upper()}"
+        weights = loaded_precision(base.config, model_flags.bits, model.dtype)
+        where = Sentence("on_device", weights=weights, dtype=dtype_name(model.dtype), device=placed)
+        if base.file is not None:
+            where = Sentence("gguf_in_transformers", where=where)
         engine = HFEngine(base, model, inside, serve.cache_gib)
         return Assistant(engine, base.path.name, where, choices, warnings, Worker(serve.max_queue))
 
@@ -130,9 +132,10 @@ def check_assistant(model_flags: ModelFlags, serve: ServeFlags, lora_paths: Sequ
 
 def _describe_adapter(known: dict[str, Any], rank: int, bits: int) -> str:
     """What the status line says of an adapter; `known` is its run_args.json, {} for none."""
-    parts = [f"step {known['step']}"] if known.get("step") else []
-    trained_at = known.get("flags", {}).get("bits", bits)
-    return ", ".join([*parts, f"r {rank}", *([f"trained at {trained_at} bits"] if trained_at != bits else [])])
+    detail, trained_at = Sentence("rank", rank=rank), known.get("flags", {}).get("bits", bits)
+    if known.get("step"):
+        detail = Sentence("at_step", step=known["step"], detail=detail)
+    return detail if trained_at == bits else Sentence("trained_at", detail=detail, bits=trained_at)
 
 
 def _check_gguf(model_flags: ModelFlags, serve: ServeFlags, lora_paths: Sequence[str]) -> Checked:

@@ -192,7 +192,7 @@ def read_plain_adapter(
     check_compatible(tensors, base, base_name)
     check_whole_parts(tensors, config, base, folder)
     tensors, config, notice = as_plain_lora(tensors, config, weight_reader(base_path), folder)
-    return tensors, config, "; ".join(filter(None, [warning, notice]))
+    return tensors, config, warning or notice  # one whose config is inferred is plain
 
 
 def load_adapter(

@@ -20,6 +20,7 @@ from vicuna.foreign.typed import Foreign, Name, Size, opens, read_object, typed
 from vicuna.model.adapter_kinds import BEGINS_FROM_DATA, BEGINS_FROM_WEIGHTS, Use, begins_with, check_uses
 from vicuna.model.adapter_names import unwrapped
 from vicuna.model.found import ADAPTER_CONFIG
+from vicuna.sentences import Sentence
 
 Value = TypeVar("Value", int, float)
 
@@ -202,19 +203,17 @@ def inferred_config(folder: Path, ranks: list[int], names: list[str]) -> tuple[L
     Raises:
         UserError: they have several ranks.
     """
-    sample = json.loads(SAMPLE_CONFIG.read_text(encoding="utf-8"))
-    alpha, dropout = sample["lora_alpha"], sample["lora_dropout"]
+    usual = json.loads(SAMPLE_CONFIG.read_text(encoding="utf-8"))
+    alpha, dropout = usual["lora_alpha"], usual["lora_dropout"]
     if len(ranks) != 1:
         raise UserError(
             f"{folder} has no {ADAPTER_CONFIG}, and its tensors have the ranks {ranks}: add the config it was "
             "trained with."
         )
     config = LoraConfig(r=ranks[0], lora_alpha=alpha, lora_dropout=dropout, target_modules=names, task_type="CAUSAL_LM")
-    return config, (
-        f"{folder} has no {ADAPTER_CONFIG}: rank {ranks[0]} and modules {', '.join(names)} are read from its "
-        f"tensors, alpha {alpha} is assumed from {SAMPLE_CONFIG.parent.name}/{ADAPTER_CONFIG}. Put the right "
-        "config beside it if alpha differs."
-    )
+    said = {"rank": ranks[0], "names": ", ".join(names), "alpha": alpha}
+    sample = SAMPLE_CONFIG.parent.name
+    return config, Sentence("no_adapter_config", folder=folder, file=ADAPTER_CONFIG, sample=sample, **said)
 
 
 def _modules(said: AdapterConfig, ranks: Mapping[str, int]) -> dict[str, Any]:

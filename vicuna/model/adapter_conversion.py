@@ -20,6 +20,7 @@ from vicuna.model.adapter_files import FROZEN, lora_modules, own_module, same_bu
 from vicuna.model.adapter_kinds import BEGINS_FROM_WEIGHTS, WHERE_IT_WAS_TRAINED, begins_with, is_bias_of_base
 from vicuna.model.adapter_names import PEFT_PREFIX
 from vicuna.model.base import device
+from vicuna.sentences import Sentence
 
 Tensors = dict[str, torch.Tensor]
 REPEATABLE = 0.01  # of what an adapter changes: how far apart two beginnings that were drawn may be
@@ -99,11 +100,7 @@ def as_plain_lora(
             f"be made again. {WHERE_IT_WAS_TRAINED}."
         )
     plain = plain_config(config)
-    return (
-        found,
-        plain,
-        f"{folder} was begun with {kind}; it is used as the plain LoRA of rank {plain.r} that it equals",
-    )
+    return found, plain, Sentence("used_as_plain", folder=folder, kind=kind, rank=plain.r)
 
 
 def beginning(module: str, weight: torch.Tensor, config: LoraConfig, seed: int) -> Beginning:

@@ -8,6 +8,7 @@ from torch import nn
 
 from vicuna.model.config import meta_model
 from vicuna.model.stored import stored_method
+from vicuna.sentences import Sentence
 
 BLOCK = 64  # weights that share a scale: bitsandbytes' default, which transformers keeps
 SAMPLE_ROWS = 64
@@ -29,11 +30,8 @@ def four_bit_warning(config: Any, bits: int, device: torch.device) -> str:
     if not worse:
         return ""
     rows = ", ".join(f"{length:,}" for length in worse)
-    return (
-        f"--bits 4: {sum(lengths[one] for one in worse)} of {len(linear)} weights are rounded up to "
-        f"{max(worse.values()):.1f} times worse than 4 bits need, since bitsandbytes on a CPU reads rows of {rows} "
-        "back wrongly. Take --bits 8, or a GPU."
-    )
+    count, worst = sum(lengths[one] for one in worse), max(worse.values())
+    return Sentence("rounded_worse", count=count, all=len(linear), worst=worst, rows=rows)
 
 
 def four_bit_error(length: int) -> float:

@@ -17,6 +17,7 @@ from vicuna.log import log
 from vicuna.model.config import quantization_method
 from vicuna.model.flags import ModelFlags
 from vicuna.model.gptq import INSTALL, KERNELS, check_packed, read_gptqmodel, silenced
+from vicuna.sentences import Sentence
 
 BITSANDBYTES = "bitsandbytes"
 
@@ -130,5 +131,5 @@ def loaded_precision(config: Any, bits: int, dtype: torch.dtype) -> str:
         bits: as `use_as_stored` gives them; dtype: in which they are computed with.
     """
     if bits >= 16:
-        return f"{8 * dtype.itemsize} bit"
-    return f"{bits} bit as stored" if stored_method(config) else f"{bits} bit"
+        return Sentence("bits", bits=8 * dtype.itemsize)
+    return Sentence("bits_as_stored" if stored_method(config) else "bits", bits=bits)

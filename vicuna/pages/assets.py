@@ -11,6 +11,9 @@ from vicuna.pages.strings import GRADIO, STRINGS
 CSS = """
 :focus-visible { outline: 2px solid var(--primary-700) !important; outline-offset: 1px; }
 .dark :focus-visible { outline-color: var(--primary-400) !important; }
+/* Inside of what would cut it off. */
+textarea:focus-visible, input:is([type=number], [role=combobox], [type=search]):focus-visible,
+.reset-button:focus-visible { outline-offset: -2px; }
 #title h1 { font-size: var(--text-lg); margin: 0; }
 #status p, #warnings p { font-size: var(--text-sm); margin: 0; }
 #actions { flex-wrap: wrap; align-items: center; gap: var(--spacing-sm); }

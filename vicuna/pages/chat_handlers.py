@@ -301,7 +301,7 @@ class ChatHandlers:
         takes_system = self.assistant.takes_system(prompt_type)
         hint = strings["system_hint" if takes_system else "no_system"].format(prompt_type=prompt_type)
         return [
-            safe_markdown(self.assistant.status(strings["status"], adapter, prompt_type)),
+            safe_markdown(self.assistant.status(strings["status"], adapter, prompt_type, strings["language"])),
             warning,
             gr.update(interactive=takes_system, placeholder=hint),
             gr.update(visible=knows_thinking(prompt_type, self.assistant.tokenizer.chat)),

@@ -82,7 +82,8 @@ class Repl:
         if self.stdin_is_tty:
             with contextlib.suppress(ImportError):  # not on every system
                 import readline  # noqa: F401  gives input() a history
-        self.session.say(self.session.assistant.status(STRINGS[self.session.language]["status"]))
+        language = self.session.language
+        self.session.say(self.session.assistant.status(STRINGS[language]["status"], language=language))
         if self.stdin_is_tty:
             self.session.notify("start")
         interrupted = False

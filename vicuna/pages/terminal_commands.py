@@ -80,7 +80,8 @@ class Commands:
                 session.say(f"{'*' if choice == session.adapter else ' '} {known}")
         elif name in assistant.names:
             session.adapter = assistant.names[name]
-            session.say(assistant.status(STRINGS[session.language]["status"], session.adapter))
+            line = STRINGS[session.language]["status"]
+            session.say(assistant.status(line, session.adapter, language=session.language))
         else:
             session.notify("no_adapter", name=name, names=", ".join(assistant.names))
 
