@@ -29,8 +29,8 @@ from vicuna.data.values import kind
 from vicuna.prompt.templates import BASE, Message, split_system, unsupported
 
 # What a question and an answer may be called in files with names of their own.
-ASKED = ("提问", "问题", "question", "query", "ask", "q", "instruction", "prompt", "标题", "title")
-ANSWERED = ("回答", "答案", "回复", "answer", "a", "response", "reply", "output", "completion")
+ASKED = ("提问", "问题", "question", "query", "ask", "instruction", "prompt", "标题", "title")
+ANSWERED = ("回答", "答案", "回复", "answer", "response", "reply", "output", "completion")
 
 
 @dataclass(frozen=True)
