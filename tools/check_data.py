@@ -17,17 +17,16 @@ from typing import Any
 
 from vicuna import log
 from vicuna.args import Fallback, at_least, flag, parse
-from vicuna.data.bad_row import BadRow
+from vicuna.data.bad_row import SHOWN_BAD_ROWS, BadRow, told_once
 from vicuna.data.examples import label_spans, tokenise
 from vicuna.data.files import read_rows
 from vicuna.data.fills import check_fills, fill, parse_fills
 from vicuna.data.flags import CHAT_CUTOFF_LEN, DataFlags
 from vicuna.data.formats import detect_format, to_messages
-from vicuna.data.records import SHOWN_BAD_ROWS, Records, Source, open_sources, refusal
+from vicuna.data.records import Records, Source, open_sources, refusal
 from vicuna.errors import PlainOutput, UserError, printable, run
 from vicuna.prompt.rendering import BASE
 
-EXPECTED = "; expected "  # in a problem, before what would be right
 BARS = 10  # of the histogram
 BAR_WIDTH = 40  # characters of its longest bar
 
@@ -157,14 +156,8 @@ def print_report(report: Report) -> None:
 
 def print_some(lines: Sequence[str]) -> None:
     """The first ten lines, and how many more there are; what all of them expect once."""
-    shown = [line.rpartition(EXPECTED) for line in lines[:SHOWN_BAD_ROWS]]
-    same = (
-        len(shown) > 1 and len({after for _, between, after in shown if between}) == 1 and all(one[1] for one in shown)
-    )
-    for before, between, after in shown:
-        print(f"    {before if same else before + between + after}")
-    if same:
-        print(f"    expected {shown[0][2]}")
+    if lines:
+        print(told_once(lines, "    "))
     if len(lines) > SHOWN_BAD_ROWS:
         print(f"    … and {len(lines) - SHOWN_BAD_ROWS} more")
 

@@ -27,6 +27,7 @@ def set_up(rank: int = 0) -> logging.Logger:
         logging.getLogger(client).setLevel(logging.WARNING)
     # Of answers longer than max_position_embeddings; the context that holds is seen to here.
     logging.getLogger("transformers.generation.stopping_criteria").setLevel(logging.ERROR)
+    logging.getLogger("transformers.modeling_utils").addFilter(_is_no_load_report)
     if not sys.stderr.isatty():
         from transformers.utils.logging import disable_progress_bar
 
@@ -38,6 +39,11 @@ def set_up(rank: int = 0) -> logging.Logger:
     console.setFormatter(PlainFormatter("%(message)s" if rank == 0 else f"rank {rank}: %(message)s"))
     log.addHandler(console)
     return log
+
+
+def _is_no_load_report(record: logging.LogRecord) -> bool:
+    """transformers' table of tensors that are missing or left over; `load_base` says that in a sentence."""
+    return " LOAD REPORT" not in record.getMessage()
 
 
 def to_file(folder: Path, rank: int) -> None:

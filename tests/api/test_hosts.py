@@ -35,11 +35,15 @@ def locked(assistant):
      "", "[::1", "127.1", "2130706433", "127.0.0.1@evil.example", "evil.example@127.0.0.1"],
 )  # fmt: skip
 @pytest.mark.parametrize("path", [PATHS[0], "/v1/models"])
-def test_a_foreign_host_is_refused(server, path, host):
+def test_a_foreign_host_is_refused(server, path, host, caplog, monkeypatch):
+    monkeypatch.setattr("vicuna.log.log.propagate", True)
+    caplog.set_level("INFO", "vicuna")
     method = "GET" if "models" in path else "POST"
     status, _, reply = send(server, path, method=method, Host=host.format(port=server.port))
     assert status == 403
     assert reply["error"]["code"] == "foreign_host"
+    assert "--" not in reply["error"]["message"]
+    assert "--allow_host" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -70,11 +74,15 @@ def test_a_host_is_what_the_server_listens_on(bound, host, address, taken):
 
 @pytest.mark.parametrize("origin", ["http://evil.example", "https://127.0.0.1", "null", "", "http://localhost:1"])
 @pytest.mark.parametrize("method", ["POST", "OPTIONS", "GET"])
-def test_a_foreign_origin_is_refused(server, origin, method):
+def test_a_foreign_origin_is_refused(server, origin, method, caplog, monkeypatch):
+    monkeypatch.setattr("vicuna.log.log.propagate", True)
+    caplog.set_level("INFO", "vicuna")
     path = "/v1/models" if method == "GET" else PATHS[0]
     status, _, reply = send(server, path, method=method, Origin=origin, Access_Control_Request_Method="POST")
     assert status == 403
     assert reply["error"]["code"] == "foreign_origin"
+    assert "--" not in reply["error"]["message"]
+    assert "--allow_origin" in caplog.text
 
 
 def test_the_servers_own_pages_may_ask(server):

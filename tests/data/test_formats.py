@@ -277,4 +277,6 @@ def test_every_moss_dialogue_is_read_without_its_markers(shared):
 def test_a_real_file_of_another_kind_is_refused_with_what_was_expected(shared, name, rows):
     with pytest.raises(UserError, match=rf"{rows} of {rows} rows of .* can not be used") as refused:
         read_records(shared / name, "chat")
-    assert len(re.findall(r" line \d+: (?:has|is|field) .*; expected ", str(refused.value))) == 10
+    said = str(refused.value)
+    assert len(re.findall(r" line \d+: (?:has|is|field) ", said)) == 10
+    assert len(re.findall("(?:; |^  )expected ", said, re.MULTILINE)) in (1, 10)  # all expect the same, or not

@@ -95,7 +95,7 @@ def test_a_preference_set_is_asked_and_one_of_its_responses_can_be_the_reference
 @pytest.mark.parametrize(
     ("row", "says"),
     [
-        ({"question": "你好"}, "has 'question'; expected instruction, .*; --fields names others"),
+        ({"question": "你好"}, "has 'question'; expected instruction, .*; --fields instruction=question names others"),
         ({"input": "你好", "output": "你好！"}, "has 'input', 'output'; expected"),
         ({"instruction": " "}, "field instruction is empty"),
         ({"instruction": 3}, "field instruction is a number"),

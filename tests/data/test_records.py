@@ -95,7 +95,10 @@ def test_an_empty_array_is_refused(tmp_path):
     [
         ({"instruction": "a"}, "has 'instruction'; expected instruction, optional input, and output"),
         ({"input": "a", "output": "b"}, "has 'input', 'output'; expected instruction, .* or conversations of from"),
-        ({}, "has no fields; expected instruction"),
+        ({}, "has no fields; expected instruction, .*; --fields instruction=NAME output=NAME names others"),
+        ({"标题": "b", "提问": "c", "回答": "d"}, "has .*; --fields instruction=提问 output=回答 names others"),
+        ({"Question": "a", "Answer": "b"}, "has .*; --fields instruction=Question output=Answer names others"),
+        ({"问题和答案": "a"}, "has .*; --fields instruction=问题和答案 names others"),
         ({**GOOD, "output": ""}, "field output is empty; expected text"),
         ({**GOOD, "output": " \n"}, "field output is empty; expected text"),
         ({**GOOD, "instruction": ""}, "field instruction is empty; expected text"),
@@ -154,6 +157,18 @@ def test_ten_bad_rows_are_all_listed_and_no_more_promised(tmp_path):
         read_records(write(tmp_path / "a.jsonl", [*[{**GOOD, "output": ""}] * 10, GOOD]), "instruct")
 
     assert "more" not in str(refused.value)
+
+
+def test_what_all_bad_rows_expect_is_told_once(tmp_path):
+    with pytest.raises(UserError) as refused:
+        read_records(write(tmp_path / "a.jsonl", [{"a": 1}] * 12), "instruct")
+    with pytest.raises(UserError) as of_two_kinds:
+        read_records(write(tmp_path / "b.jsonl", [{"a": 1}, {**GOOD, "output": ""}]), "instruct")
+
+    lines = str(refused.value).splitlines()
+    assert [line.endswith(" has 'a'") for line in lines[1:11]] == [True] * 10
+    assert lines[11].startswith("  expected instruction, ")
+    assert str(of_two_kinds.value).count("; expected ") == 2
 
 
 def test_bad_rows_can_be_left_out_and_are_counted_by_reason(tmp_path):

@@ -36,6 +36,24 @@ def test_a_loaded_base_keeps_the_generation_config_beside_it(edit_base):
     assert load_base(check_base(str(folder)), 32).generation_config.suppress_tokens == [7]
 
 
+def test_weights_that_do_not_fit_are_told_in_a_line_each(base_copy, program):
+    file = base_copy / "model.safetensors"
+    weights = load_file(file)
+    weights["model.layers.7.mlp.up_proj.weight"] = torch.zeros(2, 2)
+    save_file(weights, file, metadata={"format": "pt"})
+    more = program("generate.py", "--model_path", base_copy, "--text", "?", "--max_new_tokens", "1")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, file, metadata={"format": "pt"})
+    fewer = program("generate.py", "--model_path", base_copy, "--text", "?")
+
+    left_out = f"{base_copy} holds 1 tensors that such a model does not have, such as model.layers.7."
+    assert more.returncode == 0
+    assert left_out in more.stderr
+    assert fewer.returncode == 1
+    assert "lack 1 tensors" in fewer.stderr
+    assert "LOAD REPORT" not in more.stderr + fewer.stderr
+
+
 @pytest.mark.parametrize("bits", [8, 32])
 def test_weights_that_lack_a_tensor_are_refused_by_its_name(base_copy, bits):
     tensors = load_file(base_copy / "model.safetensors")

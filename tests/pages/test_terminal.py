@@ -34,6 +34,14 @@ def test_earlier_turns_are_part_of_the_prompt(typed, expected):
     assert second != expected("再说")
 
 
+def test_an_adapter_of_single_questions_says_so_at_the_second(typed):
+    said = "was trained on single questions: each does better alone, after /new"
+    assert typed("/adapter obeys", "你好")[1].count(said) == 0
+    assert typed("/adapter obeys", "你好", "再说", "再说")[1].count(f"[obeys {said}]") == 1
+    assert typed("/adapter obeys", "你好", "/new", "再说")[1].count(said) == 0
+    assert typed("你好", "再说")[1].count(said) == 0
+
+
 def test_blank_lines_are_no_questions_and_the_last_line_needs_no_end(
     typed, expected, monkeypatch, capsys, terminal_assistant
 ):

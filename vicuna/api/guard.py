@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vicuna.api.error_body import APIError
 from vicuna.doors.door import Door, Key
+from vicuna.log import log
 
 MAX_BODY_BYTES = 1 << 20
 DRAINED_BYTES = 32 << 20  # of a body that is too large: read on, or the sender would never see the answer
@@ -70,13 +71,13 @@ class Guard:
         foreign = self.door.names.foreign(request)
         if foreign is None:
             return None
-        if foreign.header == "host":
-            message = (
-                f"Host {foreign.value!r} is not this server; use the address it listens on, or name it by --allow_host."
-            )
+        header = foreign.header
+        log.info("a request was refused: its %s is %r, which --allow_%s does not name", header, foreign.value, header)
+        if header == "host":
+            message = f"Host {foreign.value!r} is not this server; use the address it listens on."
         else:
-            message = f"requests of pages from {foreign.value!r} are not answered, unless --allow_origin names them."
-        return APIError(403, message, code=f"foreign_{foreign.header}")
+            message = f"requests of pages from {foreign.value!r} are not answered here."
+        return APIError(403, message, code=f"foreign_{header}")
 
 
 def _readable_by(origin: str, send: Send) -> Send:

@@ -11,7 +11,7 @@ from vicuna.answer.flags import ChatFlags, DecodingFlags, RequestDecoding
 from vicuna.answer.grammar import Grammar
 from vicuna.answer.history import MessageTooLong, trim
 from vicuna.api.calls import Calling, read_thinking, read_tools
-from vicuna.api.error_body import APIError
+from vicuna.api.error_body import APIError, said_to_programs
 from vicuna.api.fields import RequestFields, check_type, is_integer
 from vicuna.api.messages import read_messages
 from vicuna.api.response_format import read_response_format
@@ -120,9 +120,9 @@ def parse_chat(
         room = assistant.engine.context - len(prefill)
         trimmed = trim(tokenizer, prompt_type, messages, room, chosen["max_new_tokens"], flags.max_memory)
     except MessageTooLong as error:
-        raise APIError(400, str(error), "messages", "context_length_exceeded") from error
+        raise APIError(400, said_to_programs(error), "messages", "context_length_exceeded") from error
     except UserError as error:
-        raise APIError(400, str(error), "messages") from error
+        raise APIError(400, said_to_programs(error), "messages") from error
     if trimmed.forgotten:
         notices.append(f"{trimmed.forgotten} earlier turns did not fit and were left out")
     if trimmed.max_new_tokens < chosen["max_new_tokens"]:

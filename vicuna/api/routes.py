@@ -34,7 +34,7 @@ from vicuna.answer.flags import ChatFlags, DecodingFlags
 from vicuna.answer.stream import Update
 from vicuna.api.bodies import BROKEN, ChatFormat, CompletionFormat, EventStream, embeddings_body
 from vicuna.api.concurrency import Answers, cancel_on_disconnect, run_in_thread
-from vicuna.api.error_body import APIError
+from vicuna.api.error_body import APIError, said_to_programs
 from vicuna.api.guard import Guard, read_json
 from vicuna.api.parsing import CompletionRequest, parse_chat, parse_completion, parse_embedding
 from vicuna.api.scores import ScoreRequest, asks_for_scores, parse_scores, scores_body
@@ -248,7 +248,7 @@ def _errors_answered() -> Iterator[None]:
     except QueueFull as error:
         raise APIError(429, str(error), code="rate_limit_exceeded", Retry_After=str(error.retry_s)) from error
     except UserError as error:
-        raise APIError(500, str(error)) from error
+        raise APIError(500, said_to_programs(error)) from error
 
 
 async def _from_first(first: Any, rest: AsyncIterator[Any]) -> AsyncIterator[Any]:

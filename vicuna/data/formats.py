@@ -28,6 +28,10 @@ from vicuna.data.readers import (
 from vicuna.data.values import kind
 from vicuna.prompt.templates import BASE, Message, split_system, unsupported
 
+# What a question and an answer may be called in files with names of their own.
+ASKED = ("提问", "问题", "question", "query", "ask", "instruction", "prompt", "标题", "title")
+ANSWERED = ("回答", "答案", "回复", "answer", "response", "reply", "output", "completion")
+
 
 @dataclass(frozen=True)
 class Format:
@@ -97,10 +101,20 @@ def detect_format(row: Any, own: bool = False) -> Format:
     if found is None or (found is TEXT and "instruction" in row):
         keys = ", ".join(map(repr, row)) or "no fields"
         known = FORMATS[:1] if "instruction" in row else FORMATS
-        raise BadRow(
-            f"has {keys}; expected {'; or '.join(one.fields for one in known)}; --fields names others", "fields missing"
-        )
+        fields = "; or ".join(one.fields for one in known)
+        raise BadRow(f"has {keys}; expected {fields}; --fields {_own_names(row)} names others", "fields missing")
     return found
+
+
+def _own_names(row: dict[str, Any]) -> str:
+    """How --fields may name a question and its answer, by what the row calls them."""
+    keys = {key.lower(): key for key in row if isinstance(key, str) and key.isidentifier()}
+    found: dict[str, str] = {}
+    for field, words in (("instruction", ASKED), ("output", ANSWERED)):
+        fitting = (keys[key] for word in words for key in keys if key == word or (not word.isascii() and word in key))
+        if name := next((key for key in fitting if key not in found.values()), ""):
+            found[field] = name
+    return " ".join(f"{field}={key}" for field, key in found.items()) or "instruction=NAME output=NAME"
 
 
 def _check_order(messages: Sequence[Message], prompt_type: str) -> None:

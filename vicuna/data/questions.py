@@ -9,13 +9,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from vicuna.data.bad_row import BadRow
+from vicuna.data.bad_row import SHOWN_BAD_ROWS, BadRow
 from vicuna.data.fields import parse_fields, pick
 from vicuna.data.files import read_rows
 from vicuna.data.formats import FORMATS, TEXT, check_alternation, detect_format
 from vicuna.data.marks import CALLS, unmarked
 from vicuna.data.readers import FROM_VALUE, ROLE_CONTENT, SPEAKERS, TURNS
-from vicuna.data.records import SHOWN_BAD_ROWS, Source, check_problems
+from vicuna.data.records import Source, check_problems
 from vicuna.data.values import blank
 from vicuna.errors import UserError
 from vicuna.prompt.templates import BASE, Message, unsupported

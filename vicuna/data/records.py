@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vicuna.data.bad_row import SHOWN_BAD_ROWS, told_once
 from vicuna.data.files import EXPECTED, file_kind, read_rows
 from vicuna.data.fills import check_fills, parse_fills
 from vicuna.data.row_check import CheckedRow, RowCheck
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 # The held-out records are the same for every --seed, so that runs can be compared; 42 as in the original.
 SPLIT_SEED = 42
-SHOWN_BAD_ROWS = 10
 FIRST_LOOK_BYTES = 16 << 20  # of files whose rows are read before anything heavy is loaded: a second or two
 # Rows that records are repeated to, and how often they may be at any number of rows: all of them are written to the
 # cache, and a day of training sees fewer.
@@ -238,11 +238,10 @@ def check_problems(problems: Sequence[str], bad: int, rows: int, sources: Sequen
     """
     if not problems:
         return
-    shown = "\n  ".join(problems[:SHOWN_BAD_ROWS])
     more = f"\n  … and {bad - SHOWN_BAD_ROWS} more" if bad > SHOWN_BAD_ROWS else ""
     files = sources[0].path if len(sources) == 1 else f"{len(sources)} files"
     raise UserError(
-        f"{bad} of {rows} rows of {files} can not be used:\n  {shown}{more}\n"
+        f"{bad} of {rows} rows of {files} can not be used:\n{told_once(problems, '  ')}{more}\n"
         "Mend them, or leave them out with --skip_bad_rows."
     )
 

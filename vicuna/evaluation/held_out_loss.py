@@ -13,12 +13,12 @@ from tqdm import tqdm
 
 from vicuna.answer.prediction import make_batches
 from vicuna.answer.stream import is_out_of_memory
-from vicuna.data.bad_row import BadRow
+from vicuna.data.bad_row import SHOWN_BAD_ROWS, BadRow
 from vicuna.data.fields import parse_fields, pick
 from vicuna.data.files import read_rows
 from vicuna.data.flags import ReadFlags
 from vicuna.data.formats import to_messages
-from vicuna.data.records import SHOWN_BAD_ROWS, Source, check_problems, open_sources
+from vicuna.data.records import Source, check_problems, open_sources
 from vicuna.errors import UserError, printable
 from vicuna.evaluation.candidates import Candidate, agreed_prompt_type, common_length, find_candidates, labels
 from vicuna.evaluation.flags import LossFlags, ModelsFlags, OutputFlags

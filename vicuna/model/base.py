@@ -246,17 +246,30 @@ def load_base(base: Base, bits: int, placed: bool = True, spread: bool = False) 
         raise UserError(
             f"the weights in {base.path} can not be loaded ({first_line(error)}). Copy the folder again."
         ) from error
-    lacking = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
-    if lacking:
-        raise UserError(
-            f"the weights in {base.path} lack {len(lacking)} tensors, such as {lacking[0]}. Copy the folder again."
-        )
+    _check_loaded(base, info)
     if stored == BITSANDBYTES or (bits == 4 and not stored):
         _prepare_4_bit(model, dtype)
     model.generation_config = base.generation_config
     if base.file is not None:
         model.name_or_path = model.config.name_or_path = str(base.path)
     return model
+
+
+def _check_loaded(base: Base, info: dict[str, Any]) -> None:
+    """What from_pretrained says of a base's tensors, in a sentence each.
+
+    Raises:
+        UserError: some are missing.
+    """
+    lacking = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
+    if lacking:
+        raise UserError(
+            f"the weights in {base.path} lack {len(lacking)} tensors, such as {lacking[0]}. Copy the folder again."
+        )
+    if left := sorted(info["unexpected_keys"]):
+        log.warning(
+            "%s holds %d tensors that such a model does not have, such as %s; left out", base.path, len(left), left[0]
+        )
 
 
 def _read_here(base: Base, placed: bool) -> tuple[type[PreTrainedModel], dict[str, Any]]:

@@ -13,6 +13,7 @@ from vicuna.errors import print_answer, printable
 from vicuna.pages.terminal_strings import STRINGS as TERMINAL_STRINGS
 from vicuna.prompt.own_template import SplitAnswer, split_answer
 from vicuna.prompt.templates import Message
+from vicuna.prompt.traits import asks_single_questions
 from vicuna.sentences import environment_language
 
 # A terminal obeys control characters, and a model may have learnt any.
@@ -94,6 +95,9 @@ class TerminalSession:
 
     def ask(self, question: str) -> None:
         """Answer, and remember both; a question that gets no answer is not remembered."""
+        choice = self.assistant.choices[self.adapter]
+        if len(self.turns) == 2 and choice.name and asks_single_questions(choice.trained_as):
+            self.notify("single_questions", name=choice.name)
         asked = Message(role="user", content=question)
         last, said = self._answer([*self.messages, asked])
         if last and (last.text or last.finish in ("eos", "length")):

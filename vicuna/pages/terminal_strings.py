@@ -35,6 +35,7 @@ STRINGS = {
         "cut": "the last character was incomplete and is left out",
         "beam": "beam {n} ({score:.2f}): {text}",
         "thinking": "thinking",
+        "single_questions": "{name} was trained on single questions: each does better alone, after /new",
     },
     "zh": {
         "start": "/help 列出命令；Ctrl-C 停止回答，Ctrl-D 退出。",
@@ -70,5 +71,6 @@ STRINGS = {
         "cut": "最后一个字不完整，未显示",
         "beam": "第 {n} 束（{score:.2f}）：{text}",
         "thinking": "思考",
+        "single_questions": "{name} 是用单个问题训练的：先输入 /new 再单独提问，效果更好",
     },
 }
