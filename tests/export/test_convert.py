@@ -272,6 +272,9 @@ FAULTS = {
     "no tokenizer": lambda at: (at / "tokenizer.model").unlink(),
     "moe": lambda at: rewritten(at / PARAMS, lambda one: {**one, "moe": {"num_experts": 8}}),
     "heads": lambda at: rewritten(at / PARAMS, lambda one: {**one, "n_heads": 7}),
+    "no number": lambda at: rewritten(at / PARAMS, lambda one: {**one, "norm_eps": "small"}),
+    "no list": lambda at: rewritten(at / PARAMS, lambda one: {**one, "rope_theta": [10000.0]}),
+    "deep": lambda at: (at / PARAMS).write_text('{"dim": ' + "[" * 3000 + "]" * 3000 + "}", encoding="utf-8"),
     "llama.cpp": only_old_llama_cpp,
 }
 
@@ -288,6 +291,9 @@ FAULTS = {
         ("no tokenizer", r"there is no tokenizer\.model beside the shards"),
         ("moe", r"says moe, which is LLaMA 3's or later"),
         ("heads", r"n_heads 7 and n_kv_heads 4, which do not divide"),
+        ("no number", r"params\.json: norm_eps is 'small'; expected a number"),
+        ("no list", r"params\.json: rope_theta is \[10000\.0\]; expected a number"),
+        ("deep", r"params\.json has 3,001 lists and objects, nested 3001 deep"),
         ("llama.cpp", r"ggml-model-f16\.bin is in a format that llama\.cpp dropped in 2023.*tools/export_gguf\.py"),
     ],
 )

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.foreign.odd_values import odd_texts
 from vicuna.errors import UserError
 from vicuna.files import aside, folder_lock
 from vicuna.files.folder_lock import BESIDE, LOCK, held_file, held_folder, holder
@@ -110,6 +111,17 @@ def test_a_lock_that_is_a_link_is_not_followed(tmp_path):
 
 
 OTHERS = {"pid": 1, "host": "another.host", "run": "", "rank": 0}
+
+
+def test_a_lock_file_of_somebody_elses_making_is_in_nobodys_way(tmp_path):
+    """It comes along with a folder that is passed on."""
+    (tmp_path / "out").mkdir()
+    for _, text in odd_texts(OTHERS, depth=3000):
+        for lock in (tmp_path / "out" / LOCK, tmp_path / f".old{BESIDE}"):
+            lock.write_text(text, encoding="utf-8")
+        assert holder(tmp_path / "out") == ""
+        with held_folder(tmp_path / "out", "--output_path", {}), held_file(tmp_path / "new", "--out_path"):
+            pass
 
 
 def test_locks_beside_files_that_a_kill_left_are_removed_by_the_next_run_and_no_others(tmp_path):

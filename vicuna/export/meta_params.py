@@ -3,20 +3,44 @@
 The sizes also say into how many shards a model can be cut.
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 
 from vicuna.errors import UserError
+from vicuna.foreign.typed import Foreign, Positive, opens, read_object, typed
+from vicuna.model.base_files import Width
 from vicuna.model.config import head_dim
 
 PARAMS_FILE = "params.json"
 NORM_EPS, ROPE_THETA = 1e-5, 10000.0  # what Meta's programs take where params.json is silent
+
+
+Positions = Annotated[int, Field(ge=1, le=1 << 31)]
+
+
+@opens(
+    {
+        **{"dim": 4096, "n_layers": 32, "n_heads": 32, "n_kv_heads": 8, "vocab_size": -1, "norm_eps": 1e-5},
+        **{"rope_theta": 10000.0, "max_seq_len": 2048},
+    }
+)
+class MetaParams(Foreign):
+    """What is used of a params.json; the rest goes along as it is."""
+
+    dim: Width
+    n_layers: Width
+    n_heads: Width
+    n_kv_heads: Width | None = None
+    vocab_size: Annotated[int, Field(ge=-1, le=1 << 24)] | None = None
+    norm_eps: Annotated[float, Field(ge=0, le=1)] = NORM_EPS
+    rope_theta: Positive = ROPE_THETA
+    max_seq_len: Positions = 1
 
 
 @dataclass(frozen=True)
@@ -39,13 +63,10 @@ class LlamaShape:
         """From params.json; what it leaves open (vocab_size is -1, the width of the FFN is a formula) from tensors.
 
         Raises:
-            UserError: numbers that are missing, or are none.
+            UserError: sizes that do not go together, or are of no LLaMA.
         """
-        sizes = {name: params.get(name) for name in ("dim", "n_layers", "n_heads")}
+        sizes = {name: params[name] for name in ("dim", "n_layers", "n_heads")}
         sizes["n_kv_heads"] = params.get("n_kv_heads") or sizes["n_heads"]
-        for name, value in sizes.items():
-            if not isinstance(value, int) or value < 1:
-                raise UserError(f"{PARAMS_FILE} says {name} {value}; expected a number above 0. Copy the file again.")
         if sizes["dim"] % sizes["n_heads"] or sizes["n_heads"] % sizes["n_kv_heads"]:
             raise UserError(
                 f"{PARAMS_FILE} says dim {sizes['dim']}, n_heads {sizes['n_heads']} and n_kv_heads "
@@ -91,16 +112,14 @@ def read_params(folder: Path, shards: Sequence[Mapping[str, torch.Tensor]]) -> d
     file = folder / PARAMS_FILE
     if not file.is_file():
         raise UserError(f"{folder} has no {PARAMS_FILE}: copy the one that was published with the shards.")
-    try:
-        params = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{file} is not JSON ({error}). Copy the file again.") from error
-    if isinstance(params, dict) and "dim" not in params:
+    params = read_object(file)
+    if "dim" not in params:
         width = len(shards[0].get("norm.weight", ()))
         fitting = [one for one in params.values() if isinstance(one, dict) and one.get("dim") == width]
         params = fitting[0] if len(fitting) == 1 else params
-    if not isinstance(params, dict) or "dim" not in params:
+    if "dim" not in params:
         raise UserError(f"{file} holds no sizes; expected dim, n_layers, n_heads and so on. Copy the file again.")
+    typed(params, MetaParams, file)
     if odd := sorted(name for name in ("use_scaled_rope", "moe", "vision_chunk_size") if params.get(name)):
         raise UserError(f"{file} says {odd[0]}, which is LLaMA 3's or later; LLaMA 1 and 2 can be converted.")
     return params
