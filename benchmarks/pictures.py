@@ -3,10 +3,11 @@
     python benchmarks/pictures.py
 
 The curve is that of scripts/quickstart.sh, whose adapter for dialogues answers on the page. What is missing of base and
-adapters is made first, by it, in some minutes. Writes chat.png and loss.png to docs/pictures; needs Chromium and
-requirements_dev.txt. Answers are greedy, so they are the same every time.
+adapters is made first, by it, in some minutes. Writes loss.png and the page in both languages, on a screen and on a
+phone, to docs/pictures; needs Chromium and requirements_dev.txt. Answers are greedy, so they are the same every time.
 """
 
+import io
 import os
 import shutil
 import socket
@@ -18,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from vicuna.args import flag, parse
 from vicuna.errors import UserError, run
@@ -26,7 +28,14 @@ from vicuna.model.flags import ModelFlags
 
 ROOT = Path(__file__).resolve().parent.parent
 QUESTIONS = ("“画蛇添足”是什么意思？", "用它造个句子。")
-WIDTH, HEIGHT = 1120, 764
+# Name of a picture -> language of the browser, width and height of its window.
+PICTURES = {
+    "chat": ("en-US", 1280, 800),
+    "chat-zh-1280": ("zh-CN", 1280, 800),
+    "chat-zh-390": ("zh-CN", 390, 844),
+    "chat-en-390": ("en-US", 390, 844),
+}
+COLOURS = 64  # of a picture, which keeps it small
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 CHROMIUM_FLAGS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
@@ -44,7 +53,7 @@ class PictureFlags:
 
 
 def main(model_flags: ModelFlags, flags: PictureFlags) -> None:
-    """Train what is not there yet, then take both pictures."""
+    """Train what is not there yet, then take the pictures."""
     curve, chat = Path(flags.lora_path) / "loss.png", flags.chat_path or f"{flags.lora_path}-chat"
     if not (curve.is_file() and Path(chat).is_dir()):
         made = {"MODEL_PATH": model_flags.model_path, "OUTPUT_PATH": flags.lora_path}
@@ -55,8 +64,8 @@ def main(model_flags: ModelFlags, flags: PictureFlags) -> None:
     out.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(curve, out / "loss.png")
     with served(*base, "--lora_path", chat, flags.lora_path, "--preset", "precise") as address:
-        photograph(address, out / "chat.png")
-    print(f"wrote {out / 'chat.png'} and {out / 'loss.png'}")
+        photograph(address, out)
+    print(f"wrote {len(PICTURES) + 1} pictures to {out}")
 
 
 @contextmanager
@@ -86,8 +95,9 @@ def answers(address: str) -> bool:
     return True
 
 
-def photograph(address: str, file: Path) -> None:
-    """Ask the questions on the page, one after the other, and take its picture."""
+def photograph(address: str, folder: Path) -> None:
+    """Ask the questions on the page, one after the other, and take its pictures."""
+    from PIL import Image
     from playwright.sync_api import Error, sync_playwright
 
     found = next((path for name in CHROMIUM if (path := shutil.which(name))), None)
@@ -98,20 +108,27 @@ def photograph(address: str, file: Path) -> None:
             raise UserError(
                 f"no Chromium to take the picture with ({str(error).splitlines()[0]}); install it."
             ) from error
-        page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT}, locale="en-US")
-        page.set_default_timeout(120_000)
-        page.goto(address)
-        page.wait_for_function("/\\d \\/ \\d/.test(document.querySelector('#memory')?.innerText ?? '')")
-        for number, question in enumerate(QUESTIONS, 1):
-            page.fill("#message textarea", question)
-            page.press("#message textarea", "Enter")
-            page.wait_for_function(
-                "count => document.querySelectorAll('#chat .bot small').length === count", arg=number
-            )
-            page.wait_for_selector("#message .submit-button")
-        page.mouse.move(0, 0)
-        page.screenshot(path=file, animations="disabled", caret="hide")
+        for name, (language, width, height) in PICTURES.items():
+            page = browser.new_page(viewport={"width": width, "height": height}, locale=language)
+            page.set_default_timeout(120_000)
+            page.goto(address)
+            ask_questions(page)
+            page.mouse.move(0, 0)
+            taken = page.screenshot(animations="disabled", caret="hide")
+            Image.open(io.BytesIO(taken)).quantize(COLOURS).save(folder / f"{name}.png", optimize=True)
+            page.close()
         browser.close()
+
+
+def ask_questions(page: Any) -> None:
+    """Ask the questions once the page is ready, each once the one before is answered."""
+    page.wait_for_function("/\\d \\/ \\d/.test(document.querySelector('#memory')?.innerText ?? '')")
+    for number, question in enumerate(QUESTIONS, 1):
+        page.fill("#message textarea", question)
+        page.press("#message textarea", "Enter")
+        page.wait_for_function("count => document.querySelectorAll('#chat .bot small').length === count", arg=number)
+        page.wait_for_selector("#message .submit-button")
+    page.evaluate("document.activeElement.blur()")
 
 
 if __name__ == "__main__":
