@@ -7,11 +7,14 @@ from pathlib import Path
 
 from vicuna.data.records import Source, open_sources, quick_to_read, read_records, refusal
 from vicuna.gguf_file.reader import PROMPT_TYPE, is_gguf, read_gguf_model
+from vicuna.log import log
 from vicuna.model.found import base_folder, existing_folder, model_run_args
 from vicuna.prompt.tokenizer import TextTokenizer
 from vicuna.train.earlier_runs import check_output
 from vicuna.train.flags import TrainFlags
 from vicuna.train.own_template import with_template_settings
+
+SAMPLE = Path(__file__).resolve().parents[2] / "sample"
 
 
 def look_first(flags: TrainFlags, reads_rows: bool) -> list[Source]:
@@ -25,6 +28,10 @@ def look_first(flags: TrainFlags, reads_rows: bool) -> list[Source]:
             files that are not large, rows that can not be used.
     """
     sources = open_sources(flags.data.data_path)
+    if ours := [str(source.path) for source in sources if source.path.resolve().is_relative_to(SAMPLE)]:
+        log.info(
+            "%s is sample data of this repository; --data_path, or DATA_PATH of a launcher, names yours", " ".join(ours),
+        )  # fmt: skip
     run = flags.run
     base, tokenizer, declares_template = open_tokenizer(flags.model.model_path)
     begins = {
