@@ -30,8 +30,9 @@ def look_first(flags: TrainFlags, reads_rows: bool) -> list[Source]:
     sources = open_sources(flags.data.data_path)
     if ours := [str(source.path) for source in sources if source.path.resolve().is_relative_to(SAMPLE)]:
         log.info(
-            "%s is sample data of this repository; --data_path, or DATA_PATH of a launcher, names yours", " ".join(ours),
-        )  # fmt: skip
+            "%s is sample data of this repository; --data_path, or DATA_PATH of a launcher, names yours",
+            " ".join(ours),
+        )
     run = flags.run
     base, tokenizer, declares_template = open_tokenizer(flags.model.model_path)
     begins = {
