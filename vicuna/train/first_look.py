@@ -8,12 +8,15 @@ from pathlib import Path
 
 from vicuna.data.records import Source, open_sources, quick_to_read, read_records, refusal
 from vicuna.gguf_file.reader import PROMPT_TYPE, is_gguf, read_gguf_model
+from vicuna.log import log
 from vicuna.model.found import base_folder, existing_folder, model_run_args
 from vicuna.prompt.tokenizer import TextTokenizer
 from vicuna.train.earlier_runs import check_output
 from vicuna.train.flags import TrainFlags
 from vicuna.train.own_template import with_template_settings
 from vicuna.train.replacing import finish_replacing
+
+SAMPLE = Path(__file__).resolve().parents[2] / "sample"
 
 
 def look_first(flags: TrainFlags, environ: Mapping[str, str]) -> list[Source]:
@@ -27,6 +30,11 @@ def look_first(flags: TrainFlags, environ: Mapping[str, str]) -> list[Source]:
             files that are not large, rows that can not be used.
     """
     sources = open_sources(flags.data.data_path)
+    if ours := [str(source.path) for source in sources if source.path.resolve().is_relative_to(SAMPLE)]:
+        log.info(
+            "%s is sample data of this repository; --data_path, or DATA_PATH of a launcher, names yours",
+            " ".join(ours),
+        )
     run = flags.run
     if not int(environ.get("RANK", 0)) and not run.plan_only:
         finish_replacing(Path(run.output_path))
