@@ -107,12 +107,17 @@ def texts(path: Path, kind: str, encoding: str, size: int | None = None) -> Iter
     yield decoder.decode(b"", final=True)
 
 
+def _part() -> int:
+    """Bytes that are read at a time: as characters they take up to four times as many, and are copied."""
+    return max(1, PIECE // 4)
+
+
 def pieces(path: Path, kind: str, encoding: str) -> Iterator[str]:
-    """The text of a file of documents or of objects in pieces of about PIECE; larger where nothing tells two rows apart
-    for as long."""
+    """The text of a file of documents or of objects in pieces; larger than what is read at a time where nothing tells
+    two rows apart for as long."""
     between = BETWEEN_ROWS.get(inner_kind(kind), BETWEEN_ROWS[".jsonl"])
     parts: list[str] = []  # of what nothing was found in that tells two rows apart
-    for text in texts(path, kind, encoding):
+    for text in texts(path, kind, encoding, _part()):
         end = parts.pop() if parts else ""  # in which a mark may begin
         text = end + text
         cuts = (at + own for mark, own in between if (at := text.rfind(mark)) >= 0)
@@ -127,7 +132,7 @@ def pieces(path: Path, kind: str, encoding: str) -> Iterator[str]:
 def lines(path: Path, kind: str, encoding: str) -> Iterator[str]:
     """The lines of a file, each with its own end."""
     parts: list[str] = []  # of a line that goes on
-    for text in texts(path, kind, encoding):
+    for text in texts(path, kind, encoding, _part()):
         if "\n" not in text and "\r" not in text and not (parts and parts[-1].endswith("\r")):
             parts.append(text)
             continue
@@ -144,12 +149,12 @@ def holds_array(path: Path, kind: str, encoding: str) -> bool:
 
 
 def array_pieces(path: Path, kind: str, encoding: str) -> Iterator[str]:
-    """The text of a .json that begins with an array, as arrays of about PIECE with every line break between them.
+    """The text of a .json that begins with an array, as arrays with every line break between them.
 
     From where something is not JSON, and behind the array's end, the rest is one piece.
     """
     text, whole, again = "", 0, 0  # up to where whole elements go; how long the text has to be to look further
-    for block in texts(path, kind, encoding, max(1, PIECE // 4)):  # characters take up to four bytes, and are copied
+    for block in texts(path, kind, encoding, _part()):
         text += block
         whole = whole or text.find("[") + 1
         if len(text) < again:
