@@ -34,7 +34,7 @@ def test_the_last_block_computes_what_predicts_something_and_no_more():
     seen = []
     for name, layer in model.named_modules():
         if name.endswith(("gate_proj", "o_proj", "q_proj.base_layer", "k_proj")):
-            layer.register_forward_hook(lambda layer, args, found: seen.append(found.shape[1]))
+            layer.register_forward_hook(lambda layer, args, found: seen.append(args[0].shape[1]))
     computed(model, [batch])
     tokens, few = batch["layout"].tokens, len(batch["predicting"])
     assert few == len(set(batch["logits_to_keep"].tolist())) < tokens
