@@ -223,7 +223,7 @@ def training_arguments(setup: Setup, planned: Planned) -> "TrainingArguments":
         max_grad_norm=run_flags.max_grad_norm,
         optim=run_flags.optim,
         seed=run_flags.seed,
-        bf16=setup.dtype is torch.bfloat16,
+        bf16=setup.dtype is torch.bfloat16 and not setup.operations,  # else by AdapterTrainer
         fp16=setup.dtype is torch.float16,
         activation_checkpointing=run_flags.gradient_checkpointing,
         activation_checkpointing_kwargs=checkpointing_kwargs(setup.flags.model.bits),
@@ -307,6 +307,7 @@ def make_trainer(
         data=planned.data,
         stopper=stopper,
         operations=setup.operations,
+        dtype=setup.dtype,
         step_log=StepLog(work, start.resume, start.step) if planned.batches.rank == 0 else None,
         callbacks=[
             ProgressBarCallback(planned.plan.facts["tokens_train"], run_flags.log_steps),

@@ -1,6 +1,8 @@
 """Training speed beside LLaMA-Factory and the recipe of alpaca-lora: the same records and base, in turn, on the CPU.
 
     python benchmarks/bench_train.py --json train.json       # needs a network once, for the environments of the others
+    python benchmarks/bench_train.py --prepare               # makes those and the records, and times nothing
+    python benchmarks/bench_train.py --quick --json train.json    # the ratios of --json in about 12 minutes
     python benchmarks/bench_train.py --only ours --against HEAD~1
     python benchmarks/bench_train.py --only ours --smoke     # tiny, to see that it works
 
@@ -88,6 +90,8 @@ class BenchFlags:
     micro_batch: int = flag(4, "records that are taken at once, by every side")
     threads: int = flag(2, "of the CPU, OMP_NUM_THREADS")
     json: str = flag("", "file for the figures and the ratios")
+    quick: bool = flag(False, "128 records, two rounds, and of the cases and sides those that the ratios need most")
+    prepare: bool = flag(False, "make environments, base and records, and stop")
     smoke: bool = flag(False, "a tiny base and few records: whether it works, no figure")
 
     def __post_init__(self) -> None:
@@ -98,6 +102,9 @@ class BenchFlags:
                 raise UserError(f"--{name} {odd[0]} is not known; expected some of {', '.join(known)}.")
         if OURS not in self.only:
             raise UserError(f"--only {' '.join(self.only)} compares nothing with ours: add ours.")
+        if self.quick:
+            self.rows, self.rounds = min(self.rows, 128), min(self.rounds, 2)
+            self.cases = [name for name in self.cases if name != "fp32_4"]
         if self.smoke:
             self.rows, self.rounds = min(self.rows, 24), 1
 
@@ -271,38 +278,54 @@ def ceilings(threads: int) -> dict[str, float]:
     return found
 
 
-def executed(output: Path, vocabulary: int) -> float:
-    """Operations of ours for a real token of a run: of the tokens computed, and of the head where it is computed."""
+def executed(output: Path) -> float:
+    """Operations of ours for a real token of a run: of the tokens computed, and of the head where it is computed. The
+    last block has less to do for tokens that predict nothing."""
+    from vicuna.train.last_block import FEW
+
     known = json.loads((output / "run_args.json").read_text(encoding="utf-8"))
-    plan, counts = known["plan"], known["exact"]["operations"]
-    share = plan["sharing"]["computed"] / plan["sharing"]["tokens"]
-    hidden = json.loads((Path(known["flags"]["model_path"]) / "config.json").read_text(encoding="utf-8"))["hidden_size"]
-    head = 4 * hidden * vocabulary * plan["tokens_supervised"] / plan["tokens_train"]
-    return share * counts["token"] + head
+    plan, token = known["plan"], known["exact"]["operations"]["token"]
+    computed = plan["sharing"]["computed"] / plan["sharing"]["tokens"]
+    predicting = plan["tokens_supervised"] / plan["tokens_train"]
+    config = json.loads((Path(known["flags"]["model_path"]) / "config.json").read_text(encoding="utf-8"))
+    hidden = config["hidden_size"]
+    left_out = token / config["num_hidden_layers"] - 4 * 2 * hidden * hidden  # keys and values are computed
+    silent = computed - predicting if predicting < FEW * computed else 0
+    return computed * token - silent * left_out + predicting * 4 * hidden * config["vocab_size"]
 
 
 def turns(flags: BenchFlags) -> Iterator[tuple[Case, str]]:
-    """Every case and side, one after the other in every round."""
+    """Every case and side of a round, one after the other."""
     sides = [*flags.only, *([BEFORE] if flags.against else [])]
-    for _ in range(flags.rounds):
-        for case in (case for case in CASES if case.name in flags.cases):
-            for side in sides:
+    for case in (case for case in CASES if case.name in flags.cases):
+        for side in sides:
+            if not (flags.quick and side == RECIPE and case.name not in ("fp32_128", "bf16_128")):
                 yield case, side
 
 
 def main(flags: BenchFlags) -> None:
     bench = Bench(flags)
     bench.prepare()
+    if flags.prepare:
+        return
     speeds: dict[str, dict[str, list[float]]] = {}
-    for case, side in turns(flags):
-        speeds.setdefault(case.name, {}).setdefault(side, []).append(bench.speed(side, case))
-    vocabulary = json.loads((bench.base / "config.json").read_text(encoding="utf-8"))["vocab_size"]
+    for number in range(flags.rounds):
+        for case, side in turns(flags):
+            found = bench.speed(side, case)
+            print(f"round {number + 1}  {case.name}  {side}  {found:.0f} tokens/s", file=sys.stderr, flush=True)
+            speeds.setdefault(case.name, {}).setdefault(side, []).append(found)
+    report(bench, speeds)
+
+
+def report(bench: Bench, speeds: dict[str, dict[str, list[float]]]) -> None:
+    """Print the table, write the file."""
+    flags = bench.flags
     peaks, ratios, shares = ceilings(flags.threads), {}, {}
     print("| case | side | tokens/s, median | all | ours is | of the ceiling |\n|---|---|---|---|---|---|")
     for case in (case for case in CASES if case.name in speeds):
         medians = {side: statistics.median(found) for side, found in speeds[case.name].items()}
         output = bench.folder / f"run_{OURS}_{case.name}"
-        shares[case.name] = medians[OURS] * executed(output, vocabulary) / peaks[case.precision]
+        shares[case.name] = medians[OURS] * executed(output) / peaks[case.precision]
         for side, median in medians.items():
             ratio = medians[OURS] / median
             if side != OURS:

@@ -57,6 +57,8 @@ class Case:
         dtype: "" for what the hardware gets, else "float16", as on GPUs without bfloat16.
         full_logits: the head over every position, as a plain loss has it.
         narrow: norms, embedding and head in the compute dtype, where finetune.py keeps them in float32.
+        common: tokens that all rows begin with, computed once.
+        packed: rows of half to all of the tokens, behind one another without padding.
     """
 
     shape: str
@@ -67,12 +69,15 @@ class Case:
     dtype: str = ""
     full_logits: bool = False
     narrow: bool = False
+    common: int = 0
+    packed: bool = False
 
     @property
     def name(self) -> str:
         parts = [self.shape, f"{self.bits} bit", f"{self.micro_batch} x {self.tokens}"]
         parts += ["all seven layers" if self.modules == ALL_LAYERS else "q and v"]
         variants = {self.dtype: self.dtype, "full logits": self.full_logits, "narrow": self.narrow}
+        variants |= {f"{self.common} tokens in common": self.common, "packed": self.packed}
         return ", ".join([*parts, *(name for name, on in variants.items() if on)])
 
 
@@ -134,6 +139,8 @@ def cases(smoke: bool) -> list[Case]:
         variants = [{}] if bits == 32 else [{}, {"dtype": "float16"}]
         if shape == "7B" and bits < 16:
             variants += [{"full_logits": True}, {"narrow": True}]
+            laid = (shape, bits, short[0], 4 * short[1], QUERY_VALUE)
+            found += [Case(*laid, common=short[0] * 5 // 8), Case(*laid, packed=True)]
         for more in variants:
             found.append(Case(shape, bits, *short, QUERY_VALUE, **more))
             found.append(Case(shape, bits, *long, ALL_LAYERS, **more))
@@ -168,8 +175,9 @@ def run_case(bench: Bench, case: Case) -> dict[str, Any]:
     except RuntimeError as error:
         return {**row, "not_measured": f"failed: {str(error).strip().splitlines()[0]}", "failed": True}
     bench.flops_per_s = flops / found["seconds_per_step"]
-    speed = case.tokens * case.micro_batch / found["seconds_per_step"]
-    share = speed * 6 * count / (bench.peak_tflops * 1e12) if bench.peak_tflops else None
+    speed = found["tokens_in_rows"] / found["seconds_per_step"]
+    computed = found["tokens_computed"] / found["seconds_per_step"]
+    share = computed * 6 * count / (bench.peak_tflops * 1e12) if bench.peak_tflops else None
     return {**row, **found, "tokens_per_s": speed, "linear_parameters": count, "share_of_6n_ceiling": share}
 
 
@@ -224,9 +232,11 @@ def measure(bench: Bench, case: Case, dtype: "torch.dtype", seconds: float) -> d
     """Run a case on the base at hand: losses, seconds a step, memory of a step and of saving."""
     import torch
     from peft import LoraConfig, get_peft_model
-    from random_llama import Steps, random_batch, set_dtypes, weight_bytes
+    from random_llama import Steps, batch_of, random_rows, set_dtypes, weight_bytes
 
     from vicuna.model.adapter import save_adapter
+    from vicuna.train.last_block import LastBlock
+    from vicuna.train.sharing import Operations, count_operations
 
     if case.bits < 16:
         set_dtypes(bench.base, dtype, dtype if case.narrow else torch.float32)
@@ -238,8 +248,14 @@ def measure(bench: Bench, case: Case, dtype: "torch.dtype", seconds: float) -> d
         target_modules=list(case.modules),
     )  # fmt: skip
     model = get_peft_model(bench.base, config).train()
+    operations = None
+    if case.common or case.packed:  # tiny shapes would never be worth it
+        smallest = Operations(token=1, pair=0, call=0)
+        operations = smallest if bench.flags.smoke else count_operations(bench.base.config, bench.where.type)
+    last_block = LastBlock(model)
     try:
-        batch = random_batch(case.micro_batch, case.tokens, bench.base.config.vocab_size, bench.where)
+        rows = random_rows(case.micro_batch, case.tokens, bench.base.config.vocab_size, case.common, case.packed)
+        batch = batch_of(rows, bench.where, operations)
         steps = Steps(model, batch, dtype, case.full_logits)
         losses = steps.settle()
         reset_peak(bench.where)
@@ -256,8 +272,10 @@ def measure(bench: Bench, case: Case, dtype: "torch.dtype", seconds: float) -> d
             "compute_dtype": str(dtype).removeprefix("torch."), "seconds_per_step": statistics.median(times),
             "timed_steps": len(times), "skipped_steps": steps.skipped, "losses": losses, "weights_bytes": weights,
             "peak_bytes": peak, "peak_bytes_while_saving": peak_bytes(bench.where),
+            "tokens_in_rows": sum(len(row["input_ids"]) for row in rows), "tokens_computed": batch["input_ids"].numel(),
         }  # fmt: skip
     finally:
+        last_block.close()
         bench.base = model.unload()
 
 

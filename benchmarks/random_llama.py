@@ -4,6 +4,7 @@ Needs torch, transformers, peft and bitsandbytes alone. benchmarks/gpu.py times 
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import bitsandbytes as bnb
 import torch
@@ -17,6 +18,8 @@ from vicuna.model.config import meta_model
 from vicuna.prompt.templates import IGNORE_INDEX
 from vicuna.train.batches import collate
 from vicuna.train.loss import step_loss
+from vicuna.train.row_attention import attend_to_rows
+from vicuna.train.sharing import Operations
 
 
 def random_base(shape: dict[str, int], bits: int, dtype: torch.dtype, where: torch.device) -> PreTrainedModel:
@@ -43,6 +46,7 @@ def random_base(shape: dict[str, int], bits: int, dtype: torch.dtype, where: tor
             setattr(model.get_submodule(owner), leaf, nn.Parameter(made, requires_grad=False))
     with where:
         model.model.rotary_emb = type(model.model.rotary_emb)(config)  # its buffers are computed, not loaded
+    attend_to_rows(model)
     if bits < 16:
         setattr(model, f"is_loaded_in_{bits}bit", True)  # as from_pretrained does; PEFT reads it
         return prepare_model_for_kbit_training(model, True, checkpointing_kwargs(bits))
@@ -100,13 +104,35 @@ def weight_bytes(model: nn.Module) -> int:
     return total
 
 
-def random_batch(rows: int, tokens: int, vocabulary: int, where: torch.device) -> dict[str, torch.Tensor]:
-    """A micro batch of `rows` rows of `tokens` random tokens; the second half of each is supervised."""
+def random_rows(
+    rows: int, tokens: int, vocabulary: int, common: int = 0, packed: bool = False
+) -> list[dict[str, list[int]]]:
+    """Rows of `tokens` random tokens; the second half of each is supervised.
+
+    Args:
+        common: tokens that all begin with; packed: rows of half of the tokens up to all, evenly.
+    """
     generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(3, vocabulary, (rows, tokens), generator=generator).tolist()
-    half = tokens // 2
-    batch = collate([{"input_ids": row, "labels": [IGNORE_INDEX] * half + row[half:]} for row in ids])
-    return {name: value.to(where) for name, value in batch.items()}
+    ids = torch.randint(3, vocabulary, (rows, tokens), generator=generator)
+    ids[:, :common] = ids[0, :common]
+    lengths = [tokens - (tokens // 2 * i // max(rows - 1, 1) if packed else 0) for i in range(rows)]
+    whole = [row[:length] for row, length in zip(ids.tolist(), lengths, strict=True)]
+    halves = [max(len(row) // 2, common) for row in whole]
+    return [
+        {"input_ids": row, "labels": [IGNORE_INDEX] * half + row[half:]}
+        for row, half in zip(whole, halves, strict=True)
+    ]
+
+
+def random_batch(rows: int, tokens: int, vocabulary: int, where: torch.device) -> dict[str, Any]:
+    """A micro batch of rows of equal length that have nothing in common."""
+    return batch_of(random_rows(rows, tokens, vocabulary), where)
+
+
+def batch_of(rows: list[dict[str, Any]], where: torch.device, operations: Operations | None = None) -> dict[str, Any]:
+    """A micro batch, laid into one another where that takes fewer `operations`."""
+    batch = collate(rows, operations)
+    return {name: value.to(where) if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
 
 
 @dataclass
@@ -120,7 +146,7 @@ class Steps:
     """
 
     model: nn.Module
-    batch: dict[str, torch.Tensor]
+    batch: dict[str, Any]
     dtype: torch.dtype
     full_logits: bool = False
     learning_rate: float = 3e-4
@@ -135,11 +161,11 @@ class Steps:
     def loss(self) -> torch.Tensor:
         """Mean over the supervised tokens."""
         inputs = dict(self.batch)
-        labels = inputs.pop("labels")
+        labels, predicted_by = inputs.pop("labels"), inputs.pop("predicted_by", None)
         tokens = (labels[:, 1:] != IGNORE_INDEX).sum()
         with torch.autocast(self.device_type, self.dtype, enabled=self.dtype is not torch.float32):
             if not self.full_logits:
-                return step_loss(self.model(**inputs), labels, tokens)
+                return step_loss(self.model(**inputs), labels, tokens, predicted_by)
             inputs.pop("logits_to_keep")
             logits = self.model(**inputs).logits[:, :-1].float().flatten(0, 1)
             return cross_entropy(logits, labels[:, 1:].flatten(), ignore_index=IGNORE_INDEX, reduction="sum") / tokens

@@ -47,6 +47,11 @@ def test_a_smoke_run_measures_every_case_and_prints_a_table(gpu, smoke_run):
         assert row["losses"][-1] < row["losses"][0]
         assert row["tokens_per_s"] > 0
         assert row["peak_bytes"] is None  # the CPU has no such counter, and none is made up
+    laid = [row for row in found["cases"] if row["common"]]
+    assert [row["tokens_in_rows"] for row in laid] == [8 * 16] * 2
+    assert all(8 * 6 < row["tokens_computed"] <= 10 + 8 * 6 for row in laid)  # further ones can be alike by chance
+    packed = [row for row in found["cases"] if row["packed"]]
+    assert [row["tokens_computed"] == row["tokens_in_rows"] < 8 * 16 for row in packed] == [True, True]
     assert found["commit"] == "abc1234"
     assert "smoke run: no figure here means anything" in printed
     rows = [line for line in printed.splitlines() if line.startswith("| ")]
@@ -66,9 +71,9 @@ def test_cases_that_the_time_left_can_not_hold_are_skipped_with_the_reason(gpu, 
     gpu.main(gpu.BenchFlags(out=str(tmp_path), smoke=True, minutes=0.01, only="7B, 8 bit"))
 
     rows = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))["cases"]
-    assert len(rows) == 8
+    assert len(rows) == 10
     assert all(row["not_measured"].startswith("skipped: takes about ") for row in rows)
-    assert capsys.readouterr().out.count("not measured: skipped: takes about") == 8
+    assert capsys.readouterr().out.count("not measured: skipped: takes about") == 10
 
 
 @pytest.fixture

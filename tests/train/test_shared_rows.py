@@ -15,7 +15,8 @@ from vicuna.model.base import checkpointing_kwargs
 from vicuna.prompt.templates import IGNORE_INDEX
 from vicuna.train import row_attention
 from vicuna.train.batches import collate
-from vicuna.train.loss import token_losses
+from vicuna.train.last_block import LastBlock
+from vicuna.train.loss import step_loss, token_losses
 from vicuna.train.row_attention import attend_to_rows
 from vicuna.train.sharing import KINDS, Layout, Operations, count_operations, lay_out, share_out
 
@@ -71,6 +72,7 @@ def small(kind: str = "llama", bits: int = 32, dtype: torch.dtype = torch.float3
         for name, value in model.named_parameters():
             if "lora_B" in name:
                 value.normal_(std=0.1)
+    LastBlock(model)
     return model
 
 
@@ -82,9 +84,9 @@ def computed(model: PeftModel, batches: list[dict], dtype: torch.dtype = torch.f
         inputs = dict(batch)
         labels, predicted_by = inputs.pop("labels"), inputs.pop("predicted_by", None)
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16):
-            losses = token_losses(model(**inputs, use_cache=False).logits, labels, predicted_by)
-        (losses.sum() / count).backward()
-        found.append(losses.detach())
+            outputs = model(**inputs, use_cache=False)
+            found.append(token_losses(outputs.logits.detach(), labels, predicted_by))
+            step_loss(outputs, labels, torch.tensor(count), predicted_by).backward()
     gradients = {name: value.grad for name, value in model.named_parameters() if value.requires_grad}
     model.zero_grad(set_to_none=True)
     return torch.cat(found), gradients
@@ -160,7 +162,7 @@ def test_rows_without_labels_and_one_row_alone():
     silent = [{"input_ids": [5, 6, 7, *more], "labels": [IGNORE_INDEX] * (3 + len(more))} for more in ([1], [2, 3])]
     batch = collate(silent, ONE_BY_ONE)
     labels, predicted_by = batch.pop("labels"), batch.pop("predicted_by")
-    loss = token_losses(model(**batch, use_cache=False).logits, labels, predicted_by).sum()
+    loss = step_loss(model(**batch, use_cache=False), labels, torch.tensor(1), predicted_by)
     loss.backward()
     assert loss.item() == 0
     assert not any(value.grad.any() for value in model.parameters() if value.requires_grad)

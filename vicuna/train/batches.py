@@ -17,6 +17,7 @@ from torch.utils.data import Dataset, Sampler
 
 from vicuna.prompt.templates import IGNORE_INDEX
 from vicuna.train.flags import RunFlags
+from vicuna.train.last_block import few_that_predict
 from vicuna.train.loss import supervised_positions
 from vicuna.train.resume import NEW_RUN, StartingPoint
 from vicuna.train.sharing import Operations, lay_out, share_out
@@ -192,7 +193,7 @@ def _laid_out(rows: list[dict[str, Any]], operations: Operations) -> dict[str, A
     """A batch of rows laid into one another, None where padding them takes no more operations.
 
     `logits_to_keep` are the places that predict supervised tokens, one that predicts several of them as often; then
-    `predicted_by` says which of these each label is for.
+    `predicted_by` says which of these each label is for, and `predicting` names each place once, where they are few.
     """
     parts = [(row, part) for row in rows for part in _parts(row)]
     order, layout, places = lay_out([list(row["input_ids"][part]) for row, part in parts])
@@ -217,6 +218,8 @@ def _laid_out(rows: list[dict[str, Any]], operations: Operations) -> dict[str, A
         "predicted_by": predicted_by,
         "layout": replace(layout, batched=together < one_by_one),
     }
+    if (predicting := few_that_predict(once[:, 0], layout.tokens)) is not None:
+        batch["predicting"] = predicting
     if together < one_by_one:
         row_tokens = pad_sequence([torch.from_numpy(places[i]) for i in order], batch_first=True)
         width = row_tokens.shape[1]

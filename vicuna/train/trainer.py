@@ -25,6 +25,8 @@ from vicuna.train.batches import NO_SLOT, RowDataset, StepBatchSampler, collate
 from vicuna.train.callbacks import StepLog
 from vicuna.train.early_stopping import is_over
 from vicuna.train.full_disk import failed_for_room
+from vicuna.train.heap import keep_freed_memory
+from vicuna.train.last_block import LastBlock
 from vicuna.train.loss import mean_token_loss, step_loss, supervised_positions, token_losses
 from vicuna.train.process_group import from_all_ranks
 from vicuna.train.run_files import MANIFEST
@@ -44,6 +46,7 @@ class AdapterTrainer(Trainer):
         stopper: what can end the run early.
         step_log: where the steps are written, on one rank only.
         operations: what is counted to lay rows into one another, None where each is computed whole.
+        dtype: what is computed in.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class AdapterTrainer(Trainer):
         stopper: GracefulStopCallback,
         step_log: StepLog | None,
         operations: Operations | None = None,
+        dtype: torch.dtype = torch.float32,
         **kwargs: Any,
     ):
         super().__init__(
@@ -68,6 +72,7 @@ class AdapterTrainer(Trainer):
         self.fed: list[tuple[list[int], torch.Tensor]] = []  # records and loss of this step's micro batches
         self.skips_in_a_row = 0
         self.operations = operations
+        self._narrow = operations is not None and dtype is torch.bfloat16
         self._predicted_by: torch.Tensor | None = None
 
     def get_train_dataloader(self) -> DataLoader:
@@ -94,6 +99,12 @@ class AdapterTrainer(Trainer):
         """The loss of a micro batch; the model does not take what says by which logits a label is predicted."""
         self._predicted_by = inputs.pop("predicted_by", None)
         return super().compute_loss(model, inputs, *args, **kwargs)
+
+    def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> contextlib.AbstractContextManager:
+        """bfloat16 where rows are laid into one another: accelerate's own way there makes float32 of all logits."""
+        if not self._narrow:
+            return super().autocast_smart_context_manager(cache_enabled)
+        return torch.autocast(self.args.device.type, torch.bfloat16, cache_enabled=cache_enabled)
 
     def _step_loss(self, outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor) -> torch.Tensor:
         return step_loss(outputs, labels, num_items_in_batch, self._predicted_by)
@@ -265,8 +276,11 @@ def run_training(trainer: AdapterTrainer, resume: Path | None) -> None:
         Stopped: SIGTERM or Ctrl-C; the checkpoint is saved.
     """
     trainer.add_callback(DataPositionCallback(trainer))
+    if trainer.args.device.type == "cpu":
+        keep_freed_memory()
+    last_block = contextlib.closing(LastBlock(trainer.model)) if trainer.operations else contextlib.nullcontext()
     try:
-        with trainer.stopper.catch_signals(), _room_for_checkpoints(trainer), _inputs_as_they_come(trainer):
+        with trainer.stopper.catch_signals(), _room_for_checkpoints(trainer), _inputs_as_they_come(trainer), last_block:
             trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     except torch.OutOfMemoryError as error:
         remedy = "--cutoff_len, or take fewer --bits or a smaller base"
