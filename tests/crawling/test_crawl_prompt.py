@@ -143,7 +143,7 @@ def test_a_refusal_ends_the_run_with_what_the_server_says(program, endpoint, tmp
     assert len(server.asked) == 1
 
 
-@pytest.mark.parametrize("content", ["mine", '{"question": "q"}\n', '{"instruction": "a"}\n'])
+@pytest.mark.parametrize("content", ["mine", '{"question": "q"}\n', '{"instruction": "a"}\n', "[" * 3000])
 def test_what_is_no_collection_stays_as_it_is(program, endpoint, tmp_path, content):
     out = tmp_path / "mine.jsonl"
     out.write_text(content, encoding="utf-8")

@@ -132,6 +132,9 @@ def test_files_of_another_shape_are_named_with_the_line(tmp_path):
     (tmp_path / "a.jsonl").write_text("{", encoding="utf-8")
     with pytest.raises(UserError, match=r"a\.jsonl line 1 is not JSON"):
         read_suite(tmp_path)
+    (tmp_path / "a.jsonl").write_text("[" * 3000, encoding="utf-8")
+    with pytest.raises(UserError, match=r"a\.jsonl line 1 has 3,000 lists and objects, nested 3000 deep"):
+        read_suite(tmp_path)
     write_csv(
         tmp_path / "test/law.csv", ["", "Question", "A", "B", "C", "Answer"], [["0", "谁？", "甲", "乙", "丙", "A"]]
     )

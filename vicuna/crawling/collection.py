@@ -101,7 +101,7 @@ def _read(file: IO[bytes]) -> Iterator[dict[str, Any]]:
         ended = line.endswith(b"\n")
         try:
             value = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             value = None
         if not isinstance(value, dict) or not ({*FIELDS} <= value.keys() or "reason" in value):
             if not ended and _is_torn(line):

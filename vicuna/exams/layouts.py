@@ -10,7 +10,6 @@ whose letters are written in several ways, or stand in another order, in which c
 
 import csv
 import io
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +19,7 @@ from typing import Any
 
 from vicuna.errors import UserError, listing
 from vicuna.foreign.paths import read_text
+from vicuna.foreign.typed import parse
 
 CMMLU, CEVAL, AGIEVAL = "CMMLU", "C-Eval", "AGIEval"
 LETTERS = "ABCDEFG"
@@ -198,10 +198,7 @@ def _json_rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     for line, text in enumerate(_text(file).split("\n"), 1):
         if not text.strip():
             continue
-        try:
-            row = json.loads(text)
-        except ValueError as error:
-            raise UserError(f"{file} line {line} is not JSON ({error}).") from error
+        row = parse(text.encode("utf-8"), f"{file} line {line}")
         if not isinstance(row, dict):
             raise UserError(f"{file} line {line} is not a JSON object.")
         yield line, row

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from vicuna.errors import UserError
+from vicuna.foreign.typed import read_object
 from vicuna.train.flags import RunFlags
 
 
@@ -56,9 +57,9 @@ def _check_deepspeed(file: str, bits: int) -> dict[str, Any]:
     if importlib.util.find_spec("deepspeed") is None:
         raise UserError("--deepspeed needs DeepSpeed, which is not installed: pip install deepspeed ninja.")
     try:
-        config = json.loads(Path(file).read_text(encoding="utf-8"))
+        config = read_object(Path(file))
         stage = config.get("zero_optimization", {}).get("stage", 0)
-    except (OSError, ValueError, AttributeError) as error:
+    except (UserError, AttributeError) as error:
         raise UserError(f"--deepspeed {file} can not be read as JSON ({error}).") from error
     if stage == 3 and bits < 16:
         raise UserError(
