@@ -80,7 +80,7 @@ class Records:
         """Add a record of the last of the sources; what is suspicious in it."""
         self.dialogues.append(messages)
         found = suspicions(messages)
-        self._count(line, found)
+        self._count(line, found.keys())
         return found
 
     def take(self, row: CheckedRow) -> None:
