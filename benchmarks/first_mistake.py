@@ -46,8 +46,8 @@ def mistakes(folder: Path, base: str, port: int) -> dict[str, tuple[list[str], s
         "training, bad row": ([*train, "--data_path", str(bad)], said),
         "training, no data": ([*train, "--data_path", str(folder / "no.jsonl")], "no.jsonl"),
         "training, output in a file": ([*train, "--output_path", str(file / "out")], unwritable),
-        "training on the sample, output in a file": (
-            ["finetune.py", *base_alone, "--output_path", str(file / "out")],
+        "training on the sample, output finished": (
+            ["finetune.py", *base_alone, "--output_path", str(result)],
             "sample/instruct/data_sample.jsonl is sample data of this repository",
         ),
         "training, output finished": ([*train, "--output_path", str(result)], "holds a finished adapter"),
