@@ -109,3 +109,13 @@ def test_a_folder_of_somebody_elses_under_the_name_is_left(tmp_path):
     assert existing_folder(str(tmp_path), "--lora_path") == tmp_path
     assert contents(tmp_path) == {f"{REPLACING}/a": "mine"}
     assert FORMER not in contents(tmp_path)
+
+
+def test_a_list_of_former_files_that_came_from_elsewhere_names_nothing_but_results(output):
+    fill(output.parent, {"mine.txt": "kept"})
+    fill(output, {"notes.txt": "kept", f"{REPLACING}/{FORMER}": "../mine.txt notes.txt adapter_model.bin"})
+
+    assert finish_replacing(output)
+    assert (output.parent / "mine.txt").is_file()
+    assert (output / "notes.txt").is_file()
+    assert not (output / "adapter_model.bin").exists()

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from vicuna.files.aside import aside_folder, flush, flush_all, remove_left_behind, write_text
+from vicuna.foreign.paths import read_text
 from vicuna.model.found import ADAPTER_CONFIG, ADAPTER_FILES, FORMER, REPLACING
 from vicuna.model.model_card import CARD, is_ours
 
@@ -16,9 +17,8 @@ _RESULTS = (*ADAPTER_FILES, ADAPTER_CONFIG, "model*.safetensors*", "pytorch_mode
 
 def replace_result(work: Path, output: Path) -> None:
     """Put what a finished run has left in its work folder, all of it, in the place of an earlier run's."""
-    former = {file.name for pattern in _RESULTS for file in output.glob(pattern)}
     new = {path.name for path in work.iterdir()}
-    write_text(work / FORMER, "\n".join(sorted(former - new)))
+    write_text(work / FORMER, "\n".join(sorted(_results(output) - new)))
     flush_all(work)
     os.replace(work, output / REPLACING)
     flush(output)
@@ -28,7 +28,7 @@ def replace_result(work: Path, output: Path) -> None:
 def finish_replacing(output: Path) -> bool:
     """Go on with what `replace_result` has begun there; whether it has."""
     new = output / REPLACING
-    if not (new / FORMER).is_file():
+    if new.is_symlink() or not (new / FORMER).is_file():
         with suppress(OSError):  # it is not there, or somebody else's
             new.rmdir()
         remove_left_behind(output)
@@ -44,9 +44,13 @@ def finish_replacing(output: Path) -> bool:
             if path.is_dir() and target.is_dir():  # a folder does not go over another
                 os.replace(target, aside / path.name)
             os.replace(path, target)
-        for name in (new / FORMER).read_text(encoding="utf-8").split():
-            (output / name).unlink(missing_ok=True)
+        for name in _results(output).intersection(read_text(new / FORMER).split()):  # nothing else, whoever wrote it
+            (output / name).unlink()
         flush(output)
         (new / FORMER).unlink()
         new.rmdir()
     return True
+
+
+def _results(folder: Path) -> set[str]:
+    return {file.name for pattern in _RESULTS for file in folder.glob(pattern)}
