@@ -127,7 +127,7 @@ def test_light_and_dark_are_switched_on_the_page_and_remembered(visit):
     light = page.evaluate(colour)
     page.click("#theme")
     page.wait_for_function(is_dark)
-    assert page.evaluate(colour) != light
+    page.wait_for_function(f"light => {colour} !== light", arg=light)
     page.reload()
     wait_ready(page)
     page.wait_for_function(is_dark)
