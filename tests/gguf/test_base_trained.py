@@ -118,4 +118,8 @@ def test_a_merge_is_file_and_adapter(file, run, tmp_path):
 def test_programs_that_read_folders_themselves_refuse_it(file, tmp_path):
     quantise = tool("quant_llama")
     with pytest.raises(UserError, match=r"the quantiser reads a model's folder itself.*convert_gguf\.py .*x\.gguf"):
-        quantise.main(quantise.QuantiseFlags(str(file), str(ROOT / "README.md"), wbits=4, save=str(tmp_path / "q")))
+        quantise.main(
+            quantise.QuantiseFlags(
+                str(file), str(ROOT / "sample/instruct/quickstart.json"), wbits=4, save=str(tmp_path / "q")
+            )
+        )
