@@ -225,7 +225,7 @@ class Clicker:
         typed = self.typed.get(self.here, "")
         self.typed[self.here] = f"{question}\n{typed}" if typed else question
         self.page.wait_for_function(
-            "text => document.querySelector('#message textarea').value === text", arg=self.typed[self.here]
+            "text => document.querySelector('#message textarea')?.value === text", arg=self.typed[self.here]
         )
         return None
 

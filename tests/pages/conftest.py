@@ -163,7 +163,7 @@ def open_page(browser, ask_address):
         page.wait_for_selector("#question textarea")
         # The page says the mode in the visitor's language once its events are connected.
         own = "当前解码" if language.startswith("zh") else "Decoding now"
-        page.wait_for_function("own => document.querySelector('#mode').innerText.includes(own)", arg=own)
+        page.wait_for_function("own => document.querySelector('#mode')?.innerText.includes(own)", arg=own)
         return page
 
     yield open_page

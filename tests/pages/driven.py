@@ -207,7 +207,7 @@ def load(page, text: str) -> None:
 
 
 def wait_hint(page, pattern: str) -> str:
-    page.wait_for_function("p => new RegExp(p).test(document.querySelector('#hint').innerText)", arg=pattern)
+    page.wait_for_function("p => new RegExp(p).test(document.querySelector('#hint')?.innerText ?? '')", arg=pattern)
     return page.inner_text("#hint .prose")
 
 

@@ -102,7 +102,7 @@ def test_axe_finds_nothing_serious_on_the_page_for_single_questions(open_page, l
     page.wait_for_selector("#controls", state="hidden")
     page.fill("#question textarea", "问" * 2000)
     page.press("#question textarea", "Enter")
-    page.wait_for_function("document.querySelector('#stats').innerText.includes('⚠')")
+    page.wait_for_function("document.querySelector('#stats')?.innerText.includes('⚠')")
     check(page, "a refusal, on a phone")
     page.click("#show_controls")
     page.wait_for_selector("#controls")

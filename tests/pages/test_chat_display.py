@@ -211,7 +211,7 @@ def test_what_is_forgotten_is_dim_below_a_line_that_says_so_and_still_there(visi
     page = visit()
     load(page, as_file(*((f"问题{i}" * 8, f"回答{i}" * 8) for i in range(12))))
     wait_hint(page, "Turns loaded: 12")
-    page.wait_for_function("/ [1-9]\\d* turns forgotten/.test(document.querySelector('#memory').innerText)")
+    page.wait_for_function("/ [1-9]\\d* turns forgotten/.test(document.querySelector('#memory')?.innerText ?? '')")
     line = page.inner_text("#memory")
     used, budget, forgotten = map(int, re.search(r"(\d+) / (\d+) tokens · (\d+) turns forgotten", line).groups())
     assert budget == 512 - 30
@@ -227,7 +227,7 @@ def test_what_is_forgotten_is_dim_below_a_line_that_says_so_and_still_there(visi
     wait_hint(page, "Editing question 12")
     page.locator("#max_memory input[type=number]").fill("60")
     page.locator("#max_memory input[type=number]").press("Tab")
-    page.wait_for_function("document.querySelector('#memory').innerText.includes('/ 60 tokens · 12 turns')")
+    page.wait_for_function("document.querySelector('#memory')?.innerText.includes('/ 60 tokens · 12 turns')")
     page.wait_for_selector("#chat button[aria-label=Retry]")  # also where the line that says so is the last
     expect(page.locator("#chat button[aria-label=Undo]")).to_be_visible()
 

@@ -72,11 +72,11 @@ def test_conversations_are_found_renamed_deleted_and_brought_back(visit):
     item.locator(".rename").click()
     page.fill("#conversations input", "水果")
     page.press("#conversations input", "Enter")
-    page.wait_for_function("document.querySelector('#conversations .current').innerText.startsWith('水果')")
+    page.wait_for_function("document.querySelector('#conversations .current')?.innerText.startsWith('水果')")
     page.fill("#search", "苹果")
     wait_equal(lambda: listed(page), ["水果"])  # found by what was said
     page.fill("#search", "梨")
-    page.wait_for_function("document.querySelector('#found').innerText === 'No conversation has this.'")
+    page.wait_for_function("document.querySelector('#found')?.innerText === 'No conversation has this.'")
     page.fill("#search", "")
 
     page.locator("#conversations li", has_text="水果").locator(".delete").click()
@@ -86,7 +86,7 @@ def test_conversations_are_found_renamed_deleted_and_brought_back(visit):
     wait_questions(page, "苹果")
     wait_equal(lambda: page.url, first)
     open_listed(page, "还没有发送")
-    page.wait_for_function("document.querySelector('#message textarea').value === '还没有发送'")
+    page.wait_for_function("document.querySelector('#message textarea')?.value === '还没有发送'")
     page.goto(first)
     wait_ready(page)
     wait_questions(page, "苹果")
@@ -97,14 +97,14 @@ def test_at_its_limit_the_page_says_what_would_go_and_nothing_goes_by_itself(vis
     page.evaluate(FILL, [100, 3])
     page.reload()
     wait_ready(page)
-    page.wait_for_function("document.querySelector('#limit').innerText.includes('问题99')")
+    page.wait_for_function("document.querySelector('#limit')?.innerText.includes('问题99')")
     ask(page, "第一百零一")
     wait_equal(lambda: page.evaluate(KEPT), 101)
     with page.expect_download() as download:
         page.click("#limit .export_oldest")
     assert json.loads(download.value.path().read_text(encoding="utf-8"))["history"][0]["input"] == "问题99"
     page.click("#limit .remove_oldest")
-    page.wait_for_function("document.querySelector('#limit').innerText === ''")
+    page.wait_for_function("document.querySelector('#limit')?.innerText === ''")
     wait_equal(lambda: page.evaluate(KEPT), 100)
     wait_equal(lambda: [name in listed(page) for name in ("问题99", "第一百零一")], [False, True])
 
@@ -123,18 +123,18 @@ def test_where_the_browser_has_no_room_the_page_says_so_and_keeps_once_there_is(
         }"""
     )
     ask(page, "放不下" * 20)
-    page.wait_for_function("document.querySelector('#limit').innerText.includes('no room')")
+    page.wait_for_function("document.querySelector('#limit')?.innerText.includes('no room')")
     page.click("#limit .remove_oldest")
-    page.wait_for_function("document.querySelector('#limit').innerText === ''")
+    page.wait_for_function("document.querySelector('#limit')?.innerText === ''")
     assert len(stored(page, 2)) == 2
 
 
 def test_a_reload_keeps_the_settings_the_panels_and_what_is_typed(visit):
     page = visit()
     choose(page, "adapter", "B")
-    page.wait_for_function("document.querySelector('#prompt_type input').value === 'instruct'")
+    page.wait_for_function("document.querySelector('#prompt_type input')?.value === 'instruct'")
     page.locator("#preset input[value=creative]").click()
-    page.wait_for_function("document.querySelector('#mode').innerText.includes('sampling')")
+    page.wait_for_function("document.querySelector('#mode')?.innerText.includes('sampling')")
     open_settings(page)
     set_new_tokens(page, 44)
     set_slider(page, "max_memory", 222)
@@ -146,8 +146,8 @@ def test_a_reload_keeps_the_settings_the_panels_and_what_is_typed(visit):
     next_frames(page)
     page.reload()
     wait_ready(page)
-    page.wait_for_function("document.querySelector('#message textarea').value === '打了一半'")
-    page.wait_for_function("document.querySelector('#memory').innerText.includes('Max Memory 222')")
+    page.wait_for_function("document.querySelector('#message textarea')?.value === '打了一半'")
+    page.wait_for_function("document.querySelector('#memory')?.innerText.includes('Max Memory 222')")
     expect(page.locator("#adapter input")).to_have_value("B")
     expect(page.locator("#prompt_type input")).to_have_value("instruct")
     expect(page.locator("#preset input[value=creative]")).to_be_checked()
@@ -163,12 +163,12 @@ def test_a_file_brings_settings_system_prompt_and_ways_into_another_browser(visi
     fill_system(page, "你是一位诗人。")
     first = ask(page, "你好").split("\n")[0]
     choose(page, "adapter", "B")
-    page.wait_for_function("document.querySelector('#prompt_type input').value === 'instruct'")
+    page.wait_for_function("document.querySelector('#prompt_type input')?.value === 'instruct'")
     open_settings(page)
     set_slider(page, "temperature", 1.5)
-    page.wait_for_function("document.querySelector('#do_sample input').checked")
+    page.wait_for_function("document.querySelector('#do_sample input')?.checked")
     set_slider(page, "max_memory", 333)
-    page.wait_for_function("document.querySelector('#memory').innerText.includes('333')")
+    page.wait_for_function("document.querySelector('#memory')?.innerText.includes('333')")
     text = saved_as(page, "JSON")
     assert saved_as(page, "Markdown").startswith(
         "# 你好\n\n### System prompt\n\n你是一位诗人。\n\n### You\n\n你好\n\n### Answer · A\n\n"
@@ -180,7 +180,7 @@ def test_a_file_brings_settings_system_prompt_and_ways_into_another_browser(visi
     wait_hint(other, "Turns loaded: 1")
     wait_equal(lambda: set(listed(other)), {"不能丢", "你好"})  # a file opens beside what is there
     expect(other.locator("#adapter input")).to_have_value("B")
-    other.wait_for_function("document.querySelector('#warning').innerText.includes('no place for the system prompt')")
+    other.wait_for_function("document.querySelector('#warning')?.innerText.includes('no place for the system prompt')")
     open_settings(other)
     expect(other.locator("#temperature input[type=number]")).to_have_value("1.5")
     expect(other.locator("#max_memory input[type=number]")).to_have_value("333")

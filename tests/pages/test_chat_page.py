@@ -42,7 +42,7 @@ def test_an_answer_grows_and_what_is_sent_meanwhile_is_answered_next(visit):
                 document.getElementById(id), {subtree: true, childList: true, characterData: true});
             const bots = () => [...document.querySelectorAll("#chat .bot .prose")];
             watch("chat", window.seen = [], () => bots().at(-1)?.textContent);
-            watch("hint", window.hints = [], () => document.querySelector("#hint").textContent);
+            watch("hint", window.hints = [], () => document.querySelector("#hint")?.textContent);
         }"""
     )
     send(page, "春天的花有哪些？")
@@ -77,7 +77,7 @@ def test_an_answer_grows_and_what_is_sent_meanwhile_is_answered_next(visit):
 def test_an_empty_page_has_questions_to_click_and_says_what_an_adapter_of_single_questions_is_for(visit):
     page = visit()
     page.click("#chat .example >> nth=0")
-    page.wait_for_function("document.querySelector('#message textarea').value === '一年有几个季节？'")
+    page.wait_for_function("document.querySelector('#message textarea')?.value === '一年有几个季节？'")
     alone = page.get_by_text("B was trained on single questions: each message does better alone")
     expect(alone).to_have_count(0)
     choose(page, "adapter", "B")
@@ -114,7 +114,7 @@ def test_regenerate_undo_edit_and_delete_change_the_conversation_from_there(visi
     wait_equal(lambda: [text.split("\n")[0] for text in answers(page)], said)  # greedy
     page.click("#chat button[aria-label=Undo]")
     page.wait_for_function("document.querySelectorAll('#chat .user').length === 1")
-    page.wait_for_function("document.querySelector('#message textarea').value === '二'")
+    page.wait_for_function("document.querySelector('#message textarea')?.value === '二'")
     ask(page, "三")
     # The question comes back as it was written, and what is sent instead takes its place and that of all that follows.
     tool(page, "edit", "user", 0).click()
@@ -159,13 +159,13 @@ def test_an_answer_is_edited_too_and_what_was_typed_before_is_there_again(visit)
     wait_hint(page, "Editing answer 1")
     expect(page.locator("#message textarea")).to_have_value(old)
     page.click("#close")
-    page.wait_for_function("document.querySelector('#message textarea').value === '打了一半'")
+    page.wait_for_function("document.querySelector('#message textarea')?.value === '打了一半'")
     assert stored(page, 2)[1]["content"] == old
     tool(page, "edit_answer", "bot", 0).click()
     wait_hint(page, "Editing answer 1")
     send(page, "壹")
-    page.wait_for_function("document.querySelector('#chat .bot').innerText.includes('written by you')")
-    page.wait_for_function("document.querySelector('#message textarea').value === '打了一半'")
+    page.wait_for_function("document.querySelector('#chat .bot')?.innerText.includes('written by you')")
+    page.wait_for_function("document.querySelector('#message textarea')?.value === '打了一半'")
     assert stored(page, 2)[1]["content"] == "壹"
     tool(page, "before", "user", 0).click()
     page.wait_for_function(f"{STORED}.messages[1].content !== '壹'")
@@ -176,22 +176,22 @@ def test_a_system_prompt_that_is_not_sent_is_said_and_kept(visit):
     page = visit()
     fill_system(page, "你是一位诗人。")
     choose(page, "adapter", "B")
-    page.wait_for_function("document.querySelector('#warning').innerText.includes('no place for the system prompt')")
+    page.wait_for_function("document.querySelector('#warning')?.innerText.includes('no place for the system prompt')")
     assert "no place for the system prompt: it is not sent" in ask(page, "你好")
     assert stored(page, 3)[0] == {"role": "system", "content": "你是一位诗人。"}
     choose(page, "adapter", "A")
-    page.wait_for_function("document.querySelector('#warning').innerText === ''")
+    page.wait_for_function("document.querySelector('#warning')?.innerText === ''")
     assert "no place" not in ask(page, "你好")
 
 
 def test_each_message_chooses_its_adapter_and_its_template(visit):
     page = visit()
     begins = "base base · adapter A (step 7, r 2) ·"
-    page.wait_for_function("begins => document.querySelector('#status').innerText.startsWith(begins)", arg=begins)
+    page.wait_for_function("begins => document.querySelector('#status')?.innerText.startsWith(begins)", arg=begins)
     own = ask(page, "你是谁？")
     choose(page, "adapter", "B")
-    page.wait_for_function("document.querySelector('#status').innerText.includes('adapter B (step 7, r 2)')")
-    page.wait_for_function("document.querySelector('#prompt_type input').value === 'instruct'")
+    page.wait_for_function("document.querySelector('#status')?.innerText.includes('adapter B (step 7, r 2)')")
+    page.wait_for_function("document.querySelector('#prompt_type input')?.value === 'instruct'")
     page.locator("#system_prompt button").first.click()
     page.wait_for_selector("#system textarea:disabled")
     expect(page.locator("#system textarea")).to_have_attribute("placeholder", re.compile("no place"))
@@ -202,22 +202,22 @@ def test_each_message_chooses_its_adapter_and_its_template(visit):
     assert other.split("\n")[0] != own.split("\n")[0]
     choose(page, "prompt_type", "chat")
     page.wait_for_function(
-        "document.querySelector('#warning').innerText.includes('was trained with prompt type instruct')"
+        "document.querySelector('#warning')?.innerText.includes('was trained with prompt type instruct')"
     )
     choose(page, "adapter", "Base only")
-    page.wait_for_function("document.querySelector('#status').innerText.includes('adapter –')")
+    page.wait_for_function("document.querySelector('#status')?.innerText.includes('adapter –')")
 
 
 def test_the_adapter_that_is_chosen_last_brings_its_prompt_type(visit):
     page = visit()
     choose(page, "prompt_type", "text")
-    page.wait_for_function("document.querySelector('#status').innerText.includes('text')")
+    page.wait_for_function("document.querySelector('#status')?.innerText.includes('text')")
     held = hold_requests(page)
     choose(page, "adapter", "B")
     settle(page)
     choose(page, "adapter", "A")
     release(page, held)
-    page.wait_for_function("document.querySelector('#prompt_type input').value === 'chat'")
+    page.wait_for_function("document.querySelector('#prompt_type input')?.value === 'chat'")
     expect(page.locator("#adapter input")).to_have_value("A")
 
 
@@ -231,8 +231,8 @@ def test_a_late_answer_about_one_setting_does_not_hide_what_another_changed(visi
     choose(page, "adapter", "B")  # its own is instruct, too
     set_slider(page, "max_new_tokens", 400)
     release(page, held)
-    page.wait_for_function("document.querySelector('#status').innerText.includes('adapter B (step 7, r 2)')")
-    page.wait_for_function("document.querySelector('#memory').innerText.includes('/ 112 tokens')")
+    page.wait_for_function("document.querySelector('#status')?.innerText.includes('adapter B (step 7, r 2)')")
+    page.wait_for_function("document.querySelector('#memory')?.innerText.includes('/ 112 tokens')")
 
 
 def test_what_does_not_fit_is_a_notice_with_the_remedy_and_keeps_the_typed_text(visit):
@@ -248,7 +248,7 @@ def test_what_does_not_fit_is_a_notice_with_the_remedy_and_keeps_the_typed_text(
     assert len(stored(page)) == 2
     page.reload()
     wait_ready(page)
-    page.wait_for_function("document.querySelector('#message textarea').value.length === 900")
+    page.wait_for_function("document.querySelector('#message textarea')?.value.length === 900")
     wait_equal(lambda: questions(page), ["短"])
     send(page, "")
     assert wait_hint(page, "Please") == "Please type a question first."
@@ -267,13 +267,13 @@ def test_the_controls_know_the_base_and_reset_brings_them_back(visit):
         "min_new_tokens": [1, 512], "repetition_penalty": [0.1, 10], "max_memory": [0, 512],
     }  # fmt: skip
     page.locator("#preset input[value=original]").click()
-    page.wait_for_function("document.querySelector('#mode').innerText.includes('beam search')")
+    page.wait_for_function("document.querySelector('#mode')?.innerText.includes('beam search')")
     for name, value in zip((*names, "max_memory"), (1, 0.9, 60, 4, 256, 5, 2, 512), strict=True):
         expect(page.locator(f"#{name} input[type=number]")).to_have_value(str(value))
     page.wait_for_selector("#show_beam")
     expect(page.locator("#do_sample input")).not_to_be_checked()
     page.click("#reset")
-    page.wait_for_function("document.querySelector('#mode').innerText.includes('greedy')")
+    page.wait_for_function("document.querySelector('#mode')?.innerText.includes('greedy')")
     expect(page.locator("#num_beams input[type=number]")).to_have_value("1")
     page.wait_for_selector("#show_beam", state="hidden")  # there are no beams to show
     expect(page.locator("#max_new_tokens input[type=number]")).to_have_value("30")

@@ -39,7 +39,7 @@ def wait_for_grey(page, grey: bool) -> None:
 
 def wait_for_stats(page, pattern: str) -> str:
     page.wait_for_function(
-        "pattern => new RegExp(pattern).test(document.querySelector('#stats').innerText)", arg=pattern
+        "pattern => new RegExp(pattern).test(document.querySelector('#stats')?.innerText ?? '')", arg=pattern
     )
     return page.inner_text("#stats")
 
@@ -53,7 +53,7 @@ def test_a_late_answer_about_one_control_does_not_hide_what_another_changed(open
     settle(page)
     set_slider(page, "temperature", 0)
     release(page, held)
-    page.wait_for_function("document.querySelector('#mode').innerText.includes('Temperature 0 is greedy')")
+    page.wait_for_function("document.querySelector('#mode')?.innerText.includes('Temperature 0 is greedy')")
     page.wait_for_selector("#top_p input[type=number]:disabled")
 
 
@@ -66,8 +66,8 @@ def test_the_preset_that_is_clicked_last_fills_the_sliders(open_page):
     settle(page)
     page.locator("#preset input[value=creative]").click()
     release(page, held)
-    page.wait_for_function("document.querySelector('#mode').innerText.includes('sampling.')")
-    page.wait_for_function("document.querySelector('#num_beams input[type=number]').value === '1'")
+    page.wait_for_function("document.querySelector('#mode')?.innerText.includes('sampling.')")
+    page.wait_for_function("document.querySelector('#num_beams input[type=number]')?.value === '1'")
     page.wait_for_selector("#preset input[value=creative]:checked")
 
 
@@ -75,11 +75,11 @@ def test_the_preset_that_is_clicked_last_fills_the_sliders(open_page):
 def test_a_late_answer_about_half_of_a_preset_does_not_hide_the_other_half(open_page):
     page = open_page()
     page.locator("#preset input[value=creative]").click()
-    page.wait_for_function("document.querySelector('#mode').innerText.includes('sampling.')")
+    page.wait_for_function("document.querySelector('#mode')?.innerText.includes('sampling.')")
     held = hold_requests(page)
     page.locator("#preset input[value=beam]").click()  # no sampling, and four beams
     release(page, held)
-    page.wait_for_function("document.querySelector('#mode').innerText.includes('beam search')")
+    page.wait_for_function("document.querySelector('#mode')?.innerText.includes('beam search')")
 
 
 @pytest.mark.browser
@@ -133,12 +133,12 @@ def test_stop_ends_an_answer_and_says_so(open_page):
 @pytest.mark.browser
 def test_moving_a_grey_temperature_switches_sampling_on_and_the_page_says_so(open_page):
     page = open_page()
-    page.wait_for_function("document.querySelector('#mode').innerText.includes('greedy')")
+    page.wait_for_function("document.querySelector('#mode')?.innerText.includes('greedy')")
     open_settings(page)
     wait_for_grey(page, True)
     set_slider(page, "max_new_tokens", 20)
     set_slider(page, "temperature", 0.9)
-    page.wait_for_function("document.querySelector('#mode').innerText.includes('sampling.')")
+    page.wait_for_function("document.querySelector('#mode')?.innerText.includes('sampling.')")
     page.wait_for_selector(".inert", state="detached")
     wait_for_grey(page, False)
     expect(page.locator("#do_sample input")).to_be_checked()
@@ -149,7 +149,7 @@ def test_moving_a_grey_temperature_switches_sampling_on_and_the_page_says_so(ope
     ask(page, "你好")
     page.wait_for_function(  # no seed: two draws differ
         """first => document.querySelector('#output .md').innerText !== first
-            && /length limit|eos/.test(document.querySelector('#stats').innerText)""",
+            && /length limit|eos/.test(document.querySelector('#stats')?.innerText ?? '')""",
         arg=first,
     )
 
@@ -166,7 +166,7 @@ def test_a_question_takes_the_place_of_the_one_that_is_being_answered(open_page)
     # Asked by the page itself, for what drives it would wait for each of its frames while the answer goes on.
     page.wait_for_function(
         """question => {
-            if (!/\\d+ tokens/.test(document.querySelector("#stats").innerText)) return false;
+            if (!/\\d+ tokens/.test(document.querySelector("#stats")?.innerText ?? '')) return false;
             const box = document.querySelector("#question textarea");
             box.value = question;
             box.dispatchEvent(new Event("input", {bubbles: true}));
@@ -175,7 +175,7 @@ def test_a_question_takes_the_place_of_the_one_that_is_being_answered(open_page)
         }""",
         arg="你好",
     )
-    page.wait_for_function("document.querySelector('#prompt textarea').value.includes('你好')")
+    page.wait_for_function("document.querySelector('#prompt textarea')?.value.includes('你好')")
     assert wait_for_stats(page, "limit|eos|stopped").startswith("Base only · 100 tokens")
 
 
@@ -184,7 +184,7 @@ def test_temperature_zero_is_greedy_and_greys_what_has_no_effect(open_page):
     page = open_page()
     open_settings(page)
     set_slider(page, "temperature", 0)
-    page.wait_for_function("document.querySelector('#mode').innerText.includes('Temperature 0 is greedy')")
+    page.wait_for_function("document.querySelector('#mode')?.innerText.includes('Temperature 0 is greedy')")
     page.wait_for_selector("#top_p input[type=number]:disabled")
     expect(page.locator("#top_k input[type=number]")).to_be_disabled()
     set_slider(page, "temperature", 0.5)
@@ -197,10 +197,10 @@ def test_the_beam_preset_fills_the_sliders_and_shows_every_beam(open_page):
     page = open_page()
     expect(page.locator("#show_beam")).to_be_hidden()
     page.locator("#preset input[value=beam]").click()
-    page.wait_for_function("document.querySelector('#mode').innerText.includes('beam search')")
+    page.wait_for_function("document.querySelector('#mode')?.innerText.includes('beam search')")
     page.wait_for_selector("#show_beam")
     open_settings(page)
-    page.wait_for_function("document.querySelector('#num_beams input[type=number]').value === '4'")
+    page.wait_for_function("document.querySelector('#num_beams input[type=number]')?.value === '4'")
     set_slider(page, "max_new_tokens", 12)
     ask(page, "你好")
     wait_for_stats(page, "length limit|eos")
@@ -231,7 +231,7 @@ def test_copy_gives_the_answer_as_the_model_wrote_it(open_page):
     set_slider(page, "min_new_tokens", 60)
     ask(page, "你好")
     wait_for_stats(page, "length limit|eos")
-    page.wait_for_function("document.querySelector('#plain textarea').value.length > 20")
+    page.wait_for_function("document.querySelector('#plain textarea')?.value.length > 20")
     written = page.input_value("#plain textarea")
     page.hover("#output")
     page.locator("#output button").first.click()
@@ -250,7 +250,7 @@ def test_continue_goes_on_where_the_limit_cut(open_page):
     first = shown(page).replace("▌", "").strip()
     page.click("#continue")
     page.wait_for_function(
-        "first => document.querySelector('#output .md').innerText.length > first.length + 3", arg=first
+        "first => document.querySelector('#output .md')?.innerText.length > first.length + 3", arg=first
     )
     assert shown(page).replace("▌", "").startswith(first)
 
@@ -280,7 +280,7 @@ def test_the_page_speaks_the_browsers_language(open_page, language):
     strings = STRINGS["zh" if language.startswith("zh") else "en"]
     expect(page.locator("#generate")).to_have_text(strings["generate"], use_inner_text=True)
     assert page.evaluate("document.documentElement.lang") == ("zh-CN" if language.startswith("zh") else "en")
-    page.wait_for_function("document.querySelector('#status').innerText.includes('CPU')")
+    page.wait_for_function("document.querySelector('#status')?.innerText.includes('CPU')")
     expect(page.locator("#status")).to_contain_text(strings["status"].split(" {")[0] + " base · ", use_inner_text=True)
     assert "__i18n__" not in page.inner_text("body")
 
@@ -300,7 +300,7 @@ def test_on_a_phone_the_settings_are_a_drawer_below_a_header_that_is_low(open_pa
     assert (drawer["width"], drawer["y"] + drawer["height"]) == (390, 844)
     # Nothing of the page shines through it.
     page.locator("#preset input[value=creative]").click()
-    page.wait_for_function("document.querySelector('#preset input[value=creative]').checked")
+    page.wait_for_function("document.querySelector('#preset input[value=creative]')?.checked")
     over = page.evaluate("document.elementFromPoint(60, 80).closest('#controls') !== null")
     page.click("#show_controls")
     page.wait_for_selector("#controls", state="hidden")

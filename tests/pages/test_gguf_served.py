@@ -130,7 +130,7 @@ def test_beams_are_refused_before_the_model_is_loaded(tmp_path, flags, said):
 @pytest.mark.browser
 def test_the_page_answers_with_the_adapter_and_without_as_the_api_does(visit, direct):
     page = visit()
-    page.wait_for_function("base => document.querySelector('#status').innerText.includes(base)", arg=f"base {BASE}")
+    page.wait_for_function("base => document.querySelector('#status')?.innerText.includes(base)", arg=f"base {BASE}")
     status = page.inner_text("#status")
     assert re.search(rf"adapter {ADAPTER} \(r 4\) · f32 · llama\.cpp", status)
 
@@ -161,7 +161,7 @@ def test_beam_controls_are_grey_and_say_why(visit, language):
     expect(page.locator("#num_beams")).to_contain_text(STRINGS[language[:2]]["one_beam"], use_inner_text=True)
     expect(page.locator("#show_beam")).to_be_hidden()  # there are none to show
     page.locator("#preset input[value=original]").click()
-    page.wait_for_function("document.querySelector('#repetition_penalty input[type=number]').value === '2'")
+    page.wait_for_function("document.querySelector('#repetition_penalty input[type=number]')?.value === '2'")
     expect(page.locator("#num_beams input[type=number]")).to_have_value("1")
 
 
@@ -179,7 +179,7 @@ def test_stop_ends_an_answer_of_llama_cpp_and_the_next_one_is_whole(visit, direc
     assert 0 < int(re.search(r"(\d+) tokens · .* stopped by you", answers(page)[0]).group(1)) < 400
 
     page.click("#reset")
-    page.wait_for_function("document.querySelector('#max_new_tokens input[type=number]').value === '20'")
+    page.wait_for_function("document.querySelector('#max_new_tokens input[type=number]')?.value === '20'")
     page.click("#new")
     page.wait_for_function("document.querySelectorAll('#chat .user').length === 0")
     ask(page, QUESTION)

@@ -181,9 +181,9 @@ def test_the_page_of_one_question_folds_thinking_too(visit, serving, thinker):
     page.wait_for_function("document.querySelector('#mode')?.innerText.includes('Decoding now')")
     page.fill("#question textarea", "你好")
     page.click("#generate")
-    page.wait_for_function("document.querySelector('#stats').innerText.includes('length limit')")
+    page.wait_for_function("document.querySelector('#stats')?.innerText.includes('length limit')")
     page.click("#continue")
-    page.wait_for_function("document.querySelector('#stats').innerText.includes('complete')")
+    page.wait_for_function("document.querySelector('#stats')?.innerText.includes('complete')")
     expect(page.locator("#output details summary")).to_have_text("Thinking", use_inner_text=True)
     assert page.locator("#output details").text_content().split("Thinking")[1].strip() == taught.THOUGHT
     page.click("#output button:is([aria-label*='opy'], [aria-label*='复制'])")
