@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from playwright.sync_api import expect
 
-from vicuna.answer.flags import DecodingFlags
+from vicuna.answer.flags import PRESETS, DecodingFlags
 
 # Three English words in a row, names and units apart.
 ENGLISH = re.compile(r"\b[A-Za-z]{2,}(?: [a-z]{2,}){2,}")
@@ -26,6 +26,16 @@ def open_settings(page) -> None:
     page.locator("#settings button").first.click()
     page.wait_for_selector("#temperature input[type=number]")
     next_frames(page)
+
+
+def choose_preset(page, name: str) -> None:
+    """Choose a preset, with the settings open, and wait until they are its."""
+    page.locator(f"#preset input[value={name}]").click()
+    for setting, value in PRESETS[name].items():
+        if setting == "do_sample":
+            expect(page.locator("#do_sample input")).to_be_checked(checked=value)
+        else:
+            expect(page.locator(f"#{setting} input[type=number]")).to_have_value(f"{value:g}")
 
 
 def next_frames(page) -> None:

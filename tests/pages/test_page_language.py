@@ -8,6 +8,7 @@ from tests.pages.driven import (
     ENGLISH,
     as_file,
     choose,
+    choose_preset,
     fill_system,
     load,
     next_frames,
@@ -150,9 +151,7 @@ def test_whatever_the_chinese_page_for_single_questions_says_is_no_english(open_
         page.locator(f"#{name} button").first.click()
     open_settings(page)
     for preset in ("beam", "creative", "original", "precise"):
-        page.locator(f"#preset input[value={preset}]").click()
-        page.wait_for_selector(f"#preset input[value={preset}]:checked")
-        next_frames(page)
+        choose_preset(page, preset)
     set_slider(page, "temperature", 0)
     page.wait_for_function("document.querySelector('#mode')?.innerText.includes('温度为 0')")
     set_slider(page, "max_new_tokens", 300)
