@@ -1,8 +1,7 @@
 """What is freed stays with the process while it trains on a CPU.
 
 Each micro batch takes and frees the same tensors. Given back to the system in between, as the C library does with large
-ones, they come as new pages, which the system fills with zeros first: a fifteenth of the processor's time at 58 M
-parameters.
+ones, they come as new pages, which the system fills with zeros first; docs/en/speed.md says what that takes.
 """
 
 import ctypes
