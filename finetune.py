@@ -152,7 +152,7 @@ def check_setup(flags: TrainFlags, sources: "list[Source]", world_size: int) -> 
     )
     dtype, where = compute_dtype(flags.model.bits)[0], device()
     check_train_flag(base.path, flags.lora.train, flags.model.bits, dtype, flags.run)
-    operations = operations_to_share(base.config, where.type, flags.data.cutoff_len, flags.run)
+    operations = operations_to_share(base.config, where.type, dtype, flags.data.cutoff_len, flags.run)
     exact = {
         "data_sha256": Records(sources=sources).sha256,
         "base_fingerprint": fingerprint(base.path),

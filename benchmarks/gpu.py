@@ -251,7 +251,7 @@ def measure(bench: Bench, case: Case, dtype: "torch.dtype", seconds: float) -> d
     operations = None
     if case.common or case.packed:  # tiny shapes would never be worth it
         smallest = Operations(token=1, pair=0, call=0)
-        operations = smallest if bench.flags.smoke else count_operations(bench.base.config, bench.where.type)
+        operations = smallest if bench.flags.smoke else count_operations(bench.base.config, bench.where.type, dtype)
     last_block = LastBlock(model)
     try:
         rows = random_rows(case.micro_batch, case.tokens, bench.base.config.vocab_size, case.common, case.packed)

@@ -44,6 +44,9 @@ def test_the_last_block_computes_what_predicts_something_and_no_more():
 def test_where_nearly_all_predict_something_nothing_is_gathered():
     assert few_that_predict(torch.tensor([0, 0, 3, 5]), 8).tolist() == [0, 3, 5]
     assert few_that_predict(torch.arange(7), 8) is None
+    assert few_that_predict(torch.tensor([0, 3, 5]), 20, 4).tolist() == [0, 1, 3, 5]
+    assert few_that_predict(torch.tensor([0, 3, 5]), 20, 16).tolist() == list(range(16))
+    assert few_that_predict(torch.tensor([0, 3, 5]), 17, 16) is None
     assert few_that_predict(torch.arange(0), 8) is None
 
 

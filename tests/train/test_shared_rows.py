@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -24,6 +25,8 @@ VOCABULARY = 97
 ONE_BY_ONE = Operations(token=1000, pair=1, call=0)
 TOGETHER = Operations(token=1000, pair=0, call=1)
 PADDED = Operations(token=0, pair=0, call=10**9)
+WAYS = {"one by one": ONE_BY_ONE, "together": TOGETHER}
+FILLED = {f"{name}, filled up": replace(counts, multiple=16) for name, counts in WAYS.items()}
 
 
 def tree(depth: int, seed: int, rows: int = 6) -> list[dict]:
@@ -103,13 +106,13 @@ def assert_alike(found: tuple, expected: tuple, tolerance: float = 1e-5) -> None
 
 
 @pytest.mark.parametrize("depth", [0, 1, 2, 3])
-@pytest.mark.parametrize("operations", [ONE_BY_ONE, TOGETHER], ids=["one by one", "together"])
-def test_losses_and_gradients_are_those_of_each_row_alone(depth, operations):
+@pytest.mark.parametrize("way", {**WAYS, **FILLED})
+def test_losses_and_gradients_are_those_of_each_row_alone(depth, way):
     model = small()
     for seed in range(3):
         rows = tree(depth, seed)
-        batch = collate(rows, operations)
-        assert batch["layout"].batched == (operations is TOGETHER)
+        batch = collate(rows, {**WAYS, **FILLED}[way])
+        assert batch["layout"].batched == way.startswith("together")
         assert_alike(computed(model, [batch]), computed(model, [collate([row]) for row in rows]))
 
 
@@ -127,7 +130,7 @@ def test_accumulated_micro_batches_give_the_gradients_of_the_step():
 def test_every_precision_with_and_without_checkpointing(bits, checkpointed):
     dtype = torch.float32 if bits == 32 else torch.bfloat16
     model, rows = small(bits=bits, dtype=dtype), tree(2, 3)
-    batch, alone = collate(rows, ONE_BY_ONE), [collate([row]) for row in rows]
+    batch, alone = collate(rows, FILLED["one by one, filled up"]), [collate([row]) for row in rows]
     expected = computed(model, alone, dtype)
     if checkpointed:
         model.get_base_model().activation_checkpointing_enable(checkpointing_kwargs(bits))
@@ -155,6 +158,19 @@ def test_a_long_row_behind_a_shared_beginning_is_attended_to_in_parts(monkeypatc
     monkeypatch.setattr(row_attention, "QUERIES", 5)
     model, rows = small(), tree(2, 1)
     assert_alike(computed(model, [collate(rows, ONE_BY_ONE)]), computed(model, [collate([row]) for row in rows]))
+
+
+def test_a_gradient_that_is_not_one_is_passed_on():
+    """As DDP hands it on, or whoever weighs losses."""
+    model, batch = small(), collate(tree(2, 1), ONE_BY_ONE)
+    labels, predicted_by = batch.pop("labels"), batch.pop("predicted_by")
+    found = []
+    for times in (1, 4):
+        loss = step_loss(model(**batch, use_cache=False), labels, torch.tensor(8), predicted_by)
+        (loss * times).backward()
+        found.append([value.grad for value in model.parameters() if value.requires_grad])
+        model.zero_grad(set_to_none=True)
+    assert all(torch.allclose(4 * one, other) for one, other in zip(*found, strict=True))
 
 
 def test_rows_without_labels_and_one_row_alone():
@@ -201,6 +217,27 @@ def test_every_token_is_laid_down_once_and_each_row_finds_all_of_its_own():
             edges.append(edges[-1] + piece)
         for number, path in zip(order, layout.paths, strict=True):
             assert [at for i in path for at in range(edges[i], edges[i + 1])] == places[number].tolist()
+
+
+@pytest.mark.parametrize("way", FILLED)
+def test_a_micro_batch_is_filled_up_with_its_first_token(way):
+    for seed in range(5):
+        batch, bare = (collate(tree(2, seed), counts) for counts in (FILLED[way], WAYS[way.split(",")[0]]))
+        tokens = bare["input_ids"].shape[1]
+        assert batch["layout"] == bare["layout"]
+        assert batch["input_ids"].shape == batch["position_ids"].shape == (1, tokens + -tokens % 16)
+        assert (batch["input_ids"][0, tokens:] == batch["input_ids"][0, 0]).all()
+        assert not batch["position_ids"][0, tokens:].any()
+        kept = len(bare["logits_to_keep"])
+        assert len(batch["logits_to_keep"]) == kept + -kept % 16
+        assert batch["logits_to_keep"][:kept].tolist() == bare["logits_to_keep"].tolist()
+        assert batch["predicted_by"].tolist() == bare["predicted_by"].tolist()
+
+
+def test_few_sizes_come_up_in_bfloat16_on_a_cpu():
+    config = small().config
+    assert count_operations(config, "cpu", torch.bfloat16).multiple == 32
+    assert count_operations(config, "cpu").multiple == count_operations(config, "cuda", torch.bfloat16).multiple == 1
 
 
 def test_the_cheapest_by_count_is_taken():

@@ -200,7 +200,8 @@ def _laid_out(rows: list[dict[str, Any]], operations: Operations) -> dict[str, A
     one_by_one, together = operations.one_by_one(layout), operations.batched(layout)
     if operations.padded([len(row["input_ids"]) for row in rows]) <= min(one_by_one, together):
         return None
-    ids, positions = (torch.zeros(1, layout.tokens, dtype=torch.long) for _ in range(2))
+    width = layout.tokens + -layout.tokens % operations.multiple
+    ids, positions = (torch.zeros(1, width, dtype=torch.long) for _ in range(2))
     predictions = []
     for (row, part), place in zip(parts, places, strict=True):
         where = torch.from_numpy(place)
@@ -209,23 +210,26 @@ def _laid_out(rows: list[dict[str, Any]], operations: Operations) -> dict[str, A
         targets = torch.as_tensor(row["labels"][part], dtype=torch.long)[1:]
         counted = targets != IGNORE_INDEX
         predictions.append(torch.stack([where[:-1][counted], targets[counted]], dim=1))
+    ids[0, layout.tokens :] = ids[0, 0]  # the first token once more: nothing that a layer has not seen
     once, predicted_by = torch.cat(predictions).unique(dim=0, return_inverse=True)
+    kept = torch.cat([once[:, 0], once[:1, 0].expand(-len(once) % operations.multiple)])
     batch = {
         "input_ids": ids,
         "position_ids": positions,
         "attention_mask": torch.zeros(1, 1, 1, 1),  # four dimensions: transformers hands it on and makes none
-        "logits_to_keep": once[:, 0],
+        "logits_to_keep": kept,
         "predicted_by": predicted_by,
         "layout": replace(layout, batched=together < one_by_one),
     }
-    if (predicting := few_that_predict(once[:, 0], layout.tokens)) is not None:
+    if (predicting := few_that_predict(once[:, 0], width, operations.multiple)) is not None:
         batch["predicting"] = predicting
     if together < one_by_one:
         row_tokens = pad_sequence([torch.from_numpy(places[i]) for i in order], batch_first=True)
-        width = row_tokens.shape[1]
-        own = zip(layout.runs, layout.lengths, strict=True)
-        stands = [torch.arange(i * width + length - run, i * width + length) for i, (run, length) in enumerate(own)]
-        batch |= {"row_tokens": row_tokens, "token_places": torch.cat(stands)}
+        longest, own = row_tokens.shape[1], zip(layout.runs, layout.lengths, strict=True)
+        ends = [(i * longest + length, run) for i, (run, length) in enumerate(own)]
+        stands = [torch.arange(end - run, end) for end, run in ends]
+        room = torch.zeros(width - layout.tokens, dtype=torch.long)
+        batch |= {"row_tokens": row_tokens, "token_places": torch.cat([*stands, room])}
     return batch
 
 

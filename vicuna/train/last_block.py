@@ -48,11 +48,16 @@ class LastBlock:
         return found.new_zeros(1, self.tokens, found.shape[2]).index_copy(1, self.predicting, found)
 
 
-def few_that_predict(places: torch.Tensor, tokens: int) -> torch.Tensor | None:
+def few_that_predict(places: torch.Tensor, tokens: int, multiple: int = 1) -> torch.Tensor | None:
     """The places that predict something, each once; None where nearly all do.
 
     Args:
         places: in ascending order, some of them several times.
+        multiple: so many are returned, with the first others.
     """
-    once = places.unique_consecutive()
-    return once if 0 < len(once) < FEW * tokens else None
+    chosen = torch.zeros(tokens, dtype=torch.bool)
+    chosen[places] = True
+    others = (~chosen).nonzero()[:, 0]
+    chosen[others[: -int(chosen.sum()) % multiple]] = True
+    found = chosen.nonzero()[:, 0]
+    return found if 0 < len(found) < FEW * tokens else None

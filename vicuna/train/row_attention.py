@@ -48,7 +48,7 @@ def row_attention(
     Args:
         layout: how the tokens are laid, None for rows that are padded.
         row_tokens: (rows, T) the token at each place of each row, where attention takes them all at once.
-        token_places: (N,) where in `row_tokens`, as one row, each token stands first.
+        token_places: (T,) where in `row_tokens`, as one row, each token stands first.
     """
     where = query.device.type
     dtype = torch.get_autocast_dtype(where) if torch.is_autocast_enabled(where) else query.dtype
@@ -88,9 +88,10 @@ def _one_by_one(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: Layout, settings: dict[str, Any]
 ) -> torch.Tensor:
     """Of each row the tokens that it lays down. Tensors are split: the way back joins them, where a slice would fill
-    one of full size."""
-    runs = query.split(layout.runs, dim=2)
-    keys, values = key.split(layout.pieces, dim=2), value.split(layout.pieces, dim=2)
+    one of full size. Behind the rows stands the first token once more, as often as there is room."""
+    room = query.shape[2] - layout.tokens
+    *runs, _ = query.split([*layout.runs, room], dim=2)
+    keys, values = (one.split([*layout.pieces, room], dim=2) for one in (key, value))
     mask = _mask(layout, query)
     found = []
     for run, length, path in zip(runs, layout.lengths, layout.paths, strict=True):
@@ -102,6 +103,8 @@ def _one_by_one(
         else:
             parts = _behind_others(run, own_keys, own_values, mask, settings)
         found += [part.transpose(1, 2) for part in parts]
+    if room:
+        found.append(found[0][:, :1].expand(-1, room, -1, -1))
     return _join(found, dim=1)
 
 

@@ -13,6 +13,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import torch
 
 from vicuna.log import log
 from vicuna.model.config import head_dim, linear_layers
@@ -26,6 +27,8 @@ CALL_ELSEWHERE = 4 * 10**9
 GATHERS = 2  # calls' worth of bringing rows into the form of a batch, and back
 # Operations there and back: no gradient of a frozen weight; attention has four products going back, and two there.
 LINEAR_PASSES, ATTENTION_PASSES = 2, 3
+# Sizes that PyTorch makes a program for, one for each kind of product: 2.4 ms each in bfloat16 on a CPU with AMX.
+MULTIPLES = {("cpu", torch.bfloat16): 32}
 COPIED = 8  # the keys and values a row has from others are copied, in every block: an eighth of what a token holds
 
 
@@ -61,11 +64,13 @@ class Operations:
         token: operations of all linear layers but the head, for a token.
         pair: of attention in all blocks, for a query and a key.
         call: what a call of attention costs beside in all blocks, as operations.
+        multiple: the tokens of a micro batch are made a multiple of, so that few sizes come up.
     """
 
     token: int
     pair: int
     call: int
+    multiple: int = 1
 
     def padded(self, lengths: Sequence[int]) -> int:
         """Of rows padded to the longest; a mask has attention compute what it then hides."""
@@ -90,7 +95,7 @@ def _causal(length: int) -> int:
     return length * (length + 1) // 2
 
 
-def count_operations(config: Any, device_type: str) -> Operations:
+def count_operations(config: Any, device_type: str, dtype: torch.dtype = torch.float32) -> Operations:
     """The counts of a base on a device."""
     linear = sum(rows * columns for rows, columns in linear_layers(config).values())
     blocks = config.num_hidden_layers
@@ -98,17 +103,20 @@ def count_operations(config: Any, device_type: str) -> Operations:
         token=2 * LINEAR_PASSES * linear,
         pair=2 * 2 * ATTENTION_PASSES * config.num_attention_heads * head_dim(config) * blocks,
         call=CALL.get(device_type, CALL_ELSEWHERE) * blocks,
+        multiple=MULTIPLES.get((device_type, dtype), 1),
     )
 
 
-def operations_to_share(config: Any, device_type: str, longest: int, run: RunFlags) -> Operations | None:
+def operations_to_share(
+    config: Any, device_type: str, dtype: torch.dtype, longest: int, run: RunFlags
+) -> Operations | None:
     """The counts by which rows are laid into one another, None where they are not; the log says why not."""
     if not run.share_prefix:
         return None
     if why := _why_not(config, longest, run.sharding_flag):
         log.info("each row is computed whole: --share_prefix works %s", why)
         return None
-    return count_operations(config, device_type)
+    return count_operations(config, device_type, dtype)
 
 
 def _why_not(config: Any, longest: int, sharding_flag: str) -> str:
@@ -207,4 +215,9 @@ def _fill(lengths: Sequence[int], shared: Sequence[int], room: int) -> list[int]
 
 def as_json(operations: Operations | None) -> dict[str, int] | None:
     """The counts, as run_args.json keeps them."""
-    return asdict(operations) if operations else None
+    if operations is None:
+        return None
+    found = asdict(operations)
+    if operations.multiple == 1:  # as it was before there were others
+        del found["multiple"]
+    return found
