@@ -78,8 +78,8 @@ class _StepLoss(torch.autograd.Function):
 
 def _shares(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(cross entropy of each row, exponentials of its logits below the highest, their sum)."""
-    values = logits.float()
-    shares = values - values.amax(1, keepdim=True)
+    shares = logits.to(torch.float32, copy=True)
+    shares -= shares.amax(1, keepdim=True)
     own = shares.gather(1, targets[:, None])
     sums = shares.exp_().sum(1, keepdim=True)
     return (sums.log() - own)[:, 0], shares, sums
