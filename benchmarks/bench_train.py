@@ -4,6 +4,7 @@
     python benchmarks/bench_train.py --prepare               # makes those and the records, and times nothing
     python benchmarks/bench_train.py --quick --json train.json    # the ratios of --json in about 12 minutes
     python benchmarks/bench_train.py --only ours --against HEAD~1
+    python benchmarks/bench_train.py --only ours compiled    # with --torch_compile: its second pass over the records
     python benchmarks/bench_train.py --only ours --smoke     # tiny, to see that it works
 
 Prints medians of real tokens per second (padding is none), what ours is of the others', and the share of what matrix
@@ -12,16 +13,17 @@ products alone reach on this machine, by operations really executed. Run it with
 
 import json
 import os
+import re
 import shutil
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from matrix_ceiling import ceilings, executed  # benchmarks/matrix_ceiling.py
 from provenance import provenance  # benchmarks/provenance.py
 
 from vicuna.args import at_least, flag, parse
@@ -30,6 +32,8 @@ from vicuna.errors import UserError, run
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared" / "data"
 OURS, FACTORY, RECIPE, BEFORE = "ours", "llamafactory", "alpaca_lora", "against"
+COMPILED = "compiled"  # ours with --torch_compile
+SIDES = (OURS, FACTORY, RECIPE, COMPILED)
 CUTOFF = 256
 # What the packages of another side are; torch's own of the CPU build where pip is told so (PIP_EXTRA_INDEX_URL).
 PACKAGES = {
@@ -82,7 +86,7 @@ class BenchFlags:
     output_path: str = flag("outs/bench_train", "folder for environments, base, records and runs")
     data_path: str = flag("", "records; default carbonz0's beside the checkout, else the sample's")
     tokenizer: str = flag("", "folder with a tokenizer.model; default LLaMA's beside the checkout, else of the samples")
-    only: list[str] = flag([OURS, FACTORY, RECIPE], "sides to run")
+    only: list[str] = flag([OURS, FACTORY, RECIPE], f"sides to run, of {', '.join(SIDES)}")
     cases: list[str] = flag([case.name for case in CASES], "cases to run")
     against: str = flag("", "a commit of this project that runs as a side of its own")
     rounds: int = flag(3, "runs of each side and case; they take turns")
@@ -97,7 +101,7 @@ class BenchFlags:
     def __post_init__(self) -> None:
         for name in ("rounds", "rows", "micro_batch", "threads"):
             at_least(f"--{name}", getattr(self, name), 1)
-        for name, known in (("only", [OURS, FACTORY, RECIPE]), ("cases", [case.name for case in CASES])):
+        for name, known in (("only", SIDES), ("cases", [case.name for case in CASES])):
             if odd := [one for one in getattr(self, name) if one not in known]:
                 raise UserError(f"--{name} {odd[0]} is not known; expected some of {', '.join(known)}.")
         if OURS not in self.only:
@@ -114,7 +118,7 @@ class Bench:
     """The sides, and what they run on.
 
     Attributes:
-        pythons: side -> its interpreter; tokens: records -> real tokens of all rows.
+        pythons: side in an environment of its own -> its interpreter; tokens: records -> real tokens of all rows.
     """
 
     flags: BenchFlags
@@ -131,9 +135,8 @@ class Bench:
         """Everything that is not timed."""
         from random_base import make_base  # benchmarks/random_base.py
 
-        self.pythons = {OURS: Path(sys.executable), BEFORE: Path(sys.executable)}
         for side in self.flags.only:
-            if side != OURS:
+            if side in PACKAGES:
                 self.pythons[side] = self.environment(side)
         if self.flags.against:
             shutil.rmtree(self.before, ignore_errors=True)
@@ -209,9 +212,11 @@ class Bench:
         output = self.folder / f"run_{side}_{case.name}"
         shutil.rmtree(output, ignore_errors=True)
         steps = -(-self.flags.rows // case.total_batch)
-        if side in (OURS, BEFORE):
-            where = ROOT if side == OURS else self.before
-            self.call(self.our_command(case, output, steps), {"PYTHONPATH": str(where), "HF_HUB_OFFLINE": "1"}, where)
+        if side in (OURS, COMPILED, BEFORE):
+            where = self.before if side == BEFORE else ROOT
+            command = self.our_command(case, output, 2 * steps if side == COMPILED else steps)
+            command += ["--torch_compile", True] if side == COMPILED else []
+            self.call(command, {"PYTHONPATH": str(where), "HF_HUB_OFFLINE": "1"}, where)
         elif side == RECIPE:
             settings = [steps, case.total_batch, self.flags.micro_batch, CUTOFF, case.precision]
             program = ROOT / "benchmarks" / "alpaca_lora_recipe.py"
@@ -222,6 +227,8 @@ class Bench:
             settings.write_text(json.dumps(self.factory_settings(case, output, steps)), encoding="utf-8")
             program = self.pythons[side].parent / "llamafactory-cli"
             self.call([program, "train", settings], {"DISABLE_VERSION_CHECK": "1"})
+        if side == COMPILED:
+            return second_pass((output / "session.log").read_text(encoding="utf-8"), steps)
         history = json.loads((output / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
         return self.tokens[case.records] / next(entry["train_runtime"] for entry in history if "train_runtime" in entry)
 
@@ -260,38 +267,11 @@ def commit_of(name: str) -> str:
     return done.stdout.strip()
 
 
-def ceilings(threads: int) -> dict[str, float]:
-    """Operations per second of matrix products alone, at the shapes of the base's layers."""
-    import torch
-
-    torch.set_num_threads(threads)
-    found = {}
-    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-        tokens, weight = torch.randn(1024, 512).to(dtype), torch.randn(1408, 512).to(dtype)
-        best = 0.0
-        for _ in range(20):
-            start = time.perf_counter()
-            for _ in range(10):
-                torch.nn.functional.linear(tokens, weight)
-            best = max(best, 10 * 2 * 1024 * 512 * 1408 / (time.perf_counter() - start))
-        found[name] = best
-    return found
-
-
-def executed(output: Path) -> float:
-    """Operations of ours for a real token of a run: of the tokens computed, and of the head where it is computed. The
-    last block has less to do for tokens that predict nothing."""
-    from vicuna.train.last_block import FEW
-
-    known = json.loads((output / "run_args.json").read_text(encoding="utf-8"))
-    plan, token = known["plan"], known["exact"]["operations"]["token"]
-    computed = plan["sharing"]["computed"] / plan["sharing"]["tokens"]
-    predicting = plan["tokens_supervised"] / plan["tokens_train"]
-    config = json.loads((Path(known["flags"]["model_path"]) / "config.json").read_text(encoding="utf-8"))
-    hidden = config["hidden_size"]
-    left_out = token / config["num_hidden_layers"] - 4 * 2 * hidden * hidden  # keys and values are computed
-    silent = computed - predicting if predicting < FEW * computed else 0
-    return computed * token - silent * left_out + predicting * 4 * hidden * config["vocab_size"]
+def second_pass(log: str, steps: int) -> float:
+    """Tokens per second of the second of two passes over the records, by the tokens per second of a log's steps, which
+    are since the beginning: in the first pass much is compiled."""
+    said = {int(step): float(speed) for step, speed in re.findall(r"step (\d+)/.* (\d+) tokens/s", log)}
+    return 1 / (2 / said[2 * steps] - 1 / said[steps])
 
 
 def turns(flags: BenchFlags) -> Iterator[tuple[Case, str]]:
