@@ -140,6 +140,7 @@ class _PastGraphs:
 
     def __init__(self, blocks: list[nn.Module]):
         self.taken: dict[str, Any] = {}
+        self.inside = {part for block in blocks for part in block.modules()}
         for block in blocks:
             block.register_forward_pre_hook(self._take, with_kwargs=True)
         AttentionInterface.register(NAME, torch.compiler.disable(self._attend))
@@ -157,6 +158,8 @@ class _PastGraphs:
         attention_mask: torch.Tensor | None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, None]:
+        if module not in self.inside:
+            return row_attention(module, query, key, value, attention_mask, **kwargs)
         found, _ = row_attention(module, query, key, value, **{**kwargs, **self.taken})
         return found.flatten().view(found.shape), None  # with strides that are always alike, also of one row
 
