@@ -40,24 +40,23 @@ if TYPE_CHECKING:
 
 def main(flags: TrainFlags) -> None:
     """Train as the flags say. What a stage needs is imported in it: --help and a mistyped flag answer at once."""
-    run_flags = flags.run
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     end_with_launcher(os.environ)
 
     log.set_up(rank)
-    folder = output_folder(run_flags.output_path, "--output_path", os.environ, looks_only=run_flags.plan_only)
+    folder = output_folder(flags.run.output_path, "--output_path", os.environ, looks_only=flags.run.plan_only)
     with ended_by_signals(), folder, log.session():
         # 1. data and paths, as far as they can be checked without torch
         sources = open_data(flags, one_gpu_per_process(os.environ))
 
         # 2. base and adapter, as far as they can be checked without loading weights
         setup = check_setup(flags, sources, world_size)
-        if not run_flags.plan_only:
+        if not flags.run.plan_only:
             check_output_path(setup)
 
         # 3. examples and the plan
         planned = plan_run(setup, sources, rank, world_size)
-        if run_flags.plan_only:
+        if flags.run.plan_only:
             print(planned.plan)
             check_output_path(setup)
             return
@@ -134,6 +133,7 @@ def check_setup(flags: TrainFlags, sources: "list[Source]", world_size: int) -> 
     from vicuna.model.adapter import with_named_modules
     from vicuna.model.base import check_base, compute_dtype, device, fingerprint
     from vicuna.model.stored import use_as_stored
+    from vicuna.train.compiled import check_torch_compile
     from vicuna.train.own_template import declares_template, with_template_settings
     from vicuna.train.plan import library_versions
     from vicuna.train.reporting import check_reporter
@@ -152,6 +152,7 @@ def check_setup(flags: TrainFlags, sources: "list[Source]", world_size: int) -> 
     )
     dtype, where = compute_dtype(flags.model.bits)[0], device()
     check_train_flag(base.path, flags.lora.train, flags.model.bits, dtype, flags.run)
+    check_torch_compile(flags.run, base.config, where)
     operations = operations_to_share(base.config, where.type, dtype, flags.data.cutoff_len, flags.run)
     exact = {
         "data_sha256": Records(sources=sources).sha256,
@@ -263,19 +264,18 @@ def load_model(setup: Setup) -> "torch.nn.Module":
     from vicuna.train.sharding import prepare_sharded_loading
     from vicuna.train.trainable import base_to_load, make_trainable, weight_bits
 
-    flags, start = setup.flags, setup.start
+    flags, start, bits = setup.flags, setup.start, setup.flags.model.bits
     set_seed(flags.run.seed)  # before the adapter draws its first values
     model = load_base(
         base_to_load(setup.base, setup.lora, start.adapter),
-        weight_bits(flags.lora.train, flags.model.bits, flags.run.deepspeed),
+        weight_bits(flags.lora.train, bits, flags.run.deepspeed),
         placed=not prepare_sharded_loading(flags.run, setup.exact["zero_stage"]),
     )
     model.config.use_cache = False
     if setup.operations:
         attend_to_rows(model)
     if getattr(model, "is_quantized", False):
-        checkpointing = checkpointing_kwargs(flags.model.bits)
-        model = prepare_model_for_kbit_training(model, flags.run.gradient_checkpointing, checkpointing)
+        model = prepare_model_for_kbit_training(model, flags.run.gradient_checkpointing, checkpointing_kwargs(bits))
     return make_trainable(model, setup.lora, start.adapter, flags.model.model_path)
 
 

@@ -4,6 +4,7 @@
     python benchmarks/bench_train.py --prepare               # makes those and the records, and times nothing
     python benchmarks/bench_train.py --quick --json train.json    # the ratios of --json in about 12 minutes
     python benchmarks/bench_train.py --only ours --against HEAD~1
+    python benchmarks/bench_train.py --only ours compiled    # with --torch_compile: its second pass over the records
     python benchmarks/bench_train.py --only ours --smoke     # tiny, to see that it works
 
 Prints medians of real tokens per second (padding is none), what ours is of the others', and the share of what matrix
@@ -12,6 +13,7 @@ products alone reach on this machine, by operations really executed. Run it with
 
 import json
 import os
+import re
 import shutil
 import statistics
 import subprocess
@@ -21,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ceiling import ceilings, executed  # benchmarks/ceiling.py
+from matrix_ceiling import ceilings, executed  # benchmarks/matrix_ceiling.py
 from provenance import provenance  # benchmarks/provenance.py
 
 from vicuna.args import at_least, flag, parse
@@ -30,6 +32,8 @@ from vicuna.errors import UserError, run
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared" / "data"
 OURS, FACTORY, RECIPE, BEFORE = "ours", "llamafactory", "alpaca_lora", "against"
+COMPILED = "compiled"  # ours with --torch_compile
+SIDES = (OURS, FACTORY, RECIPE, COMPILED)
 CUTOFF = 256
 # What the packages of another side are; torch's own of the CPU build where pip is told so (PIP_EXTRA_INDEX_URL).
 PACKAGES = {
@@ -85,7 +89,7 @@ class BenchFlags:
     output_path: str = flag("outs/bench_train", "folder for environments, base, records and runs")
     data_path: str = flag("", "records; default carbonz0's beside the checkout, else the sample's")
     tokenizer: str = flag("", "folder with a tokenizer.model; default LLaMA's beside the checkout, else of the samples")
-    only: list[str] = flag([OURS, FACTORY, RECIPE], "sides to run")
+    only: list[str] = flag([OURS, FACTORY, RECIPE], f"sides to run, of {', '.join(SIDES)}")
     cases: list[str] = flag([case.name for case in CASES], "cases to run")
     against: str = flag("", "a commit of this project that runs as a side of its own")
     rounds: int = flag(3, "runs of each side and case; they take turns")
@@ -100,7 +104,7 @@ class BenchFlags:
     def __post_init__(self) -> None:
         for name in ("rounds", "rows", "micro_batch", "threads"):
             at_least(f"--{name}", getattr(self, name), 1)
-        for name, known in (("only", [OURS, FACTORY, RECIPE]), ("cases", [case.name for case in CASES])):
+        for name, known in (("only", SIDES), ("cases", [case.name for case in CASES])):
             if odd := [one for one in getattr(self, name) if one not in known]:
                 raise UserError(f"--{name} {odd[0]} is not known; expected some of {', '.join(known)}.")
         if OURS not in self.only:
@@ -117,7 +121,7 @@ class Bench:
     """The sides, and what they run on.
 
     Attributes:
-        pythons: side -> its interpreter; tokens: records -> real tokens of all rows.
+        pythons: side in an environment of its own -> its interpreter; tokens: records -> real tokens of all rows.
     """
 
     flags: BenchFlags
@@ -134,9 +138,8 @@ class Bench:
         """Everything that is not timed."""
         from random_base import make_base  # benchmarks/random_base.py
 
-        self.pythons = {OURS: Path(sys.executable), BEFORE: Path(sys.executable)}
         for side in self.flags.only:
-            if side != OURS:
+            if side in PACKAGES:
                 self.pythons[side] = self.environment(side)
         if self.flags.against:
             shutil.rmtree(self.before, ignore_errors=True)
@@ -212,9 +215,11 @@ class Bench:
         output = self.folder / f"run_{side}_{case.name}"
         shutil.rmtree(output, ignore_errors=True)
         steps = -(-self.flags.rows // case.total_batch)
-        if side in (OURS, BEFORE):
-            where = ROOT if side == OURS else self.before
-            self.call(self.our_command(case, output, steps), {"PYTHONPATH": str(where), "HF_HUB_OFFLINE": "1"}, where)
+        if side in (OURS, COMPILED, BEFORE):
+            where = self.before if side == BEFORE else ROOT
+            command = self.our_command(case, output, 2 * steps if side == COMPILED else steps)
+            command += ["--torch_compile", True] if side == COMPILED else []
+            self.call(command, {"PYTHONPATH": str(where), "HF_HUB_OFFLINE": "1"}, where)
         elif side == RECIPE:
             settings = [steps, case.total_batch, self.flags.micro_batch, CUTOFF, case.precision]
             program = ROOT / "benchmarks" / "alpaca_lora_recipe.py"
@@ -225,6 +230,8 @@ class Bench:
             settings.write_text(json.dumps(self.factory_settings(case, output, steps)), encoding="utf-8")
             program = self.pythons[side].parent / "llamafactory-cli"
             self.call([program, "train", settings], {"DISABLE_VERSION_CHECK": "1"})
+        if side == COMPILED:
+            return second_pass((output / "session.log").read_text(encoding="utf-8"), steps)
         history = json.loads((output / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
         return self.tokens[case.records] / next(entry["train_runtime"] for entry in history if "train_runtime" in entry)
 
@@ -261,6 +268,13 @@ def commit_of(name: str) -> str:
     if done.returncode:
         raise UserError(f"--against {name} is no commit of {ROOT}.")
     return done.stdout.strip()
+
+
+def second_pass(log: str, steps: int) -> float:
+    """Tokens per second of the second of two passes over the records, by the tokens per second of a log's steps, which
+    are since the beginning: in the first pass much is compiled."""
+    said = {int(step): float(speed) for step, speed in re.findall(r"step (\d+)/.* (\d+) tokens/s", log)}
+    return 1 / (2 / said[2 * steps] - 1 / said[steps])
 
 
 def turns(flags: BenchFlags) -> Iterator[tuple[Case, str]]:

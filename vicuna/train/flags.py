@@ -49,6 +49,10 @@ class RunFlags:
         True, "compute what rows of a micro batch begin with alike once, and no padding; False is for comparison"
     )
     gradient_checkpointing: bool = flag(True, "recompute activations in the backward pass: less memory, more time")
+    torch_compile: bool = flag(
+        False,
+        "compile the decoder blocks by torch.compile, on the way: needs a C++ compiler, on a GPU Triton and a C one",
+    )
     seed: int = flag(42, "fixes the order of the records, the adapter's beginning and dropout")
     eval_steps: int = flag(200, "optimizer steps between evaluations; 0 for none")
     save_steps: int = flag(200, "optimizer steps between checkpoints; 0 for none")
@@ -131,6 +135,8 @@ class RunFlags:
             raise UserError(f"--continue_schedule does not work with {self.sharding_flag}; leave one of them out.")
         if self.fsdp and self.deepspeed:
             raise UserError("--fsdp and --deepspeed are two ways to cut a base in parts; give one of them.")
+        if self.torch_compile and self.sharding_flag:
+            raise UserError(f"--torch_compile does not work with {self.sharding_flag}; leave one of them out.")
 
     def _check_warmup(self) -> None:
         if self.warmup_ratio is not None and self.warmup_steps is not None:

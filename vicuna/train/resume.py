@@ -267,7 +267,7 @@ def best_loss(work: Path, start: StartingPoint) -> float:
 def _check_same_run(old: dict[str, Any], facts: dict[str, Any], run: RunFlags, folder: Path) -> None:
     """Refuse to resume what was begun with other flags, data, base or versions: the result would be neither run's."""
     before = {**old.get("flags", {}), **old.get("exact", {})}
-    before = {"max_steps": None, "share_prefix": False} | before  # there were no such flags
+    before = {"max_steps": None, "share_prefix": False, "torch_compile": False} | before  # there were no such flags
     for values, stands_for in ((facts := dict(facts), SHORT), (before, SHORT if "trains" in old else BEFORE)):
         if "train" in values:
             values["train"] = stands_for.get(values["train"], values["train"])

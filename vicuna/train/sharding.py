@@ -100,7 +100,11 @@ def fsdp_config(skeleton: nn.Module, run: RunFlags) -> dict[str, Any] | None:
     }
 
 
+def decoder_blocks(model: nn.Module) -> nn.ModuleList:
+    """The repeated blocks: the longest list of modules."""
+    return max((module for module in model.modules() if isinstance(module, nn.ModuleList)), key=len)
+
+
 def decoder_block_class(model: nn.Module) -> str:
-    """Class name of the repeated block: what the longest list of modules holds."""
-    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
-    return type(max(lists, key=len)[0]).__name__
+    """Class name of the repeated block."""
+    return type(decoder_blocks(model)[0]).__name__

@@ -23,6 +23,7 @@ from vicuna.errors import UserError
 from vicuna.log import log
 from vicuna.train.batches import NO_SLOT, RowDataset, StepBatchSampler, collate
 from vicuna.train.callbacks import StepLog
+from vicuna.train.compiled import compile_blocks
 from vicuna.train.early_stopping import is_over
 from vicuna.train.full_disk import failed_for_room
 from vicuna.train.heap import keep_freed_memory
@@ -278,6 +279,8 @@ def run_training(trainer: AdapterTrainer, resume: Path | None) -> None:
     trainer.add_callback(DataPositionCallback(trainer))
     if trainer.args.device.type == "cpu":
         keep_freed_memory()
+    if trainer.batches.run.torch_compile:
+        compile_blocks(trainer.model, trainer.operations is not None)
     last_block = contextlib.closing(LastBlock(trainer.model)) if trainer.operations else contextlib.nullcontext()
     try:
         with trainer.stopper.catch_signals(), _room_for_checkpoints(trainer), _inputs_as_they_come(trainer), last_block:

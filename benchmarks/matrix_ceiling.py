@@ -1,4 +1,4 @@
-"""What matrix products alone reach on this machine, and how many operations a run of training really executes."""
+"""What matrix products alone reach on this machine, and how many operations a run of ours takes for a token."""
 
 import json
 import time

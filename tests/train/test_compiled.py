@@ -1,0 +1,108 @@
+"""Blocks compiled by --torch_compile: the losses of blocks that are not, few graphs for many micro batches, resuming,
+and what is refused before time is spent."""
+
+import os
+import sysconfig
+from collections.abc import Iterator
+from importlib import util
+
+import pytest
+import torch
+from transformers import AttentionInterface, AutoConfig
+
+from tests.train.test_shared_rows import ONE_BY_ONE, PADDED, TOGETHER, assert_alike, computed, small, tree
+from vicuna.errors import UserError
+from vicuna.train.batches import collate
+from vicuna.train.compiled import check_kernel_folder, check_torch_compile, compile_blocks, what_is_missing
+from vicuna.train.flags import RunFlags
+from vicuna.train.row_attention import NAME, row_attention
+
+EVERY_WAY = {"one by one": ONE_BY_ONE, "together": TOGETHER, "padded": PADDED}
+
+
+@pytest.fixture
+def graphs() -> Iterator[list[torch.fx.GraphModule]]:
+    """What is compiled from here on, each computed as it stands: nothing is made for a processor."""
+    found: list[torch.fx.GraphModule] = []
+
+    def note(graph: torch.fx.GraphModule, inputs: list) -> object:
+        found.append(graph)
+        return graph.forward
+
+    torch.compiler.reset()
+    torch.compiler.set_default_backend(note)
+    yield found
+    torch.compiler.set_default_backend("inductor")
+    torch.compiler.reset()
+    AttentionInterface.register(NAME, row_attention)
+
+
+def test_losses_and_gradients_are_those_of_blocks_as_they_stand_and_few_graphs_serve_all(graphs):
+    plain, compiled = small(), small()
+    names = list(compiled.state_dict())
+    compile_blocks(compiled, rows_laid_out=True)
+    assert list(compiled.state_dict()) == names
+    counts = []
+    for seed, checkpointing in enumerate([False, False, True, True]):
+        for model in (plain, compiled) if checkpointing else ():
+            model.base_model.model.activation_checkpointing_enable({"use_reentrant": False})
+        for operations in EVERY_WAY.values():
+            batch = collate(tree(seed % 2, seed), operations)
+            assert_alike(computed(compiled, [batch]), computed(plain, [batch]), 1e-6)
+        counts.append(len(graphs))
+    assert 5 <= counts[0] <= 12  # two norms, before and behind attention, the MLP; for one row, and for several
+    assert counts[1:] == [counts[0], counts[2], counts[2]]
+    assert counts[2] <= 15  # under checkpointing the first block's input has a gradient
+
+
+def test_what_is_missing_is_told_with_how_to_install_it(monkeypatch, tmp_path):
+    assert "needs a C++ compiler, and there is no g++" in what_is_missing("cpu", {"PATH": "", "CXX": "g++"})
+    assert "there is no clang-99: install" in what_is_missing("cpu", {**os.environ, "CXX": "clang-99"})
+    assert "this run is on mps" in what_is_missing("mps", os.environ)
+    compiler = tmp_path / "cc"
+    compiler.touch(0o755)
+    found = {"PATH": str(tmp_path), "CC": "cc", "CXX": "cc"}
+    monkeypatch.setattr(util, "find_spec", lambda name: None)
+    assert "needs Triton, which is not installed" in what_is_missing("cuda", found)
+    monkeypatch.setattr(util, "find_spec", lambda name: name)
+    assert "needs a C compiler, and there is no gcc" in what_is_missing("cuda", {"PATH": ""})
+    monkeypatch.setattr(sysconfig, "get_path", lambda *name: str(tmp_path / "include"))
+    for device in ("cpu", "cuda"):
+        assert "include/Python.h: install the package python3-dev" in what_is_missing(device, found)
+    (tmp_path / "include").mkdir()
+    (tmp_path / "include/Python.h").touch()
+    assert [what_is_missing(device, found) for device in ("cpu", "cuda")] == ["", ""]
+
+
+def test_a_folder_of_kernels_that_others_can_write_into_is_refused(tmp_path):
+    check_kernel_folder(tmp_path / "none")
+    tmp_path.chmod(0o755)
+    check_kernel_folder(tmp_path)
+    tmp_path.chmod(0o777)
+    with pytest.raises(UserError, match=r"others can write into it: name a folder of your own in .*TORCHINDUCTOR"):
+        check_kernel_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"model_type": "gpt_neox"}, "works for bases of type llama, mistral, qwen2, qwen3, this one is gpt_neox"),
+        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "does not work on a base of GPTQ or AWQ"),
+    ],
+)
+def test_a_base_that_was_not_tried_is_refused(config, said):
+    config = AutoConfig.for_model(config.pop("model_type", "llama"), **config)
+    check_torch_compile(RunFlags(), config, torch.device("cpu"))
+    with pytest.raises(UserError, match=said):
+        check_torch_compile(RunFlags(torch_compile=True), config, torch.device("cpu"))
+
+
+def test_a_run_is_refused_before_the_base_is_loaded(program, tiny_base, records, tmp_path):
+    argv = ["finetune.py", "--model_path", tiny_base, "--data_path", records, "--output_path", tmp_path / "out"]
+    done = program(*argv, "--torch_compile", env={"CXX": "no-compiler"}, warm=True)
+    assert done.returncode == 1
+    assert "--torch_compile needs a C++ compiler, and there is no no-compiler" in done.stderr
+    assert "or drop --torch_compile" in done.stderr
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(UserError, match="--torch_compile does not work with --fsdp; leave one of them out"):
+        RunFlags(torch_compile=True, fsdp=True)
