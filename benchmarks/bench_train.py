@@ -48,6 +48,9 @@ INSTRUCTION = (
 )
 
 
+APART = "apart"  # plain texts, which have BOS in common: ours and --against alone
+
+
 @dataclass(frozen=True)
 class Case:
     """Records, how many a step takes, and the precision."""
@@ -65,6 +68,8 @@ CASES = [
     Case("bf16_4", "plain", 4, "bf16"),
     Case("shared_fp32", "shared", 128, "fp32"),
     Case("shared_bf16", "shared", 128, "bf16"),
+    Case("apart_fp32", APART, 128, "fp32"),
+    Case("apart_bf16", APART, 128, "bf16"),
 ]
 # Names of ratios in the file of --json, where they are not SIDE_CASE.
 SPELT = {
@@ -149,7 +154,7 @@ class Bench:
             beside = SHARED / "tokenizers" / "llama"
             known = self.flags.tokenizer or (str(beside) if beside.is_dir() and not self.flags.smoke else "")
             make_base(self.base, *((64, 2) if self.flags.smoke else (512, 8)), 512, 1800, known)
-        for kind in ("plain", "shared"):
+        for kind in ("plain", "shared", APART):
             self.write_records(kind)
 
     def environment(self, side: str) -> Path:
@@ -184,10 +189,11 @@ class Bench:
             asked, answer = dialogue[-2]["content"], dialogue[-1]["content"]
             row = {"instruction": asked, "input": "", "output": answer}
             shared = {"instruction": INSTRUCTION, "input": asked[:20], "output": answer[:40]}
-            rows.append(shared if kind == "shared" else row)
+            rows.append({"shared": shared, APART: {"text": answer}}.get(kind, row))
         (self.folder / f"{kind}.json").write_text(json.dumps(rows, ensure_ascii=False, indent=0), encoding="utf-8")
-        own = read_records(str(self.folder / f"{kind}.json"), "instruct")
-        tokenised = tokenise(TextTokenizer(self.base), own, range(len(rows)), "instruct", CUTOFF)
+        template = template_of(kind)
+        own = read_records(str(self.folder / f"{kind}.json"), template)
+        tokenised = tokenise(TextTokenizer(self.base), own, range(len(rows)), template, CUTOFF)
         self.tokens[kind] = sum(tokenised.lengths)
         ids = [{name: row[name] for name in ("input_ids", "labels")} for row in tokenised.rows]
         (self.folder / f"{kind}_ids.json").write_text("\n".join(map(json.dumps, ids)), encoding="utf-8")
@@ -238,7 +244,8 @@ class Bench:
     def our_command(self, case: Case, output: Path, steps: int) -> list[Any]:
         return [
             *(sys.executable, "finetune.py", "--model_path", self.base, "--output_path", output),
-            *("--data_path", self.folder / f"{case.records}.json", "--cutoff_len", CUTOFF, "--max_steps", steps),
+            *("--data_path", self.folder / f"{case.records}.json", "--prompt_type", template_of(case.records)),
+            *("--cutoff_len", CUTOFF, "--max_steps", steps),
             *("--total_batch", case.total_batch, "--micro_batch", self.flags.micro_batch, "--lora_r", 8),
             *("--lora_dropout", 0, "--warmup_steps", 1),
             *("--bits", 16 if case.precision == "bf16" else 32, "--gradient_checkpointing", False),
@@ -255,6 +262,11 @@ class Bench:
             "learning_rate": 3e-4, "bf16": case.precision == "bf16", "use_cpu": True, "logging_steps": 1,
             "save_strategy": "no", "report_to": "none", "disable_gradient_checkpointing": True,
         }  # fmt: skip
+
+
+def template_of(records: str) -> str:
+    """--prompt_type of ours for some records."""
+    return "text" if records == APART else "instruct"
 
 
 def commit_of(name: str) -> str:
@@ -282,6 +294,8 @@ def turns(flags: BenchFlags) -> Iterator[tuple[Case, str]]:
     sides = [*flags.only, *([BEFORE] if flags.against else [])]
     for case in (case for case in CASES if case.name in flags.cases):
         for side in sides:
+            if case.records == APART and (side not in (OURS, BEFORE) or not flags.against):
+                continue
             if not (flags.quick and side == RECIPE and case.name not in ("fp32_128", "bf16_128")):
                 yield case, side
 
