@@ -191,7 +191,8 @@ def plan_run(setup: Setup, sources: "list[Source]", rank: int, world_size: int) 
     flags, base, start = setup.flags, setup.base, setup.start
     data = load_or_tokenise(flags.data, sources, base.tokenizer, writes=int(os.environ.get("LOCAL_RANK", 0)) == 0)
     shared = data.train.rows if setup.operations and not flags.data.pack else None  # packed rows are of one length
-    batches = StepBatchSampler(data.train.lengths, flags.run, world_size, rank, start, shared)
+    train = data.train
+    batches = StepBatchSampler(train.lengths, flags.run, world_size, rank, start, shared, train.dialogue_rows)
     parameters = count_parameters(meta_model(base.config), setup.lora)
     return Planned(data, batches, make_plan(base, data, batches, parameters, flags, start))
 

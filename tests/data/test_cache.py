@@ -12,12 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.own_bases import write_tokenizer
 from vicuna.data import cache
 from vicuna.data.cache import MANIFEST, cache_key, load_or_tokenise
 from vicuna.data.flags import DataFlags
 from vicuna.data.records import open_sources
 from vicuna.errors import UserError
 from vicuna.files.aside import PREFIX
+from vicuna.prompt.templates import BASE
 from vicuna.prompt.tokenizer import TextTokenizer
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -65,6 +67,24 @@ def test_the_second_time_no_record_is_read(flags, tokenizer, monkeypatch):
     prepare(flags, tokenizer)
     monkeypatch.setattr(cache, "read_records", None)
     assert len(prepare(flags, tokenizer).train.rows) == 38
+
+
+def test_which_rows_are_of_one_dialogue_comes_back_too(tmp_path):
+    write_tokenizer(tmp_path / "base", "thinking")
+    turns = [{"role": role, "content": "1"} for _ in range(3) for role in ("user", "assistant")]
+    file = tmp_path / "dialogues.jsonl"
+    file.write_text("".join(json.dumps({"messages": turns[:count]}) + "\n" for count in (2, 4, 6)), encoding="utf-8")
+    flags = DataFlags(
+        data_path=[str(file)], cache_path=str(tmp_path / "cache"), prompt_type=BASE, train_turns="all", test_size=0
+    )
+    for _ in range(2):
+        assert prepare(flags, TextTokenizer(tmp_path / "base")).train.dialogue_rows == [1, 2, 3]
+
+
+def test_entries_of_rows_that_are_all_of_dialogues_of_their_own_say_nothing_of_that(flags, tokenizer):
+    assert prepare(flags, tokenizer).train.dialogue_rows == []
+    (entry,) = Path(flags.cache_path).iterdir()
+    assert "dialogue_rows" not in json.loads((entry / MANIFEST).read_text(encoding="utf-8"))["facts"]["train"]
 
 
 def changed(file: Path) -> None:

@@ -3,10 +3,11 @@
 import pytest
 
 from tests.data.record_files import GOOD, numbered, write
+from tests.own_bases import write_tokenizer
 from vicuna.data.examples import label_spans, tokenise
 from vicuna.data.records import read_records
 from vicuna.errors import UserError
-from vicuna.prompt.templates import encode
+from vicuna.prompt.templates import BASE, encode
 from vicuna.prompt.tokenizer import TextTokenizer
 
 
@@ -38,6 +39,23 @@ def test_repeated_records_become_as_many_rows_that_name_their_place(tiny_base, t
     assert examples.rows["line"][:] == [1, 1, 2, 2, 1]
     assert examples.rows["input_ids"][0] == examples.rows["input_ids"][1]
     assert examples.supervised == sum(label != -100 for labels in examples.rows["labels"] for label in labels)
+
+
+def test_rows_of_a_dialogue_are_told_apart_from_those_of_its_repetitions(tmp_path):
+    """Two records of two and three answers, the first three times, and one of one answer between them."""
+    write_tokenizer(tmp_path / "base", "thinking")
+    turns = [[{"role": role, "content": f"{n}"} for n in range(count) for role in ("user", "assistant")]
+             for count in (2, 1, 3)]  # fmt: skip
+    files = [write(tmp_path / f"{i}.jsonl", [{"messages": one}]) for i, one in enumerate(turns)]
+    records = read_records([f"{files[0]}:3", *map(str, files[1:])], BASE)
+    options = (TextTokenizer(tmp_path / "base"), records, records.resample([0, 1, 2]), BASE, 512)
+    examples = tokenise(*options, train_turns="all")
+
+    assert examples.dialogue_rows == [2, 2, 2, 1, 3]
+    assert examples.rows["record"][:] == [0] * 6 + [1] + [2] * 3
+    assert examples.rows["input_ids"][0] == examples.rows["input_ids"][2] != examples.rows["input_ids"][1]
+    assert tokenise(*options).dialogue_rows == []
+    assert tokenise(*options, train_turns="all", pack=True).dialogue_rows == []
 
 
 def test_rows_that_lost_turns_are_counted_apart_from_those_that_were_cut(tiny_base, tmp_path):

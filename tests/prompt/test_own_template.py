@@ -1,6 +1,7 @@
 """The base's own chat template: prompts as `apply_chat_template` has them, answers that are found exactly."""
 
 import random
+from collections import Counter
 from itertools import groupby
 
 import pytest
@@ -104,6 +105,51 @@ def test_a_dialogue_is_one_example_where_each_prompt_begins_with_all_before_it(k
         (example,) = found
         assert text_of(tokenizer, learnt(example)) == "".join(answers)
         assert example.input_ids == encode(tokenizer, BASE, [*FIRST, *SECOND], 1000).input_ids
+
+
+def long_dialogue(turns):
+    """With a thought before every other answer, and an answer that is only context."""
+    found = [{"role": role, "content": f"{role} {i}"} for i in range(turns) for role in ("user", "assistant")]
+    for answer in found[1::4]:
+        answer["reasoning_content"] = "我想"
+    return [{**one, "learnt": False} if at == 5 else one for at, one in enumerate(found)]
+
+
+@pytest.fixture
+def calls(tokenizer, monkeypatch):
+    """How often the template was rendered, and texts were made ids, since all was found out that it is asked once."""
+    encode_all(tokenizer, BASE, long_dialogue(2), 1000, train_turns="all")
+    found = Counter()
+    for owner, name in ((type(tokenizer.chat), "render_cleaned"), (type(tokenizer), "encode_rendering")):
+        work = getattr(owner, name)
+
+        def counted(self, *args, work=work, name=name, **options):
+            found[name] += 1
+            return work(self, *args, **options)
+
+        monkeypatch.setattr(owner, name, counted)
+    return found
+
+
+@pytest.mark.parametrize("turns", [1, 2, 12])
+def test_each_beginning_of_a_dialogue_is_rendered_once_as_prompt_and_once_with_its_answer(tokenizer, calls, turns):
+    encode_all(tokenizer, BASE, long_dialogue(turns), 100_000, train_turns="all")
+    assert calls["render_cleaned"] <= 2 * turns
+    assert calls["encode_rendering"] <= 2 * turns
+    calls.clear()
+    encode_all(tokenizer, BASE, long_dialogue(turns), 100_000)
+    assert calls["render_cleaned"] <= 2
+
+
+@pytest.mark.parametrize("kind", ["thinking"])
+@pytest.mark.parametrize("cutoff_len", [100_000, 90, 30])
+def test_answers_in_rows_of_their_own_are_those_of_each_beginning_of_the_dialogue(tokenizer, cutoff_len):
+    dialogue = long_dialogue(7)
+    ends = [at for at, one in enumerate(dialogue) if one["role"] == "assistant" and one.get("learnt", True)]
+    alone = [encode(tokenizer, BASE, dialogue[: at + 1], cutoff_len) for at in ends]
+    assert len(ends) == 6
+    assert encode_all(tokenizer, BASE, dialogue, cutoff_len, train_turns="all") == [one for one in alone if one]
+    assert any(one.shortened for one in alone if one) == (cutoff_len < 100_000)
 
 
 @pytest.mark.parametrize("kind", ["last_system"])

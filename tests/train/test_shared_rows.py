@@ -3,7 +3,7 @@
 import random
 from collections import Counter
 from dataclasses import replace
-from itertools import pairwise
+from itertools import pairwise, product
 
 import pytest
 import torch
@@ -19,7 +19,16 @@ from vicuna.train.batches import collate
 from vicuna.train.last_block import LastBlock
 from vicuna.train.loss import step_loss, token_losses
 from vicuna.train.row_attention import attend_to_rows
-from vicuna.train.sharing import KINDS, Layout, Operations, count_operations, lay_out, share_out
+from vicuna.train.sharing import (
+    COPIED,
+    KINDS,
+    Layout,
+    Operations,
+    common_beginning,
+    count_operations,
+    lay_out,
+    share_out,
+)
 
 VOCABULARY = 97
 ONE_BY_ONE = Operations(token=1000, pair=1, call=0)
@@ -255,14 +264,16 @@ def test_the_cheapest_by_count_is_taken():
     assert "layout" not in collate(rows, PADDED)
 
 
+@pytest.mark.parametrize("dialogues", [False, True])
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 @pytest.mark.parametrize("micro_batch", [1, 2, 5])
-def test_a_step_is_shared_out_whole_with_no_more_tokens_than_micro_batch_rows_have(micro_batch, world_size):
+def test_a_step_is_shared_out_whole_with_no_more_tokens_than_micro_batch_rows_have(micro_batch, world_size, dialogues):
     for seed, rows in [(0, 1), (1, 5), (2, 23), (3, 40)]:
         ids = [row["input_ids"] for row in tree(2, seed, max(rows, 3))][:rows]
         step = [100 + i for i in range(len(ids))]
-        slots = share_out(step, ids, micro_batch, world_size)
+        slots = share_out(step, ids, micro_batch, world_size, dialogues)
         assert all(len(slot) == world_size for slot in slots)
+        assert len(slots) == len(share_out(step, ids, micro_batch, world_size))
         assert Counter(row for slot in slots for batch in slot for row in batch) == Counter(step)
         assert len(slots) <= -(-len(ids) // (micro_batch * world_size))
         assert all(batch for slot in slots[:-1] for batch in slot)
@@ -278,3 +289,35 @@ def test_a_micro_batch_takes_more_rows_where_they_share_much():
     assert sum(sizes) == 32
     assert min(sizes) >= 16
     assert all(one <= other + 2 for one, other in pairwise(sizes))
+
+
+def test_rows_of_dialogues_are_cut_apart_where_the_least_is_computed_twice():
+    """Of all ways to cut the rows of a step, by trying them, one of those with the fewest micro batches."""
+
+    def computed(groups: list[list[list[int]]]) -> int:
+        return sum(lay_out(group)[1].tokens for group in groups)
+
+    better = 0
+    for seed in range(6):
+        rows = sorted(row["input_ids"] for row in tree(2, f"dialogues {seed}", 4))
+        room = 2 * max(map(len, rows))
+        ways = []
+        for places in product((False, True), repeat=len(rows) - 1):
+            cuts = [0, *(i for i, cut in enumerate(places, 1) if cut), len(rows)]
+            groups = [rows[start:end] for start, end in pairwise(cuts)]
+            shared = [[common_beginning(*pair) for pair in pairwise(group)] for group in groups]
+            kept = [
+                len(group[0]) + sum(min(len(row), len(row) - n + (len(row) // COPIED if n else 0))
+                                    for row, n in zip(group[1:], common, strict=True))
+                for group, common in zip(groups, shared, strict=True)
+            ]  # fmt: skip
+            if max(kept) <= room:
+                ways.append((len(groups), computed(groups)))
+        found, alike = (
+            [[rows[i] for i in batch] for (batch,) in share_out(range(len(rows)), rows, 2, 1, dialogues)]
+            for dialogues in (True, False)
+        )
+        assert (len(found), computed(found)) == min(ways)
+        assert computed(found) <= computed(alike)
+        better += computed(found) < computed(alike)
+    assert better

@@ -206,7 +206,8 @@ def _write(flags: DataFlags, sources: Sequence[Source], text_tokenizer: TextToke
         facts: dict[str, Any] = {"sources": [source.as_json() | {"path": ""} for source in records.sources]}
         for name, examples in (("train", train), ("held_out", held_out)):
             if examples:
-                facts[name] = {one.name: getattr(examples, one.name) for one in fields(examples) if one.name != "rows"}
+                values = {one.name: getattr(examples, one.name) for one in fields(examples) if one.name != "rows"}
+                facts[name] = {key: value for key, value in values.items() if value != []}
         digests = {name: _of_file(made / name) for name in (TRAIN_ROWS, HELD_OUT_ROWS) if (made / name).exists()}
         said = {"facts": facts, "files": digests}
         (made / MANIFEST).write_text(json.dumps({**said, "sha256": _of_facts(said)}), encoding="utf-8")

@@ -8,7 +8,7 @@ import sys
 from array import array
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -43,6 +43,7 @@ class Examples:
         unknown: tokens that are the tokenizer's unk.
         sha256: of all ids and labels.
         thoughts: records whose answer has thinking before it.
+        dialogue_rows: how many rows each dialogue has become, in the order of the rows; empty where each has one.
     """
 
     rows: Any
@@ -55,6 +56,7 @@ class Examples:
     sha256: str
     documents: int = 0
     thoughts: int = 0
+    dialogue_rows: list[int] = field(default_factory=list)
 
     def place(self, record: int) -> tuple[int, int]:
         """The index of a record's file, and the line it begins at."""
@@ -94,6 +96,7 @@ def tokenise(
     rows = _Rows(records, Packer(cutoff_len) if pack else None, file)
     encoder = _Encoder(tokenizer, prompt_type, sys.maxsize if pack else cutoff_len, train_on_inputs, train_turns)
     cut = shortened = unknown = kept = thoughts = 0
+    dialogue_rows: list[int] = []
     asked: deque[tuple[int, int]] = deque()  # records that are worked on, and how often each comes
 
     def dialogues() -> Iterator[list[Message] | bytes]:
@@ -111,6 +114,7 @@ def tokenise(
             cut += times * one.cut
             shortened += times * one.shortened
             unknown += times * one.unknown
+            dialogue_rows += [len(one.parts)] * (times if one.parts else 0)
             for _ in range(times):
                 for input_ids, labels in one.parts:
                     rows.add(i, input_ids, labels)
@@ -132,6 +136,7 @@ def tokenise(
         sha256=rows.digest.hexdigest(),
         documents=kept if pack else 0,
         thoughts=thoughts,
+        dialogue_rows=dialogue_rows if not pack and max(dialogue_rows, default=1) > 1 else [],
     )
 
 
@@ -240,15 +245,15 @@ class _Rows:
         import pyarrow
 
         arrays = []
-        for field in self._schema:
-            column = self._columns[field.name]
-            if field.name not in IDS:
-                arrays.append(pyarrow.array(column, field.type))
+        for kind in self._schema:
+            column = self._columns[kind.name]
+            if kind.name not in IDS:
+                arrays.append(pyarrow.array(column, kind.type))
                 continue
             values = np.frombuffer(b"".join(column), dtype=np.int32)
             ends = np.cumsum([0, *(len(one) // ID_BYTES for one in column)], dtype=np.int32)
             arrays.append(pyarrow.ListArray.from_arrays(pyarrow.array(ends), pyarrow.array(values)))
-            self.supervised += int((values != IGNORE_INDEX).sum()) if field.name == "labels" else 0
+            self.supervised += int((values != IGNORE_INDEX).sum()) if kind.name == "labels" else 0
         self._writer.write_batch(pyarrow.record_batch(arrays, self._schema))
         self._columns = {name: [] for name in self._columns}
 

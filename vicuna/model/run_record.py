@@ -44,6 +44,7 @@ class PlanFacts(Foreign):
 
     steps: Count | None = None
     warmup_steps: Count | None = None
+    dialogues_train: Count | None = None
 
 
 class TemplateFacts(Foreign):
@@ -57,7 +58,7 @@ class TemplateFacts(Foreign):
     {
         **{"prompt_type": "chat", "run_id": "ab12", "step": 5, "eval_loss": 1.5, "trains": ["lora"]},
         **{"flags": {"train": "lora", "lr_scheduler": "linear"}, "exact": {"base_fingerprint": "cd34"}},
-        **{"plan": {"steps": 9, "warmup_steps": 2}, "data_start": 0, "at_least": 0},
+        **{"plan": {"steps": 9, "warmup_steps": 2, "dialogues_train": 0}, "data_start": 0, "at_least": 0},
         **{"inherited": {"learning_rate": 1e-4}, "template": {"day": "2026-01-01", "thinking": "keep"}},
         "merged": {"base": "tiny", "adapters": ["out"]},
     }

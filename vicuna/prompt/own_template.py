@@ -76,10 +76,12 @@ class ChatTemplate(Renderer):
             UserError: the template does not show the answer.
         """
         *asked, last = messages
+        return self._turn([self.clean(message) for message in asked], last)
+
+    def _turn(self, cleaned: list[dict[str, Any]], last: Mapping[str, Any]) -> Turn:
         content, thought = split_thought(last)
         kept = thought and self.settings.thinking in ("", "keep")
         thinking = "keep" if kept else self.settings.thinking.replace("keep", "") or "empty"
-        cleaned = [self.clean(message) for message in asked]
         answer = self.clean({**last, "content": content, "reasoning_content": thought if kept else ""})
         opened = self._opened(cleaned, thinking)
         options = {"enable_thinking": kept} if thinking in ("keep", "empty") else {}
@@ -150,8 +152,9 @@ class ChatTemplate(Renderer):
 
         Where it does not, the answers can not be learnt in one row.
         """
+        cleaned = [self.clean(message) for message in messages]
         ends = [at for at, message in enumerate(messages) if message["role"] == "assistant"]
-        found = [self.turn(messages[: at + 1]) for at in ends]
+        found = [self._turn(cleaned[:at], messages[at]) for at in ends]
         pairs = pairwise(found)
         return found, all(later.prompt.startswith(turn.prompt + turn.answer) for turn, later in pairs)
 

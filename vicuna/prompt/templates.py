@@ -229,6 +229,7 @@ def encode(
     cutoff_len: int,
     train_on_inputs: bool = False,
     train_turns: str = "last",
+    turns: Sequence[Turn] = (),
 ) -> Encoded | None:
     """A dialogue that ends with the answer to learn, as ids and labels.
 
@@ -239,6 +240,7 @@ def encode(
         train_on_inputs: label the prompt too (all but the first id, which nothing predicts).
         train_turns: "last" learns the last answer, "all" every one, with EOS behind each; of the base's own template
             only as far as a prompt begins with all that came before (see `encode_all`).
+        turns: what the base's own template makes of the whole dialogue, where that is known.
 
     Returns:
         The example, or None where no token of the last answer is left within `cutoff_len`.
@@ -251,14 +253,14 @@ def encode(
     def parts(dropped: int) -> list[tuple[list[int], list[int]]]:
         kept = [*system, *others[starts[dropped] :]]
         if prompt_type == BASE:
-            return _own_answers(tokenizer, kept, train_turns)
+            return _own_answers(tokenizer, kept, train_turns, turns if len(kept) == len(messages) else ())
         return (_every_answer if train_turns == "all" else _last_answer)(tokenizer, prompt_type, kept)
 
     def fits(dropped: int) -> bool:
         return sum(len(prompt) + len(answer) for prompt, answer in parts(dropped)) <= cutoff_len
 
     earlier = len(starts) - 1
-    dropped = bisect_left(range(earlier), True, key=fits)
+    dropped = 0 if earlier and fits(0) else bisect_left(range(earlier), True, min(1, earlier), key=fits)
     pairs = parts(dropped)
     ids, labels = [], []
     for prompt, answer in pairs:
@@ -288,31 +290,30 @@ def encode_all(
     train_on_inputs: bool = False,
     train_turns: str = "last",
 ) -> list[Encoded]:
-    """The examples of a dialogue: one, or under `--train_turns all` one for each answer that is to be learnt, where the
-    base's own template writes an earlier turn otherwise than it did as the last (Qwen3 drops its thinking).
-
-    Args:
-        see `encode`.
+    """The examples of a dialogue, as `encode` makes one: one, or under `--train_turns all` one for each answer to learn
+    where the base's own template writes an earlier turn otherwise than it did as the last (Qwen3 drops its thinking).
 
     Returns:
         None of them where no token of an answer is left within `cutoff_len`.
     """
     options = (cutoff_len, train_on_inputs)
     own = own_template(with_tools(tokenizer, messages).chat) if prompt_type == BASE and train_turns == "all" else None
-    if own and not own.turns(messages)[1]:
-        ends = [at for at, one in enumerate(messages) if one["role"] == "assistant" and one.get("learnt", True)]
-        rows = [encode(tokenizer, prompt_type, messages[: at + 1], *options) for at in ends]
-        return [one for one in rows if one is not None]
-    found = encode(tokenizer, prompt_type, messages, *options, train_turns)
-    return [] if found is None else [found]
+    turns, in_a_row = own.turns(messages) if own else ((), True)
+    if in_a_row:
+        rows = [encode(tokenizer, prompt_type, messages, *options, train_turns, turns)]
+    else:
+        ends = [at for at, one in enumerate(messages) if one["role"] == "assistant"]
+        learnt = [(at, turn) for at, turn in zip(ends, turns, strict=True) if messages[at].get("learnt", True)]
+        rows = [encode(tokenizer, prompt_type, messages[: at + 1], *options, turns=[turn]) for at, turn in learnt]
+    return [one for one in rows if one is not None]
 
 
 def _own_answers(
-    tokenizer: Tokenizer, messages: Sequence[Message], train_turns: str
+    tokenizer: Tokenizer, messages: Sequence[Message], train_turns: str, turns: Sequence[Turn]
 ) -> list[tuple[list[int], list[int]]]:
     """What leads to each answer, and the answer with its end, as the base's own template writes them."""
     chat = own_template(tokenizer.chat)
-    turns, _ = chat.turns(messages) if train_turns == "all" else ([chat.turn(messages)], True)
+    turns = turns or (chat.turns(messages)[0] if train_turns == "all" else [chat.turn(messages)])
     found: list[tuple[list[int], list[int]]] = []
     before = Turn("", "")
     for turn in turns:

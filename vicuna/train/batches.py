@@ -1,14 +1,15 @@
 """Exact batches: the rows of every optimizer step, their micro batches on each rank, and the tensors of one.
 
-The order of training is a pure function of (seed, epoch, lengths, total batch): ranks, micro batches and restarts can
-not change it.
+The order of training is a pure function of (seed, epoch, lengths, total batch) and of which rows are of one dialogue:
+ranks, micro batches and restarts can not change it.
 """
 
 import math
 import random
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from vicuna.prompt.templates import IGNORE_INDEX
 from vicuna.train.flags import RunFlags
 from vicuna.train.last_block import few_that_predict
 from vicuna.train.loss import supervised_positions
-from vicuna.train.resume import NEW_RUN, StartingPoint
+from vicuna.train.resume import NEW_RUN, StartingPoint, check_order
 from vicuna.train.sharing import Operations, lay_out, share_out
 
 NO_ROW = -1  # a rank with no row in a slot takes one of ignored labels, so that all ranks step together
@@ -27,16 +28,57 @@ SHOWN_STEPS = 4  # of which the plan says what they share
 NO_SLOT = -2  # a slot that no rank needs, since others hold more rows: it is passed over
 
 
-def epoch_order(seed: int, epoch: int, lengths: Sequence[int], total_batch: int) -> list[list[int]]:
+def epoch_order(
+    seed: int, epoch: int, lengths: Sequence[int], total_batch: int, dialogue_rows: Sequence[int] = ()
+) -> list[list[int]]:
     """The rows of every optimizer step of an epoch: `total_batch` each, the last takes what is left.
 
-    Rows are drawn at random; within a step they are sorted by length, longest first, so that micro batches hold
-    rows of like length. A step's gradient is a sum over its rows, so this order within it costs nothing.
+    Rows are drawn at random, those of one dialogue together; within a step they are sorted by length, longest first,
+    so that micro batches hold rows of like length. A step's gradient is a sum over its rows, so this order within it
+    costs nothing.
+
+    Args:
+        dialogue_rows: how many rows each dialogue has become, in the order of the rows; () where each has one.
     """
+    draw = random.Random(f"{seed}/{epoch}")
     order = list(range(len(lengths)))
-    random.Random(f"{seed}/{epoch}").shuffle(order)
+    if dialogue_rows:
+        order = _dialogues_drawn(draw, dialogue_rows, total_batch)
+    else:
+        draw.shuffle(order)
     steps = [order[start : start + total_batch] for start in range(0, len(order), total_batch)]
     return [sorted(step, key=lambda row: (-lengths[row], row)) for step in steps]
+
+
+def _dialogues_drawn(draw: random.Random, dialogue_rows: Sequence[int], total_batch: int) -> list[int]:
+    """All rows, those of one dialogue behind one another and in one step: where the next one drawn has more rows than
+    there is room for in a step, the largest of the others for which there is comes before it. Where there is none, the
+    end of the step divides it. A dialogue of more rows than a step takes is drawn as several.
+    """
+    ends = zip(dialogue_rows, accumulate(dialogue_rows), strict=True)
+    runs = [
+        range(start, min(start + total_batch, end))
+        for count, end in ends
+        for start in range(end - count, end, total_batch)
+    ]
+    draw.shuffle(runs)
+    waiting: dict[int, deque[int]] = {}  # by the number of their rows, which of `runs`, in the order drawn
+    for i, run in enumerate(runs):
+        waiting.setdefault(len(run), deque()).append(i)
+    order: list[int] = []
+    while waiting:
+        room = total_batch - len(order) % total_batch
+        count = min(waiting, key=lambda count: waiting[count][0])  # of the next one drawn
+        if count > room:
+            count = max((other for other in waiting if other <= room), default=count)
+        i = waiting[count].popleft()
+        if not waiting[count]:
+            del waiting[count]
+        order += runs[i][:room]
+        if rest := runs[i][room:]:
+            runs[i] = rest
+            waiting.setdefault(len(rest), deque()).appendleft(i)
+    return order
 
 
 def rank_batches(step: Sequence[int], micro_batch: int, world_size: int, rank: int) -> list[list[int]]:
@@ -59,6 +101,10 @@ class StepBatchSampler(Sampler[list[int]]):
     Args:
         rows: a datasets.Dataset with the `input_ids` of each row, where micro batches are to share much; None where
             they are of like length.
+        dialogue_rows: see `epoch_order`.
+
+    Raises:
+        UserError: it goes on with a run that drew the rows of a dialogue apart.
 
     Attributes:
         steps: optimizer steps of the run.
@@ -74,7 +120,11 @@ class StepBatchSampler(Sampler[list[int]]):
         rank: int = 0,
         start: StartingPoint = NEW_RUN,
         rows: Any = None,
+        dialogue_rows: Sequence[int] = (),
     ):
+        if dialogue_rows:
+            check_order(start)
+        self._dialogue_rows = dialogue_rows
         self.lengths, self.run, self.world_size, self.rank = lengths, run, world_size, rank
         self._ids = None if rows is None else rows.select_columns("input_ids")
         self.first, self.data_start = start.step, start.data_start
@@ -99,7 +149,8 @@ class StepBatchSampler(Sampler[list[int]]):
         """Rows of one optimizer step over all ranks; steps count from 0."""
         epoch, at = divmod(step - self.data_start, self.steps_per_epoch)
         if epoch != self._epoch:
-            self._epoch, self._order = epoch, epoch_order(self.run.seed, epoch, self.lengths, self.run.total_batch)
+            settings = self.lengths, self.run.total_batch, self._dialogue_rows
+            self._epoch, self._order = epoch, epoch_order(self.run.seed, epoch, *settings)
         return self._order[at]
 
     def sharing(self) -> dict[str, int] | None:
@@ -142,7 +193,8 @@ class StepBatchSampler(Sampler[list[int]]):
 
     def _slots(self, step: int) -> list[list[list[int]]]:
         rows = self.rows(step)
-        return share_out(rows, self._ids[rows]["input_ids"], self.run.micro_batch, self.world_size)
+        several = bool(self._dialogue_rows)
+        return share_out(rows, self._ids[rows]["input_ids"], self.run.micro_batch, self.world_size, several)
 
 
 class RowDataset(Dataset):

@@ -25,7 +25,7 @@ from vicuna.train.faster import what_is_faster
 from vicuna.train.flags import OPTIMIZER_BYTES, RunFlags, TrainFlags
 from vicuna.train.full_disk import free_bytes, in_words
 from vicuna.train.reporting import where_reported
-from vicuna.train.resume import StartingPoint
+from vicuna.train.resume import DIALOGUES, StartingPoint
 from vicuna.train.schedule import describe_rates, learning_rate_at
 
 FEW_STEPS = 50  # fewer optimizer steps than this rarely change a model visibly
@@ -112,7 +112,7 @@ def _data_facts(data: TrainingData) -> dict[str, Any]:
         "rows_left_out": sum(part.left_out for part in parts), "rows_bad": dict(records.bad),
         "rows_suspicious": dict(records.suspicious),
         "rows_cut": sum(part.cut for part in parts), "rows_shortened": sum(part.shortened for part in parts),
-        "rows_thinking": sum(part.thoughts for part in parts),
+        "rows_thinking": sum(part.thoughts for part in parts), DIALOGUES: sum(n > 1 for n in train.dialogue_rows),
         "encoding": records.encoding, "files": [source.as_json() for source in records.sources],
         "tokens_train": sum(lengths), "tokens_supervised": train.supervised, "longest": lengths[-1],
         "median": lengths[len(lengths) // 2], "tokens_unknown": train.unknown,
@@ -130,11 +130,11 @@ def _lines(
     """The facts in words, by subject."""
     trainable, total = parameters.trainable, parameters.total
     bad = "".join(f"; {count} malformed ({why})" for why, count in sorted(facts["rows_bad"].items()))
-    cut = f"{facts['rows_cut']} cut at {flags.data.cutoff_len} tokens"
-    cut += " (they get no EOS)" if facts["rows_cut"] else ""
+    cut = f"{facts['rows_cut']} cut at {flags.data.cutoff_len} tokens{' (they get no EOS)' * bool(facts['rows_cut'])}"
     cut += f", {facts['rows_shortened']} without their oldest turns" if facts["rows_shortened"] else ""
     tokens, supervised = facts["tokens_train"], facts["tokens_supervised"]
-    turns = ", every answer" if flags.data.train_turns == "all" else ""
+    several = f" ({facts[DIALOGUES]} dialogues in several rows)" if facts[DIALOGUES] else ""
+    turns = f", every answer{several}" if flags.data.train_turns == "all" else ""
     return {
         "base": f"{base.place}  {type(base.config).__name__.removesuffix('Config')}  "
         f"{_millions(parameters.frozen or total)}  "

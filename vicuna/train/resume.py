@@ -48,6 +48,7 @@ ELASTIC = {"micro_batch", "world_size", "threads"}
 # What --ignore_data_skip lets change, since the data begins anew.
 DATA = {"data_sha256", "test_size"}
 CHECKPOINT_FILES = (STATE, OPTIMIZER, SCHEDULER)
+DIALOGUES = "dialogues_train"  # a fact of the plan since the rows of a dialogue are drawn together
 AUTO = "auto"
 
 
@@ -251,6 +252,21 @@ def _earlier_run(output: Path) -> str:
         return ""
     what = "a result" if holds_result(output) else "checkpoints"
     return f"; {output} holds {what} of an earlier one, which stays as it is until this one ends: it works in {work}"
+
+
+def check_order(start: StartingPoint) -> None:
+    """Refuse to resume a run that drew the rows of a dialogue apart, on data with dialogues of several rows: what is
+    left of its epoch would be other rows.
+
+    Raises:
+        UserError: it did, and the data does not begin anew.
+    """
+    if start.resume and start.data_start < start.step and DIALOGUES not in run_args(start.resume).get("plan", {}):
+        raise UserError(
+            f"{start.resume} was begun with the answers of a dialogue drawn apart, this version keeps them together: "
+            "resume it with the version that began it, or pass --ignore_data_skip to begin the data anew. To begin a "
+            "new schedule from its weights, pass the folder of its adapter instead."
+        )
 
 
 def run_id(start: StartingPoint) -> str:

@@ -170,7 +170,7 @@ def lay_out(rows: Sequence[Sequence[int]]) -> tuple[list[int], Layout, list[np.n
 
 
 def share_out(
-    step: Sequence[int], ids: Sequence[Sequence[int]], micro_batch: int, world_size: int
+    step: Sequence[int], ids: Sequence[Sequence[int]], micro_batch: int, world_size: int, dialogues: bool = False
 ) -> list[list[list[int]]]:
     """The micro batches of a step: a slot holds one for each rank, of like size; a rank of the last may have none.
 
@@ -179,20 +179,18 @@ def share_out(
 
     Args:
         step: the rows' numbers; ids: their tokens.
+        dialogues: some have several rows, which share more than like size is worth: they are kept together.
     """
     order = sorted(range(len(step)), key=lambda i: (ids[i], step[i]))
     lengths = [len(ids[i]) for i in order]
     shared = [0, *(common_beginning(ids[one], ids[other]) for one, other in pairwise(order))]
     room = micro_batch * max(lengths)
     slots = -(-len(_fill(lengths, shared, room)) // world_size)
-    low, high = max(lengths), room
-    while low < high:  # the least room for which there are not more of them
-        middle = (low + high) // 2
-        if len(_fill(lengths, shared, middle)) <= slots * world_size:
-            high = middle
-        else:
-            low = middle + 1
-    bounds = [*_fill(lengths, shared, high), len(order)]
+    if dialogues:
+        starts = _fill_with_least_twice(lengths, shared, room)
+    else:
+        starts = _fill_alike(lengths, shared, room, slots * world_size)
+    bounds = [*starts, len(order)]
     found = [order[start:end] for start, end in pairwise(bounds)]
     loads = [sum(lengths[start:end]) - sum(shared[start + 1 : end]) for start, end in pairwise(bounds)]
     largest_first = [found[i] for i in sorted(range(len(found)), key=lambda i: (-loads[i], i))]
@@ -205,12 +203,48 @@ def _fill(lengths: Sequence[int], shared: Sequence[int], room: int) -> list[int]
     """Where micro batches begin when each takes rows as long as there is room."""
     starts, held = [], room
     for i, (length, common) in enumerate(zip(lengths, shared, strict=True)):
-        load = min(length, length - common + (length // COPIED if common else 0))
+        load = _load(length, common)
         if held + load > room:
             starts.append(i)
             held, load = 0, length
         held += load
     return starts
+
+
+def _load(length: int, common: int) -> int:
+    """Tokens kept of a row behind another one."""
+    return min(length, length - common + (length // COPIED if common else 0))
+
+
+def _fill_alike(lengths: Sequence[int], shared: Sequence[int], room: int, count: int) -> list[int]:
+    """The same with the least room for which there are at most `count` of them."""
+    low = max(lengths)
+    while low < room:
+        middle = (low + room) // 2
+        if len(_fill(lengths, shared, middle)) <= count:
+            room = middle
+        else:
+            low = middle + 1
+    return _fill(lengths, shared, room)
+
+
+def _fill_with_least_twice(lengths: Sequence[int], shared: Sequence[int], room: int) -> list[int]:
+    """The same, as few as `_fill` makes, where the fewest tokens are computed once more because another one begins."""
+    best = [(0, 0, 0)]  # of the first rows: how many micro batches, tokens computed once more, where the last begins
+    for end in range(1, len(lengths) + 1):
+        found, behind = [], 0
+        for start in range(end - 1, -1, -1):
+            if lengths[start] + behind > room:
+                break
+            count, again, _ = best[start]
+            found.append((count + 1, again + shared[start], start))
+            behind += _load(lengths[start], shared[start])
+        best.append(min(found))
+    starts, end = [], len(lengths)
+    while end:
+        end = best[end][2]
+        starts.append(end)
+    return starts[::-1]
 
 
 def as_json(operations: Operations | None) -> dict[str, int] | None:
