@@ -1,6 +1,7 @@
 """Records -> tokenised examples, and what of an example is learnt.
 
-Every record becomes at most one example of at most `cutoff_len` tokens; what was cut, shortened or left out is counted.
+A record becomes an example of at most `cutoff_len` tokens, a dialogue in some templates one for each answer; what was
+cut, shortened or left out is counted.
 """
 
 import hashlib
