@@ -2,6 +2,7 @@
 and what is refused before time is spent."""
 
 import os
+import signal
 import sysconfig
 from collections.abc import Iterator
 from importlib import util
@@ -12,11 +13,18 @@ from transformers import AttentionInterface, AutoConfig
 
 from tests.train.runs import STEPS, losses
 from tests.train.test_shared_rows import ONE_BY_ONE, PADDED, TOGETHER, assert_alike, computed, small, tree
-from vicuna.errors import UserError
+from vicuna.errors import Stopped, UserError
 from vicuna.train.batches import collate
-from vicuna.train.compiled import check_kernel_folder, check_torch_compile, compile_blocks, what_is_missing
+from vicuna.train.compiled import (
+    check_kernel_folder,
+    check_torch_compile,
+    compile_blocks,
+    compiled_blocks,
+    what_is_missing,
+)
 from vicuna.train.flags import RunFlags
 from vicuna.train.row_attention import NAME, row_attention
+from vicuna.train.signals import GracefulStopCallback
 
 EVERY_WAY = {"one by one": ONE_BY_ONE, "together": TOGETHER, "padded": PADDED}
 
@@ -54,6 +62,25 @@ def test_losses_and_gradients_are_those_of_blocks_as_they_stand_and_few_graphs_s
     assert 5 <= counts[0] <= 12  # two norms, before and behind attention, the MLP; for one row, and for several
     assert counts[1:] == [counts[0], counts[2], counts[2]]
     assert counts[2] <= 15  # under checkpointing the first block's input has a gradient
+
+
+def test_a_compiler_that_fails_ends_in_a_sentence(graphs, tmp_path):
+    def fail(graph: torch.fx.GraphModule, inputs: list) -> object:
+        raise RuntimeError("killed")
+
+    torch.compiler.set_default_backend(fail)
+    model, batch, stopper = small(), collate(tree(1, 1), ONE_BY_ONE), GracefulStopCallback(tmp_path, 0, None)
+
+    def train() -> None:
+        with compiled_blocks(model, rows_laid_out=True, stopper=stopper):
+            computed(model, [batch])
+
+    with pytest.raises(UserError, match=r"could not compile .*killed.* drop --torch_compile\. There is no checkpoint"):
+        train()
+    stopper.signal = signal.SIGINT
+    with pytest.raises(Stopped, match="stopped by SIGINT while kernels were made") as stopped:
+        train()
+    assert stopped.value.status == 130
 
 
 def test_what_is_missing_is_told_with_how_to_install_it(monkeypatch, tmp_path):
