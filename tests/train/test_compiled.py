@@ -2,6 +2,7 @@
 and what is refused before time is spent."""
 
 import os
+import signal
 import sysconfig
 from collections.abc import Iterator
 from importlib import util
@@ -10,12 +11,20 @@ import pytest
 import torch
 from transformers import AttentionInterface, AutoConfig
 
+from tests.train.runs import STEPS, losses
 from tests.train.test_shared_rows import ONE_BY_ONE, PADDED, TOGETHER, assert_alike, computed, small, tree
-from vicuna.errors import UserError
+from vicuna.errors import Stopped, UserError
 from vicuna.train.batches import collate
-from vicuna.train.compiled import check_kernel_folder, check_torch_compile, compile_blocks, what_is_missing
+from vicuna.train.compiled import (
+    check_kernel_folder,
+    check_torch_compile,
+    compile_blocks,
+    compiled_blocks,
+    what_is_missing,
+)
 from vicuna.train.flags import RunFlags
 from vicuna.train.row_attention import NAME, row_attention
+from vicuna.train.signals import GracefulStopCallback
 
 EVERY_WAY = {"one by one": ONE_BY_ONE, "together": TOGETHER, "padded": PADDED}
 
@@ -53,6 +62,25 @@ def test_losses_and_gradients_are_those_of_blocks_as_they_stand_and_few_graphs_s
     assert 5 <= counts[0] <= 12  # two norms, before and behind attention, the MLP; for one row, and for several
     assert counts[1:] == [counts[0], counts[2], counts[2]]
     assert counts[2] <= 15  # under checkpointing the first block's input has a gradient
+
+
+def test_a_compiler_that_fails_ends_in_a_sentence(graphs, tmp_path):
+    def fail(graph: torch.fx.GraphModule, inputs: list) -> object:
+        raise RuntimeError("killed")
+
+    torch.compiler.set_default_backend(fail)
+    model, batch, stopper = small(), collate(tree(1, 1), ONE_BY_ONE), GracefulStopCallback(tmp_path, 0, None)
+
+    def train() -> None:
+        with compiled_blocks(model, rows_laid_out=True, stopper=stopper):
+            computed(model, [batch])
+
+    with pytest.raises(UserError, match=r"could not compile .*killed.* drop --torch_compile\. There is no checkpoint"):
+        train()
+    stopper.signal = signal.SIGINT
+    with pytest.raises(Stopped, match="stopped by SIGINT while kernels were made") as stopped:
+        train()
+    assert stopped.value.status == 130
 
 
 def test_what_is_missing_is_told_with_how_to_install_it(monkeypatch, tmp_path):
@@ -106,3 +134,25 @@ def test_a_run_is_refused_before_the_base_is_loaded(program, tiny_base, records,
     assert not (tmp_path / "out").exists()
     with pytest.raises(UserError, match="--torch_compile does not work with --fsdp; leave one of them out"):
         RunFlags(torch_compile=True, fsdp=True)
+
+
+@pytest.mark.skipif(bool(what_is_missing("cpu", os.environ)), reason="nothing that torch.compile calls is here")
+def test_a_compiled_run_has_the_losses_of_a_plain_one_and_goes_on_to_the_same_bits(
+    program, tiny_base, records, tmp_path
+):
+    short = ["--total_batch", 11, "--micro_batch", 11, "--max_steps", 4, "--test_size", 0, "--eval_steps", 0]
+    argv = ["finetune.py", "--model_path", tiny_base, "--data_path", records, *STEPS, *short, "--save_steps", 2]
+    # Kernels of no particular processor take a third of the time to make.
+    env = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "kernels"), "ATEN_CPU_CAPABILITY": "default"}
+    whole, plain, resumed = (tmp_path / name for name in ("whole", "plain", "resumed"))
+    go_on = ["--resume_from_checkpoint", whole / "checkpoint-2"]
+    for output, more in ((plain, []), (whole, ["--torch_compile"]), (resumed, ["--torch_compile", *go_on])):
+        done = program(*argv, "--output_path", output, *more, env=env, warm=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert "Exception ignored" not in done.stderr
+    assert (tmp_path / "kernels").is_dir()
+    assert losses(whole) == pytest.approx(losses(plain), rel=1e-4)
+    for name in ("adapter_model.safetensors", "steps.jsonl"):
+        assert (resumed / name).read_bytes() == (whole / name).read_bytes()
+    done = program(*argv, "--output_path", plain, *go_on, "--plan_only")
+    assert "was begun with --torch_compile True, this run has False: a resumed run must keep it" in done.stderr

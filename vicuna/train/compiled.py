@@ -4,15 +4,17 @@ Attention over rows laid into one another takes tuples that differ with each mic
 tokens are left out each time: both stay outside of what is compiled, so that no micro batch is compiled for anew.
 """
 
+import contextlib
 import getpass
 import importlib.util
 import os
 import shutil
+import signal
 import stat
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ import torch
 from torch import nn
 from transformers import AttentionInterface
 
-from vicuna.errors import UserError, first_line
+from vicuna.errors import Stopped, UserError, first_line
 from vicuna.log import log
 from vicuna.model.gptq import KERNELS
 from vicuna.model.stored import stored_method
@@ -28,6 +30,7 @@ from vicuna.train.flags import RunFlags
 from vicuna.train.row_attention import NAME, row_attention
 from vicuna.train.sharding import decoder_blocks
 from vicuna.train.sharing import KINDS
+from vicuna.train.signals import GracefulStopCallback
 
 FLAG = "--torch_compile"
 DROP = f"or drop {FLAG}"
@@ -129,6 +132,28 @@ def compile_blocks(model: nn.Module, rows_laid_out: bool) -> None:
         for part in block.children():
             part.compile(dynamic=True)
     log.info("%s: kernels are made when they are first needed, and kept in %s", FLAG, kernel_folder(os.environ))
+
+
+@contextlib.contextmanager
+def compiled_blocks(model: nn.Module, rows_laid_out: bool, stopper: GracefulStopCallback) -> Iterator[None]:
+    """As `compile_blocks`, with an end in a sentence where a compiler fails: a Ctrl-C reaches it, too.
+
+    Raises:
+        UserError: which checkpoint stands, and the command that goes on from it.
+        Stopped: the same, when the run was to stop.
+    """
+    compile_blocks(model, rows_laid_out)
+    try:
+        yield
+    except RuntimeError as error:
+        if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise
+        if stopper.signal:
+            text = f"stopped by {signal.Signals(stopper.signal).name} while kernels were made. {stopper.go_on()}"
+            raise Stopped(text, 128 + stopper.signal) from error
+        said = " ".join(str(error).strip().splitlines()[:2])  # the first may be only who says it
+        text = f"{FLAG}: PyTorch could not compile a part of a block ({said}): mend that, {DROP}."
+        raise UserError(f"{text} {stopper.go_on()}") from error
 
 
 class _PastGraphs:

@@ -23,7 +23,7 @@ from vicuna.errors import UserError
 from vicuna.log import log
 from vicuna.train.batches import NO_SLOT, RowDataset, StepBatchSampler, collate
 from vicuna.train.callbacks import StepLog
-from vicuna.train.compiled import compile_blocks
+from vicuna.train.compiled import compiled_blocks
 from vicuna.train.early_stopping import is_over
 from vicuna.train.full_disk import failed_for_room
 from vicuna.train.heap import keep_freed_memory
@@ -279,11 +279,16 @@ def run_training(trainer: AdapterTrainer, resume: Path | None) -> None:
     trainer.add_callback(DataPositionCallback(trainer))
     if trainer.args.device.type == "cpu":
         keep_freed_memory()
-    if trainer.batches.run.torch_compile:
-        compile_blocks(trainer.model, trainer.operations is not None)
-    last_block = contextlib.closing(LastBlock(trainer.model)) if trainer.operations else contextlib.nullcontext()
     try:
-        with trainer.stopper.catch_signals(), _room_for_checkpoints(trainer), _inputs_as_they_come(trainer), last_block:
+        with contextlib.ExitStack() as around:
+            around.enter_context(trainer.stopper.catch_signals())
+            around.enter_context(_room_for_checkpoints(trainer))
+            around.enter_context(_inputs_as_they_come(trainer))
+            if trainer.operations:
+                around.enter_context(contextlib.closing(LastBlock(trainer.model)))
+            if trainer.batches.run.torch_compile:
+                laid_out = trainer.operations is not None
+                around.enter_context(compiled_blocks(trainer.model, laid_out, trainer.stopper))
             trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     except torch.OutOfMemoryError as error:
         remedy = "--cutoff_len, or take fewer --bits or a smaller base"
