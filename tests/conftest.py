@@ -43,7 +43,7 @@ CONTEXT = 512
 # Files that take longest, for workers that take one file at a time: begun last, one of them would run on alone.
 LONGEST = (
     *("quickstart", "finetune", "signals", "sharding", "resume", "kill_resume", "trainable", "planted_faults"),
-    *("verify_export", "scripts", "real_exports", "program"),
+    *("verify_export", "scripts", "real_exports", "program", "trainer"),
 )
 
 

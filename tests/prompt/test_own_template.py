@@ -65,6 +65,14 @@ def test_a_prompt_has_the_ids_of_apply_chat_template(kind, tokenizer, hugging_fa
     assert prompt_ids(view, BASE, dialogue[:-1]) == theirs(hugging_face, dialogue[:-1], **options)
 
 
+def test_a_view_with_other_settings_reads_no_piece_again(tokenizer):
+    view = tokenizer.with_settings(day="2024-07-26")
+
+    assert view is not tokenizer
+    assert (view.encode, view.files) == (tokenizer.encode, tokenizer.files)
+    assert view.with_settings(day=tokenizer.chat.settings.day).with_settings(day="2024-07-26") is view
+
+
 def test_a_system_message_has_its_place_or_is_refused(kind, tokenizer, hugging_face):
     messages = [SYSTEM, *FIRST, SECOND[0]]
     if kind == "no_system":

@@ -14,6 +14,7 @@ MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
+_SIZE = struct.Struct("<Q")
 _ALIGNMENT = "general.alignment"
 # The format has no bounds but those of its numbers; these are several times what any model of today has.
 MOST_BYTES = 512 << 20  # of a head: vocabularies of 262,144 pieces take 12 MB
@@ -91,6 +92,15 @@ class _Cursor:
         begin = self._taken(size)
         return self.buffer[begin : begin + size].decode("utf-8")
 
+    def strings(self, count: int) -> list[str]:
+        """As `string` so many times; a vocabulary has hundreds of thousands."""
+        buffer, size_at, found = self.buffer, _SIZE.unpack_from, []
+        for _ in range(count):
+            (size,) = size_at(buffer, self._taken(8))
+            begin = self._taken(size)
+            found.append(buffer[begin : begin + size].decode("utf-8"))
+        return found
+
     def count(self, most: int, what: str, least: int = 0, code: str = "Q") -> int:
         (found,) = self.numbers(code)
         if not least <= found <= most:
@@ -106,6 +116,8 @@ class _Cursor:
                 raise ValueError(f"it has more than {MOST_NESTED} arrays in each other")
             if inner in _NUMBERS:
                 return list(self.numbers(_NUMBERS[inner], count))
+            if inner == _STRING:
+                return self.strings(count)
             return [self.value(inner, depth + 1) for _ in range(count)]
         if kind not in _NUMBERS:
             raise ValueError(f"it has a value of type {kind}, which GGUF does not know")

@@ -84,6 +84,12 @@ class TextTokenizer:
         self._views: OrderedDict[Settings, TextTokenizer] = OrderedDict()  # shared by all views of a tokenizer
         self._lock = threading.Lock()
 
+    def __copy__(self) -> "TextTokenizer":
+        """A view of this one: without this, copying would go by `__reduce__`, and read all pieces again."""
+        view = object.__new__(type(self))
+        vars(view).update(vars(self))
+        return view
+
     def __reduce__(self) -> tuple[Any, ...]:
         """For another process it is made anew, of the same files, for the same day."""
         return type(self), (self.files, None, replace(self.chat.settings, day=self.chat.day) if self.chat else PLAIN)

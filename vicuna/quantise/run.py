@@ -143,7 +143,7 @@ def quantise(
     """
     blocks = base.config.num_hidden_layers
     context = multiprocessing.get_context("forkserver" if hasattr(os, "fork") else "spawn")
-    context.set_forkserver_preload(["torch", "peft"])
+    context.set_forkserver_preload(["torch", "peft", "datasets"])
     aside = tempfile.TemporaryDirectory(prefix=".quantising-", dir=out.parent)
     with aside as name, shown(base.path) as source, tqdm_bar(blocks) as bar:
         work = Path(name).resolve()
