@@ -40,13 +40,13 @@ def serving_pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable
             )
         servers.append(server)
         url = f"http://127.0.0.1:{port}/"
-        for _ in range(240):
+        for _ in range(2400):
             try:
                 urllib.request.urlopen(url, timeout=20)
                 return url
             except OSError:
                 assert server.poll() is None, said.read_text(encoding="utf-8")
-                time.sleep(0.5)
+                time.sleep(0.05)
         raise AssertionError(f"{argv[0]} did not answer at {url}")
 
     try:
