@@ -93,12 +93,12 @@ def saved(tmp_path_factory):
 
 @pytest.fixture(scope="package")
 def address(tmp_path_factory, slow_base, chat_adapters, saved):
-    """chat.py with a base that is slow enough to watch, two adapters, and answers of 12 tokens."""
+    """chat.py with a base that is slow enough to watch, two adapters, and answers of 30 tokens."""
     adapters = (chat_adapters / "A", chat_adapters / "B")
     with serving_pages(tmp_path_factory) as serve:
         yield serve(
             *("chat.py", "--model_path", slow_base, "--bits", 32, "--lora_path", *adapters),
-            *("--preset", "precise", "--min_new_tokens", 12, "--max_new_tokens", 12, "--save_path", saved),
+            *("--preset", "precise", "--min_new_tokens", 30, "--max_new_tokens", 30, "--save_path", saved),
         )
 
 

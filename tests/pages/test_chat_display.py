@@ -214,7 +214,7 @@ def test_what_is_forgotten_is_dim_below_a_line_that_says_so_and_still_there(visi
     page.wait_for_function("/ [1-9]\\d* turns forgotten/.test(document.querySelector('#memory')?.innerText ?? '')")
     line = page.inner_text("#memory")
     used, budget, forgotten = map(int, re.search(r"(\d+) / (\d+) tokens · (\d+) turns forgotten", line).groups())
-    assert budget == 512 - 12
+    assert budget == 512 - 30
     assert used <= budget
     assert forgotten > 0
     wait_equal(lambda: len(questions(page)), 12)

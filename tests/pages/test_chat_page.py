@@ -198,7 +198,7 @@ def test_each_message_chooses_its_adapter_and_its_template(visit):
     page.click("#new")
     page.wait_for_function("document.querySelectorAll('#chat .user').length === 0")
     other = ask(page, "你是谁？")
-    assert " · ".join(other.split("\n")[-1].split(" · ")[:2]) == "B · 12 tokens"
+    assert " · ".join(other.split("\n")[-1].split(" · ")[:2]) == "B · 30 tokens"
     assert other.split("\n")[0] != own.split("\n")[0]
     choose(page, "prompt_type", "chat")
     page.wait_for_function(
@@ -276,4 +276,4 @@ def test_the_controls_know_the_base_and_reset_brings_them_back(visit):
     page.wait_for_function("document.querySelector('#mode')?.innerText.includes('greedy')")
     expect(page.locator("#num_beams input[type=number]")).to_have_value("1")
     page.wait_for_selector("#show_beam", state="hidden")  # there are no beams to show
-    expect(page.locator("#max_new_tokens input[type=number]")).to_have_value("12")
+    expect(page.locator("#max_new_tokens input[type=number]")).to_have_value("30")

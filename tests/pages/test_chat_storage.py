@@ -40,7 +40,7 @@ def test_a_chat_is_saved_in_the_originals_form_and_loaded_by_another_visitor(vis
     text = download.value.path().read_text(encoding="utf-8")
     row = json.loads(text)
     assert row["history"] == [{"input": "存 <b>&amp;", "output": stored(page, 2)[1]["content"], "adapter": "A"}]
-    assert row["generation_parameter"]["max_new_tokens"] == 12
+    assert row["generation_parameter"]["max_new_tokens"] == 30
     assert row["generation_parameter"]["max_memory"] == 512
     assert row["info"] == {
         "base": "base", "adapter": "A", "bits": "32 bit, float32", "prompt_type": "chat",
