@@ -9,6 +9,7 @@ Run it with nothing else running.
 
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -47,7 +48,7 @@ def commands(bench: Bench) -> dict[str, list[Any]]:
     return {
         **{f"{program} --help": [program, "--help"] for program in PROGRAMS},
         "plan": [*train, "--plan_only", "--output_path", bench.folder / "plan"],
-        "one step": [*train, "--overwrite", "--output_path", bench.folder / "step"],
+        "one step": [*train, "--output_path", bench.folder / "step"],
     }
 
 
@@ -78,6 +79,7 @@ def main(flags: StartFlags) -> None:
     for _ in range(flags.rounds):
         for name, words in commands(bench).items():
             for side, where in sides.items():
+                shutil.rmtree(bench.folder / "step", ignore_errors=True)
                 found.setdefault(name, {}).setdefault(side, []).append(round(seconds(words, where), 3))
     medians = {name: {side: statistics.median(one) for side, one in times.items()} for name, times in found.items()}
     print("| what | side | seconds, median | all |\n|---|---|---|---|")
