@@ -10,29 +10,16 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Annotated, Any
-
-from pydantic import Field
+from typing import Any
 
 from vicuna.errors import UserError, at_the_end
 from vicuna.files.aside import LOCK_OPENING, locked, made_folder, remove_left_behind, still_there, taken_lock
-from vicuna.foreign.typed import Count, Foreign, Name, opens, read_typed
 from vicuna.log import log
 
 LOCK = ".lock"
 BESIDE = ".vicuna.lock"  # ends the name of a lock that lies beside what it is for
 # A holder writes its name right behind its lock; who comes in between asks again.
 LOOKS, LOOK_S = 100, 0.05
-
-
-@opens({"pid": 4711, "host": "a", "run": "", "rank": 0})
-class LockHolder(Foreign):
-    """Who holds a lock; a folder that was passed on may bring a file of that name along."""
-
-    pid: Annotated[int, Field(ge=1, lt=1 << 31)]  # which os.kill takes
-    host: Name
-    run: Name
-    rank: Count
 
 
 def output_folder(
@@ -182,11 +169,9 @@ def _name_of_this_process(environ: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _read(lock_file: Path) -> dict[str, Any]:
-    try:
-        said = read_typed(lock_file, LockHolder)
-    except UserError:
-        return {}
-    return said.model_dump()
+    from vicuna.files.lock_holder import read_holder  # --help and a mistyped flag do without what it reads with
+
+    return read_holder(lock_file)
 
 
 def _lives(other: dict[str, Any]) -> bool:
