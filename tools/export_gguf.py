@@ -19,7 +19,7 @@ from vicuna import log
 from vicuna.args import flag, parse
 from vicuna.errors import UserError, run
 from vicuna.files import aside, outputs
-from vicuna.gguf_file.reader import PLAIN_TYPES, QUANTISED_TYPES
+from vicuna.gguf_file.types import PLAIN_TYPES, QUANTISED_TYPES
 from vicuna.prompt.templates import ALL_PROMPT_TYPES
 
 if TYPE_CHECKING:

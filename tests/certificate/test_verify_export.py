@@ -14,7 +14,7 @@ from tests.certificate.certifying import CPP, WEIGHTS, certify, needs_cpp, one_o
 from tests.certificate.planted import FOLDERS, changed, derive
 from vicuna.certificate.verdict import BOUNDS
 from vicuna.errors import UserError
-from vicuna.gguf_file.reader import PLAIN_TYPES, QUANTISED_TYPES
+from vicuna.gguf_file.types import PLAIN_TYPES, QUANTISED_TYPES
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 

@@ -30,6 +30,7 @@ from vicuna.files.json_files import read_json
 from vicuna.files.tensors import dtype_name, main_dtype, read_tensor_files, weight_paths
 from vicuna.foreign.odd_files import NEVER_RUN
 from vicuna.gguf_file import reader
+from vicuna.gguf_file.types import PLAIN_TYPES, QUANTISED_TYPES
 from vicuna.model.base import Base, check_base, device, load_base
 from vicuna.model.found import ADAPTER_CONFIG, holds_adapter
 from vicuna.model.gptq import KERNELS
@@ -190,7 +191,7 @@ class GGUFModel(Artefact):
     def control(self, setup: Setup) -> LlamaCppRunner:
         from vicuna.gguf import model_file
 
-        if self.kind not in (*reader.PLAIN_TYPES, *reader.QUANTISED_TYPES):
+        if self.kind not in (*PLAIN_TYPES, *QUANTISED_TYPES):
             return HFRunner(load_base(setup.alone, 32))
         model_file.check_exportable(setup.alone)
         made = setup.aside / f"base-{self.kind}.gguf"

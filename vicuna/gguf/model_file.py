@@ -20,7 +20,8 @@ from vicuna.gguf.pre_tokenizers import pre_tokenizer_name
 from vicuna.gguf.vocabulary import has_known_vocabulary
 from vicuna.gguf_file.folder import refuse_file
 from vicuna.gguf_file.header import read_header
-from vicuna.gguf_file.reader import ARCHITECTURE, PLAIN_TYPES
+from vicuna.gguf_file.reader import ARCHITECTURE
+from vicuna.gguf_file.types import PLAIN_TYPES
 from vicuna.model.base import Base
 from vicuna.model.config import quantization_method
 from vicuna.model.gptq import made_of

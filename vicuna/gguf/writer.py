@@ -21,13 +21,8 @@ from vicuna.files.outputs import check_disk_space
 from vicuna.files.tensors import LazyTensor
 from vicuna.gguf.library import last_error, load_llama_cpp
 from vicuna.gguf.vocabulary import add_vocabulary, has_known_vocabulary
-from vicuna.gguf_file.reader import (
-    ARCHITECTURE,
-    GENERATION,
-    PLAIN_TYPES,
-    PROMPT_TYPE,
-    optional_package,
-)
+from vicuna.gguf_file.reader import ARCHITECTURE, GENERATION, PROMPT_TYPE, optional_package
+from vicuna.gguf_file.types import PLAIN_TYPES
 from vicuna.model.base import Base
 from vicuna.model.base_tensors import read_base_tensors
 from vicuna.model.config import head_dim

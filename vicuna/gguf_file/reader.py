@@ -26,12 +26,6 @@ PROMPT_TYPE = "vicuna.prompt_type"  # what the model or adapter was trained with
 GENERATION = "vicuna.generation_config"  # JSON of GenerationConfig: suppressed tokens, every eos id, declared settings
 STEP = "vicuna.step"  # of the training of an adapter
 
-# Written as they are; every other type is llama.cpp's quantisation of one of these.
-PLAIN_TYPES = ("f32", "f16", "bf16")
-QUANTISED_TYPES = (
-    *("q8_0", "q6_k", "q5_k_m", "q5_k_s", "q5_1", "q5_0", "q4_k_m", "q4_k_s", "q4_1", "q4_0"),
-    *("q3_k_l", "q3_k_m", "q3_k_s", "q2_k"),
-)
 # Tokens: keys and values of longer contexts would take more memory than most machines have left.
 MAX_CONTEXT = 4096
 INSTALL_COMMAND = "bash scripts/install_cpp.sh"  # what installs the packages for GGUF
